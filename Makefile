@@ -1,0 +1,45 @@
+# make demo    events, two trained models, a server and its answers, in less than three minutes after installation
+# make test    every test
+# make lint    style and types
+# make bench   what we claim about speed
+# make clean   remove what the others made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/htautau/demo.sh
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.test
+	@$(BIN)/python benchmarks/bench_reading.py
+
+clean:
+	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
+	@echo "Installing what the demo needs into $(VENV); this takes a few minutes the first time"
+	@$(PIP) --editable '.[keras,torch,server,plot]'
+	@touch $@
+
+$(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
+	@echo "Installing everything into $(VENV); this takes a few minutes the first time"
+	@$(PIP) --editable '.[all,test]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,97 @@
+"""params.json: how to read and train. An unknown or mistyped key is an error that names the nearest known one.
+
+    params = Params.load("params.json", epochs=5)
+
+Which flags a script has is its own business; this is the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from typing_extensions import Self
+
+from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.files import read_json
+
+
+def _as_names(value: Any) -> Any:
+    """Take the original's spellings of a list: a comma list, "" for none."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_names)]
+
+
+class Params(BaseModel):
+    """The content of params.json; the first eleven keys are the original's and keep their meaning."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    nevts: int = Field(-1, ge=-1, description="events of each file; -1 all; 0 all, specs from the first 20,000 alone")
+    shuffle: bool = Field(True, description="shuffle the training part anew every epoch")
+    chunk_size: int = Field(10_000, ge=1, description="events that are mixed and shuffled at a time")
+    epochs: int = Field(20, ge=1, description="passes over the training part, at most")
+    batch_size: int = Field(256, ge=1, description="events a step of the optimiser sees")
+    identifier: Names = Field(["run", "luminosityBlock", "event"], description="branches that name an event")
+    branch: str = Field("Events", description="name of the tree")
+    selected_branches: Names = Field([], description="features: names, globs, /regexes/, @files; empty: every number")
+    exclude_branches: Names = Field([], description="what is left out, in the same forms")
+    redirector: Names = Field([], description="where LFNs are asked for that are not on disk, in turn")
+    hist: str = Field("", description="folder for histograms of every branch; empty: none")
+    verbose: int = Field(0, ge=0, description="1: say more")
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="the model's name on a server; empty: the folder's")
+    normalise: Literal["auto", "standard", "minmax", "none"] = Field(
+        "auto", description="see mlaas4hep.reader.normalise"
+    )
+    split: list[float] = Field([0.7, 0.15, 0.15], description="shares of training, validation and test part")
+    seed: int = Field(0, ge=0, description="of everything random: the same seed gives the same batches and weights")
+    patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
+    workers: int = Field(1, ge=1, description="threads that read ahead")
+
+    @field_validator("split")
+    @classmethod
+    def _shares_add_up(cls, shares: list[float]) -> list[float]:
+        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError("three positive shares that add up to 1 are needed, as in [0.7, 0.15, 0.15]")
+        return shares
+
+    @classmethod
+    def load(cls, path: str, **overrides: Any) -> Self:
+        """Read params.json; `overrides` replace what it says.
+
+        Raises:
+            FileUnreadable, ConfigError: it is missing, no JSON, or has a key or value that makes no sense.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f'{path} holds no JSON object, as in {{"epochs": 5}}')
+        return cls.parse({**content, **overrides}, path)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], where: str = "params") -> Self:
+        """Check parameters that are a dict already.
+
+        Raises:
+            ConfigError: a key or value makes no sense.
+        """
+        try:
+            return cls.model_validate(dict(content))
+        except ValidationError as error:
+            raise _explain(error, where, cls.model_fields) from error
+
+
+def _explain(error: ValidationError, where: str, known: Mapping[str, Any]) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"{where} has an unknown key '{key}'", nearest=nearest(key, known), hint="known keys: " + ", ".join(known)
+        )
+    reason = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"'{key}' in {where} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}")

@@ -1,0 +1,127 @@
+"""What people see in a terminal: errors, notices, progress, sizes.
+
+    sys.exit(run(command, args))
+
+Results go to stdout, everything here to stderr; in a pipe and with NO_COLOR there is neither colour nor animation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from mlaas4hep.errors import MLaaS4HEPError
+
+
+def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Run a script's command and turn what may go wrong into an exit code.
+
+    Returns:
+        0, or what the command returned; 1 after an `MLaaS4HEPError`, whose message is printed (and its traceback
+        with `--verbose`); 130 after Ctrl-C.
+    """
+    try:
+        return command(args) or 0
+    except MLaaS4HEPError as error:
+        if getattr(args, "verbose", 0):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mlaas4hep"):
+            raise
+        print(
+            f"error: the package '{error.name}' is not installed; in a clone: make demo, then"
+            " . .venv/bin/activate; elsewhere: pip install 'mlaas4hep[all]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def notice(text: str) -> None:
+    """Say something that the user should know and need not act on."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+class Progress(Protocol):
+    """What work reports to while it is under way."""
+
+    def advance(self, amount: int, text: str = "") -> None:
+        """Say that `amount` more units are done; `text` replaces what stands behind the bar."""
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -> Iterator[Progress]:
+    """Show a bar with rate and time left on stderr while the block runs.
+
+    Nothing is drawn when stderr is no terminal, nor before `delay` seconds have passed.
+    """
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=True,
+        delay=delay,
+        leave=False,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    ) as bar:
+        yield _Bar(bar.update, bar.set_postfix_str)
+
+
+class _Bar:
+    def __init__(self, update: Callable[[int], object], postfix: Callable[[str, bool], object]) -> None:
+        self._update = update
+        self._postfix = postfix
+
+    def advance(self, amount: int, text: str = "") -> None:
+        if text:
+            self._postfix(text, False)
+        self._update(amount)
+
+
+@contextmanager
+def filtered_stderr(chatter: str) -> Iterator[None]:
+    """Hold back what the block writes to stderr, from C or Python, and let lines that do not match `chatter` pass."""
+    sys.stderr.flush()
+    keep = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(keep, 2)
+            os.close(keep)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if not re.match(chatter, line):
+                    print(line, file=sys.stderr)
+
+
+def memory() -> tuple[float, float]:
+    """Return the resident and the swapped-out memory of this process, in MB (10^6 bytes)."""
+    import psutil
+
+    process = psutil.Process()
+    try:
+        swap = process.memory_full_info().swap
+    except (AttributeError, psutil.Error):  # no swap figure on this system
+        swap = 0
+    return process.memory_info().rss / 1e6, swap / 1e6

@@ -1,0 +1,132 @@
+"""Files that appear complete or not at all.
+
+    write_json("specs.json", {"jdim": {}})
+    with new_directory("bundle") as path:
+        (path / "labels.txt").write_text("ggH\\nVBF\\n")
+
+Everything is written under a temporary name beside its destination and renamed when it is whole, so that a crash
+or a full disk leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep.errors import ConfigError, FileUnreadable
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` when the block ends without an error.
+
+    Raises:
+        FileUnreadable: the folder cannot be made or written.
+    """
+    path = Path(path)
+    with _explain_os_error("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with _explain_os_error("write", path):
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary directory to fill; it becomes `path`, replacing what was there, when the block ends well.
+
+    Raises:
+        FileUnreadable: the parent folder cannot be made or written.
+    """
+    path = Path(path)
+    with _explain_os_error("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        content = workplace / "new"
+        content.mkdir()
+        yield content
+        for file in content.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        with _explain_os_error("write", path):
+            if path.exists():
+                path.rename(workplace / "old")
+            content.rename(path)
+    finally:
+        if (workplace / "old").exists() and not path.exists():
+            (workplace / "old").rename(path)
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON that every parser reads (no NaN, no Infinity), indented by one."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileUnreadable: there is no such file, or it cannot be read.
+        ConfigError: its text is not JSON; the message names line and column.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a text file (UTF-8).
+
+    Raises:
+        FileUnreadable: there is no such file, it cannot be read, or it is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileUnreadable(f"{path} is not a text file") from error
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """Read the lines of a text file without blank ones, `#` comments and surrounding space."""
+    lines = (line.partition("#")[0].strip() for line in read_text(path).splitlines())
+    return [line for line in lines if line]
+
+
+@contextmanager
+def _explain_os_error(verb: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileUnreadable(f"cannot {verb} {path}: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,83 @@
+"""What a file holds: the description of a column, and a stretch of its values.
+
+    Jagged(offsets=np.array([0, 2, 2, 3]), content=np.array([41.5, 12.0, 30.1]))   # lists of 2, 0 and 1 values
+
+Flat columns are NumPy arrays of shape (events,), fixed-size ones of shape (events, size), jagged ones `Jagged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+
+class Kind(Enum):
+    """How many numbers a column holds for an event."""
+
+    FLAT = "flat"
+    """one number"""
+    FIXED = "fixed"
+    """the same number of numbers for all events"""
+    JAGGED = "jagged"
+    """a list of any length"""
+    OTHER = "other"
+    """nothing that a network could be fed with; `Column.reason` says why"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a file, before anything of it was read.
+
+    Attributes:
+        name: its name in the file.
+        kind: how many numbers it holds for an event.
+        dtype: the type of one number in native byte order; `object` where kind is OTHER.
+        size: numbers an event where kind is FIXED, else 1.
+        reason: why it cannot be a feature, where kind is OTHER.
+    """
+
+    name: str
+    kind: Kind
+    dtype: np.dtype[Any]
+    size: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Jagged:
+    """Lists of numbers, one an event.
+
+    Attributes:
+        offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]]; offsets[0] is 0.
+        content: numbers, (offsets[-1],).
+    """
+
+    offsets: np.ndarray
+    content: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Length of each list, int64 (events,)."""
+        return np.diff(self.offsets)
+
+
+Columns = Mapping[str, "np.ndarray | Jagged"]
+"""Values of columns by name, all over the same events."""
+
+
+def select_events(values: np.ndarray | Jagged, keep: np.ndarray) -> np.ndarray | Jagged:
+    """Return the values of the events where `keep`, bool (events,), is True, in order."""
+    if isinstance(values, Jagged):
+        counts = values.counts
+        offsets = np.zeros(int(keep.sum()) + 1, np.int64)
+        np.cumsum(counts[keep], out=offsets[1:])
+        return Jagged(offsets, values.content[np.repeat(keep, counts)])
+    kept: np.ndarray = values[keep]
+    return kept

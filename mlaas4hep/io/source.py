@@ -1,0 +1,88 @@
+"""One open file, whatever its format and wherever it lies.
+
+    with open_source("data.root", tree="Events") as source:
+        source.columns["MET_pt"], source.num_entries
+        source.read(["MET_pt", "Muon_pt"], 0, 1000)
+
+A new format is one more module with a class that passes `tests/check_source.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Self
+
+from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.io.columns import Column, Columns
+from mlaas4hep.io.location import candidates
+
+
+class Source(Protocol):
+    """One open file as a table of events.
+
+    Attributes:
+        location: the place that was opened.
+        identity: a name of the content that moving or renaming the file does not change.
+        columns: what can be read, in the order of the file, by name.
+        num_entries: number of events.
+        boundaries: entry numbers, from 0 to num_entries, at which reading may start without decompressing anything
+            twice; strictly increasing.
+    """
+
+    location: str
+    identity: str
+    num_entries: int
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """See above."""
+
+    @property
+    def boundaries(self) -> Sequence[int]:
+        """See above."""
+
+    def read(self, names: Iterable[str], start: int, stop: int) -> Columns:
+        """Read the entries start <= i < stop of some columns.
+
+        Raises:
+            BranchNotFound: there is no such column.
+            FileUnreadable: the bytes cannot be had or are damaged; names file, column and entries.
+        """
+
+    def close(self) -> None:
+        """Give back the file."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = (), workers: int = 1) -> Source:
+    """Open a file at the first of its places that answers.
+
+    Args:
+        name: path, URL or LFN.
+        tree: name of the tree, with folders where it has them (`boostedAk8/events`).
+        redirectors: where to look for an LFN that is not on disk.
+        workers: threads that decompress.
+
+    Raises:
+        FileUnreadable: no place has the file, or it is not a ROOT file.
+        TreeNotFound: the file has no such tree; the message names those there are.
+    """
+    from mlaas4hep.io.ttree import TTreeSource
+
+    failures: list[FileUnreadable] = []
+    for place in candidates(name, redirectors):
+        try:
+            return TTreeSource(place, tree, workers)
+        except FileUnreadable as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    raise FileUnreadable(f"{name} cannot be read anywhere: " + "; ".join(error.what for error in failures))

@@ -1,0 +1,203 @@
+"""ROOT's TTree as a `Source`, through uproot.
+
+    with TTreeSource("data.root", "Events") as source:
+        source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
+
+uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import uproot
+from typing_extensions import Self
+from uproot.interpretation.grouped import AsGrouped
+from uproot.interpretation.jagged import AsJagged
+from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
+
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound, nearest
+from mlaas4hep.io.columns import Column, Jagged, Kind
+
+NUMERIC_KINDS = "biuf"
+
+
+class TTreeSource:
+    """One TTree of one ROOT file; see `Source` for what it offers.
+
+    Sub-branches go by their full path (`Muon/Muon.pt`). Numbers come in native byte order.
+    """
+
+    def __init__(self, location: str, tree: str = "Events", workers: int = 1) -> None:
+        """Open the file and read its metadata.
+
+        Raises:
+            FileUnreadable: the file cannot be opened, or is not a ROOT file.
+            TreeNotFound: it has no such tree.
+        """
+        self.location = location
+        self._file = _open(location)
+        try:
+            self._tree = _find_tree(self._file, tree, location)
+            self._branches = {
+                name: branch
+                for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
+                if not isinstance(branch.interpretation, AsGrouped)
+            }
+        except BaseException:
+            self._file.close()
+            raise
+        self.columns: Mapping[str, Column] = {name: describe(name, branch) for name, branch in self._branches.items()}
+        self.num_entries = int(self._tree.num_entries)
+        self.identity = f"{self._file.file.uuid}:{self._tree.name}"
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._boundaries: list[int] | None = None
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Entries at which the baskets of all branches begin, 0 and num_entries included."""
+        if self._boundaries is None:
+            self._boundaries = _common_boundaries(self._branches.values(), self.num_entries)
+        return self._boundaries
+
+    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+        """Read the entries start <= i < stop of some columns; see `Source.read`."""
+        names = list(names)
+        for name in names:
+            if name not in self._branches:
+                raise self._not_found(name)
+        arrays = self._read_arrays(names, start, stop)
+        return {name: _unwrap(arrays[name], self.columns[name]) for name in names}
+
+    def _read_arrays(self, names: list[str], start: int, stop: int) -> dict[str, Any]:
+        """Read the top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
+        top = {self._branches[name].cache_key for name in names if "/" not in name}
+        options = {"entry_start": start, "entry_stop": stop, "decompression_executor": self._pool, "array_cache": None}
+        try:
+            arrays = dict(
+                self._tree.arrays(filter_branch=lambda branch: branch.cache_key in top, how=dict, **options)
+                if top
+                else {}
+            )
+            arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
+        except Exception as error:  # uproot raises many kinds for damaged bytes, and for a broken connection
+            culprit = self._find_culprit(names, start, stop)
+            raise FileUnreadable(
+                f"cannot read {culprit} of {self.location}, entries {start} to {stop - 1}: {_first_line(error)}"
+            ) from error
+        return arrays
+
+    def _not_found(self, name: str) -> BranchNotFound:
+        return BranchNotFound(
+            f"branch '{name}' is not in tree '{self._tree.name}' of {self.location}",
+            nearest=nearest(name, self._branches),
+            hint=f"list all: reader.py --fin={self.location} --branch={self._tree.name} --info",
+        )
+
+    def _find_culprit(self, names: list[str], start: int, stop: int) -> str:
+        for name in names:
+            try:
+                self._branches[name].array(entry_start=start, entry_stop=stop, array_cache=None)
+            except Exception:
+                return f"branch '{name}'"
+        return f"tree '{self._tree.name}'"
+
+    def close(self) -> None:
+        """Close the file and stop the threads."""
+        self._file.close()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def describe(name: str, branch: Any) -> Column:
+    """Say what a branch holds, from its type alone."""
+    try:
+        interpretation = branch.interpretation
+    except Exception as error:
+        return _other(name, f"its type is not known to uproot: {_first_line(error)}")
+    jagged = isinstance(interpretation, AsJagged)
+    content = interpretation.content if jagged else interpretation
+    if isinstance(content, (AsFloat16, AsDouble32)):
+        dtype, shape = np.dtype(content.to_dtype), tuple(content.to_dims)
+    elif isinstance(content, AsDtype):
+        dtype, shape = content.to_dtype.base, content.to_dtype.shape
+    else:
+        return _other(name, f"{branch.typename}: not a number")
+    if dtype.kind not in NUMERIC_KINDS:
+        return _other(name, f"{branch.typename}: several numbers under one name")
+    if jagged and shape:
+        return _other(name, f"{branch.typename}: lists of arrays")
+    if jagged:
+        return Column(name, Kind.JAGGED, dtype.newbyteorder("="))
+    if shape:
+        return Column(name, Kind.FIXED, dtype.newbyteorder("="), size=int(np.prod(shape)))
+    return Column(name, Kind.FLAT, dtype.newbyteorder("="))
+
+
+def _other(name: str, reason: str) -> Column:
+    return Column(name, Kind.OTHER, np.dtype(object), reason=reason)
+
+
+def _open(location: str) -> Any:
+    try:
+        return uproot.open(location)
+    except Exception as error:
+        raise FileUnreadable(_why_not_open(location, error)) from error
+
+
+def _why_not_open(location: str, error: Exception) -> str:
+    text = _first_line(error)
+    if isinstance(error, PermissionError):
+        return f"cannot read {location}: permission denied"
+    if "not a ROOT file" in str(error) or "first four bytes" in str(error):
+        return f"{location} is not a ROOT file"
+    return f"cannot open {location} as a ROOT file: {text}"
+
+
+def _find_tree(file: Any, name: str, location: str) -> Any:
+    kinds = file.classnames(cycle=False)
+    trees = [key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "TNtupleD")]
+    if name in trees:
+        return file[name]
+    if kinds.get(name) == "ROOT::RNTuple":
+        raise TreeNotFound(f"'{name}' of {location} is an RNTuple, and only TTrees are read so far")
+    found = f"has {', '.join(repr(tree) for tree in trees)}" if trees else "has no tree at all"
+    hint = f"choose one: --branch={trees[0]}" if trees else ""
+    raise TreeNotFound(f"there is no tree '{name}' in {location}, which {found}", hint=hint)
+
+
+def _common_boundaries(branches: Iterable[Any], num_entries: int) -> list[int]:
+    common: set[int] | None = None
+    for branch in branches:
+        offsets = set(branch.entry_offsets)
+        common = offsets if common is None else common & offsets
+    inner = sorted(entry for entry in common or () if 0 < entry < num_entries)
+    return [0, *(int(entry) for entry in inner), *([num_entries] if num_entries else [])]
+
+
+def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:
+    """Take the NumPy buffers out of an awkward array, without copying numbers that are native already."""
+    layout = array.layout
+    if column.kind is not Kind.JAGGED:
+        values = np.asarray(layout.to_backend_array())
+        return values.reshape(len(values), -1) if column.kind is Kind.FIXED else values
+    layout = layout.to_ListOffsetArray64(True)
+    offsets = np.asarray(layout.offsets)
+    return Jagged(offsets, np.asarray(layout.content.to_backend_array())[: offsets[-1]])
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,352 @@
+"""One file as vectors.
+
+    for chunk in DataReader("data.root", branch="Events", selected_branches=["Jet_*", "MET_pt"]):
+        train(chunk.x, chunk.mask)
+
+A first pass learns the specs (dimension, extremes, moments of every branch), unless they are given; then the events
+come in chunks, in the order of the file, as rows of a fixed-size matrix. Many files at once are `stream`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+from typing_extensions import Self
+
+from mlaas4hep import console
+from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.io import Column, Columns, Kind, Source, open_source
+from mlaas4hep.io.blocks import READ_ROWS, blocks
+from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.normalise import Normalisation
+from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
+from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive events as vectors.
+
+    Attributes:
+        x: float32 (events, features); normalised values are finite, padding and NaN hold the fill value.
+        mask: bool (events, features), True where a real value stands, False where padding or NaN does.
+        ids: the identifier's columns, each (events,) in the file's own integer type; never features.
+        extra: further flat columns that were asked for (labels, weights), as read.
+        entries: int64 (events,), the entry numbers of the events in the file.
+    """
+
+    x: np.ndarray
+    mask: np.ndarray
+    ids: Mapping[str, np.ndarray]
+    extra: Mapping[str, np.ndarray]
+    entries: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Chunk:
+        """Return some of the rows: a slice, an index or a bool mask."""
+        return Chunk(
+            self.x[rows],
+            self.mask[rows],
+            {name: values[rows] for name, values in self.ids.items()},
+            {name: values[rows] for name, values in self.extra.items()},
+            self.entries[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read a file; the same for all files of a sample.
+
+    Attributes:
+        branch: name of the tree.
+        selected_branches, exclude_branches: names, globs, `/regular expressions/`, `@files`; None selects every number.
+        identifier: columns that name an event. Those of the default may be missing.
+        nevts: events of each file to read; -1 all; 0 all, with a first pass over the first 20,000 only.
+        chunk_size: events a chunk holds at most.
+        normalise: auto, standard, minmax or none.
+        fill: what stands in x where there is no value.
+        preproc: new branches and cuts.
+        redirectors: where LFNs are looked for that are not on disk.
+        extra: flat columns that come along and are no features.
+        workers: threads that decompress.
+    """
+
+    branch: str = "Events"
+    selected_branches: Sequence[str] | None = None
+    exclude_branches: Sequence[str] | None = None
+    identifier: Sequence[str] = IDENTIFIER
+    nevts: int = -1
+    chunk_size: int = 10_000
+    normalise: str = "auto"
+    fill: float = np.nan
+    preproc: Preproc | None = None
+    redirectors: Sequence[str] = ()
+    extra: Sequence[str] = ()
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.chunk_size < 1:
+            raise ConfigError(f"chunk_size is {self.chunk_size}; a chunk holds at least 1 event")
+        if self.nevts < -1:
+            raise ConfigError(f"nevts is {self.nevts}; it is -1 for all events, or how many")
+        if self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
+
+
+class DataReader:
+    """Iterate over one file in chunks of vectors; see the module's docstring.
+
+    Attributes:
+        num_entries: events in the file.
+        available: every column of the file, those that are no numbers included, after preprocessing.
+        features: branches that go into the vector: flat ones sorted, then jagged ones sorted.
+        identifier: columns that name an event and are there.
+        truncated: by jagged branch, how many values did not fit into the vector so far.
+    """
+
+    def __init__(
+        self,
+        fin: str | os.PathLike[str],
+        branch: str = "Events",
+        selected_branches: Sequence[str] | None = None,
+        exclude_branches: Sequence[str] | None = None,
+        identifier: Sequence[str] = IDENTIFIER,
+        nevts: int = -1,
+        chunk_size: int = 10_000,
+        specs: str | os.PathLike[str] | Specs | None = None,
+        workers: int = 1,
+        *,
+        normalise: str = "auto",
+        nan: float = np.nan,
+        preproc: str | os.PathLike[str] | Preproc | None = None,
+        redirectors: Sequence[str] = (),
+        extra: Sequence[str] = (),
+    ) -> None:
+        """Open a file.
+
+        Args:
+            fin: path, URL or LFN.
+            specs: a file or a `Specs`; None makes them by a first pass when they are first needed.
+            nan: what stands in x where there is no value.
+            preproc: a preproc.json, a Python file with `preprocessing(events)`, or a `Preproc`.
+
+        The rest is described at `ReadOptions`.
+
+        Raises:
+            FileUnreadable: the file cannot be opened.
+            TreeNotFound, BranchNotFound: it lacks the tree, or a branch that is named.
+            SpecsMismatch: the specs do not belong to the file.
+        """
+        if isinstance(preproc, (str, os.PathLike)):
+            preproc = Preproc.load(preproc)
+        options = ReadOptions(
+            branch,
+            selected_branches,
+            exclude_branches,
+            identifier,
+            nevts,
+            chunk_size,
+            normalise,
+            nan,
+            preproc,
+            redirectors,
+            extra,
+            workers,
+        )
+        self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
+
+    @classmethod
+    def open(cls, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None = None) -> Self:
+        """Open a file with options that many files share."""
+        reader = cls.__new__(cls)
+        reader._setup(fin, options, specs)
+        return reader
+
+    def _setup(self, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None) -> None:
+        self.options = options
+        self._name = os.fspath(fin)
+        self._source: Source = open_source(self._name, options.branch, options.redirectors, options.workers)
+        try:
+            self._choose_columns(specs)
+        except BaseException:
+            self._source.close()
+            raise
+        self._specs = specs
+        self.num_entries = self._source.num_entries
+        self.truncated: dict[str, int] = {}
+
+    def _choose_columns(self, specs: Specs | None) -> None:
+        options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
+        self.available: Mapping[str, Column] = self._source.columns
+        if options.preproc is not None:
+            self.available = options.preproc.columns(self._source.columns)
+        optional = tuple(options.identifier) == IDENTIFIER
+        self.identifier = flat_columns(self.available, options.identifier, where, optional)
+        flat_columns(self.available, options.extra, where)
+        chosen = options.selected_branches
+        if specs is not None and not chosen:
+            self.features = list(VectorLayout.of(specs).branches)
+        else:
+            gone = (*options.identifier, *options.extra)
+            self.features = select(self.available, chosen, options.exclude_branches, gone, where)
+        if specs is not None:
+            found = {name: self.available[name] for name in self.features if name in self.available}
+            _check_belongs(specs, found, where)
+        self._needed = self._needs([*self.features, *self.identifier, *options.extra])
+
+    @property
+    def location(self) -> str:
+        """The place that was opened."""
+        return self._source.location
+
+    @property
+    def identity(self) -> str:
+        """A name of the file's content that renaming does not change."""
+        return self._source.identity
+
+    @property
+    def stop(self) -> int:
+        """Entries from here on are not read."""
+        return self.num_entries if self.options.nevts < 1 else min(self.options.nevts, self.num_entries)
+
+    @property
+    def specs(self) -> Specs:
+        """What the data are like; the first call makes a pass over them unless specs were given."""
+        if self._specs is None:
+            self._specs = self.first_pass()
+        return self._specs
+
+    @cached_property
+    def layout(self) -> VectorLayout:
+        """Which column of x holds what."""
+        return VectorLayout.of(self.specs)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """How raw values become those of x."""
+        return Normalisation.of(self.specs, self.layout, self.options.normalise)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of x."""
+        return self.layout.columns
+
+    def first_pass(self) -> Specs:
+        """Pass over the events and learn the specs, whatever specs there are already."""
+        stop = min(2 * READ_ROWS, self.stop) if self.options.nevts == 0 else self.stop
+        parts = [self._empty_specs()]
+        with console.progress("first pass", stop) as bar:
+            for start, end in blocks(self._source.boundaries, stop):
+                values, entries = self._read(start, end)
+                parts.append(
+                    Specs(
+                        {name: BranchSpecs.of(values[name], self._kind(name)) for name in self.features}, len(entries)
+                    )
+                )
+                bar.advance(end - start)
+        file = Provenance(self._name, self.identity, self.num_entries, stop)
+        whole = Specs.merge_all(parts)
+        return Specs(whole.branches, whole.events, (file,))
+
+    def read_block(self, start: int, stop: int, raw: bool = False) -> Chunk:
+        """Read the entries start <= i < stop that pass the cuts as one chunk, of whatever size.
+
+        Args:
+            raw: leave the values as they are, NaN where there is none.
+
+        Raises:
+            FileUnreadable: the bytes cannot be had or are damaged.
+        """
+        values, entries = self._read(start, stop)
+        x = self._assemble(values, len(entries))
+        mask = ~np.isnan(x) if raw else self.normalisation.apply(x, self.options.fill)
+        return Chunk(
+            x,
+            mask,
+            _flat(values, self.identifier),
+            _flat(values, self.options.extra),
+            entries,
+        )
+
+    def blocks(self, target: int | None = None) -> list[tuple[int, int]]:
+        """Return the stretches of entries that are best read at a time."""
+        return blocks(self._source.boundaries, self.stop, target or max(self.options.chunk_size, READ_ROWS))
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events."""
+        for start, stop in self.blocks():
+            block = self.read_block(start, stop)
+            pieces = max(1, -(-len(block) // self.options.chunk_size))
+            edges = [len(block) * i // pieces for i in range(pieces + 1)]
+            for begin, end in pairwise(edges):
+                if end > begin:
+                    yield block[begin:end]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def unique(self, name: str) -> np.ndarray:
+        """Return the different values of a flat column over all events that pass the cuts, sorted."""
+        seen = [np.unique(cast(np.ndarray, self._read(*block, (name,))[0][name])) for block in self.blocks()]
+        return np.unique(np.concatenate(seen)) if seen else np.empty(0)
+
+    def _read(self, start: int, stop: int, names: Sequence[str] = ()) -> tuple[Columns, np.ndarray]:
+        """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
+        values = self._source.read(sorted(self._needs(names) if names else self._needed), start, stop)
+        entries = np.arange(start, stop)
+        if self.options.preproc is not None:
+            values, kept = self.options.preproc.apply(values)
+            entries = entries[kept]
+        return values, entries
+
+    def _needs(self, names: Sequence[str]) -> set[str]:
+        """Return the columns of the file that some columns after preprocessing are made of."""
+        preproc = self.options.preproc
+        return preproc.needs(self._source.columns, set(names)) if preproc else set(names)
+
+    def _assemble(self, values: Columns, events: int) -> np.ndarray:
+        x, truncated = self.layout.assemble(values, events)
+        for name, count in truncated.items():
+            self.truncated[name] = self.truncated.get(name, 0) + count
+        return x
+
+    def _kind(self, name: str) -> Kind:
+        return self.available[name].kind
+
+    def _empty_specs(self) -> Specs:
+        """Specs of no events; fixed branches have their size already."""
+        columns = {name: self.available[name] for name in self.features}
+        dims = {name: 0 if column.kind is Kind.JAGGED else column.size for name, column in columns.items()}
+        return Specs({name: BranchSpecs(column.kind, dims[name]) for name, column in columns.items()})
+
+
+def _check_belongs(specs: Specs, found: Mapping[str, Column], where: str) -> None:
+    check_same(specs.branches, found, where)
+    for name, branch in specs.branches.items():
+        if branch.kind is Kind.FIXED and branch.dim != found[name].size:
+            raise SpecsMismatch(
+                f"the specs do not belong to {where}: '{name}' has {found[name].size} numbers, not {branch.dim}"
+            )
+
+
+def _flat(values: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: cast(np.ndarray, values[name]) for name in names}  # `flat_columns` saw to that

@@ -1,0 +1,59 @@
+"""Quantiles of any number of values from counts in bins that are the same for all data.
+
+    quantiles(fill(values), [0.16, 0.5, 0.84], values.min(), values.max())
+
+The bin of a value is the first 12 bits of its float32 pattern: sign, exponent and three bits of the mantissa, that is,
+eight bins to an octave. Counts add up exactly whatever the order, and a quantile is known to an eighth of its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+_SHIFT = 20
+_SIGN = 1 << (31 - _SHIFT)
+
+
+def fill(values: np.ndarray) -> dict[int, int]:
+    """Count finite numbers of any dtype and shape by bin."""
+    with np.errstate(over="ignore"):  # beyond float32's range: the bin of infinity
+        patterns = values.astype(np.float32).reshape(-1).view(np.uint32)
+    counts = np.bincount(patterns >> _SHIFT)
+    keys = np.flatnonzero(counts)
+    return dict(zip(keys.tolist(), counts[keys].tolist(), strict=True))
+
+
+def edges(bins: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return lower edge, upper edge and count of each bin, float64, float64 and int64, by rising value."""
+    keys = np.fromiter(bins, np.uint32, len(bins))
+    counts = np.fromiter(bins.values(), np.int64, len(bins))
+    magnitude = keys & np.uint32(_SIGN - 1)
+    near = _value(magnitude)
+    far = np.nan_to_num(_value(magnitude + np.uint32(1)), nan=np.inf, posinf=np.inf)
+    negative = keys >= _SIGN
+    low, high = np.where(negative, -far, near), np.where(negative, -near, far)
+    order = np.argsort(low, kind="stable")
+    return low[order], high[order], counts[order]
+
+
+def quantiles(
+    bins: Mapping[int, int], probabilities: Iterable[float], minimum: float | None, maximum: float | None
+) -> np.ndarray:
+    """Return quantiles, float64, linear within a bin, never outside the extremes; NaN where nothing was counted."""
+    wanted = np.asarray(list(probabilities), np.float64)
+    if not bins or minimum is None or maximum is None:
+        return np.full(wanted.shape, np.nan)
+    low, high, counts = edges(bins)
+    low, high = np.clip(low, minimum, maximum), np.clip(high, minimum, maximum)
+    ends = np.cumsum(counts)
+    rank = wanted * ends[-1]
+    index = np.minimum(np.searchsorted(ends, rank), len(ends) - 1)
+    share = np.clip((rank - (ends[index] - counts[index])) / counts[index], 0.0, 1.0)
+    return np.asarray(low[index] + share * (high[index] - low[index]))
+
+
+def _value(magnitude: np.ndarray) -> np.ndarray:
+    patterns: np.ndarray = magnitude.astype(np.uint32) << np.uint32(_SHIFT)
+    return patterns.view(np.float32).astype(np.float64)

@@ -1,0 +1,216 @@
+"""Rows: what a client asks, as the matrix that a model takes.
+
+    request = parse_request(b'{"keys": ["MET_pt", "Muon_pt"], "values": [32.1, [25.0, 11.2]], "model": "htautau"}')
+    matrix = columns.place(request)              # float32 (1, features), NaN where nothing was measured
+
+A model that was trained here knows the names of its columns (`Columns`): keys may come in any order, as columns
+(`Muon_pt_0`) or as branches with a list (`Muon_pt`). For any other model, values go in as they are, as TFaaS does it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.errors import ConfigError, nearest
+
+Matrix = NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
+_LONGEST_SHOWN = 60  # characters of what a client sent that are said back
+_EXAMPLE = 'as in {"keys": ["MET_pt"], "values": [32.1], "model": "name"}'
+
+
+class Span(NamedTuple):
+    """The columns of one key; `is_list` where its value is a list."""
+
+    first: int
+    width: int
+    is_list: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a prediction is asked for: keys may be empty; values are one row, or a list of rows."""
+
+    keys: list[str]
+    values: list[Any]
+    model: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The matrix of a request, float32 (n, features); `many` where the request had a list of rows."""
+
+    matrix: Matrix
+    many: bool
+
+
+def parse_request(body: bytes) -> Request:
+    """Read the JSON of a prediction.
+
+    Raises:
+        ConfigError: it is none, or has keys, values or a model of another type.
+    """
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("the request is not JSON (NaN is none either: write null)", hint=_EXAMPLE) from error
+    if not isinstance(content, dict):
+        raise ConfigError("the request is no JSON object", hint=_EXAMPLE)
+    keys, values, model = content.get("keys") or [], content.get("values"), content.get("model") or ""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ConfigError("'keys' must be a list of names", hint=_EXAMPLE)
+    if not isinstance(values, list) or not values:
+        raise ConfigError("'values' must be a list of numbers, or a list of such lists", hint=_EXAMPLE)
+    if not isinstance(model, str):
+        raise ConfigError("'model' must be a name", hint=_EXAMPLE)
+    return Request(keys, values, model)
+
+
+def plain_rows(request: Request, features: int | None) -> Rows:
+    """Make the matrix of values that are columns already, in the model's order.
+
+    Args:
+        request: its keys are not looked at.
+        features: how many columns the model takes; None where it does not say.
+
+    Raises:
+        ConfigError: values are no numbers, or too many or too few.
+    """
+    many = all(isinstance(value, list) for value in request.values)
+    rows = request.values if many else [request.values]
+    width = len(rows[0]) if features is None else features
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            where = f"row {number} has" if many else "there are"
+            raise ConfigError(f"the model takes {width} values, and {where} {len(row)}")
+    return Rows(np.stack([_numbers(row, "values") for row in rows]), many)
+
+
+class Columns:
+    """The columns of a model's matrix and the branches that they come from.
+
+    Args:
+        names: the names of the columns, in order.
+        branches: branch -> (first column, width, "flat", "fixed" or "jagged").
+    """
+
+    def __init__(self, names: Sequence[str], branches: Mapping[str, Sequence[Any]]) -> None:
+        self.names = list(names)
+        self._spans = {name: Span(index, 1, False) for index, name in enumerate(names)}
+        for branch, (first, width, kind) in branches.items():
+            if kind != "flat":
+                self._spans[branch] = Span(int(first), int(width), True)
+        self._branches = {branch: Span(int(first), int(width), True) for branch, (first, width, _) in branches.items()}
+
+    def place(self, request: Request) -> Rows:
+        """Put the values of a request where its keys say.
+
+        Raises:
+            ConfigError: keys are unknown, missing or there twice, or values do not fit them.
+        """
+        if not request.keys:
+            return plain_rows(request, len(self.names))
+        spans = self._spans_of(request.keys)
+        many = all(isinstance(value, list) for value in request.values) and not _is_one_row(spans, request.values)
+        rows = request.values if many else [request.values]
+        matrix = np.full((len(rows), len(self.names)), np.nan, np.float32)
+        for number, row in enumerate(rows):
+            if len(row) != len(spans):
+                where = f"in row {number}" if many else "for them"
+                raise ConfigError(f"there are {len(spans)} keys, and {len(row)} values {where}")
+            _fill(matrix[number], request.keys, spans, row)
+        return Rows(matrix, many)
+
+    def _spans_of(self, keys: Sequence[str]) -> list[Span]:
+        unknown = [key for key in keys if key not in self._spans]
+        if unknown:
+            close = [name for key in unknown[:3] for name in nearest(key[:_LONGEST_SHOWN], self._spans, count=2)]
+            raise ConfigError(f"the model does not know {_some(unknown, 'key')}", nearest=dict.fromkeys(close))
+        spans = [self._spans[key] for key in keys]
+        seen: set[int] = set()
+        for key, span in zip(keys, spans, strict=True):
+            own = range(span.first, span.first + span.width)
+            if not seen.isdisjoint(own):
+                raise ConfigError(f"the key '{key}' gives a column that another key gives already")
+            seen.update(own)
+        if len(seen) < len(self.names):
+            raise ConfigError(f"the request lacks {_some(self._missing(seen), 'key')}", hint="null: not measured")
+        return spans
+
+    def _missing(self, seen: set[int]) -> list[str]:
+        """Return the names of the columns that are not in `seen`, or of their branch where all of it is not."""
+        columns = set(range(len(self.names))) - seen
+        missing = []
+        for branch, (first, width, _) in self._branches.items():
+            own = set(range(first, first + width))
+            if width > 0 and own <= columns:
+                missing.append(branch)
+                columns -= own
+        return missing + [self.names[column] for column in sorted(columns)]
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
+def _is_one_row(spans: Sequence[Span], values: Sequence[list[Any]]) -> bool:
+    """Say whether a list of lists is one event whose every branch is a list, rather than many events."""
+    return all(span.is_list for span in spans) and not any(isinstance(part, list) for value in values for part in value)
+
+
+def _fill(target: Matrix, keys: Sequence[str], spans: Sequence[Span], row: Sequence[Any]) -> None:
+    scalars = [index for index, span in enumerate(spans) if not span.is_list]
+    numbers = _numbers([row[index] for index in scalars], "values", [keys[index] for index in scalars])
+    target[[spans[index].first for index in scalars]] = numbers
+    for key, (first, width, is_list), value in zip(keys, spans, row, strict=True):
+        if is_list and value is not None:
+            if not isinstance(value, list):
+                raise ConfigError(f"the value of '{key}' must be a list of numbers, and is {_shown(value)}")
+            numbers = _numbers(value, f"'{key}'")[:width]
+            target[first : first + len(numbers)] = numbers
+
+
+def _numbers(values: Sequence[Any], where: str, keys: Sequence[str] = ()) -> Matrix:
+    """Return numbers as float32, None as NaN.
+
+    Raises:
+        ConfigError: one is something else, or not finite in 32 bits.
+    """
+    if not {type(value) for value in values} <= {int, float, type(None)}:
+        raise _refusal(values, where, keys)
+    try:
+        numbers = np.array(values, dtype=np.float64)
+    except OverflowError as error:  # an integer of more than 308 digits
+        raise _refusal(values, where, keys) from error
+    if np.any(np.abs(numbers) > _LARGEST):
+        raise _refusal(values, where, keys)
+    return numbers.astype(np.float32)
+
+
+def _refusal(values: Sequence[Any], where: str, keys: Sequence[str]) -> ConfigError:
+    for index, value in enumerate(values):
+        place = f"the value of '{keys[index]}'" if keys else f"number {index} of {where}"
+        if value is not None and type(value) not in (int, float):
+            return ConfigError(f"{place} must be a number, or null where nothing was measured, and is {_shown(value)}")
+        if value is not None and not abs(value) <= _LARGEST:
+            return ConfigError(f"{place} is too large for 32 bits: {_shown(value)}")
+    return ConfigError(f"{where} must be numbers")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _some(names: Sequence[str], noun: str) -> str:
+    """Return up to five names, and how many there are: "the key 'a'", "7 keys: 'a', 'b', 'c', 'd', 'e', ..."."""
+    quoted = ", ".join(f"'{name[:_LONGEST_SHOWN]}'" for name in names[:5])
+    return (
+        f"the {noun} {quoted}" if len(names) == 1 else f"{len(names)} {noun}s: {quoted}{', ...' if names[5:] else ''}"
+    )

@@ -1,0 +1,123 @@
+"""How files are mixed: lanes that run beside each other, and how much each gives to a chunk.
+
+    lanes = make_lanes(entries=[20_000, 5_000], groups=[0, 1], count=2)
+    shares(lanes_entries=[20_000, 5_000], chunk=3, chunks=10)    # [2000, 500]
+
+A lane is a sequence of files of one class, read one after the other. Every chunk takes from every lane in proportion
+to its length, so that all lanes end together and every chunk has the sample's composition. With no more files than
+lanes, each file is a lane of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from mlaas4hep.io.blocks import READ_ROWS
+from mlaas4hep.stream.batch import Batch
+
+MAX_LANES = 16
+MEMORY = 512_000_000
+"""Bytes that the blocks under way may take: each lane has one in use and one being read."""
+
+BYTES_A_VALUE = 5
+"""float32 and its mask"""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The entries start <= i < stop of a file."""
+
+    file: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlan:
+    """How many lanes there are at most, and how many events a lane reads at a time."""
+
+    lanes: int
+    rows: int
+
+
+def plan(width: int, groups: int) -> LanePlan:
+    """Return how to read vectors of `width` columns in at least `groups` lanes within MEMORY."""
+    rows = MEMORY // (2 * BYTES_A_VALUE * max(width, 1))
+    lanes = max(groups, min(MAX_LANES, rows // READ_ROWS), 1)
+    return LanePlan(lanes, min(READ_ROWS, max(rows // lanes, 1000)))
+
+
+def make_lanes(entries: Sequence[int], groups: Sequence[int], count: int) -> list[list[int]]:
+    """Distribute files over about `count` lanes, each of one group, of about equal length.
+
+    Args:
+        entries: events of each file.
+        groups: the class of each file.
+
+    Returns:
+        indices of files, a list a lane; every file is in exactly one.
+    """
+    if len(entries) <= count:
+        return [[file] for file in range(len(entries))]
+    total = max(sum(entries), 1)
+    lanes: list[list[int]] = []
+    for group in sorted(set(groups)):
+        members = [file for file, its in enumerate(groups) if its == group]
+        share = round(count * sum(entries[file] for file in members) / total)
+        lanes += _distribute(members, entries, min(max(share, 1), len(members)))
+    return lanes
+
+
+def shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
+    """Return how many entries each lane gives to one of so many chunks; over all chunks they add up exactly."""
+    return [total * (chunk + 1) // chunks - total * chunk // chunks for total in lane_entries]
+
+
+class Lane:
+    """Blocks one after the other, of which one is being read ahead while another is given away."""
+
+    def __init__(self, blocks: Iterator[Block], load: Callable[[Block], Batch], pool: ThreadPoolExecutor) -> None:
+        self._blocks = blocks
+        self._load = load
+        self._pool = pool
+        self._ahead = self._submit()
+        self._events: Batch | None = None
+        self._entries = self._given = 0
+
+    def take(self, count: int) -> Iterator[Batch]:
+        """Yield the events of the next `count` entries; of a block's events, as many as its share of entries says."""
+        while count:
+            if self._events is None:
+                self._next()
+            assert self._events is not None
+            until = min(self._given + count, self._entries)
+            first, last = (len(self._events) * edge // self._entries for edge in (self._given, until))
+            yield self._events[first:last]
+            count -= until - self._given
+            self._given = until
+            if until == self._entries:
+                self._events = None
+
+    def _next(self) -> None:
+        assert self._ahead is not None  # `shares` never gives out more than there is
+        block, future = self._ahead
+        self._events = future.result()
+        self._entries, self._given = block.stop - block.start, 0
+        self._ahead = self._submit()
+
+    def _submit(self) -> tuple[Block, Future[Batch]] | None:
+        block = next(self._blocks, None)
+        return None if block is None else (block, self._pool.submit(self._load, block))
+
+
+def _distribute(members: Sequence[int], entries: Sequence[int], count: int) -> list[list[int]]:
+    """Put the longest file first, always into the shortest lane."""
+    lanes: list[list[int]] = [[] for _ in range(count)]
+    lengths = [0] * count
+    for file in sorted(members, key=lambda file: (-entries[file], file)):
+        shortest = lengths.index(min(lengths))
+        lanes[shortest].append(file)
+        lengths[shortest] += entries[file]
+    return lanes

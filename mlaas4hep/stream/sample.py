@@ -1,0 +1,206 @@
+"""The files of a sample as one: they agree on their branches, and any stretch of any of them can be loaded.
+
+    sample = Sample(["ggH.root", "VBF.root"], ["ggH", "VBF"], Params())
+    sample.load(file=0, start=0, stop=1000, part="train")
+
+In which order stretches are loaded and how they are mixed is the business of `generator`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.io.location import expand, read_file_list
+from mlaas4hep.reader import DataReader, Normalisation, ReadOptions, Specs, VectorLayout
+from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.labels import CONTRAST, labels_by_branch, labels_by_file, read_labels
+from mlaas4hep.stream.split import PARTS, identity_hash, part_of
+
+MAX_OPEN = 32
+"""Files that stay open between the blocks that are read of them."""
+
+
+class Sample:
+    """Files, their labels and their specs; see the module's docstring and `DataGenerator` for the arguments.
+
+    Attributes:
+        files: paths, URLs or LFNs, in the order given.
+        labels: the classes, and which event is of which.
+        specs: of all files together.
+        layout, normalisation: how events become rows of x.
+        identifier: columns that name an event; the same for all files.
+        entries: events to be read of each file, before cuts.
+        truncated: by jagged branch, how many values did not fit into the vector in what was loaded so far.
+    """
+
+    def __init__(
+        self,
+        files: str | Sequence[str | os.PathLike[str]],
+        labels: str | Sequence[object] | None,
+        params: Params,
+        specs: str | os.PathLike[str] | Specs | None = None,
+        preproc: str | os.PathLike[str] | Preproc | None = None,
+    ) -> None:
+        self.files = read_file_list(files) if isinstance(files, str) else expand(os.fspath(file) for file in files)
+        if not self.files:
+            raise ConfigError("there are no files to read")
+        wanted = read_labels(labels) if isinstance(labels, str) else labels
+        branch = wanted if isinstance(wanted, str) else None
+        self.labels = CONTRAST if wanted is None or branch else labels_by_file(wanted, self.files)
+        self.params = params
+        self.options = _read_options(
+            params, Preproc.load(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc, branch
+        )
+        self.truncated: dict[str, int] = {}
+        self._readers: OrderedDict[int, DataReader] = OrderedDict()
+        self._lock = threading.Lock()
+        self._known = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
+        self.specs = self._examine()
+        self._known = self.specs
+        self.close()  # the readers know only their own file's specs
+        self.layout = VectorLayout.of(self.specs)
+        self.normalisation = Normalisation.of(self.specs, self.layout, params.normalise)
+        if branch:
+            self.labels = labels_by_branch(branch, self._unique(branch))
+
+    def _examine(self) -> Specs:
+        """Open every file once: check that they agree, count their events, learn the specs."""
+        self.entries: list[int] = []
+        self.identifier: tuple[str, ...] = ()
+        specs: Specs | None = None
+        for index, file in enumerate(self.files):
+            with self.reader(index) as reader:
+                if index and reader.identifier != self.identifier:
+                    raise SpecsMismatch(
+                        f"{file} names its events by {reader.identifier}, {self.files[0]} by {self.identifier}",
+                        hint="set 'identifier' in the params to branches that all files have",
+                    )
+                self.identifier = reader.identifier
+                self.entries.append(reader.stop)
+                specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
+        assert specs is not None  # there is at least one file
+        if not specs.events and not specs.legacy:
+            why = "none passes the cuts" if self.options.preproc and sum(self.entries) else "the files are empty"
+            raise ConfigError(f"there are no events: {why}")
+        return specs
+
+    def _unique(self, branch: str) -> np.ndarray:
+        values = []
+        for index in range(len(self.files)):
+            with self.reader(index) as reader:
+                values.append(reader.unique(branch))
+        return np.unique(np.concatenate(values))
+
+    @contextmanager
+    def reader(self, index: int) -> Iterator[DataReader]:
+        """Lend the reader of one file; it stays open afterwards, unless there are too many."""
+        with self._lock:
+            reader = self._readers.pop(index, None)
+        try:
+            reader = reader or DataReader.open(self.files[index], self.options, self._known)
+            yield reader
+        finally:
+            with self._lock:
+                self._give_back(index, reader)
+
+    def _give_back(self, index: int, reader: DataReader | None) -> None:
+        if reader is None:
+            return
+        if index in self._readers:  # two were lent at the same time; one is enough to keep
+            reader.close()
+            return
+        self._readers[index] = reader
+        if len(self._readers) > MAX_OPEN:
+            self._readers.popitem(last=False)[1].close()
+
+    def load(self, file: int, start: int, stop: int, part: str | None = None, raw: bool = False) -> Batch:
+        """Read some entries of a file, in the order of the file.
+
+        Args:
+            part: keep only the events of "train", "valid" or "test".
+            raw: leave x as it is in the file, NaN where there is no value.
+
+        Raises:
+            FileUnreadable: the file cannot be read, or is damaged.
+        """
+        with self.reader(file) as reader:
+            chunk = reader.read_block(start, stop, raw)
+            self._note_truncated(reader)
+        if part is not None:
+            hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
+            chunk = chunk[part_of(hashed, self.params.split) == PARTS.index(part)]
+        column = chunk.extra[self.labels.branch] if self.labels.branch else None
+        return Batch(
+            chunk.x,
+            chunk.mask,
+            self.labels.of(file, len(chunk), column),
+            np.ones(len(chunk), np.float32),
+            {name: _common_type(values) for name, values in chunk.ids.items()},
+            np.full(len(chunk), file, np.int32),
+            chunk.entries,
+        )
+
+    def _note_truncated(self, reader: DataReader) -> None:
+        with self._lock:
+            for name, count in reader.truncated.items():
+                self.truncated[name] = self.truncated.get(name, 0) + count
+            reader.truncated.clear()
+
+    def blocks(self, file: int, rows: int) -> list[tuple[int, int]]:
+        """Return the stretches of a file that are best read at a time, of about so many rows."""
+        with self.reader(file) as reader:
+            return reader.blocks(rows)
+
+    def close(self) -> None:
+        """Close all files; they are opened again when something is loaded."""
+        with self._lock:
+            while self._readers:
+                self._readers.popitem()[1].close()
+
+
+def _read_options(params: Params, preproc: Preproc | None, label: str | None) -> ReadOptions:
+    return ReadOptions(
+        branch=params.branch,
+        selected_branches=params.selected_branches,
+        exclude_branches=params.exclude_branches,
+        identifier=params.identifier,
+        nevts=params.nevts,
+        chunk_size=params.chunk_size,
+        normalise=params.normalise,
+        fill=0.0,
+        preproc=preproc,
+        redirectors=params.redirector,
+        extra=(label,) if label else (),
+    )
+
+
+def _merge(specs: Specs | None, more: Specs, file: str, first: str) -> Specs:
+    if specs is None:
+        return more
+    try:
+        return specs.merge(more)
+    except SpecsMismatch as error:
+        raise SpecsMismatch(
+            f"{file} and {first} do not have the same branches: {error.what.partition(': ')[2]}",
+            hint="leave these out with 'exclude_branches', or name what all files have in 'selected_branches'",
+        ) from error
+
+
+def _common_type(values: np.ndarray) -> np.ndarray:
+    """One integer type for the identifiers of all files, since NumPy would mix int64 and uint64 to float64."""
+    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+
+
+def parse_params(params: Params | Mapping[str, Any] | None) -> Params:
+    """Return checked parameters; None means all defaults."""
+    return params if isinstance(params, Params) else Params.parse(params or {})

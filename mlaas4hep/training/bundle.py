@@ -1,0 +1,255 @@
+"""One directory for each trained model: everything that inference, or a colleague, needs.
+
+    write_bundle("model", trained)
+
+    model.onnx      raw branch values → probabilities, normalisation and padding inside the graph
+    model.keras | model.pt      the model in its framework's own format
+    model.py        the model file
+    specs.json, preproc.json | preproc.py    what one pass over the data learnt; new branches and cuts, if any
+    training.json   files, labels, parameters, versions
+    metrics.json    figures of every epoch and of the test part
+    labels.txt, params.json, upload.json    what a TFaaS server is told
+    example.json    a few events of the test part with their true labels, as tfaas_client.py --predict takes them
+    report.html     the run for people
+
+A bundle appears whole or not at all; loading one never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mlaas4hep
+from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.files import new_directory, read_text, write_json
+from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.preproc_script import ScriptPreproc
+from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.training.backend import Backend
+from mlaas4hep.training.loop import History, Scored
+from mlaas4hep.training.metrics import auc_uncertainty
+from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.report import write_report
+
+TOLERANCE = 1e-4
+"""How far the scores of the ONNX graph may lie from the framework's before a bundle is refused."""
+
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and the run that it came from.
+
+    Attributes:
+        name: of the model on a server.
+        history: figures of every epoch.
+        train, test: scores of the training and of the test part, by the weights of the best epoch.
+        more: what the model file's own `metrics` say of the test part.
+    """
+
+    name: str
+    file: ModelFile
+    backend: Backend
+    generator: DataGenerator
+    history: History
+    train: Scored
+    test: Scored
+    more: dict[str, float]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the content of metrics.json."""
+        test: dict[str, float | int | None] = {**self.test.figures(), **self.more}
+        if len(self.generator.classes) == 2:
+            positives = int((self.test.y == 1).sum())
+            test["auc_uncertainty"] = auc_uncertainty(float(test["auc"] or 0), positives, len(self.test.y) - positives)
+        test["events"] = len(self.test.y)
+        finite = {key: value if value is None or np.isfinite(value) else None for key, value in test.items()}
+        return {
+            "test": finite,
+            "train": self.train.figures(),
+            "best_epoch": self.history.best,
+            "epochs": self.history.to_json(),
+        }
+
+
+def check_destination(path: Path) -> None:
+    """Make sure, before hours of training, that a bundle may be written there.
+
+    Raises:
+        ConfigError: there is something that is no bundle of ours.
+    """
+    if path.is_file():
+        raise ConfigError(f"{path} is a file", hint="--fout names a folder")
+    ancestor = next(folder for folder in path.absolute().parents if folder.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write {path}: {ancestor} is no folder that may be written")
+    if path.is_dir() and any(path.iterdir()) and not (path / "training.json").is_file():
+        raise ConfigError(f"{path} holds something else than a bundle", hint="name a new folder with --fout")
+
+
+def model_name(path: Path, name: str = "") -> str:
+    """Return the model's name on a server: the one given, or the folder's with all but letters and digits as `_`."""
+    return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
+
+
+def write_bundle(path: Path, trained: Trained) -> None:
+    """Write a bundle, replacing one that is there.
+
+    Raises:
+        ConfigError: the model cannot be had as ONNX; the bundle is there all the same, without what a server needs.
+        FileUnreadable: the folder cannot be written.
+    """
+    generator, problem = trained.generator, ""
+    examples = generator.examples(EXAMPLES)
+    with new_directory(path) as folder:
+        training = _training(trained, trained.backend.save(folder))
+        (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
+        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in generator.classes), encoding="utf-8")
+        generator.specs.save(str(folder / "specs.json"))
+        _write_preproc(folder, generator.sample.options.preproc)
+        write_json(folder / "metrics.json", trained.metrics())
+        write_json(folder / "training.json", training)
+        write_json(folder / "example.json", _example(trained, examples))
+        write_report(
+            folder / "report.html",
+            trained.name,
+            generator,
+            trained.history,
+            trained.train,
+            trained.test,
+            trained.metrics(),
+            training,
+        )
+        try:
+            _write_onnx(folder / "model.onnx", trained)
+            _check_onnx(folder / "model.onnx", trained, examples)
+        except Exception as error:  # whatever an exporter raises, the trained model must not be lost
+            (folder / "model.onnx").unlink(missing_ok=True)
+            problem = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[0])
+        else:
+            write_json(folder / "params.json", _tfaas_params(trained))
+            write_json(folder / "upload.json", _upload(trained))
+    if problem:
+        raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
+
+
+def _write_preproc(folder: Path, preproc: Preproc | None) -> None:
+    """Expressions travel with the bundle; a Python file is kept beside them for people, and never run from there."""
+    if isinstance(preproc, ScriptPreproc):
+        (folder / "preproc.py").write_text(read_text(preproc.path), encoding="utf-8")
+    elif preproc is not None:
+        write_json(folder / "preproc.json", preproc.to_json())
+
+
+def _write_onnx(path: Path, trained: Trained) -> None:
+    onnx = require("onnx", "keras", "writing ONNX")
+    from mlaas4hep.training import onnx_graph
+
+    trained.backend.export(path)
+    graph = onnx_graph.with_normalisation(
+        onnx.load(str(path)), trained.generator.sample.normalisation, trained.backend.takes_mask
+    )
+    onnx_graph.describe(graph, trained.generator.layout, trained.generator.classes, {"mlaas4hep.name": trained.name})
+    onnx.save(graph, str(path))
+
+
+def _check_onnx(path: Path, trained: Trained, examples: Batch) -> None:
+    """Compare the graph's scores for raw events with the framework's for the same events normalised."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return  # an extra of the server; the tests compare in any case
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(["scores"], {"inputs": examples.x})[0]
+    x = examples.x.copy()
+    mask = trained.generator.sample.normalisation.apply(x, fill=0.0)
+    expected = trained.backend.predict(x, mask)
+    worst = float(np.abs(found - expected).max(initial=0.0))
+    if not worst <= TOLERANCE:
+        raise ConfigError(
+            f"the ONNX graph of {trained.file.path} gives other scores than the model, by up to {worst:.2g}",
+            hint="the model may do something random, or that ONNX cannot express, when it predicts",
+        )
+
+
+def _training(trained: Trained, model: str) -> dict[str, Any]:
+    sample = trained.generator.sample
+    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_PACKAGES[trained.backend.framework]]
+    return {
+        "format": 1,
+        "mlaas4hep": mlaas4hep.__version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "name": trained.name,
+        "framework": trained.backend.framework,
+        "model": model,
+        "model_file": trained.file.path.name,
+        "weights": trained.backend.parameters(),
+        "command": sys.argv,
+        "params": trained.generator.params.model_dump(),
+        "files": [
+            {"name": name, "entries": entries, **({"label": sample.labels.classes[label]} if label is not None else {})}
+            for name, entries, label in zip(
+                sample.files, sample.entries, sample.labels.by_file or [None] * len(sample.files), strict=True
+            )
+        ],
+        "classes": list(sample.labels.classes),
+        "label_branch": sample.labels.branch,
+        "contrast": sample.labels.contrast,
+        "columns": sample.layout.columns,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+_PACKAGES = {"keras": ["keras", "tensorflow"], "pytorch": ["torch"]}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _tfaas_params(trained: Trained) -> dict[str, Any]:
+    classes = ", ".join(trained.generator.classes)
+    return {
+        "name": trained.name,
+        "model": "model.onnx",
+        "labels": "labels.txt",
+        "description": f"{trained.backend.framework}, {trained.file.path.name}, classes {classes}",
+        "timestamp": time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime()),
+        "options": [],
+        "op": "",
+        "img_channels": 0,
+        "input_name": "inputs",
+        "output_name": "scores",
+        "input_node": "inputs",
+        "output_node": "scores",
+        "inputNode": "inputs",
+        "outputNode": "scores",
+    }
+
+
+def _upload(trained: Trained) -> dict[str, str]:
+    return {"model": "model.onnx", "labels": "labels.txt", "name": trained.name, "params": "params.json"}
+
+
+def _example(trained: Trained, examples: Batch) -> dict[str, Any]:
+    values = [[None if np.isnan(value) else float(value) for value in row] for row in examples.x]
+    return {
+        "model": trained.name,
+        "keys": trained.generator.columns,
+        "values": values,
+        "labels": [trained.generator.classes[label] for label in examples.y],
+    }

@@ -1,0 +1,151 @@
+"""The user's model file: found, run, and asked for a model.
+
+    file = load_model_file("ex_keras.py")
+    model = file.build(idim=73, classes=2)
+
+A model file defines `def model(idim)`, or `def model(idim, classes)`, and may define `loss`, `optimizer`, `metrics` and
+`training_step`. Which framework the model belongs to is asked of the model itself, see `backend`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlaas4hep
+from mlaas4hep.console import filtered_stderr
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, nearest
+
+DEFAULTS = (("keras", "tensorflow", "ex_keras.py"), ("torch", "torch", "ex_pytorch.py"))
+"""Extra, package that shows it is installed, and model file, in the order of preference."""
+
+START_UP_CHATTER = r"WARNING: All log messages before absl::|[IW]0000 00:00:"
+"""What TensorFlow prints when it is imported, whatever its log level: its build and the GPUs that are not there."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that was run.
+
+    Attributes:
+        path: where it lies.
+        source: its text.
+        loss, optimizer, metrics, training_step: what it defines beside `model`, or None.
+    """
+
+    path: Path
+    source: str
+    model: Callable[..., Any]
+    loss: Any = None
+    optimizer: Any = None
+    metrics: Any = None
+    training_step: Any = None
+
+    def build(self, idim: int, classes: int) -> Any:
+        """Return the model for vectors of `idim` numbers and so many classes.
+
+        Raises:
+            ConfigError: `model` fails, or returns nothing.
+        """
+        arguments: tuple[int, ...] = (idim,)
+        if len(inspect.signature(self.model).parameters) > 1:
+            arguments = (idim, classes)
+        try:
+            built = self.model(*arguments)
+        except MLaaS4HEPError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"model({idim}) of {self.path} fails: {type(error).__name__}: {error}") from error
+        if built is None:
+            raise ConfigError(f"model({idim}) of {self.path} returns nothing", hint="end it with: return model")
+        return built
+
+
+def load_model_file(name: str) -> ModelFile:
+    """Find a model file, as given or in models/, and run it.
+
+    Raises:
+        FileUnreadable: there is no such file.
+        ConfigError: it cannot be run, or defines no function `model`.
+        PackageMissing: it imports a package that is not installed.
+    """
+    path = find_model_file(name)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must stand before TensorFlow's import
+    module = _run(path)
+    if not callable(getattr(module, "model", None)):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ConfigError(
+            f"{path} defines no function 'model'",
+            nearest=nearest("model", names),
+            hint="it needs: def model(idim): return ...",
+        )
+    extras = {name: getattr(module, name, None) for name in ("loss", "optimizer", "metrics", "training_step")}
+    return ModelFile(path, path.read_text(encoding="utf-8"), module.model, **extras)
+
+
+def default_model() -> str:
+    """Return the example model file of the first framework that is installed.
+
+    Raises:
+        PackageMissing: there is none.
+    """
+    for _, package, name in DEFAULTS:
+        if importlib.util.find_spec(package) is not None:
+            return name
+    raise PackageMissing("no framework is installed", hint="install one: pip install 'mlaas4hep[torch]', or [keras]")
+
+
+def find_model_file(name: str) -> Path:
+    """Return the path of a model file: as given, then in the models folders."""
+    given = Path(name)
+    folders = [
+        Path("models"),
+        Path(mlaas4hep.__file__).parents[1] / "models",
+        Path(sys.prefix, "share/mlaas4hep/models"),
+    ]
+    for path in (given, *(folder / given for folder in folders)):
+        if path.is_file():
+            return path
+    shipped = sorted({path.name for folder in folders if folder.is_dir() for path in folder.glob("*.py")})
+    raise FileUnreadable(
+        f"there is no model file {name}, here or in models/",
+        nearest=nearest(name, shipped),
+        hint="shipped are " + ", ".join(shipped) if shipped else "",
+    )
+
+
+def _run(path: Path) -> ModuleType:
+    name = f"mlaas4hep_model_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file", hint="a model file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that classes of the file can be found by name again
+    try:
+        with filtered_stderr(START_UP_CHATTER):
+            spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise PackageMissing(
+            f"{path} imports '{error.name}', which is not installed",
+            hint=f"install it: {_install_line(error.name or '')}",
+        ) from error
+    except MLaaS4HEPError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = getattr(error, "lineno", None)
+        at = f" in line {line}" if line else ""
+        raise ConfigError(f"{path} cannot be run{at}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _install_line(package: str) -> str:
+    top = package.partition(".")[0]
+    extras = {"keras": "keras", "tensorflow": "keras", "torch": "torch", "sklearn": "sklearn", "xgboost": "xgboost"}
+    return f"pip install 'mlaas4hep[{extras[top]}]'" if top in extras else f"pip install {top}"

@@ -1,0 +1,58 @@
+"""Installation: the library, the five scripts on PATH, and one extra for each optional framework."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "mlaas4hep/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
+EXTRAS = {
+    "keras": ["keras>=3.5", "tensorflow>=2.17", "tf2onnx>=1.17", "onnx>=1.16"],
+    "torch": ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.2"],
+    "sklearn": ["scikit-learn>=1.5"],
+    "xgboost": ["xgboost>=2.1"],
+    "server": ["starlette>=0.40", "uvicorn[standard]>=0.30", "python-multipart>=0.0.12", "onnxruntime>=1.20"],
+    "xrootd": ["xrootd>=5.6", "fsspec-xrootd>=0.4"],
+    "plot": ["matplotlib>=3.8", "mplhep>=0.3", "hist>=2.7"],
+    "dask": ["dask>=2024.8", "distributed>=2024.8"],
+}
+EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+EXTRAS["test"] = [
+    "hypothesis>=6",
+    "mypy>=1.15",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.9",
+    "scikit-learn>=1.5",
+    "types-psutil",
+    "types-requests",
+    "types-tqdm",
+]
+
+setup(
+    name="mlaas4hep",
+    version=VERSION,
+    description="Machine learning as a service for high-energy physics: from ROOT files to served predictions",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mlaas4hep", "mlaas4hep.*"]),
+    package_data={"mlaas4hep": ["py.typed"]},
+    data_files=[("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("models/*.py")))],
+    scripts=["reader.py", "workflow.py", "tfaas_client.py", "tfaas_server.py", "hep_resnet.py"],
+    install_requires=[
+        "awkward>=2.6",
+        "fsspec>=2024.2",
+        "numpy>=1.26",
+        "psutil>=5.9",
+        "pydantic>=2.7",
+        "requests>=2.31",
+        "tqdm>=4.66",
+        "typing_extensions>=4.10",
+        "uproot>=5.4",
+    ],
+    extras_require=EXTRAS,
+)

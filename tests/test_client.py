@@ -1,0 +1,300 @@
+"""The client as a library: against the real server, and against sockets that behave as badly as servers do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_fixtures import (  # noqa: F401
+    KEYS,
+    MET,
+    MET_SCORE,
+    bundle_fixture,
+    environment,
+    server_fixture,
+    shared_server_fixture,
+    url_fixture,
+    write_archive,
+    write_bundle,
+)
+
+from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
+from mlaas4hep.serving import TFaaSClient
+from mlaas4hep.serving.events import parse_events
+from mlaas4hep.serving.multipart import FilePart, Multipart
+from mlaas4hep.serving.upload_spec import read_upload_spec
+
+Handler = Callable[[socket.socket], None]
+Listener = Callable[[Handler], str]
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[TFaaSClient]:
+    with TFaaSClient(url) as client:
+        yield client
+
+
+def test_a_model_goes_up_answers_and_goes(client: TFaaSClient, bundle: Path) -> None:
+    assert client.models() == []
+    assert client.upload(bundle / "upload.json") == "htautau"
+    assert [model["name"] for model in client.models()] == ["htautau"]
+    assert client.params("htautau")["labels"] == "labels.txt"
+    assert client.predict(MET) == [MET_SCORE]
+    assert client.status()["postRequests"] >= 2
+    client.delete("htautau")
+    client.delete("htautau")
+    assert client.models() == []
+
+
+@pytest.mark.parametrize("name", ["m.tar", "m.tar.gz"])
+def test_a_bundle_goes_up(client: TFaaSClient, bundle: Path, tmp_path: Path, name: str) -> None:
+    client.bundle(write_archive(tmp_path / name, bundle))
+    assert client.predict({**MET, "model": "htautau"}) == [MET_SCORE]
+
+
+def test_many_events_are_answered_in_order(client: TFaaSClient, bundle: Path, tmp_path: Path) -> None:
+    client.upload(bundle / "upload.json")
+    events = {"keys": KEYS, "values": [[1, 2, 3, 4, None], [1, 0, 0, 0, 0]], "labels": ["ggH", "VBF"]}
+    (tmp_path / "input.json").write_text(json.dumps(events))
+    assert client.predict(tmp_path / "input.json", "htautau") == [[MET_SCORE], [1.0]]
+    rows = np.array([[1, 2, 3, 4, np.nan], [1, 0, 0, 0, 0]], np.float32)
+    assert client.predict({"keys": KEYS, "values": rows}) == [[MET_SCORE], [1.0]]
+    assert client.predict({"keys": ["MET_pt", "MET_phi", "Muon_pt"], "values": [[2, 1, [3, 4]]]}) == [[MET_SCORE]]
+
+
+def test_a_refused_event_is_numbered(client: TFaaSClient, bundle: Path) -> None:
+    client.upload(bundle / "upload.json")
+    with pytest.raises(ServiceError, match=r"^event 1: POST http.*/json: 400: the value of 'MET_pt' must be a number"):
+        client.predict({"keys": KEYS, "values": [[1, 2, 3, 4, 5], [1, "x", 3, 4, 5]]})
+
+
+def test_a_refusal_quotes_method_url_status_and_reason(client: TFaaSClient, url: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        client.params("nix")
+    assert str(caught.value) == f"GET {url}/params/nix: 404: there is no model 'nix'; list all: GET /models"
+
+
+def test_a_form_is_what_a_mime_parser_reads(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"\0\r\n--x" * 100_000)
+    body = Multipart({"name": "é"}, {"model": FilePart('a"b.onnx', tmp_path / "model"), "op": FilePart("op", None)})
+    data = b"".join(body)
+    assert len(body) == len(data)
+    message = message_from_bytes(f"Content-Type: {body.content_type}\r\n\r\n".encode() + data)
+    name, model, op = message.get_payload()
+    assert name.get_payload(decode=True) == "é".encode()
+    assert model.get_param("name", header="content-disposition") == "model"
+    assert model.get_filename() == "a%22b.onnx"
+    assert data.count(b"\0\r\n--x" * 100_000) == 1
+    assert op.get_payload(decode=True) == b""
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(bytes(100))
+    body = Multipart({}, {"model": FilePart("model", tmp_path / "model")})
+    (tmp_path / "model").write_bytes(bytes(10))
+    with pytest.raises(FileUnreadable, match="became shorter"):
+        b"".join(body)
+
+
+def test_paths_are_looked_for_beside_upload_json_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "here")
+    folder = write_bundle(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+    assert read_upload_spec(folder / "upload.json").model == folder / "model.onnx"
+    (folder / "model.onnx").unlink()
+    assert read_upload_spec(folder / "upload.json").model == Path("model.onnx")
+    (tmp_path / "here/model.onnx").unlink()
+    with pytest.raises(FileUnreadable, match=r"'model' of .*upload.json is not there: looked for .* and model.onnx"):
+        read_upload_spec(folder / "upload.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"labels": None}, "has no key 'labels'; it needs: model, labels, name, params"),
+        ({"modle": "x"}, "unknown key 'modle'; closest: 'model'"),
+        ({"name": 3}, "'name' of .* must be a text, and is 3"),
+        ({"name": "other"}, "has the name 'other', and .*params.json has the name 'htautau'"),
+    ],
+)
+def test_an_upload_json_that_makes_no_sense_is_an_error(
+    bundle: Path,
+    changes: dict[str, Any],
+    reason: str,
+) -> None:
+    spec = {**json.loads((bundle / "upload.json").read_text()), **changes}
+    (bundle / "upload.json").write_text(json.dumps({key: value for key, value in spec.items() if value is not None}))
+    with pytest.raises(ConfigError, match=reason):
+        read_upload_spec(bundle / "upload.json")
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ({"keys": ["a"]}, "has no 'values'"),
+        ({"keys": ["a"], "values": []}, "has no 'values'"),
+        ({"keys": ["a"], "value": [1]}, "unknown key 'value'; closest: 'values'"),
+        ({"keys": ["a"], "values": [1, 2]}, "the event has 2 values for 1 keys"),
+        ({"keys": ["a"], "values": [[1, 2]]}, "row 0 of the event has 2 values for 1 keys; one event whose every"),
+        ({"values": [[1], [2]], "labels": ["x"]}, "has 1 labels for 2 events"),
+        ({"values": [float("inf")]}, "infinite"),
+        ({"values": [object()]}, "which JSON cannot say"),
+        ({"keys": 3, "values": [1]}, "'keys' of the event must be a list"),
+        ([1], "is no JSON object"),
+    ],
+)
+def test_events_that_make_no_sense_are_an_error(events: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse_events(events)
+
+
+@pytest.mark.parametrize("address", ["localhost:8083", "ftp://x", "http://", "", "http:///x"])
+def test_what_is_no_url_is_an_error(address: str) -> None:
+    with pytest.raises(ConfigError, match="is no URL of a server"):
+        TFaaSClient(address)
+
+
+def test_a_certificate_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(FileUnreadable, match="no certificate at /nix"):
+        TFaaSClient("https://localhost", cert="/nix")
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Listen on loopback; the function that is given handles one connection."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    threads = []
+
+    def start(handle: Handler) -> str:
+        def run() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                handle(connection)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=10)
+    listening.close()
+
+
+def hang(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def answer(text: str, status: str = "200 OK", header: str = "") -> Handler:
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(f"HTTP/1.1 {status}\r\n{header}Content-Length: {len(text)}\r\n\r\n{text}".encode())
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("handle", "reason"),
+    [
+        (answer("<html>Grafana</html>"), "the answer is HTML; is this a TFaaS server?"),
+        (answer("OK"), "the answer is no JSON; is this a TFaaS server?"),
+        (answer('{"a": 1}'), "the answer is no list of models"),
+        (answer("<html>no</html>", "502 Bad Gateway"), "502: Bad Gateway"),
+        (answer('{"error":"unable\\nto"}', "500 Internal Server Error"), "500: unable to"),
+        (
+            answer("", "302 Found", "Location: https://sso/login\r\n"),
+            "302: it moved to https://sso/login; give that URL",
+        ),
+        (lambda connection: None, "the server closed the connection without an answer; if it speaks TLS"),
+        (hang, "no answer within 0.5 s; the server is busy or hangs"),
+    ],
+)
+def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handler, reason: str) -> None:
+    address = listener(handle)
+    with TFaaSClient(f"http://{address}", timeout=(5, 0.5)) as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    assert str(caught.value).startswith(f"GET http://{address}/models: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_stock_servers_null_is_an_empty_list(listener: Listener) -> None:
+    with TFaaSClient(f"http://{listener(answer('null'))}") as client:
+        assert client.models() == []
+
+
+def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with TFaaSClient(f"http://me:secret@127.0.0.1:{port}/") as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    line = f"GET http://127.0.0.1:{port}/models: nobody listens there; start a server: tfaas_server.py"
+    assert str(caught.value) == line
+
+
+def test_https_to_a_server_without_tls_is_one_line(url: str) -> None:
+    with TFaaSClient(url.replace("http:", "https:")) as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    assert "the server does not speak TLS; the URL begins with http, not https" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cert.pem, a certificate for 127.0.0.1 that signs itself, and its key.pem."""
+    folder = tmp_path_factory.mktemp("tls")
+    words = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x -keyout key.pem -out cert.pem"
+    )
+    command = ["openssl", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run(command, capture_output=True, check=True, cwd=folder)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("openssl makes no certificate here")
+    return folder
+
+
+def over_tls(certificate: Path, handle: Handler) -> Handler:
+    def run(connection: socket.socket) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+        with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+            handle(secured)  # the client may hang up, where it does not trust us
+
+    return run
+
+
+def test_a_certificate_of_nobody_is_one_line(listener: Listener, certificate: Path) -> None:
+    address = listener(over_tls(certificate, answer("[]")))
+    with TFaaSClient(f"https://{address}") as client, pytest.raises(ServiceError, match="of no authority that is"):
+        client.models()
+
+
+def test_an_authority_that_is_named_is_trusted(listener: Listener, certificate: Path) -> None:
+    address = listener(over_tls(certificate, answer("[]")))
+    with TFaaSClient(f"https://{address}", capath=str(certificate / "cert.pem")) as client:
+        assert client.models() == []
+
+
+def test_http_to_a_server_with_tls_is_one_line(listener: Listener, certificate: Path) -> None:
+    address = listener(over_tls(certificate, answer("[]")))
+    with TFaaSClient(f"http://{address}") as client, pytest.raises(ServiceError, match="closed the connection"):
+        client.models()
+
+
+def test_importing_the_client_loads_no_server_and_no_framework() -> None:
+    code = "import sys; from mlaas4hep.serving import TFaaSClient; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    heavy = ["starlette", "uvicorn", "onnxruntime", "numpy", "pydantic", "tensorflow", "torch"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, env=environment())
+    assert done.stdout.strip() == "[]", done.stderr

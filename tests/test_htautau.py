@@ -1,0 +1,142 @@
+"""The worked analysis: the shipped networks against gradient boosting, and served scores against the framework's."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scripts import HTAUTAU, ROOT, run_script
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+
+from mlaas4hep import DataGenerator, TFaaSClient
+from mlaas4hep.config import Params
+from mlaas4hep.stream import Batch
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.loop import evaluate, train
+from mlaas4hep.training.metrics import auc
+from mlaas4hep.training.model_file import load_model_file
+
+FILES, LABELS = str(HTAUTAU / "files.txt"), str(HTAUTAU / "labels.txt")
+MODELS = ("ex_keras.py", "ex_pytorch.py")
+SEEDS = (0, 1, 2)
+MARGIN = 0.02
+
+
+def vectors(generator, part):
+    """All events of a part as scikit-learn likes them: NaN where there is no value."""
+    every = Batch.concatenate(list(generator.batches(part, shuffle=False)))
+    return np.where(every.mask, every.x, np.nan), every.y
+
+
+def boosting_auc(generator, seed):
+    """AUC on the test part of gradient boosting on the same vectors."""
+    (x, y), (test_x, test_y) = vectors(generator, "train"), vectors(generator, "test")
+    seen = np.isfinite(x).sum(axis=0) >= 10  # it cannot bin a column that is empty in its own inner split
+    model = HistGradientBoostingClassifier(random_state=seed).fit(x[:, seen], y)
+    return roc_auc_score(test_y, model.predict_proba(test_x[:, seen])[:, 1])
+
+
+def network_auc(generator, name, seed):
+    """AUC on the test part of a shipped model, trained as `make demo` does."""
+    backend = make_backend(load_model_file(name), generator.layout.width, 2, seed)
+    train(generator, backend, generator.params)
+    test = evaluate(generator, backend, "test")
+    return auc(test.y, test.scores)
+
+
+@pytest.mark.timeout(600)
+def test_the_shipped_networks_come_close_to_gradient_boosting(capsys):
+    areas = {name: [] for name in ("boosting", *MODELS)}
+    for seed in SEEDS:
+        with DataGenerator(FILES, LABELS, Params.load(str(HTAUTAU / "params.json"), seed=seed)) as generator:
+            areas["boosting"].append(boosting_auc(generator, seed))
+            for name in MODELS:
+                areas[name].append(network_auc(generator, name, seed))
+    with capsys.disabled():
+        print("\nggH against VBF, AUC on the test part, seeds 0 1 2:")
+        for name, found in areas.items():
+            print(f"  {name:14s}" + "".join(f" {area:.4f}" for area in found))
+    for name in MODELS:
+        for seed in SEEDS:
+            assert areas[name][seed] >= areas["boosting"][seed] - MARGIN
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def bundle(request, tmp_path_factory):
+    """A bundle that workflow.py wrote."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "params.json").write_text(json.dumps({"epochs": 2}))
+    done = run_script(
+        "workflow.py",
+        f"--files={FILES}",
+        f"--labels={LABELS}",
+        f"--model={request.param}",
+        "--fout=htautau",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "htautau"
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A server of ours on a free port."""
+    command = [sys.executable, str(ROOT / "tfaas_server.py"), f"--models-dir={tmp_path / 'models'}", "--port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        line = server.stderr.readline()
+        yield next(word for word in line.split() if word.startswith("http"))
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def framework_scores(bundle):
+    """Raw events of the test part, and the scores that the framework itself gives for them, loaded from the bundle."""
+    training = json.loads((bundle / "training.json").read_text())
+    with DataGenerator(FILES, LABELS, training["params"], bundle / "specs.json") as generator:
+        raw = generator.examples(300)
+        x = raw.x.copy()
+        mask = generator.sample.normalisation.apply(x, fill=0.0)
+        backend = make_backend(load_model_file(str(bundle / "model.py")), generator.layout.width, 2, seed=99)
+        load_weights(backend, bundle)
+        return generator.columns, raw, backend.predict(x, mask)
+
+
+def load_weights(backend, bundle):
+    """Put the trained weights of a bundle into a freshly built model."""
+    if backend.framework == "keras":
+        import keras
+
+        backend.restore(keras.saving.load_model(bundle / "model.keras", compile=False).get_weights())
+    else:
+        import torch
+
+        backend.restore(torch.load(bundle / "model.pt", weights_only=True))
+
+
+def test_the_server_gives_the_scores_of_the_framework(bundle, url):
+    columns, raw, expected = framework_scores(bundle)
+    done = run_script("tfaas_client.py", f"--url={url}", f"--upload={bundle / 'upload.json'}", cwd=bundle.parent)
+    assert done.returncode == 0, done.stderr
+    rows = [[None if np.isnan(value) else float(value) for value in row] for row in raw.x]
+    order = np.random.default_rng(0).permutation(len(columns))
+    shuffled = {
+        "keys": [columns[i] for i in order],
+        "values": [[row[i] for i in order] for row in rows],
+        "model": "htautau",
+    }
+    client = TFaaSClient(url)
+    np.testing.assert_allclose(client.predict(shuffled), expected, atol=1e-5)
+    assert 0.05 < expected.std() < 0.5  # scores that say something
+
+
+def test_the_example_of_a_bundle_is_answered_with_true_labels_beside(bundle, url):
+    run_script("tfaas_client.py", f"--url={url}", f"--upload={bundle / 'upload.json'}", cwd=bundle.parent)
+    done = run_script("tfaas_client.py", f"--url={url}", f"--predict={bundle / 'example.json'}", cwd=bundle.parent)
+    assert done.returncode == 0, done.stderr
+    example = json.loads((bundle / "example.json").read_text())
+    lines = done.stdout.splitlines()
+    assert [line.split()[-1] for line in lines] == example["labels"]
+    assert sorted(set(example["labels"])) == ["VBF", "ggH"]
+    assert all(0 <= json.loads(line.split("  ")[0])[0] <= 1 for line in lines)

@@ -1,0 +1,86 @@
+"""Model files as users write them, right and wrong."""
+
+import pytest
+
+from mlaas4hep.errors import ConfigError, FileUnreadable, PackageMissing
+from mlaas4hep.training.model_file import default_model, load_model_file
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(text, name="mine.py"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_text
+
+
+def test_a_model_file_is_found_in_the_models_folder_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_model_file("ex_pytorch.py").path.name == "ex_pytorch.py"
+
+
+def test_a_file_of_the_working_directory_comes_before_the_shipped_one(write, tmp_path, monkeypatch):
+    write("def model(idim): return idim", "ex_pytorch.py")
+    monkeypatch.chdir(tmp_path)
+    assert load_model_file("ex_pytorch.py").build(7, 2) == 7
+
+
+def test_a_model_that_wants_the_number_of_classes_gets_it(write):
+    assert load_model_file(write("def model(idim, classes): return (idim, classes)")).build(7, 3) == (7, 3)
+
+
+def test_loss_optimizer_and_metrics_of_the_file_are_kept(write):
+    file = load_model_file(write("def model(idim): return 1\nloss = 'mse'\nmetrics = [len]\n"))
+    assert file.loss == "mse"
+    assert file.metrics == [len]
+    assert file.optimizer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("def modle(idim): return 1", ConfigError, "defines no function 'model'; closest: 'modle'"),
+        ("model = 3", ConfigError, "defines no function 'model'"),
+        ("def model(idim:\n", ConfigError, "cannot be run in line 1: SyntaxError"),
+        ("1/0", ConfigError, "ZeroDivisionError"),
+        ("raise SystemExit(3)", ConfigError, "SystemExit"),
+        ("import no_such_package", PackageMissing, "pip install no_such_package"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_line(write, text, kind, says):
+    with pytest.raises(kind) as caught:
+        load_model_file(write(text))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_the_nearest_shipped_one():
+    with pytest.raises(FileUnreadable, match=r"there is no model file ex_keras\.yp.*closest: 'ex_keras\.py'"):
+        load_model_file("ex_keras.yp")
+
+
+def test_a_failing_model_function_is_reported_with_its_reason(write):
+    file = load_model_file(write("def model(idim): raise ValueError('too wide')"))
+    with pytest.raises(ConfigError, match=r"model\(9\) of .* fails: ValueError: too wide"):
+        file.build(9, 2)
+
+
+def test_a_model_function_that_forgets_return_is_told_so(write):
+    with pytest.raises(ConfigError, match="returns nothing"):
+        load_model_file(write("def model(idim): pass")).build(3, 2)
+
+
+def test_what_a_model_file_writes_to_stderr_is_not_lost(write, capfd):
+    load_model_file(
+        write(
+            "import sys\nprint('I0000 00:00: noise', file=sys.stderr)\nprint('mind this', file=sys.stderr)\n"
+            "def model(idim): pass"
+        )
+    )
+    assert "mind this" in capfd.readouterr().err
+
+
+def test_the_default_is_a_model_file_that_is_there():
+    assert load_model_file(default_model()).path.is_file()

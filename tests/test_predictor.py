@@ -1,0 +1,179 @@
+"""Keys and values become the row that the model takes; replaced models are loaded again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_bundle
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.serving.predictor import OnnxPredictor, Predictors
+from mlaas4hep.serving.rows import Columns, parse_request
+from mlaas4hep.serving.store import ModelStore, UnknownModel
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture
+def trained(store: ModelStore) -> OnnxPredictor:
+    return load(store, trained_model())
+
+
+def load(store: ModelStore, graph: bytes, **changes: Any) -> Any:
+    write_bundle(store.folder / "htautau", graph=graph, **changes)
+    return Predictors(store).get("htautau")
+
+
+def rows(predictor: Any, **request: Any) -> list[list[float]]:
+    return predictor.rows(parse_request(json.dumps(request).encode())).matrix.tolist()
+
+
+def same(left: list[list[float]], right: list[list[float]]) -> bool:
+    return np.array_equal(np.array(left), np.array(right), equal_nan=True)
+
+
+def test_values_are_put_where_their_keys_belong(trained: OnnxPredictor) -> None:
+    assert rows(trained, keys=KEYS[::-1], values=[5, 4, 3, 2, 1]) == [[1, 2, 3, 4, 5]]
+
+
+def test_a_branch_takes_a_list_that_is_padded_or_cut(trained: OnnxPredictor) -> None:
+    assert same(rows(trained, **MET), [[1, 2, 3, 4, NAN]])
+    assert rows(trained, keys=MET["keys"], values=[2, 1, [3, 4, 5, 6, 7]]) == [[1, 2, 3, 4, 5]]
+    assert same(rows(trained, keys=MET["keys"], values=[2, 1, []]), [[1, 2, NAN, NAN, NAN]])
+    assert same(rows(trained, keys=MET["keys"], values=[None, 1, None]), [[1, NAN, NAN, NAN, NAN]])
+    assert same(rows(trained, keys=MET["keys"], values=[2, 1, [3, None, 5]]), [[1, 2, 3, NAN, 5]])
+
+
+def test_without_keys_values_are_columns_in_order(trained: OnnxPredictor) -> None:
+    assert same(rows(trained, values=[1, 2, 3, None, 5]), [[1, 2, 3, NAN, 5]])
+    with pytest.raises(ConfigError, match="takes 5 values, and there are 4"):
+        rows(trained, values=[1, 2, 3, 4])
+
+
+def test_many_rows_are_a_list_of_lists(trained: OnnxPredictor) -> None:
+    values = [[2, 1, [3]], [20, 10, [30, 40]]]
+    assert same(rows(trained, keys=MET["keys"], values=values), [[1, 2, 3, NAN, NAN], [10, 20, 30, 40, NAN]])
+    assert rows(trained, values=[[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]) == [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]
+
+
+def test_one_event_whose_branches_are_all_lists_is_one_row() -> None:
+    columns = Columns(["a_0", "a_1", "b_0", "b_1"], {"a": [0, 2, "jagged"], "b": [2, 2, "fixed"]})
+
+    def place(values: list[Any]) -> tuple[list[list[float]], bool]:
+        placed = columns.place(parse_request(json.dumps({"keys": ["b", "a"], "values": values}).encode()))
+        return placed.matrix.tolist(), placed.many
+
+    assert place([[1, 2], [3, 4]]) == ([[3, 4, 1, 2]], False)
+    assert place([[[1, 2], [3, 4]]]) == ([[3, 4, 1, 2]], True)
+    assert place([[[1, 2], [3, 4]], [[5, 6], [7, 8]]]) == ([[3, 4, 1, 2], [7, 8, 5, 6]], True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"keys": ["MET_pT"], "values": [1]}, "does not know the key 'MET_pT'; closest: 'MET_pt'"),
+        ({"keys": ["a", "b"], "values": [1, 2]}, "does not know 2 keys: 'a', 'b'"),
+        ({"keys": ["MET_pt"], "values": [1]}, "lacks 2 keys: 'MET_phi', 'Muon_pt'; null: not measured"),
+        ({"keys": ["MET_pt", "MET_phi", "Muon_pt_0"], "values": [1, 2, 3]}, "lacks 2 keys: 'Muon_pt_1', 'Muon_pt_2'"),
+        ({"keys": ["MET_pt", "MET_pt"], "values": [1, 2]}, "'MET_pt' gives a column that another key gives"),
+        ({"keys": [*KEYS, "Muon_pt"], "values": [1, 2, 3, 4, 5, []]}, "'Muon_pt' gives a column that another"),
+        ({"keys": KEYS, "values": [1, 2]}, "there are 5 keys, and 2 values for them"),
+        ({"keys": KEYS, "values": [[1, 2, 3, 4, 5], [1]]}, "5 keys, and 1 values in row 1"),
+        ({"keys": KEYS, "values": [1, 2, "3", 4, 5]}, "value of 'Muon_pt_0' must be a number, .* and is \"3\""),
+        ({"keys": KEYS, "values": [1, True, 3, 4, 5]}, "value of 'MET_pt' must be a number, .* and is true"),
+        ({"keys": KEYS, "values": [1, [2], 3, 4, 5]}, r"value of 'MET_pt' must be a number, .* and is \[2\]"),
+        ({"keys": KEYS, "values": [1, 1e39, 3, 4, 5]}, r"value of 'MET_pt' is too large for 32 bits: 1e\+39"),
+        ({"keys": KEYS, "values": [1, 10**400, 3, 4, 5]}, "value of 'MET_pt' is too large for 32 bits: 1000"),
+        ({"keys": MET["keys"], "values": [1, 2, 3]}, "'Muon_pt' must be a list of numbers, and is 3"),
+        ({"keys": MET["keys"], "values": [1, 2, [3, "x"]]}, "number 1 of 'Muon_pt' must be a number"),
+        ({"values": []}, "'values' must be a list of numbers"),
+        ({"values": 3}, "'values' must be a list of numbers"),
+        ({"keys": [1], "values": [3]}, "'keys' must be a list of names"),
+        ({"values": [1], "model": 3}, "'model' must be a name"),
+    ],
+)
+def test_a_mistake_in_a_request_is_named(trained: OnnxPredictor, request_: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        rows(trained, **request_)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b'{"values": [NaN]}', b"[" * 100_000, b"9" * 5000])
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    with pytest.raises(ConfigError, match="the request is no"):
+        parse_request(body)
+
+
+def test_many_missing_keys_are_counted_and_five_are_named() -> None:
+    columns = Columns([f"b{number}" for number in range(9)], {})
+    with pytest.raises(ConfigError, match=r"lacks 8 keys: 'b1', 'b2', 'b3', 'b4', 'b5', \.\.\.;"):
+        columns.place(parse_request(b'{"keys": ["b0"], "values": [1]}'))
+
+
+def test_scores_are_those_of_the_graph(trained: OnnxPredictor, store: ModelStore) -> None:
+    assert trained.predict(np.array([[1, 2, 3, 4, NAN]], np.float32)).tolist() == [[MET_SCORE]]
+    assert trained.labels == ["ggH", "VBF"]
+    assert trained.keys == KEYS
+    three = load(store, trained_model(outputs=3))
+    assert three.predict(np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], np.float32)).tolist() == [[1, 2, 3], [10, 20, 30]]
+
+
+def test_a_graph_without_names_takes_values_as_they_are(store: ModelStore) -> None:
+    foreign = load(store, onnx_model())
+    assert foreign.keys is None
+    assert rows(foreign, keys=["what", "ever"], values=[1, 2, 3, 4, 5]) == [[1, 2, 3, 4, 5]]
+    with pytest.raises(ConfigError, match="takes 5 values, and row 1 has 2"):
+        rows(foreign, values=[[1, 2, 3, 4, 5], [1, 2]])
+
+
+def test_a_graph_that_takes_one_row_at_a_time_answers_many(store: ModelStore) -> None:
+    one = load(store, onnx_model([1, 10], batch=1))
+    assert one.predict(np.array([[1, 2], [3, 4]], np.float32)).tolist() == [[21], [43]]
+
+
+def test_another_kind_of_file_says_what_is_served(store: ModelStore) -> None:
+    with pytest.raises(ConfigError, match=r"model 'htautau' is 'tf_model.pb'; only \.onnx files are run here"):
+        load(store, b"graph", model="tf_model.pb")
+
+
+@pytest.mark.parametrize("model", [b"", b"no graph", trained_model()[:100]])
+def test_a_damaged_graph_is_an_error_that_does_not_say_where_it_is(store: ModelStore, model: bytes) -> None:
+    with pytest.raises(ConfigError, match="no ONNX model") as caught:
+        load(store, model)
+    assert str(store.folder) not in str(caught.value)
+
+
+def test_metadata_that_does_not_fit_the_graph_is_an_error(store: ModelStore) -> None:
+    with pytest.raises(ConfigError, match="names 2 columns, and takes 5"):
+        load(store, onnx_model(metadata={"mlaas4hep.keys": ["a", "b"]}))
+    with pytest.raises(ConfigError, match="make no sense"):
+        load(store, onnx_model(metadata={"mlaas4hep.keys": KEYS, "mlaas4hep.branches": {"a": 3}}))
+
+
+def test_a_model_is_loaded_once_and_again_when_it_was_replaced(store: ModelStore, tmp_path: Path) -> None:
+    predictors = Predictors(store)
+    for factor in (1, 2):
+        new = write_bundle(tmp_path / f"new{factor}", graph=trained_model(weights=[factor * w for w in WEIGHTS]))
+        shutil.rmtree(store.folder / "htautau", ignore_errors=True)
+        shutil.move(new, store.folder / "htautau")
+        first = predictors.get("htautau")
+        assert predictors.get("htautau") is first
+        assert first.predict(np.ones((1, 5), np.float32)).tolist() == [[11111 * factor]]
+
+
+def test_a_deleted_model_is_unknown_at_once(store: ModelStore) -> None:
+    write_bundle(store.folder / "htautau")
+    predictors = Predictors(store)
+    predictors.get("htautau")
+    store.delete("htautau")
+    with pytest.raises(UnknownModel):
+        predictors.get("htautau")

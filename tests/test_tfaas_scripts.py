@@ -1,0 +1,133 @@
+"""tfaas_server.py and tfaas_client.py as a person runs them, from another directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving_fixtures import (  # noqa: F401
+    KEYS,
+    MET,
+    MET_SCORE,
+    ROOT,
+    bundle_fixture,
+    environment,
+    run_client,
+    server_fixture,
+    shared_server_fixture,
+    url_fixture,
+    write_archive,
+)
+
+
+def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: Path) -> None:
+    def run(*options: object) -> str:
+        done = run_client(*options, cwd=tmp_path, TFAAS_URL=url)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    (tmp_path / "input.json").write_text(json.dumps({**MET, "model": "htautau"}))
+    many = {"keys": KEYS, "values": [[1, 2, 3, 4, None], [1, 0, 0, 0, 0]], "labels": ["ggH", "VBF"]}
+    (tmp_path / "many.json").write_text(json.dumps(many))
+    write_archive(tmp_path / "model.tar.gz", bundle)
+
+    assert run("--upload=bundle/upload.json") == f"uploaded model 'htautau' to {url}\n"
+    assert run("--bundle=model.tar.gz") == f"uploaded bundle 'model.tar.gz' to {url}\n"
+    assert run("--models") == (
+        "name     model file  description  timestamp\nhtautau  model.onnx  ggH or VBF   2025-01-02T03:04:05+00:00\n"
+    )
+    assert json.loads(run("--models", "--json"))[0]["input_node"] == "inputs"
+    assert json.loads(run("--params=htautau"))["output_node"] == "scores"
+    assert "postRequests" in json.loads(run("--status"))
+    assert run("--predict=input.json") == f"[{MET_SCORE}]\n"
+    assert run("--predict=many.json") == f"[{MET_SCORE}]  true label: ggH\n[1.0]  true label: VBF\n"
+    assert run("--predict=many.json", "--model=htautau", "--json") == f"[[{MET_SCORE}], [1.0]]\n"
+    assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
+    assert run("--delete=htautau") == f"deleted model 'htautau' from {url}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--image=x.png", "--model=ImageModel"], "--image cannot be sent yet"),
+        (["--upload=nix.json"], "cannot read nix.json: No such file"),
+        (["--bundle=nix.tar"], "cannot read nix.tar: No such file"),
+        (["--predict=nix.json"], "cannot read nix.json: No such file"),
+        (["--predict=broken.json"], "broken.json is not JSON: Expecting"),
+        (["--predict=input.json", "--model=nix"], "404: there is no model 'nix'"),
+        (["--models", "--url=nix"], "'nix' is no URL of a server"),
+        (["--models", "--url=https://localhost", "--key=x"], "--key is there without --cert"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
+    url: str,
+    tmp_path: Path,
+    options: list[str],
+    reason: str,
+) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "input.json").write_text(json.dumps(MET))
+    done = run_client(*options, cwd=tmp_path, TFAAS_URL=url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_is_down_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = run_client(f"--url=http://127.0.0.1:{port}", "--models")
+    expected = f"error: GET http://127.0.0.1:{port}/models: nobody listens there; start a server: tfaas_server.py\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+@pytest.mark.parametrize("options", [[], ["--models", "--status"]])
+def test_exactly_one_action_is_needed(options: list[str]) -> None:
+    done = run_client(*options)
+    assert done.returncode == 2
+    assert "tfaas_client.py: error: " in done.stderr
+
+
+def test_the_certificates_of_the_grid_are_defaults_for_https_only(url: str, tmp_path: Path) -> None:
+    grid = {"X509_USER_PROXY": str(tmp_path / "proxy"), "TFAAS_URL": url}
+    assert run_client("--models", **grid).returncode == 0
+    done = run_client("--models", f"--url={url.replace('http:', 'https:')}", **grid)
+    assert done.stderr == f"error: there is no certificate at {tmp_path / 'proxy'}\n"
+
+
+def test_a_port_in_use_is_one_line_and_touches_no_models(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, ROOT / "tfaas_server.py", f"--port={port}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60)
+    assert done.returncode == 1
+    reason = f"error: cannot listen on 127.0.0.1 port {port}: Address already in use; "
+    assert done.stderr == f"{reason}another port: --port=8084, a free one: --port=0\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--port=99999", "--host=256.1.1.1", "--models-dir=/dev/null/x"])
+def test_a_server_that_cannot_start_says_why_in_one_line(option: str, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tfaas_server.py", "--port=0", option]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: cannot ")
+
+
+@pytest.mark.parametrize("script", ["tfaas_client.py", "tfaas_server.py"])
+def test_help_is_there_at_once(script: str) -> None:
+    seconds = []
+    for _ in range(3):
+        start = os.times()
+        done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
+        end = os.times()  # time on the processor, so that other work on the machine does not count
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
+    assert f"{script} --" in done.stdout
+    assert min(seconds) < 0.3
+    assert os.access(ROOT / script, os.X_OK)

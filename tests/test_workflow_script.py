@@ -1,0 +1,237 @@
+"""workflow.py as a person runs it, from another folder: what it prints, what it leaves, and what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import uproot
+from scripts import HTAUTAU, ROOT, only_error_line, run_script
+
+FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
+FAST = {"nevts": 1500, "epochs": 2, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
+BUNDLE = {
+    "example.json",
+    "labels.txt",
+    "metrics.json",
+    "model.onnx",
+    "model.py",
+    "params.json",
+    "report.html",
+    "specs.json",
+    "training.json",
+    "upload.json",
+}
+
+
+@pytest.fixture
+def params(tmp_path):
+    (tmp_path / "fast.json").write_text(json.dumps(FAST))
+    return "--params=fast.json"
+
+
+@pytest.mark.parametrize(("model", "saved"), [("ex_keras.py", "model.keras"), ("ex_pytorch.py", "model.pt")])
+def test_training_prints_every_epoch_and_leaves_a_bundle(model, saved, params, tmp_path):
+    done = run_script(
+        "workflow.py", f"--files={FILES}", f"--labels={LABELS}", f"--model={model}", params, "--fout=out", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Sample: 3000 events of 2 files, 2 flat and 2 jagged branches")
+    assert lines[0].endswith("classes VBF, ggH")
+    for number, line in enumerate(lines[2:4], start=1):
+        assert re.match(
+            rf"epoch +{number}  training loss 0\.\d+  validation loss 0\.\d+  accuracy 0\.\d+  AUC 0\.\d+", line
+        )
+    test = re.match(r"Test  : (\d+) events  loss (\S+)  accuracy (\S+)  AUC (\S+) \+- (\S+)", lines[4])
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert float(test[4]) == pytest.approx(metrics["test"]["auc"], abs=1e-4)
+    assert int(test[1]) == metrics["test"]["events"] == pytest.approx(0.15 * 3000, abs=60)
+    assert len(metrics["epochs"]) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*BUNDLE, saved}
+    assert (tmp_path / "out" / "labels.txt").read_text().split() == ["VBF", "ggH"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast.json", "out"]
+
+
+def test_the_report_says_what_the_metrics_say(params, tmp_path):
+    run_script(
+        "workflow.py",
+        f"--files={FILES}",
+        f"--labels={LABELS}",
+        "--model=ex_pytorch.py",
+        params,
+        "--fout=out",
+        cwd=tmp_path,
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert f"AUC {metrics['test']['auc']:.4f}" in page
+    assert page.count("<svg") == 3
+    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
+    assert "ggH.root" in page
+
+
+@pytest.mark.parametrize("extra", [[], ["--model=ex_pytorch.py"]])
+def test_the_plainest_calls_work_without_labels(extra, tmp_path):
+    (tmp_path / "files.txt").write_text(f"# H to tau tau\n{HTAUTAU / 'ggH.root'}\n\n{HTAUTAU / 'VBF.root'}\n")
+    (tmp_path / "params.json").write_text(json.dumps(FAST))
+    done = run_script("workflow.py", "--files=files.txt", *extra, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: no --labels: the model learns to tell events from copies of themselves" in done.stderr
+    assert "classes shuffled, event" in done.stdout
+    assert (tmp_path / "mlaas4hep_model" / "model.onnx").is_file()
+    training = json.loads((tmp_path / "mlaas4hep_model" / "training.json").read_text())
+    assert training["contrast"] is True
+
+
+def test_labels_can_be_a_comma_list_or_the_name_of_a_branch(tmp_path):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 3000)
+    with uproot.recreate(tmp_path / "toy.root") as file:
+        columns = {"event": np.arange(3000), "kind": kind, "x": rng.normal(kind, 0.3), "y": rng.normal(size=3000)}
+        file.mktree("Events", {name: values.dtype for name, values in columns.items()}).extend(columns)
+    by_branch = run_script(
+        "workflow.py", "--files=toy.root", "--labels=kind", "--model=ex_pytorch.py", "--fout=a", cwd=tmp_path
+    )
+    assert by_branch.returncode == 0, by_branch.stderr
+    assert "2 flat and 0 jagged branches, 2 columns, classes 0, 1, 2" in by_branch.stdout
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert metrics["test"]["auc"] > 0.98
+    (tmp_path / "fast.json").write_text(json.dumps(FAST))
+    files = f"{HTAUTAU / 'ggH.root'},{HTAUTAU / 'VBF.root'}"
+    by_list = run_script(
+        "workflow.py",
+        f"--files={files}",
+        "--labels=1,0",
+        "--params=fast.json",
+        "--model=ex_pytorch.py",
+        "--fout=b",
+        cwd=tmp_path,
+    )
+    assert by_list.returncode == 0, by_list.stderr
+    assert "classes 0, 1" in by_list.stdout
+
+
+def test_a_new_run_replaces_a_bundle_and_nothing_else(params, tmp_path):
+    args = [f"--files={FILES}", f"--labels={LABELS}", "--model=ex_pytorch.py", params]
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("ten years")
+    refused = run_script("workflow.py", *args, "--fout=precious", cwd=tmp_path)
+    assert "precious holds something else than a bundle" in only_error_line(refused)
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["thesis.tex"]
+    for _ in range(2):
+        assert run_script("workflow.py", *args, "--fout=out", cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fast.json", "out", "precious"]
+
+
+def test_the_same_seed_gives_the_same_model(params, tmp_path):
+    metrics = []
+    for name in ("a", "b"):
+        run_script(
+            "workflow.py",
+            f"--files={FILES}",
+            f"--labels={LABELS}",
+            "--model=ex_pytorch.py",
+            params,
+            f"--fout={name}",
+            cwd=tmp_path,
+        )
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text())["test"])
+    assert metrics[0] == metrics[1]
+
+
+def test_a_model_that_onnx_cannot_express_is_kept_all_the_same(params, tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "import numpy as np, torch\n"
+        "class Odd(torch.nn.Module):\n"
+        "    def __init__(self, idim):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(idim, 1)\n"
+        "    def forward(self, x):\n"
+        "        y = self.layer(x)\n"
+        "        return y + float(np.random.default_rng(int(abs(float(y.detach().sum()) * 1e4))).uniform())\n"
+        "def model(idim):\n"
+        "    return Odd(idim)\n"
+    )
+    done = run_script(
+        "workflow.py", f"--files={FILES}", f"--labels={LABELS}", "--model=odd.py", params, "--fout=out", cwd=tmp_path
+    )
+    assert "the trained model is in out, but it cannot be served" in only_error_line(done)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.pt", "metrics.json", "report.html"} <= left
+    assert not {"model.onnx", "upload.json", "params.json"} & left
+
+
+BAD = [
+    ([], {}, "--files", 2),
+    (["--files=absent.txt"], {}, "cannot read absent.txt", 1),
+    (["--files=absent.root"], {}, "there is no file absent.root", 1),
+    (["--files=*.parquet"], {}, "no file matches *.parquet", 1),
+    (["--files={files}", "--labels=a,b,c"], {}, "there are 3 labels for 2 files", 1),
+    (["--files={files}", "--labels=absent/labels.txt"], {}, "there is no file absent/labels.txt", 1),
+    (["--files={files}", "--labels=a,a"], {}, "nothing to tell apart", 1),
+    (["--files={files}", "--labels=is_signal"], {}, "branch 'is_signal' is not in", 1),
+    (["--files={files}", "--labels=Jet_pt"], {}, "is not one number an event: it is jagged", 1),
+    (["--files={files}", "--labels=MET_pt"], {}, "numbers that are not whole", 1),
+    (["--files={files}", "--model=nothing.py"], {}, "there is no model file nothing.py", 1),
+    (["--files={files}", "--model=bad.py"], {"bad.py": "x = 1"}, "defines no function 'model'", 1),
+    (["--files={files}", "--params=absent.json"], {}, "cannot read absent.json", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": '{"epochs": 5,}'}, "p.json is not JSON: ", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": '{"epoch": 5}'}, "unknown key 'epoch'; closest: 'epochs'", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": '{"epochs": "5"}'}, "'epochs' in p.json cannot be '5'", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": "[1]"}, "p.json holds no JSON object", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": '{"split": [1, 1, 1]}'}, "add up to 1", 1),
+    (["--files={files}", "--params=p.json"], {"p.json": '{"branch": "events"}'}, "choose one: --branch=Events", 1),
+    (["--files={files}", "--preproc=p.json"], {"p.json": '{"cut": "nJet > 1000"}'}, "no events", 1),
+    (["--files={files}", "--preproc=p.json"], {"p.json": '{"cuts": "nJet > 1"}'}, "closest: 'cut'", 1),
+    (["--files={files}", "--fout=file/out"], {"file": ""}, "cannot write file/out: ", 1),
+    (["--files={files}", "--fout=file"], {"file": ""}, "file is a file", 1),
+]
+
+
+@pytest.mark.parametrize(("args", "written", "says", "code"), BAD)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(args, written, says, code, tmp_path):
+    written = {"any.py": "def model(idim): pass\n", **written}  # imports no framework, so that this is quick
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+    filled = [arg.format(files=FILES) for arg in args]
+    if not any(arg.startswith("--model") for arg in args):
+        filled.append("--model=any.py")
+    done = run_script("workflow.py", *filled, cwd=tmp_path)
+    if code == 2:
+        assert done.returncode == 2
+        assert says in done.stderr
+    else:
+        assert says in only_error_line(done)
+    assert {path.name for path in tmp_path.iterdir()} == set(written)
+
+
+def test_help_names_every_option_of_the_original(tmp_path):
+    text = run_script("workflow.py", "--help", cwd=ROOT).stdout
+    for option in ("--files", "--labels", "--model", "--params", "--specs", "--preproc", "--fout"):
+        assert option in text
+
+
+@pytest.mark.parametrize("name", ["preproc.json", "preproc.py"])
+def test_new_branches_and_cuts_are_trained_on_and_kept_in_the_bundle(name, tmp_path):
+    json_text = json.dumps({"define": {"ht": "sum(Jet_pt)"}, "cut": "nJet >= 2"})
+    python_text = (
+        "import awkward as ak\n"
+        "branches = ['Jet_pt', 'nJet']\n"
+        "def preprocessing(events):\n"
+        "    events = events[events.nJet >= 2]\n"
+        "    events['ht'] = ak.sum(events.Jet_pt, axis=1)\n"
+        "    return events\n"
+    )
+    (tmp_path / name).write_text(json_text if name.endswith("json") else python_text)
+    (tmp_path / "p.json").write_text(json.dumps({**FAST, "selected_branches": ["ht", "MET_pt"]}))
+    done = run_script("workflow.py", f"--files={FILES}", f"--labels={LABELS}", "--params=p.json", f"--preproc={name}",
+                      "--model=ex_pytorch.py", "--fout=out", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["columns"] == ["MET_pt", "ht"]
+    assert (tmp_path / "out" / name).is_file()
+    specs = json.loads((tmp_path / "out" / "specs.json").read_text())
+    trees = [uproot.open(HTAUTAU / file)["Events"] for file in ("ggH.root", "VBF.root")]
+    assert specs["events"] == sum(int((tree["nJet"].array(entry_stop=1500) >= 2).to_numpy().sum()) for tree in trees)

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Serve trained models over HTTP, in the TFaaS protocol.
+
+    tfaas_server.py
+    tfaas_server.py --models-dir=tfaas_models --port=8083
+    tfaas_server.py --host=0.0.0.0 --port=0 --base-path=/tfaas
+
+Prints one line on stderr when it is ready, with its URL; Ctrl-C or SIGTERM stops it. Whoever reaches the port may
+upload and delete models: leave --host at 127.0.0.1 where you do not trust the network. Upload with tfaas_client.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tfaas_server.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("--models-dir", default="tfaas_models", metavar="DIR", help="where models are kept (default: %(default)s)")
+    option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    option("--port", type=int, default=8083, help="port to listen on; 0: a free one (default: %(default)s)")
+    option("--base-path", default="", metavar="PATH", help="stands in front of every route (default: none)")
+    option("--max-upload", type=float, default=1000, metavar="MB", help="largest upload, in MB (default: %(default)s)")
+    option(
+        "--verbose",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="LEVEL",
+        help="1: log every request to stderr, and keep tracebacks (default: 0)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    args = build_parser().parse_args(argv)
+    from mlaas4hep import console
+
+    return console.run(command, args)
+
+
+def command(args: argparse.Namespace) -> None:
+    """Serve until told to stop."""
+    from mlaas4hep.serving import serve
+
+    serve(
+        args.models_dir,
+        args.host,
+        args.port,
+        base_path=args.base_path,
+        max_upload=int(args.max_upload * 1e6),
+        verbose=bool(args.verbose),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Train a model on ROOT files and leave a bundle that can be served.
+
+    workflow.py --files=examples/htautau/files.txt --labels=examples/htautau/labels.txt --model=ex_keras.py --fout=model
+    workflow.py --files=ggH.root,VBF.root --labels=ggH,VBF --model=ex_pytorch.py --params=params.json
+    workflow.py --files=files.txt
+
+Without labels the model learns to tell the events from copies of themselves whose columns were shuffled. Results go to
+stdout, progress and notices to stderr. In Python: from mlaas4hep import DataGenerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlaas4hep.config import Params
+    from mlaas4hep.stream import DataGenerator
+    from mlaas4hep.training.backend import Backend
+    from mlaas4hep.training.bundle import Trained
+    from mlaas4hep.training.loop import Epoch
+
+__all__ = ["DataGenerator"]
+
+DEFAULT_BUNDLE = "mlaas4hep_model"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DataGenerator":
+        from mlaas4hep.stream import DataGenerator
+
+        return DataGenerator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="workflow.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option(
+        "--files",
+        required=True,
+        metavar="LIST",
+        help="a text file with one file or LFN a line, a comma list, a glob, or one data file",
+    )
+    option(
+        "--labels",
+        metavar="LIST",
+        help="one label a file: a text file with one a line, or a comma list; or the name of a branch (default: none)",
+    )
+    option(
+        "--model",
+        metavar="FILE",
+        help="model file with def model(idim), here or in models/ (default: that of the first framework installed)",
+    )
+    option("--params", metavar="FILE", help="params.json: how to read and train (default: params.json if it is there)")
+    option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
+    option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
+    option("--fout", metavar="DIR", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)")
+    option(
+        "--verbose",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="LEVEL",
+        help="1: say more, and keep tracebacks (default: 0)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    args = build_parser().parse_args(argv)
+    from mlaas4hep import console
+
+    return console.run(command, args)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Train, and say how it went."""
+    from mlaas4hep import console
+    from mlaas4hep.training import train_model
+    from mlaas4hep.training.model_file import default_model
+
+    params = load_params(args.params)
+    model = args.model or default_model()
+    if not args.model:
+        console.notice(f"no --model: taking {model}")
+    if not args.labels:
+        console.notice("no --labels: the model learns to tell events from copies of themselves with shuffled columns")
+
+    def started(generator: DataGenerator, backend: Backend) -> None:
+        print_sample(generator, backend)
+        if params.hist:
+            plot(generator, params.hist)
+
+    trained = train_model(
+        args.files,
+        args.labels,
+        model,
+        params,
+        fout=args.fout,
+        specs=args.specs,
+        preproc=args.preproc,
+        started=started,
+        report=print_epoch,
+    )
+    print_result(trained, Path(args.fout))
+    return 0
+
+
+def load_params(path: str | None) -> Params:
+    """Return the parameters of a file, of ./params.json, or the defaults."""
+    from mlaas4hep import console
+    from mlaas4hep.config import Params
+
+    if path is None and os.path.isfile("params.json"):
+        path = "params.json"
+        console.notice("no --params: taking params.json of this folder")
+    return Params.load(path) if path else Params.parse({})
+
+
+def print_sample(generator: DataGenerator, backend: Backend) -> None:
+    """Print what is trained on what."""
+    specs = generator.specs
+    print(
+        f"Sample: {generator.num_entries} events of {len(generator.sample.files)} files,"
+        f" {specs.num_flat} flat and {specs.num_jagged} jagged branches, {generator.layout.width} columns,"
+        f" classes {', '.join(generator.classes)}"
+    )
+    print(f"Model : {backend.framework}, {backend.parameters()} weights, {backend.outputs} outputs", flush=True)
+
+
+def print_epoch(epoch: Epoch, best: bool) -> None:
+    """Print one line an epoch."""
+    print(
+        f"epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}  validation loss {epoch.loss:.4f}"
+        f"  accuracy {epoch.accuracy:.4f}  AUC {epoch.auc:.4f}  {epoch.seconds:6.1f} s"
+        f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} events/s{'  *' if best else ''}",
+        flush=True,
+    )
+
+
+def print_result(trained: Trained, folder: Path) -> None:
+    """Print the figures of the test part, and where everything lies."""
+    from mlaas4hep import console
+
+    for name, count in trained.generator.sample.truncated.items():
+        console.notice(f"{count} values of '{name}' lay beyond the longest list that the specs know, and were cut off")
+    figures = trained.metrics()["test"]
+    uncertainty = f" +- {figures['auc_uncertainty']:.4f}" if figures.get("auc_uncertainty") else ""
+    more = "".join(f"  {name} {value:.4f}" for name, value in trained.more.items())
+    print(
+        f"Test  : {figures['events']} events  loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.4f}"
+        f"  AUC {figures['auc']:.4f}{uncertainty}{more}  (weights of epoch {trained.history.best})"
+    )
+    print(f"Report: {folder / 'report.html'}")
+    print(f"Bundle: {folder} (serve it: tfaas_client.py --upload={folder / 'upload.json'})")
+
+
+def plot(generator: DataGenerator, folder: str) -> None:
+    """Write histograms of every branch of every file before and after normalisation."""
+    from mlaas4hep.reader.histograms import write_histograms
+
+    for index, name in enumerate(generator.sample.files):
+        with generator.sample.reader(index) as reader:
+            write_histograms(reader, Path(folder) / f"{index}_{Path(name).stem}.pdf")
+    print(f"Histograms: {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

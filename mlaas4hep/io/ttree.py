@@ -22,6 +22,7 @@ from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound, nearest
 from mlaas4hep.io.columns import Column, Jagged, Kind
+from mlaas4hep.io.location import is_url
 
 NUMERIC_KINDS = "biuf"
 
@@ -151,19 +152,22 @@ def _other(name: str, reason: str) -> Column:
 
 
 def _open(location: str) -> Any:
+    if not is_url(location):
+        _check_magic(location)
     try:
         return uproot.open(location)
     except Exception as error:
-        raise FileUnreadable(_why_not_open(location, error)) from error
+        raise FileUnreadable(f"cannot open {location} as a ROOT file: {_first_line(error)}") from error
 
 
-def _why_not_open(location: str, error: Exception) -> str:
-    text = _first_line(error)
-    if isinstance(error, PermissionError):
-        return f"cannot read {location}: permission denied"
-    if "not a ROOT file" in str(error) or "first four bytes" in str(error):
-        return f"{location} is not a ROOT file"
-    return f"cannot open {location} as a ROOT file: {text}"
+def _check_magic(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
+    if magic != b"root":
+        raise FileUnreadable(f"{path} is not a ROOT file")
 
 
 def _find_tree(file: Any, name: str, location: str) -> Any:
@@ -192,7 +196,7 @@ def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:
     layout = array.layout
     if column.kind is not Kind.JAGGED:
         values = np.asarray(layout.to_backend_array())
-        return values.reshape(len(values), -1) if column.kind is Kind.FIXED else values
+        return values.reshape(len(values), column.size) if column.kind is Kind.FIXED else values
     layout = layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
     return Jagged(offsets, np.asarray(layout.content.to_backend_array())[: offsets[-1]])

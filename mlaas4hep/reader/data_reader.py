@@ -10,6 +10,7 @@ come in chunks, in the order of the file, as rows of a fixed-size matrix. Many f
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,10 +177,11 @@ class DataReader:
         self.options = options
         self._name = os.fspath(fin)
         self._source: Source = open_source(self._name, options.branch, options.redirectors, options.workers)
+        self._close = weakref.finalize(self, self._source.close)  # for readers that nobody closes
         try:
             self._choose_columns(specs)
         except BaseException:
-            self._source.close()
+            self._close()
             raise
         self._specs = specs
         self.num_entries = self._source.num_entries
@@ -294,7 +296,7 @@ class DataReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._source.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self

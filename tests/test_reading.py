@@ -1,0 +1,185 @@
+"""DataReader on tiny files whose content is known: layout, padding, overflow, NaN, identifiers, normalisation."""
+
+import awkward as ak
+import numpy as np
+import pytest
+from tinyroot import write_events, write_tree
+
+from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
+from mlaas4hep.reader import METHODS, DataReader, Specs
+
+LISTS = [[5.0, 3.0], [], [7.0], [1.0, 2.0, 4.0]]
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Four events by hand."""
+    columns = {
+        "run": np.array([1, 1, 2, 2], np.uint32),
+        "event": np.array([2**53 + 1, 2**63 + 1, 3, 2**64 - 1], np.uint64),
+        "z": np.array([10, 20, 30, 40], np.int16),
+        "a": np.array([0.5, np.nan, np.inf, -np.inf]),
+        "ok": np.array([True, False, True, True]),
+        "list": ak.Array(LISTS),
+        "xyz": np.arange(12, dtype=np.float32).reshape(4, 3),
+    }
+    write_tree(tmp_path / "toy.root", columns, clusters=2)
+    return tmp_path / "toy.root"
+
+
+def only_chunk(reader):
+    """The one chunk of a reader."""
+    (chunk,) = reader
+    return chunk
+
+
+def test_flat_branches_come_first_then_lists_each_sorted_by_name(toy):
+    reader = DataReader(toy)
+    assert reader.columns == ["a", "nlist", "ok", "xyz_0", "xyz_1", "xyz_2", "z", "list_0", "list_1", "list_2"]
+    assert reader.num_entries == 4
+
+
+def test_values_padding_nan_and_infinity_stand_where_they_belong(toy):
+    chunk = only_chunk(DataReader(toy, selected_branches=["a", "z", "list"], normalise="none"))
+    nan, inf = np.nan, np.inf
+    expected = [[0.5, 10, 5, 3, nan], [nan, 20, nan, nan, nan], [inf, 30, 7, nan, nan], [-inf, 40, 1, 2, 4]]
+    np.testing.assert_array_equal(chunk.x, np.array(expected, np.float32))
+    assert chunk.x.dtype == np.float32
+    np.testing.assert_array_equal(chunk.mask, ~np.isnan(expected))
+
+
+def test_event_numbers_of_64_bits_come_along_exactly_and_are_no_features(toy):
+    reader = DataReader(toy)
+    chunk = only_chunk(reader)
+    assert chunk.ids["event"].tolist() == [2**53 + 1, 2**63 + 1, 3, 2**64 - 1]
+    assert chunk.entries.tolist() == [0, 1, 2, 3]
+    assert not {"run", "event"} & set(reader.columns)
+
+
+def test_nan_and_infinities_are_counted_and_in_no_extreme(toy):
+    branch = DataReader(toy).specs.branches["a"]
+    assert (branch.count, branch.nan, branch.inf, branch.minimum, branch.maximum) == (1, 1, 2, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("method", METHODS[:3])
+def test_normalised_values_are_finite_and_padding_has_the_fill_value(toy, method):
+    chunk = only_chunk(DataReader(toy, normalise=method, nan=-7.0))
+    assert np.isfinite(chunk.x).all()
+    assert (chunk.x[~chunk.mask] == -7).all()
+    assert np.isnan(only_chunk(DataReader(toy, normalise=method)).x[~chunk.mask]).all()
+
+
+def test_minmax_is_the_formula_of_the_original(toy):
+    chunk = only_chunk(DataReader(toy, selected_branches=["z", "list"], normalise="minmax"))
+    np.testing.assert_allclose(chunk.x[:, 0], [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
+    np.testing.assert_allclose(chunk.x[3, 1:], (np.array([1, 2, 4]) - 1) / 6, rtol=1e-6)
+
+
+def test_standard_has_mean_0_and_deviation_1(tmp_path):
+    write_events(tmp_path / "a.root", 5000)
+    x = np.concatenate([chunk.x for chunk in DataReader(tmp_path / "a.root", normalise="standard")])
+    assert np.nanmean(x[:, 0]) == pytest.approx(0, abs=1e-4)
+    assert np.nanstd(x[:, 0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_auto_keeps_a_few_large_values_from_crowding_the_rest(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(50, 5, 10_000)
+    values[:5] = 1e7
+    gauss = rng.normal(0, 1, 10_000)
+    write_tree(tmp_path / "a.root", {"heavy": values, "gauss": gauss})
+    chunk = only_chunk(DataReader(tmp_path / "a.root"))
+    gauss_column, heavy_column = chunk.x.T
+    np.testing.assert_allclose(gauss_column, (gauss - gauss.mean()) / gauss.std(), atol=1e-4)
+    assert np.quantile(heavy_column, 0.9) - np.quantile(heavy_column, 0.1) > 1
+    assert heavy_column.max() < 30
+    assert (np.argsort(heavy_column[5:]) == np.argsort(values[5:].astype(np.float32))).mean() > 0.999
+
+
+def test_lists_longer_than_the_specs_are_cut_and_counted(toy):
+    short = DataReader(toy, selected_branches=["list"], nevts=2).specs
+    reader = DataReader(toy, specs=short, normalise="none")
+    np.testing.assert_array_equal(only_chunk(reader).x[3], [1, 2])
+    assert reader.truncated == {"list": 1}
+
+
+def test_specs_of_other_data_are_refused_with_the_difference(toy, tmp_path):
+    write_events(tmp_path / "b.root", 10)
+    with pytest.raises(SpecsMismatch, match="missing: a, nlist, ok and 3 more"):
+        DataReader(tmp_path / "b.root", specs=DataReader(toy).specs)
+
+
+def test_specs_choose_the_branches_where_nothing_else_does(toy):
+    specs = DataReader(toy, selected_branches=["z", "list"]).specs
+    assert DataReader(toy, specs=specs).columns == ["z", "list_0", "list_1", "list_2"]
+
+
+def test_specs_given_as_a_file_are_those_that_were_written(toy, tmp_path):
+    reader = DataReader(toy)
+    reader.specs.save(str(tmp_path / "specs.json"))
+    assert (
+        DataReader(toy, specs=tmp_path / "specs.json").specs == reader.specs == Specs.load(str(tmp_path / "specs.json"))
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 100, 12_345])
+def test_chunks_hold_every_event_once_in_order_and_none_is_too_large(tmp_path, chunk_size):
+    write_events(tmp_path / "a.root", 1000, clusters=7)
+    chunks = list(DataReader(tmp_path / "a.root", chunk_size=chunk_size))
+    assert np.concatenate([chunk.entries for chunk in chunks]).tolist() == list(range(1000))
+    assert max(map(len, chunks)) <= chunk_size
+
+
+def test_nevts_reads_so_many_events_and_0_means_all_after_a_short_first_pass(tmp_path):
+    write_events(tmp_path / "a.root", 30_000, clusters=3)
+    first = DataReader(tmp_path / "a.root", nevts=1234)
+    assert first.specs.events == sum(map(len, first)) == 1234
+    every = DataReader(tmp_path / "a.root", nevts=0)
+    assert every.specs.events == 20_000
+    assert sum(map(len, every)) == 30_000
+
+
+@pytest.mark.parametrize(
+    ("selected", "excluded", "columns"),
+    [
+        (["z"], None, ["z"]),
+        (["xyz", "l*"], None, ["xyz_0", "xyz_1", "xyz_2", "list_0", "list_1", "list_2"]),
+        (["/[oz]k?/"], None, ["ok", "z"]),
+        (None, ["xyz", "list", "nlist", "/a|ok/"], ["z"]),
+        (["z", "ok"], ["ok"], ["z"]),
+    ],
+)
+def test_branches_are_chosen_by_name_glob_and_regular_expression(toy, selected, excluded, columns):
+    assert DataReader(toy, selected_branches=selected, exclude_branches=excluded).columns == columns
+
+
+def test_a_file_can_hold_the_choice(toy, tmp_path):
+    (tmp_path / "wanted.txt").write_text("z  # the height\n\no*\n")
+    assert DataReader(toy, selected_branches=[f"@{tmp_path / 'wanted.txt'}"]).columns == ["ok", "z"]
+
+
+def test_an_identifier_that_was_asked_for_must_be_there(toy):
+    assert DataReader(toy).identifier == ("run", "event")
+    with pytest.raises(BranchNotFound, match="closest: 'run'"):
+        DataReader(toy, identifier=["runs"])
+    with pytest.raises(ConfigError, match="not one number an event"):
+        DataReader(toy, identifier=["list"])
+
+
+def test_an_unknown_branch_names_the_nearest(toy):
+    with pytest.raises(BranchNotFound, match="closest: 'list'"):
+        DataReader(toy, selected_branches=["lists"])
+
+
+def test_an_empty_file_gives_no_chunk_and_specs_of_nothing(tmp_path):
+    write_events(tmp_path / "a.root", 0)
+    reader = DataReader(tmp_path / "a.root")
+    assert reader.specs.events == 0
+    assert list(reader) == []
+
+
+def test_threads_that_decompress_change_nothing(tmp_path):
+    write_events(tmp_path / "a.root", 3000, clusters=5)
+    one, two = (list(DataReader(tmp_path / "a.root", workers=workers)) for workers in (1, 2))
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first.x, second.x)

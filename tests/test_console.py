@@ -1,0 +1,70 @@
+"""Exit codes and what goes to stderr."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from mlaas4hep import console
+from mlaas4hep.errors import ConfigError
+
+
+def fail_with(error):
+    def command(_):
+        raise error
+
+    return command
+
+
+def test_verbose_shows_the_traceback_before_the_line(capsys):
+    assert console.run(fail_with(ConfigError("no")), argparse.Namespace(verbose=1)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "error: no"
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(capsys):
+    assert console.run(fail_with(ModuleNotFoundError("x", name="uproot")), argparse.Namespace()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the package 'uproot' is not installed")
+    assert "pip install" in error
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        console.run(fail_with(ZeroDivisionError()), argparse.Namespace())
+    with pytest.raises(ModuleNotFoundError):
+        console.run(fail_with(ModuleNotFoundError("x", name="mlaas4hep.nowhere")), argparse.Namespace())
+
+
+def test_a_pipe_that_closes_early_is_no_error():
+    code = (
+        "import argparse, sys; from mlaas4hep import console\n"
+        "def talk(_):\n    for number in range(100_000):\n        print(number)\n"
+        "sys.exit(console.run(talk, argparse.Namespace()))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_notices_go_to_stderr(capsys):
+    console.notice("there were 3 files")
+    assert capsys.readouterr() == ("", "note: there were 3 files\n")
+
+
+def test_chatter_is_held_back_and_other_lines_pass():
+    code = (
+        "import os, sys; from mlaas4hep import console\n"
+        "with console.filtered_stderr('INFO'):\n"
+        "    os.write(2, b'INFO: noise from C\\nWARNING: real\\n')\n"
+        "    print('INFO: noise from Python', file=sys.stderr)\n"
+        "print('INFO: afterwards', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING: real\nINFO: afterwards\n"

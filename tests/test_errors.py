@@ -1,0 +1,38 @@
+"""Every error is a leaf of one base and of the builtin that callers would catch."""
+
+import pytest
+
+from mlaas4hep import errors
+
+
+@pytest.mark.parametrize(
+    ("leaf", "builtin"),
+    [
+        (errors.FileUnreadable, OSError),
+        (errors.TreeNotFound, KeyError),
+        (errors.BranchNotFound, KeyError),
+        (errors.SpecsMismatch, ValueError),
+        (errors.ConfigError, ValueError),
+        (errors.PackageMissing, ImportError),
+        (errors.ServiceError, ConnectionError),
+    ],
+)
+def test_a_leaf_can_be_caught_as_ours_and_as_the_builtin_and_reads_the_same(leaf, builtin):
+    error = leaf("no 'x' here", nearest=["y", "z"], hint="write y")
+    assert isinstance(error, errors.MLaaS4HEPError)
+    assert isinstance(error, builtin)
+    assert str(error) == "no 'x' here; closest: 'y', 'z'; write y"
+    assert str(leaf("alone")) == "alone"
+
+
+def test_no_more_names_are_offered_than_asked_for_and_the_best_comes_first():
+    known = ["Muon_ptErrors", "Muon_ptErr", "Muon_pt", "Muon_pt1", "MET_phi"]
+    assert errors.nearest("Muon_pt", known) == ["Muon_pt", "Muon_pt1", "Muon_ptErr"]
+    assert errors.nearest("Muon_pt", known, count=1) == ["Muon_pt"]
+
+
+def test_a_package_that_is_there_but_lacks_one_of_its_own_is_no_missing_package(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import not_there_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        errors.require("half_installed", "plot", "plots")

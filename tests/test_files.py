@@ -1,0 +1,65 @@
+"""Files and folders appear complete or not at all, and what cannot be read is explained."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.files import new_directory, new_file, read_text
+
+
+def test_a_killed_writer_leaves_the_old_folder_as_it_was(tmp_path):
+    with new_directory(tmp_path / "bundle") as folder:
+        (folder / "model").write_text("old")
+    code = (
+        "import os, signal; from mlaas4hep.files import new_directory\n"
+        f"with new_directory({str(tmp_path / 'bundle')!r}) as folder:\n"
+        "    (folder / 'model').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert {path.name: path.read_text() for path in (tmp_path / "bundle").iterdir()} == {"model": "old"}
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir() if path.name != "bundle")
+
+
+def test_a_new_folder_is_not_seen_before_it_is_whole(tmp_path):
+    with new_directory(tmp_path / "deep" / "bundle") as folder:
+        (folder / "one").write_text("1")
+        assert not (tmp_path / "deep" / "bundle").exists()
+    assert (tmp_path / "deep" / "bundle" / "one").read_text() == "1"
+
+
+def test_files_have_the_rights_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with new_file(tmp_path / "a.txt") as path:
+            path.write_text("x")
+        with new_directory(tmp_path / "b"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o750
+
+
+def test_the_temporary_file_keeps_the_suffix(tmp_path):
+    with new_file(tmp_path / "plot.pdf") as path:
+        assert path.suffix == ".pdf"
+        assert path.parent == tmp_path
+
+
+def test_a_folder_below_a_file_cannot_be_made_and_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for opener in (new_file, new_directory):
+        with pytest.raises(FileUnreadable, match=r"cannot write .*file/inner: "), opener(tmp_path / "file" / "inner"):
+            pass
+
+
+def test_what_is_no_text_and_what_is_not_there_is_said(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FileUnreadable, match=r"a\.txt is not a text file"):
+        read_text(tmp_path / "a.txt")
+    with pytest.raises(FileUnreadable, match=r"cannot read .*b\.txt: No such file or directory"):
+        read_text(tmp_path / "b.txt")

@@ -1,0 +1,66 @@
+"""Where each branch stands in the vector."""
+
+import numpy as np
+
+from mlaas4hep.io import Jagged, Kind
+from mlaas4hep.reader import Specs, VectorLayout
+from mlaas4hep.reader.specs import BranchSpecs
+
+NAN = np.nan
+
+
+def layout_of(**branches):
+    return VectorLayout.of(Specs({name: BranchSpecs(kind, dim) for name, (kind, dim) in branches.items()}))
+
+
+def jagged(*lists):
+    offsets = np.cumsum([0, *map(len, lists)])
+    return Jagged(offsets.astype(np.int64), np.array([value for each in lists for value in each], np.float32))
+
+
+def test_flat_and_fixed_come_first_each_in_the_order_of_their_names():
+    layout = layout_of(
+        b=(Kind.FLAT, 1), Z=(Kind.JAGGED, 2), a=(Kind.JAGGED, 1), c=(Kind.FIXED, 2), A=(Kind.FLAT, 1)
+    )
+    assert layout.branches == ["A", "b", "c", "Z", "a"]
+    assert layout.columns == ["A", "b", "c_0", "c_1", "Z_0", "Z_1", "a_0"]
+    assert layout.width == 7
+    assert layout.to_json()["Z"] == [4, 2, "jagged"]
+
+
+def test_lists_are_padded_and_what_does_not_fit_is_counted():
+    layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 2))
+    values = {"x": np.array([7, 8, 9], np.int16), "pt": jagged([1], [], [2, 3, 4, 5])}
+    x, truncated = layout.assemble(values, 3)
+    np.testing.assert_array_equal(x, np.array([[7, 1, NAN], [8, NAN, NAN], [9, 2, 3]], np.float32))
+    assert x.dtype == np.float32
+    assert truncated == {"pt": 2}
+
+
+def test_a_branch_that_was_always_empty_has_no_column():
+    layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 0))
+    assert layout.columns == ["x"]
+    x, truncated = layout.assemble({"x": np.array([1.0, 2.0]), "pt": jagged([3], [])}, 2)
+    assert x.tolist() == [[1], [2]]
+    assert truncated == {"pt": 1}
+
+
+def test_branches_of_one_collection_and_of_others_do_not_disturb_each_other():
+    layout = layout_of(a=(Kind.JAGGED, 2), b=(Kind.JAGGED, 2), c=(Kind.JAGGED, 1), d=(Kind.JAGGED, 2))
+    values = {"a": jagged([1, 2], []), "b": jagged([3, 4], []), "c": jagged([5], []), "d": jagged([], [6, 7])}
+    x, truncated = layout.assemble(values, 2)
+    expected = [[1, 2, 3, 4, 5, NAN, NAN], [NAN, NAN, NAN, NAN, NAN, 6, 7]]
+    np.testing.assert_array_equal(x, np.array(expected, np.float32))
+    assert truncated == {}
+
+
+def test_numbers_beyond_float32_become_infinite_without_a_warning():
+    x, _ = layout_of(x=(Kind.FLAT, 1)).assemble({"x": np.array([1e300, -1e300, NAN])}, 3)
+    np.testing.assert_array_equal(x[:, 0], [np.inf, -np.inf, NAN])
+
+
+def test_no_events_make_a_matrix_of_no_rows():
+    layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 3))
+    x, truncated = layout.assemble({"x": np.empty(0), "pt": jagged()}, 0)
+    assert x.shape == (0, 4)
+    assert truncated == {}

@@ -1,0 +1,111 @@
+"""Normalised values: by hand for small inputs, finite for all."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.io import Kind
+from mlaas4hep.reader import Normalisation, Specs, VectorLayout
+from mlaas4hep.reader.specs import BranchSpecs
+
+
+def normalisation(values, method):
+    """The normalisation that a flat branch of these values gets."""
+    specs = Specs({"x": BranchSpecs.of(np.asarray(values), Kind.FLAT)}, len(values))
+    return Normalisation.of(specs, VectorLayout.of(specs), method)
+
+
+def normalised(seen, values, method, fill=np.nan):
+    x = np.array(values, np.float32)[:, None]
+    mask = normalisation(seen, method).apply(x, fill)
+    return x[:, 0], mask[:, 0]
+
+
+def test_minmax_takes_the_extremes_to_0_and_1():
+    x, mask = normalised([10.0, 20.0, 50.0], [10, 20, 50, np.nan], "minmax")
+    np.testing.assert_array_equal(x, np.array([0, 0.25, 1, np.nan], np.float32))
+    assert mask.tolist() == [True, True, True, False]
+
+
+def test_standard_takes_the_mean_to_0_and_the_deviation_to_1():
+    x, _ = normalised([1.0, 3.0], [1, 2, 3, 4], "standard")
+    assert x.tolist() == [-1, 0, 1, 2]
+
+
+def test_none_leaves_values_as_they_are():
+    x, mask = normalised([1.0, 2.0], [7, np.inf, np.nan], "none", fill=-1)
+    assert x.tolist() == [7, np.inf, -1]
+    assert mask.tolist() == [True, True, False]
+
+
+def test_values_far_outside_what_was_seen_are_taken_to_be_ten_ranges_outside():
+    x, mask = normalised([0.0, 1.0], [5, 1e30, -1e30, np.inf, -np.inf], "minmax")
+    assert x.tolist() == [5, 11, -10, 11, -10]
+    assert mask.all()
+
+
+def test_auto_is_standard_without_tails_and_asinh_with_them():
+    flags = np.array([0, 1] * 50)
+    assert normalised(flags, [0, 1], "auto")[0].tolist() == [-1, 1]
+    gauss = np.random.default_rng(0).normal(50, 5, 10_000)
+    assert not normalisation(gauss, "auto").curved.any()
+    tail = np.concatenate([gauss, [1e5]])
+    assert normalisation(tail, "auto").curved.all()
+    x, _ = normalised(tail, np.sort(tail), "auto")
+    assert (np.diff(x) >= 0).all()
+    assert abs(x.mean()) < 0.05
+    assert x.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("method", ["auto", "standard", "minmax"])
+def test_a_branch_that_never_varies_or_was_never_seen_becomes_0(method):
+    assert normalised([5.0, 5.0], [5, 5], method)[0].tolist() == [0, 0]
+    assert normalised([np.nan], [3, np.inf], method)[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["auto", "standard", "minmax"])
+@settings(max_examples=150, deadline=None)
+@given(values=st.lists(st.floats(-1e9, 1e9, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]), min_size=1))
+def test_ordinary_values_and_infinities_become_finite_and_nan_becomes_the_fill(method, values):
+    x, mask = normalised(values, values, method, fill=-7)
+    assert np.isfinite(x).all()
+    assert mask.tolist() == [not np.isnan(value) for value in values]
+    assert (x[~mask] == -7).all()
+
+
+@pytest.mark.parametrize("method", ["auto", "standard", "minmax"])
+@settings(max_examples=150, deadline=None)
+@example(values=[-3e38, 3e38])
+@example(values=[0.0] * 5 + [1e-29] * 5 + [1e38])
+@given(values=st.lists(st.floats(width=32), min_size=1))
+def test_any_float32_becomes_finite(method, values):
+    with np.errstate(over="ignore"):  # 3e38 is no float32 exactly
+        numbers = np.array(values, np.float32)
+    assert np.isfinite(normalised(numbers, numbers, method, fill=0)[0]).all()
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(ConfigError, match="closest: 'standard'"):
+        normalisation([1.0], "standart")
+
+
+def test_the_original_s_specs_know_enough_for_minmax_alone():
+    old = {"jdim": {}, "minv": {"x": 0.0}, "maxv": {"x": 4.0}, "fkeys": ["x"], "jkeys": []}
+    specs = Specs.from_json(old)
+    layout = VectorLayout.of(specs)
+    x = np.array([[0], [1], [4]], np.float32)
+    Normalisation.of(specs, layout, "minmax").apply(x)
+    assert x[:, 0].tolist() == [0, 0.25, 1]
+    with pytest.raises(ConfigError, match="minimum and maximum alone.*use minmax"):
+        Normalisation.of(specs, layout, "auto")
+
+
+def test_the_original_s_empty_branches_become_0():
+    old = {"jdim": {"pt": 2}, "minv": {"pt": 1e15}, "maxv": {"pt": -1e15}, "fkeys": [], "jkeys": ["pt"]}
+    specs = Specs.from_json(old)
+    x = np.array([[3, np.nan]], np.float32)
+    mask = Normalisation.of(specs, VectorLayout.of(specs), "minmax").apply(x, 0.0)
+    assert x.tolist() == [[0, 0]]
+    assert mask.tolist() == [[True, False]]

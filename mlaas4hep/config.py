@@ -57,7 +57,7 @@ class Params(BaseModel):
     @field_validator("split")
     @classmethod
     def _shares_add_up(cls, shares: list[float]) -> list[float]:
-        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError("three positive shares that add up to 1 are needed, as in [0.7, 0.15, 0.15]")
         return shares
 

@@ -10,6 +10,7 @@ or a full disk leaves what was there before.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -64,9 +65,11 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             if file.is_file():
                 _sync(file)
         with _explain_os_error("write", path):
-            if path.exists():
+            if not path.exists():
+                content.rename(path)
+            elif not _exchange(content, path):
                 path.rename(workplace / "old")
-            content.rename(path)
+                content.rename(path)
     finally:
         if (workplace / "old").exists() and not path.exists():
             (workplace / "old").rename(path)
@@ -119,6 +122,13 @@ def _explain_os_error(verb: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileUnreadable(f"cannot {verb} {path}: {error.strerror}") from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, where the system can (Linux); return whether it did."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _sync(path: Path) -> None:

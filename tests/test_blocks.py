@@ -1,6 +1,25 @@
-"""Blocks by hand; the property tests are in test_io.py."""
+"""The stretches that files are read in."""
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlaas4hep.io.blocks import blocks
+
+
+@given(st.sets(st.integers(1, 10_000), max_size=30), st.integers(0, 12_000), st.integers(1, 3000))
+def test_blocks_hold_every_entry_once_and_are_of_about_the_wanted_size(inner, stop, target):
+    boundaries = sorted({0, 10_000, *inner})
+    stop = min(stop, 10_000)
+    cut = blocks(boundaries, stop, target)
+    assert [entry for start, end in cut for entry in range(start, end)] == list(range(stop))
+    assert all(0 < end - start <= 2 * target for start, end in cut)
+
+
+def test_blocks_join_small_clusters_and_cut_large_ones():
+    assert blocks([0, 40, 80, 120, 160], 160, 100) == [(0, 80), (80, 160)]
+    assert blocks([0, 1000], 1000, 400) == [(0, 333), (333, 666), (666, 1000)]
+    assert blocks([0, 150], 150, 100) == [(0, 150)]
+    assert blocks([0], 0, 100) == []
 
 
 def test_the_example_of_the_docstring_holds():

@@ -6,6 +6,36 @@ from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
 
 
+def test_params_of_the_original_load_as_they_are():
+    params = Params.parse(
+        {"nevts": 10000, "shuffle": True, "chunk_size": 1000, "epochs": 5, "batch_size": 100,
+         "identifier": ["runNo", "evtNo", "lumi"], "branch": "boostedAk8/events", "selected_branches": "",
+         "exclude_branches": "", "hist": "pdfs", "redirector": "root://stormgf1.pi.infn.it:1094", "verbose": 1}
+    )  # fmt: skip
+    assert params.selected_branches == []
+    assert params.redirector == ["root://stormgf1.pi.infn.it:1094"]
+    assert params.identifier == ["runNo", "evtNo", "lumi"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epoch": 1}, "params has an unknown key 'epoch'; closest: 'epochs'"),
+        ({"epochs": "1"}, "'epochs' in params cannot be '1'"),
+        ({"epochs": 0}, "'epochs' in params cannot be 0"),
+        ({"shuffle": 1}, "'shuffle' in params cannot be 1"),
+        ({"split": [0.5, 0.5]}, "three positive shares"),
+        ({"normalise": "log"}, "'normalise' in params cannot be 'log'"),
+        ({"name": "a b"}, "'name' in params cannot be 'a b'"),
+    ],
+)
+def test_mistakes_in_params_are_one_line_that_names_key_and_value(content, says):
+    with pytest.raises(ConfigError) as caught:
+        Params.parse(content)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_defaults_are_those_that_the_documentation_names():
     params = Params.parse({})
     assert (params.nevts, params.shuffle, params.chunk_size, params.batch_size) == (-1, True, 10_000, 256)

@@ -1,6 +1,8 @@
 """Exit codes and what goes to stderr."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +10,44 @@ import pytest
 
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
+
+
+def test_what_a_command_raises_becomes_its_exit_code(capsys):
+    def refuse(args):
+        raise ConfigError("no such thing", hint="try another")
+
+    assert console.run(refuse, argparse.Namespace(verbose=0)) == 1
+    assert capsys.readouterr().err == "error: no such thing; try another\n"
+    assert console.run(lambda args: None, argparse.Namespace()) == 0
+    assert console.run(lambda args: 3, argparse.Namespace()) == 3
+
+
+def test_ctrl_c_is_no_traceback(tmp_path):
+    code = (
+        "import argparse, sys; from mlaas4hep import console\n"
+        "def wait(args):\n    print('waiting', flush=True); sys.stdin.read()\n"
+        "sys.exit(console.run(wait, argparse.Namespace(verbose=0)))\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr.read() == "interrupted\n"
+
+
+def test_a_progress_bar_writes_nothing_into_a_pipe(capfd):
+    with console.progress("reading", 10) as bar:
+        bar.advance(10, "done")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_memory_is_what_the_system_says():
+    resident, swapped = console.memory()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[1])
+    assert resident == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, rel=0.2)
+    assert swapped >= 0
 
 
 def fail_with(error):

@@ -1,8 +1,29 @@
 """Every error is a leaf of one base and of the builtin that callers would catch."""
 
+import json
+
 import pytest
 
 from mlaas4hep import errors
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, PackageMissing, nearest, require
+
+
+def test_an_error_is_one_line_with_cause_nearest_and_cure():
+    error = BranchNotFound("branch 'pT' is not in a.root", nearest=["pt"], hint="list all: reader.py --info")
+    assert str(error) == "branch 'pT' is not in a.root; closest: 'pt'; list all: reader.py --info"
+    assert isinstance(error, KeyError)
+    assert isinstance(FileUnreadable("x"), OSError)
+
+
+def test_the_nearest_names_do_not_care_for_case():
+    assert nearest("muon_pT", ["Muon_eta", "Muon_pt", "MET"])[0] == "Muon_pt"
+    assert nearest("something", ["MET"]) == []
+
+
+def test_a_missing_package_comes_with_the_line_that_installs_it():
+    with pytest.raises(PackageMissing, match=r"plots needs the package 'no_such'.*pip install 'mlaas4hep\[plot\]'"):
+        require("no_such.module", "plot", "plots")
+    assert require("json", "plot", "plots") is json
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,78 @@
 """Files and folders appear complete or not at all, and what cannot be read is explained."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from mlaas4hep.errors import FileUnreadable
-from mlaas4hep.files import new_directory, new_file, read_text
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.files import new_directory, new_file, read_json, read_lines, read_text, write_json
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+
+    def fail():
+        with new_file(tmp_path / "a.json") as path:
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failing_folder_leaves_the_old_one_and_nothing_else(tmp_path):
+    with new_directory(tmp_path / "bundle") as folder:
+        (folder / "one").write_text("1")
+
+    def fail():
+        with new_directory(tmp_path / "bundle") as folder:
+            (folder / "two").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["one"]
+    with new_directory(tmp_path / "bundle") as folder:
+        (folder / "three").write_text("3")
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["three"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+    code = (
+        "import sys, time; from mlaas4hep.files import new_file\n"
+        f"with new_file({str(tmp_path / 'a.json')!r}) as path:\n"
+        "    path.write_text('half'); print('written', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "written\n"
+        writer.kill()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+def test_json_that_is_none_is_named_with_line_and_column(tmp_path):
+    (tmp_path / "p.json").write_text('{\n "a": 1,\n}')
+    with pytest.raises(ConfigError, match=r"p\.json is not JSON: .* at line 3, column 1"):
+        read_json(tmp_path / "p.json")
+
+
+def test_no_file_that_we_write_has_nan_in_it(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_may_have_comments_blank_lines_and_any_line_ends(tmp_path):
+    (tmp_path / "files.txt").write_bytes(b"\xef\xbb\xbf# all\r\na.root\r\n\r\n  b.root  # the second\n")
+    assert read_lines(tmp_path / "files.txt") == ["a.root", "b.root"]
 
 
 def test_a_killed_writer_leaves_the_old_folder_as_it_was(tmp_path):

@@ -19,9 +19,7 @@ def jagged(*lists):
 
 
 def test_flat_and_fixed_come_first_each_in_the_order_of_their_names():
-    layout = layout_of(
-        b=(Kind.FLAT, 1), Z=(Kind.JAGGED, 2), a=(Kind.JAGGED, 1), c=(Kind.FIXED, 2), A=(Kind.FLAT, 1)
-    )
+    layout = layout_of(b=(Kind.FLAT, 1), Z=(Kind.JAGGED, 2), a=(Kind.JAGGED, 1), c=(Kind.FIXED, 2), A=(Kind.FLAT, 1))
     assert layout.branches == ["A", "b", "c", "Z", "a"]
     assert layout.columns == ["A", "b", "c_0", "c_1", "Z_0", "Z_1", "a_0"]
     assert layout.width == 7

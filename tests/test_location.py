@@ -1,9 +1,55 @@
-"""Names of files by hand; more in test_io.py."""
+"""Names of files, lists of them, and where they lie."""
 
 import pytest
 
 from mlaas4hep.errors import FileUnreadable
-from mlaas4hep.io.location import candidates, is_url, read_file_list
+from mlaas4hep.io.location import candidates, expand, is_url, read_file_list
+
+
+def test_an_lfn_is_tried_at_each_redirector_in_turn():
+    places = candidates("/store/data/x.root", ["root://one", "root://two:1095/"])
+    assert places == ["root://one//store/data/x.root", "root://two:1095//store/data/x.root"]
+
+
+def test_no_other_missing_path_is_sent_to_a_redirector(tmp_path):
+    with pytest.raises(FileUnreadable, match="there is no file"):
+        candidates(str(tmp_path / "x.root"), ["root://one"])
+
+
+def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
+    (tmp_path / "ttbar.root").write_text("")
+    with pytest.raises(FileUnreadable, match=r"closest: '.*ttbar\.root'"):
+        candidates(str(tmp_path / "ttbra.root"))
+
+
+def test_a_list_file_may_hold_comments_globs_and_paths_beside_itself(tmp_path):
+    for name in ("b.root", "a.root", "c.root"):
+        (tmp_path / name).write_bytes(b"root")
+    (tmp_path / "files.txt").write_text("# mine\nc.root\n[ab].root\nroot://host//d.root\n")
+    found = read_file_list(str(tmp_path / "files.txt"))
+    assert found == [
+        str(tmp_path / "c.root"),
+        str(tmp_path / "a.root"),
+        str(tmp_path / "b.root"),
+        "root://host//d.root",
+    ]
+
+
+def test_a_comma_list_a_glob_and_a_data_file_are_lists_too(tmp_path):
+    for name in ("a.root", "b.root"):
+        (tmp_path / name).write_bytes(b"root....")
+    a, b = str(tmp_path / "a.root"), str(tmp_path / "b.root")
+    assert read_file_list(f"{b}, {a}") == [b, a]
+    assert read_file_list(str(tmp_path / "*.root")) == [a, b]
+    assert read_file_list(a) == [a]
+
+
+def test_a_list_without_names_and_a_glob_without_matches_are_errors(tmp_path):
+    (tmp_path / "files.txt").write_text("# nothing\n")
+    with pytest.raises(FileUnreadable, match="names no files"):
+        read_file_list(str(tmp_path / "files.txt"))
+    with pytest.raises(FileUnreadable, match="no file matches"):
+        expand([str(tmp_path / "*.root")])
 
 
 def test_urls_are_taken_as_they_are():

@@ -98,7 +98,7 @@ def test_the_original_s_specs_know_enough_for_minmax_alone():
     x = np.array([[0], [1], [4]], np.float32)
     Normalisation.of(specs, layout, "minmax").apply(x)
     assert x[:, 0].tolist() == [0, 0.25, 1]
-    with pytest.raises(ConfigError, match="minimum and maximum alone.*use minmax"):
+    with pytest.raises(ConfigError, match=r"minimum and maximum alone.*use minmax"):
         Normalisation.of(specs, layout, "auto")
 
 

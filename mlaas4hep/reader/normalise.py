@@ -144,7 +144,7 @@ def _inverse(value: float) -> float:
 def _minmax(branch: BranchSpecs) -> Curve:
     low, high = _bounds(branch)
     minimum, maximum = branch.minimum or 0.0, branch.maximum or 0.0
-    return Curve(low, high, centre=minimum, scale=_inverse(maximum - minimum))
+    return Curve(low, high, centre=max(minimum, low), scale=_inverse(maximum - minimum))
 
 
 def _standard(branch: BranchSpecs) -> Curve:
@@ -155,7 +155,8 @@ def _standard(branch: BranchSpecs) -> Curve:
 def _auto(branch: BranchSpecs) -> Curve:
     lower, median, upper = branch.quantiles([0.16, 0.5, 0.84])
     spread = (upper - lower) / 2
-    if not 1e-30 < spread < branch.std or branch.minimum is None or branch.maximum is None:
+    low, high = _bounds(branch)
+    if not (high - low) / FLOAT32_MAX < spread < branch.std or branch.minimum is None or branch.maximum is None:
         return _standard(branch)  # flags and constants, and columns that the sketch cannot resolve
     if max(branch.maximum - median, median - branch.minimum) < HEAVY_TAIL * spread:
         return _standard(branch)
@@ -164,7 +165,6 @@ def _auto(branch: BranchSpecs) -> Curve:
     bent = np.arcsinh((centres - median) / spread)
     offset = float(np.average(bent, weights=counts))
     deviation = float(np.sqrt(np.average((bent - offset) ** 2, weights=counts)))
-    low, high = _bounds(branch)
     return Curve(low, high, float(median), 1.0 / spread, True, offset, _inverse(deviation))
 
 

@@ -41,7 +41,7 @@ def select(
     """
     wanted = match(columns, selected, where) if selected else list(columns)
     gone = set(match(columns, exclude, where)) if exclude else set()
-    named = set(selected or ())
+    named = set(_unfold(selected or ()))
     for name in wanted:
         if name in named and columns[name].kind is Kind.OTHER:
             raise ConfigError(f"branch '{name}' of {where} cannot be a feature: {columns[name].reason}")

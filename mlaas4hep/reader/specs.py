@@ -3,9 +3,9 @@
     specs = Specs.load("specs.json"); specs.branches["MET_pt"].maximum
     whole = part_a.merge(part_b)
 
-Specs of parts merge into specs of the whole with the same answer to the last bit, in whatever order and grouping:
-counts, extremes and the quantile sketch are exact by nature, and the sums behind mean and standard deviation are kept
-as exact fractions (every float64 is a whole multiple of 2^-1074), so that adding them is associative.
+Specs of parts merge into specs of the whole with the same answer to the last bit, wherever the data are cut and in
+whatever order the parts come: counts, extremes and the quantile sketch are exact by nature, and the sums behind mean
+and standard deviation are exact too (`exact`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.files import read_json, write_json
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import sketch
+from mlaas4hep.reader.exact import UNIT, exact_sum, exact_sum_of_squares
 
 FORMAT = 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-_SCALE = 1 << 1074
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,7 @@ class BranchSpecs:
         nan, inf: values seen that are not a number, or infinite in the vector (|x| above float32's 3.4e38 counts as
             infinite); they are in no other figure.
         minimum, maximum: of the finite values, in the branch's own type; None where there are none.
-        total: exact sum of the finite values, in units of 2^-1074.
-        squares: exact sum of their squares, in units of 2^-2148 (block by block: count * mean^2 + sum (x - mean)^2).
+        total, squares: exact sums of the finite values and of their squares, in units of 2^-1074.
         bins: how many finite values lie in each bin of `sketch`.
     """
 
@@ -75,19 +74,16 @@ class BranchSpecs:
                 numbers = numbers[finite]
         if not numbers.size:
             return cls(kind, dim, nan=nan, inf=inf)
-        mean = float(numbers.mean(dtype=np.float64))
-        spread = float(np.square(numbers.astype(np.float64) - mean).sum())
-        count = int(numbers.size)
         return cls(
             kind,
             dim,
-            count,
+            int(numbers.size),
             nan,
             inf,
-            numbers.min().item(),
-            numbers.max().item(),
-            total=count * _exact(mean),
-            squares=count * _exact(mean) ** 2 + _exact(spread) * _SCALE,
+            numbers.min().item() + 0,  # -0.0 becomes 0.0, so that the smaller of the two is always the same
+            numbers.max().item() + 0,
+            total=exact_sum(numbers),
+            squares=exact_sum_of_squares(numbers),
             bins=sketch.fill(numbers),
         )
 
@@ -112,14 +108,14 @@ class BranchSpecs:
     @property
     def mean(self) -> float:
         """Mean of the finite values; 0 where there are none."""
-        return float(Fraction(self.total, _SCALE * self.count)) if self.count else 0.0
+        return float(Fraction(self.total, UNIT * self.count)) if self.count else 0.0
 
     @property
     def std(self) -> float:
         """Standard deviation (of the population) of the finite values; 0 where there are none."""
         if not self.count:
             return 0.0
-        variance = Fraction(self.squares * self.count - self.total**2, (_SCALE * self.count) ** 2)
+        variance = Fraction(self.squares * self.count * UNIT - self.total**2, (UNIT * self.count) ** 2)
         return math.sqrt(max(variance, Fraction(0)))
 
     def quantiles(self, probabilities: Iterable[float]) -> np.ndarray:
@@ -261,11 +257,6 @@ def check_same(known: Mapping[str, BranchSpecs], found: Mapping[str, Any], where
         raise SpecsMismatch(f"the specs do not belong to {where}: {'; '.join(parts)}")
 
 
-def _exact(value: float) -> int:
-    numerator, denominator = value.as_integer_ratio()
-    return numerator * (_SCALE // denominator)
-
-
 def _pick(choose: Any, one: float | int | None, other: float | int | None) -> float | int | None:
     if one is None or other is None:
         return other if one is None else one
@@ -290,8 +281,8 @@ def _branch_to_json(branch: BranchSpecs) -> dict[str, Any]:
         "max": branch.maximum,
         "mean": branch.mean,
         "std": branch.std,
-        "total": str(Fraction(branch.total, _SCALE)),
-        "squares": str(Fraction(branch.squares, _SCALE**2)),
+        "total": str(Fraction(branch.total, UNIT)),
+        "squares": str(Fraction(branch.squares, UNIT)),
         "bins": [[key, branch.bins[key]] for key in sorted(branch.bins)],
     }
 
@@ -305,8 +296,8 @@ def _branch_from_json(content: Mapping[str, Any]) -> BranchSpecs:
         int(content["inf"]),
         content["min"],
         content["max"],
-        int(Fraction(content["total"]) * _SCALE),
-        int(Fraction(content["squares"]) * _SCALE**2),
+        int(Fraction(content["total"]) * UNIT),
+        int(Fraction(content["squares"]) * UNIT),
         {int(key): int(count) for key, count in content["bins"]},
     )
 

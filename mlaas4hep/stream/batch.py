@@ -23,7 +23,7 @@ class Batch:
         mask: bool (events, features), True where a value stands.
         y: int64 (events,), the class of each event.
         weight: float32 (events,).
-        ids: the identifier's columns, int64 (events,) each (float64 where the file has floats).
+        ids: the identifier's columns, uint64 (events,) each; int64 or float64 where a file has signed or real ones.
         file: int32 (events,), index of the file that the event came from.
         entry: int64 (events,), number of the event in that file; -1 for the shuffled copies of `contrast`.
     """

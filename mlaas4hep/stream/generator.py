@@ -69,7 +69,7 @@ class DataGenerator:
         self.params = parse_params(params)
         self.sample = Sample(files, labels, self.params, specs, preproc)
         groups = self.sample.labels.by_file or [0] * len(self.sample.files)
-        self._plan = plan(self.layout.width, len(set(groups)))
+        self._plan = plan(self.layout.width, len(set(groups)), len(self.sample.files))
         lanes = make_lanes(self.sample.entries, groups, self._plan.lanes)
         self._lanes = [lane for lane in lanes if sum(self.sample.entries[file] for file in lane)]
 

@@ -99,7 +99,7 @@ def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
     Raises:
         ConfigError: its values are no classes: not whole numbers, only one, or more than MAX_CLASSES.
     """
-    if values.dtype.kind == "f" and (values != np.round(values)).any():
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
         raise ConfigError(
             f"label branch '{branch}' holds numbers that are not whole",
             hint="classes are whole numbers; make some with --preproc",

@@ -21,6 +21,9 @@ MAX_LANES = 16
 MEMORY = 512_000_000
 """Bytes that the blocks under way may take: each lane has one in use and one being read."""
 
+MIN_ROWS = 1000
+"""Events that a lane reads at a time, at least."""
+
 BYTES_A_VALUE = 5
 """float32 and its mask"""
 
@@ -42,11 +45,15 @@ class LanePlan:
     rows: int
 
 
-def plan(width: int, groups: int) -> LanePlan:
-    """Return how to read vectors of `width` columns in at least `groups` lanes within MEMORY."""
+def plan(width: int, groups: int, files: int) -> LanePlan:
+    """Return how to read `files` files of vectors of `width` columns, in at least `groups` lanes, within MEMORY.
+
+    Mixing goes before speed: rather than few lanes there are short blocks, down to MIN_ROWS, although a cluster that is
+    cut into several blocks is decompressed for each.
+    """
     rows = MEMORY // (2 * BYTES_A_VALUE * max(width, 1))
-    lanes = max(groups, min(MAX_LANES, rows // READ_ROWS), 1)
-    return LanePlan(lanes, min(READ_ROWS, max(rows // lanes, 1000)))
+    lanes = max(groups, min(files, MAX_LANES, rows // MIN_ROWS), 1)
+    return LanePlan(lanes, min(READ_ROWS, max(rows // lanes, MIN_ROWS)))
 
 
 def make_lanes(entries: Sequence[int], groups: Sequence[int], count: int) -> list[list[int]]:

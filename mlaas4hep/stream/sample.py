@@ -77,6 +77,7 @@ class Sample:
         """Open every file once: check that they agree, count their events, learn the specs."""
         self.entries: list[int] = []
         self.identifier: tuple[str, ...] = ()
+        self._id_types: dict[str, np.dtype[Any]] = {}
         specs: Specs | None = None
         for index, file in enumerate(self.files):
             with self.reader(index) as reader:
@@ -86,6 +87,8 @@ class Sample:
                         hint="set 'identifier' in the params to branches that all files have",
                     )
                 self.identifier = reader.identifier
+                for name in self.identifier:
+                    self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
                 self.entries.append(reader.stop)
                 specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
         assert specs is not None  # there is at least one file
@@ -145,7 +148,7 @@ class Sample:
             chunk.mask,
             self.labels.of(file, len(chunk), column),
             np.ones(len(chunk), np.float32),
-            {name: _common_type(values) for name, values in chunk.ids.items()},
+            {name: _convert(values, self._id_types[name], name) for name, values in chunk.ids.items()},
             np.full(len(chunk), file, np.int32),
             chunk.entries,
         )
@@ -196,9 +199,19 @@ def _merge(specs: Specs | None, more: Specs, file: str, first: str) -> Specs:
         ) from error
 
 
-def _common_type(values: np.ndarray) -> np.ndarray:
-    """One integer type for the identifiers of all files, since NumPy would mix int64 and uint64 to float64."""
-    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+def _wider(dtype: np.dtype[Any], known: np.dtype[Any] | None) -> np.dtype[Any]:
+    """Return the type of an identifier in all files: uint64, int64 where one is signed, float64 where one has floats.
+
+    NumPy by itself would mix uint64 and int64 to float64, which cannot hold event numbers.
+    """
+    kinds = {dtype.kind, known.kind if known is not None else dtype.kind}
+    return np.dtype(np.float64 if "f" in kinds else np.int64 if "i" in kinds else np.uint64)
+
+
+def _convert(values: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    if dtype.kind == "i" and values.dtype == np.uint64 and (values > np.iinfo(np.int64).max).any():
+        raise ConfigError(f"identifier '{name}' is signed in one file, and too large for that in another")
+    return values.astype(dtype)
 
 
 def parse_params(params: Params | Mapping[str, Any] | None) -> Params:

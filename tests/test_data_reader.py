@@ -1,14 +1,19 @@
-"""DataReader on tiny files whose content is known: layout, padding, overflow, NaN, identifiers, normalisation."""
+"""DataReader on tiny files whose content is known, and against NumPy on real ones."""
 
 import awkward as ak
 import numpy as np
 import pytest
+import uproot
+from realdata import real_file
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
 from mlaas4hep.reader import METHODS, DataReader, Specs
 
 LISTS = [[5.0, 3.0], [], [7.0], [1.0, 2.0, 4.0]]
+
+
+NANOAOD = "nanoAOD_2015_CMS_Open_Data_ttbar.root"
 
 
 @pytest.fixture
@@ -183,3 +188,108 @@ def test_threads_that_decompress_change_nothing(tmp_path):
     one, two = (list(DataReader(tmp_path / "a.root", workers=workers)) for workers in (1, 2))
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first.x, second.x)
+
+
+def test_all_947_branches_of_a_nanoaod_file_are_features_or_identifiers():
+    with uproot.open(real_file(NANOAOD)) as file, DataReader(real_file(NANOAOD)) as reader:
+        assert len(file["Events"].keys()) == 947
+        assert sorted([*reader.features, *reader.identifier]) == sorted(file["Events"].keys())
+
+
+def test_minmax_of_a_nanoaod_file_is_the_formula_in_float64():
+    path = real_file(NANOAOD)
+    with DataReader(path, normalise="minmax", nan=-1) as reader, uproot.open(path) as file:
+        (chunk,) = reader
+        for slot in reader.layout.slots:
+            array = file["Events"][slot.branch].array()
+            columns = slice(slot.first, slot.first + slot.width)
+            padded = array[:, None] if array.ndim == 1 else ak.pad_none(array, slot.width)
+            values = ak.to_numpy(ak.fill_none(padded, np.nan)).astype(np.float64).reshape(len(array), slot.width)
+            if np.isnan(values).all():
+                assert not chunk.mask[:, columns].any(), slot.branch
+                continue
+            low, high = np.nanmin(values), np.nanmax(values)
+            expected = (values - low) / (high - low) if high > low else np.where(np.isnan(values), np.nan, 0.0)
+            spread = max(abs(low), abs(high)) / (high - low) if high > low else 1
+            tolerance = 3e-7 * max(spread, 1)
+            expected = np.nan_to_num(expected, nan=-1)
+            np.testing.assert_allclose(chunk.x[:, columns], expected, atol=tolerance, err_msg=slot.branch)
+
+
+@pytest.mark.parametrize("method", ["auto", "standard", "minmax"])
+def test_real_events_become_finite_and_of_order_one(method):
+    with DataReader(real_file(NANOAOD), normalise=method, nan=0) as reader:
+        (chunk,) = reader
+    assert np.isfinite(chunk.x).all()
+    assert np.abs(chunk.x).max() < 200
+
+
+@pytest.mark.parametrize("nevts", [1, 700, 1000])
+def test_a_first_pass_over_some_events_learns_of_no_others(tmp_path, nevts):
+    columns = write_events(tmp_path / "a.root", 1000, clusters=3)
+    with DataReader(tmp_path / "a.root", nevts=nevts) as reader:
+        met, pt = reader.specs.branches["met"], reader.specs.branches["pt"]
+    assert (met.count, met.maximum) == (nevts, columns["met"][:nevts].max().item())
+    assert met.minimum == columns["met"][:nevts].min().item()
+    assert pt.dim == ak.max(ak.num(columns["pt"][:nevts]))
+    assert pt.count == ak.sum(ak.num(columns["pt"][:nevts]))
+
+
+def test_specs_of_single_files_merge_into_those_of_both_in_either_order(tmp_path):
+    for name, events in (("a", 300), ("b", 500)):
+        write_events(tmp_path / f"{name}.root", events, seed=events)
+    first, second = (DataReader(tmp_path / f"{name}.root").specs for name in "ab")
+    both = first.merge(second)
+    assert both == second.merge(first)
+    assert both.events == 800
+    assert [(file.entries, file.passed) for file in both.files] == [(300, 300), (500, 500)]
+    assert Specs.from_json(both.to_json()) == both
+
+
+def test_specs_of_a_fixed_size_branch_of_another_size_are_refused(tmp_path):
+    for name, size in (("a", 3), ("b", 4)):
+        write_tree(tmp_path / f"{name}.root", {"cov": np.ones((5, size))})
+    with pytest.raises(SpecsMismatch, match="'cov' has 4 numbers, not 3"):
+        DataReader(tmp_path / "b.root", specs=DataReader(tmp_path / "a.root").specs)
+
+
+def test_an_empty_file_has_the_columns_of_its_specs(tmp_path):
+    write_events(tmp_path / "full.root", 50)
+    write_events(tmp_path / "empty.root", 0)
+    with DataReader(tmp_path / "empty.root", specs=DataReader(tmp_path / "full.root").specs) as reader:
+        assert reader.columns == ["met", "npt", "pt_0", "pt_1", "pt_2", "pt_3"]
+        block = reader.read_block(0, 0)
+        assert block.x.shape == block.mask.shape == (0, 6)
+
+
+def test_a_raw_block_is_the_file_and_a_block_is_what_iteration_gives(tmp_path):
+    columns = write_events(tmp_path / "a.root", 100, clusters=3)
+    with DataReader(tmp_path / "a.root", chunk_size=40) as reader:
+        raw = reader.read_block(20, 70, raw=True)
+        np.testing.assert_array_equal(raw.x[:, 0], columns["met"][20:70])
+        np.testing.assert_array_equal(raw.mask.sum(axis=1) - 2, ak.num(columns["pt"])[20:70])
+        assert raw.entries.tolist() == list(range(20, 70))
+        x = np.concatenate([chunk.x for chunk in reader])
+        np.testing.assert_array_equal(reader.read_block(20, 70).x, x[20:70])
+
+
+def test_extra_columns_come_along_and_are_no_features(tmp_path):
+    weight = np.array([1.5, -2.0, 0.0])
+    write_events(tmp_path / "a.root", 3, weight=weight, clusters=2)
+    with DataReader(tmp_path / "a.root", extra=["weight"]) as reader:
+        assert "weight" not in reader.columns
+        (chunk,) = reader
+        np.testing.assert_array_equal(chunk.extra["weight"], weight)
+        assert reader.unique("weight").tolist() == [-2, 0, 1.5]
+
+
+def test_overflow_is_counted_once_for_each_time_that_it_was_read(tmp_path):
+    lists = ak.Array([[1.0], [1.0, 2.0, 3.0], [], [1.0, 2.0, 3.0, 4.0]])
+    write_tree(tmp_path / "a.root", {"pt": lists})
+    with DataReader(tmp_path / "a.root", selected_branches=["pt"], nevts=1) as short:
+        specs = short.specs
+    with DataReader(tmp_path / "a.root", specs=specs, normalise="none") as reader:
+        (chunk,) = reader
+        np.testing.assert_array_equal(chunk.x, np.array([[1], [1], [np.nan], [1]], np.float32))
+        assert chunk.mask.tolist() == [[True], [True], [False], [True]]
+        assert reader.truncated == {"pt": 2 + 3}

@@ -1,0 +1,68 @@
+"""What the model learns to tell apart."""
+
+import numpy as np
+import pytest
+
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.stream.labels import CONTRAST, MAX_CLASSES, labels_by_branch, labels_by_file, read_labels
+
+
+def test_labels_are_a_file_a_comma_list_or_a_branch(tmp_path):
+    (tmp_path / "labels.txt").write_text("ggH # signal\n\nVBF\n")
+    assert read_labels(str(tmp_path / "labels.txt")) == ["ggH", "VBF"]
+    assert read_labels("1, 0,1") == ["1", "0", "1"]
+    assert read_labels("GenPart_pdgId") == "GenPart_pdgId"
+    for missing in ("labels.txt", "no/where"):
+        with pytest.raises(FileUnreadable, match="there is no file"):
+            read_labels(missing)
+
+
+def test_classes_are_numbered_by_value_or_by_alphabet():
+    assert labels_by_file(["10", "9", "-1", "9"], list("abcd")).classes == ("-1", "9", "10")
+    assert labels_by_file(["10", "9", "-1", "9"], list("abcd")).by_file == (2, 1, 0, 1)
+    assert labels_by_file(["ttbar", "QCD"], list("ab")).classes == ("QCD", "ttbar")
+    assert labels_by_file([1, 0], list("ab")).classes == ("0", "1")
+
+
+def test_y_of_a_file_is_the_class_of_its_label():
+    labels = labels_by_file(["b", "a"], ["one", "two"])
+    assert labels.of(0, 3, None).tolist() == [1, 1, 1]
+    assert labels.of(1, 2, None).dtype == np.int64
+
+
+def test_y_of_a_branch_is_the_index_of_its_value():
+    labels = labels_by_branch("kind", np.array([-5, 0, 24]))
+    assert labels.classes == ("-5", "0", "24")
+    assert labels.of(0, 4, np.array([24, -5, 0, 24])).tolist() == [2, 0, 1, 2]
+    with pytest.raises(ConfigError, match="label branch 'kind' has the value 25, which is no class"):
+        labels.of(0, 1, np.array([25]))
+    assert labels_by_branch("isSignal", np.array([False, True])).classes == ("0", "1")
+
+
+def test_without_labels_events_are_class_1():
+    assert CONTRAST.contrast
+    assert CONTRAST.classes[1] == "event"
+    assert CONTRAST.of(0, 2, None).tolist() == [1, 1]
+
+
+def test_labels_that_do_not_match_the_files_are_counted():
+    with pytest.raises(ConfigError, match="there are 3 labels for 2 files"):
+        labels_by_file(["a", "b", "c"], ["one", "two"])
+
+
+def test_one_class_is_nothing_to_tell_apart():
+    with pytest.raises(ConfigError, match="all files have the label a: there is nothing to tell apart"):
+        labels_by_file(["a", "a"], ["one", "two"])
+    with pytest.raises(ConfigError, match="all events have 'kind' = 3"):
+        labels_by_branch("kind", np.array([3]))
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5], [0.0, np.nan], [0.0, np.inf]])
+def test_a_branch_of_other_than_whole_numbers_is_no_label(values):
+    with pytest.raises(ConfigError, match="numbers that are not whole"):
+        labels_by_branch("weight", np.array(values))
+
+
+def test_a_branch_with_too_many_values_is_no_label():
+    with pytest.raises(ConfigError, match=f"1001 different values, more than {MAX_CLASSES}"):
+        labels_by_branch("event", np.arange(MAX_CLASSES + 1))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mlaas4hep import console
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -27,10 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = build_parser().parse_args(argv)
-    from mlaas4hep import console
-
-    return console.run(command, args)
+    return console.run(command, build_parser().parse_args(argv))
 
 
 def command(args: argparse.Namespace) -> int:

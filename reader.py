@@ -15,6 +15,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep import console
+
 if TYPE_CHECKING:
     from mlaas4hep.reader import DataReader
 
@@ -76,29 +78,17 @@ def build_parser() -> argparse.ArgumentParser:
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option("--normalise", default="auto", metavar="HOW", help="auto, standard, minmax or none (default: auto)")
     option("--workers", type=int, default=1, help="threads that decompress (default: 1)")
-    option(
-        "--verbose",
-        type=int,
-        nargs="?",
-        const=1,
-        default=0,
-        metavar="LEVEL",
-        help="1: say more, and keep tracebacks; 2: list the branches that are read (default: 0)",
-    )
+    console.add_verbose(parser, "1: say more, and keep tracebacks; 2: list the branches that are read")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = build_parser().parse_args(argv)
-    from mlaas4hep import console
-
-    return console.run(command, args)
+    return console.run(command, build_parser().parse_args(argv))
 
 
 def command(args: argparse.Namespace) -> int:
     """Open the file and do what the options ask for."""
-    from mlaas4hep import console
     from mlaas4hep.reader import DataReader
 
     def names(text: str | None) -> list[str]:
@@ -142,12 +132,10 @@ def command(args: argparse.Namespace) -> int:
 
 def learn(reader: DataReader, given: str | None) -> None:
     """Make the first pass, unless there are specs, and say what it took."""
-    from mlaas4hep.console import memory
-
-    (resident, swapped), start = memory(), time.perf_counter()
+    (resident, swapped), start = console.memory(), time.perf_counter()
     specs = reader.specs
     seconds = time.perf_counter() - start
-    now = memory()
+    now = console.memory()
     how = "Specs given" if given else "First pass"
     print(
         f"{how}: {specs.events} events, {seconds:.2f} sec, shape ({specs.width},)"
@@ -178,8 +166,6 @@ def print_info(reader: DataReader) -> None:
 
 def stream(reader: DataReader) -> None:
     """Turn all events into vectors, and say how fast."""
-    from mlaas4hep import console
-
     events = chunks = size = values = 0
     start = time.perf_counter()
     with console.progress("reading", reader.stop) as bar:

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep import console
+
 if TYPE_CHECKING:
     from mlaas4hep.serving import TFaaSClient
 
@@ -51,24 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
     option("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
     option("--capath", metavar="PATH", help="folder or file of trusted authorities (default: $X509_CERT_DIR)")
     option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
-    option(
-        "--verbose",
-        type=int,
-        nargs="?",
-        const=1,
-        default=0,
-        metavar="LEVEL",
-        help="1: keep the traceback of an error (default: 0)",
-    )
+    console.add_verbose(parser, "1: keep the traceback of an error")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = build_parser().parse_args(argv)
-    from mlaas4hep import console
-
-    return console.run(command, args)
+    return console.run(command, build_parser().parse_args(argv))
 
 
 def command(args: argparse.Namespace) -> None:

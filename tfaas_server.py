@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mlaas4hep import console
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -26,24 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     option("--port", type=int, default=8083, help="port to listen on; 0: a free one (default: %(default)s)")
     option("--base-path", default="", metavar="PATH", help="stands in front of every route (default: none)")
     option("--max-upload", type=float, default=1000, metavar="MB", help="largest upload, in MB (default: %(default)s)")
-    option(
-        "--verbose",
-        type=int,
-        nargs="?",
-        const=1,
-        default=0,
-        metavar="LEVEL",
-        help="1: log every request to stderr, and keep tracebacks (default: 0)",
-    )
+    console.add_verbose(parser, "1: log every request to stderr, and keep tracebacks")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = build_parser().parse_args(argv)
-    from mlaas4hep import console
-
-    return console.run(command, args)
+    return console.run(command, build_parser().parse_args(argv))
 
 
 def command(args: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlaas4hep import console
+
 if TYPE_CHECKING:
     from mlaas4hep.config import Params
     from mlaas4hep.stream import DataGenerator
@@ -63,29 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option("--fout", metavar="DIR", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)")
-    option(
-        "--verbose",
-        type=int,
-        nargs="?",
-        const=1,
-        default=0,
-        metavar="LEVEL",
-        help="1: say more, and keep tracebacks (default: 0)",
-    )
+    console.add_verbose(parser, "1: say more, and keep tracebacks")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = build_parser().parse_args(argv)
-    from mlaas4hep import console
-
-    return console.run(command, args)
+    return console.run(command, build_parser().parse_args(argv))
 
 
 def command(args: argparse.Namespace) -> int:
     """Train, and say how it went."""
-    from mlaas4hep import console
     from mlaas4hep.training import train_model
     from mlaas4hep.training.model_file import default_model
 
@@ -118,7 +108,6 @@ def command(args: argparse.Namespace) -> int:
 
 def load_params(path: str | None) -> Params:
     """Return the parameters of a file, of ./params.json, or the defaults."""
-    from mlaas4hep import console
     from mlaas4hep.config import Params
 
     if path is None and os.path.isfile("params.json"):
@@ -150,8 +139,6 @@ def print_epoch(epoch: Epoch, best: bool) -> None:
 
 def print_result(trained: Trained, folder: Path) -> None:
     """Print the figures of the test part, and where everything lies."""
-    from mlaas4hep import console
-
     for name, count in trained.generator.sample.truncated.items():
         console.notice(f"{count} values of '{name}' lay beyond the longest list that the specs know, and were cut off")
     figures = trained.metrics()["test"]

@@ -51,6 +51,13 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
         return 0
 
 
+def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:
+    """Give a script the option `--verbose`, a number that is 1 where none is written; `levels` says what they do."""
+    parser.add_argument(
+        "--verbose", type=int, nargs="?", const=1, default=0, metavar="LEVEL", help=f"{levels} (default: 0)"
+    )
+
+
 def notice(text: str) -> None:
     """Say something that the user should know and need not act on."""
     print(f"note: {text}", file=sys.stderr, flush=True)

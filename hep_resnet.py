@@ -16,9 +16,7 @@ from mlaas4hep import console
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="hep_resnet.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.Parser("hep_resnet.py", __doc__)
     parser.add_argument("--fdir", metavar="DIR", help="folder of the images")
     parser.add_argument("--flabels", metavar="FILE", help="CSV file with image,label")
     parser.add_argument("--mdir", metavar="DIR", default="models", help="folder of the trained model (default: models)")

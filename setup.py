@@ -44,6 +44,7 @@ setup(
     data_files=[("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("models/*.py")))],
     scripts=["reader.py", "workflow.py", "tfaas_client.py", "tfaas_server.py", "hep_resnet.py"],
     install_requires=[
+        "aiohttp>=3.9",  # fsspec needs it for https://
         "awkward>=2.6",
         "fsspec>=2024.2",
         "numpy>=1.26",

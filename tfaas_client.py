@@ -30,9 +30,7 @@ _TABLE = {"name": "name", "model": "model file", "description": "description", "
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="tfaas_client.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.Parser("tfaas_client.py", __doc__)
     option = parser.add_argument
     option(
         "--url",

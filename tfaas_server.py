@@ -19,9 +19,7 @@ from mlaas4hep import console
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="tfaas_server.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.Parser("tfaas_server.py", __doc__)
     option = parser.add_argument
     option("--models-dir", default="tfaas_models", metavar="DIR", help="where models are kept (default: %(default)s)")
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

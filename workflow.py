@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,7 @@ def __getattr__(name: str) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="workflow.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.Parser("workflow.py", __doc__)
     option = parser.add_argument
     option(
         "--files",
@@ -149,7 +148,7 @@ def print_result(trained: Trained, folder: Path) -> None:
         f"  AUC {figures['auc']:.4f}{uncertainty}{more}  (weights of epoch {trained.history.best})"
     )
     print(f"Report: {folder / 'report.html'}")
-    print(f"Bundle: {folder} (serve it: tfaas_client.py --upload={folder / 'upload.json'})")
+    print(f"Bundle: {folder} (serve it: tfaas_client.py --upload={shlex.quote(str(folder / 'upload.json'))})")
 
 
 def plot(generator: DataGenerator, folder: str) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from mlaas4hep.errors import MLaaS4HEPError
 
@@ -49,6 +49,17 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are, like all others, one line and exit code 1."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave."""
+        self.exit(1, f"error: {message}; all options: {self.prog} --help\n")
 
 
 def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from scripts import only_error_line, run_script
 
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
@@ -20,6 +21,19 @@ def test_what_a_command_raises_becomes_its_exit_code(capsys):
     assert capsys.readouterr().err == "error: no such thing; try another\n"
     assert console.run(lambda args: None, argparse.Namespace()) == 0
     assert console.run(lambda args: 3, argparse.Namespace()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--fin=a.root", "--nevts=many"], "argument --nevts: invalid int value: 'many'"),
+        (["--fin=a.root", "--nevents=3"], "unrecognized arguments: --nevents=3"),
+        ([], "the following arguments are required: --fin"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_one_line_too(tmp_path, options, says):
+    line = only_error_line(run_script("reader.py", *options, cwd=tmp_path))
+    assert line == f"error: {says}; all options: reader.py --help"
 
 
 def test_ctrl_c_is_no_traceback(tmp_path):

@@ -90,7 +90,7 @@ def test_a_server_that_is_down_is_one_line() -> None:
 @pytest.mark.parametrize("options", [[], ["--models", "--status"]])
 def test_exactly_one_action_is_needed(options: list[str]) -> None:
     done = run_client(*options)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "tfaas_client.py: error: " in done.stderr
 
 

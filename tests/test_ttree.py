@@ -6,6 +6,7 @@ import pytest
 import uproot
 from check_source import check_source
 from realdata import real_file
+from scripts import only_error_line, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import FileUnreadable, TreeNotFound
@@ -115,3 +116,16 @@ def test_damaged_baskets_are_named_with_branch_and_entries(tmp_path):
         source.read(["met", "pt"], 0, 2500)
         with pytest.raises(FileUnreadable, match=r"cannot read branch 'met' of .*a\.root, entries 2500 to 4999"):
             source.read(["met", "pt"], 2500, 5000)
+
+
+def test_a_file_of_rntuples_names_them(tmp_path):
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mkrntuple("muons", {"pt": "float32"})
+    with pytest.raises(TreeNotFound, match="has no tree at all, but RNTuples, which are not read yet: 'muons'"):
+        open_source(str(tmp_path / "a.root"))
+
+
+def test_nobody_waits_long_for_an_xrootd_server_that_is_not_there(tmp_path):
+    quick = {"XRD_CONNECTIONWINDOW": "1", "XRD_CONNECTIONRETRY": "1"}
+    line = only_error_line(run_script("reader.py", "--fin=root://127.0.0.1:1//a.root", cwd=tmp_path, env=quick))
+    assert "cannot open root://127.0.0.1:1//a.root as a ROOT file" in line

@@ -8,6 +8,7 @@ uproot parses the file and its types; which of them are numbers is decided here,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -25,6 +26,9 @@ from mlaas4hep.io.columns import Column, Jagged, Kind
 from mlaas4hep.io.location import is_url
 
 NUMERIC_KINDS = "biuf"
+
+XROOTD_TIMEOUTS = {"XRD_CONNECTIONWINDOW": "10", "XRD_CONNECTIONRETRY": "2", "XRD_REQUESTTIMEOUT": "120"}
+"""Seconds and attempts after which XRootD's client gives up, not after many minutes; the environment goes first."""
 
 
 class TTreeSource:
@@ -154,6 +158,8 @@ def _other(name: str, reason: str) -> Column:
 def _open(location: str) -> Any:
     if not is_url(location):
         _check_magic(location)
+    for variable, value in XROOTD_TIMEOUTS.items():
+        os.environ.setdefault(variable, value)
     try:
         return uproot.open(location)
     except Exception as error:
@@ -177,7 +183,9 @@ def _find_tree(file: Any, name: str, location: str) -> Any:
         return file[name]
     if kinds.get(name) == "ROOT::RNTuple":
         raise TreeNotFound(f"'{name}' of {location} is an RNTuple, and only TTrees are read so far")
-    found = f"has {', '.join(repr(tree) for tree in trees)}" if trees else "has no tree at all"
+    others = [key for key, kind in kinds.items() if kind == "ROOT::RNTuple"]
+    found = f"has {', '.join(map(repr, trees))}" if trees else "has no tree at all"
+    found += f", but RNTuples, which are not read yet: {', '.join(map(repr, others))}" if others else ""
     hint = f"choose one: --branch={trees[0]}" if trees else ""
     raise TreeNotFound(f"there is no tree '{name}' in {location}, which {found}", hint=hint)
 
@@ -203,5 +211,5 @@ def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip(" ,") for line in str(error).splitlines() if line.strip(" ,")]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -26,7 +26,7 @@ from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.blocks import READ_ROWS, blocks
 from mlaas4hep.reader.layout import VectorLayout
-from mlaas4hep.reader.normalise import Normalisation
+from mlaas4hep.reader.normalise import Normalisation, check_method
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
@@ -102,6 +102,7 @@ class ReadOptions:
             raise ConfigError(f"nevts is {self.nevts}; it is -1 for all events, or how many")
         if self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
+        check_method(self.normalise)
 
 
 class DataReader:

@@ -77,12 +77,7 @@ class Normalisation:
         Raises:
             ConfigError: there is no such method, or the specs do not know enough for it.
         """
-        if method not in METHODS:
-            raise ConfigError(
-                f"there is no normalisation '{method}'",
-                nearest=nearest(method, METHODS),
-                hint="choose one of " + ", ".join(METHODS),
-            )
+        check_method(method)
         if specs.legacy and method not in ("minmax", "none"):
             raise ConfigError(
                 f"these specs know minimum and maximum alone, which is too little for normalisation '{method}'",
@@ -126,6 +121,13 @@ class Normalisation:
         if not np.isnan(fill):
             x[~mask] = fill
         return mask
+
+
+def check_method(method: str) -> None:
+    """Raise ConfigError where there is no such method."""
+    if method not in METHODS:
+        hint = "choose one of " + ", ".join(METHODS)
+        raise ConfigError(f"there is no normalisation '{method}'", nearest=nearest(method, METHODS), hint=hint)
 
 
 def _bounds(branch: BranchSpecs) -> tuple[float, float]:

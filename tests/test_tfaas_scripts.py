@@ -91,7 +91,8 @@ def test_a_server_that_is_down_is_one_line() -> None:
 def test_exactly_one_action_is_needed(options: list[str]) -> None:
     done = run_client(*options)
     assert done.returncode == 1
-    assert "tfaas_client.py: error: " in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("; all options: tfaas_client.py --help\n")
 
 
 def test_the_certificates_of_the_grid_are_defaults_for_https_only(url: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_loss_optimizer_and_metrics_of_the_file_are_kept(write):
     [
         ("def modle(idim): return 1", ConfigError, "defines no function 'model'; closest: 'modle'"),
         ("model = 3", ConfigError, "defines no function 'model'"),
-        ("def model(idim:\n", ConfigError, "cannot be run in line 1: SyntaxError"),
+        ("def model(idim:\n", ConfigError, ", line 1: SyntaxError"),
         ("1/0", ConfigError, "ZeroDivisionError"),
         ("raise SystemExit(3)", ConfigError, "SystemExit"),
         ("import no_such_package", PackageMissing, "pip install no_such_package"),

@@ -14,7 +14,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep.errors import BranchNotFound, ConfigError, FileUnreadable
+from mlaas4hep.errors import BranchNotFound, ConfigError, FileUnreadable, PackageMissing
 from mlaas4hep.io import Column, Jagged, Kind, open_source
 from mlaas4hep.reader.preproc import Preproc, load_preproc
 
@@ -382,6 +382,12 @@ def test_a_python_file_is_not_for_bundles(tmp_path: Path) -> None:
         preproc.to_json()
 
 
+def test_a_python_file_that_imports_what_is_not_there_says_how_to_get_it(tmp_path):
+    (tmp_path / "preproc.py").write_text("import nothing_of_that_name")
+    with pytest.raises(PackageMissing, match=r"imports 'nothing_of_that_name'.*pip install nothing_of_that_name"):
+        Preproc.load(tmp_path / "preproc.py")
+
+
 RETURNS = "def preprocessing(events):\n    return "
 
 
@@ -390,7 +396,6 @@ RETURNS = "def preprocessing(events):\n    return "
     [
         ("def preprocess(events): ...", "defines no function 'preprocessing\\(events\\)'; closest: 'preprocess'"),
         ("def preprocessing(events", r"preproc.py, line 1: SyntaxError: "),
-        ("import nothing_of_that_name", "preproc.py, line 1: ModuleNotFoundError: No module named"),
         ("branches = 'nMuon'\n" + RETURNS + "events", "'branches' of .* is 'nMuon', not a list of names"),
         ("branches = ['tag']\n" + RETURNS + "events", "branch 'tag' of .* cannot be used: text"),
         (RETURNS + "events.nMuons", "preproc.py, line 2: AttributeError: "),

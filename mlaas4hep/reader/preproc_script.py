@@ -8,24 +8,21 @@ The file is code that its user names on the command line; a bundle never carries
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from typing_extensions import Self
 
-from mlaas4hep.errors import BranchNotFound, ConfigError, MLaaS4HEPError, nearest
-from mlaas4hep.files import read_text
+from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
 from mlaas4hep.io import Column, Columns, Jagged, Kind
 from mlaas4hep.io.columns import select_events
 from mlaas4hep.reader.awkward_bridge import from_awkward, to_awkward
 from mlaas4hep.reader.preproc import Preproc, count_events, describe, no_events
+from mlaas4hep.user_code import explain, run_file
 
 if TYPE_CHECKING:
     import awkward as ak
@@ -62,7 +59,7 @@ class ScriptPreproc(Preproc):
             FileUnreadable: there is no such file.
             ConfigError: it fails, or has no function `preprocessing`.
         """
-        module = _run(Path(path))
+        module = run_file(Path(path), f"mlaas4hep_preproc_{Path(path).stem}")
         function, branches = getattr(module, "preprocessing", None), getattr(module, "branches", None)
         if not callable(function):
             close = nearest("preprocessing", vars(module))
@@ -140,7 +137,7 @@ class ScriptPreproc(Preproc):
         try:
             result = self.function(record)
         except Exception as error:
-            _explain(Path(self.path), error)
+            explain(Path(self.path), error)
         made = ak.fields(result) if isinstance(result, ak.Array) else []
         if not made:
             raise ConfigError(f"preprocessing(events) of {self.path} returns {type(result).__name__}, not events")
@@ -169,27 +166,3 @@ class ScriptPreproc(Preproc):
             hint = f"drop them with events[condition], or hand on the field '{POSITION}'"
             raise ConfigError(f"which events preprocessing(events) of {self.path} dropped cannot be told", hint=hint)
         return np.ones(events, bool)
-
-
-def _run(path: Path) -> ModuleType:
-    read_text(path)
-    spec = importlib.util.spec_from_file_location(f"preproc_{path.stem}", path)
-    assert spec is not None  # a path that ends in .py has a loader
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        _explain(path, error)
-    return module
-
-
-def _explain(path: Path, error: Exception) -> NoReturn:
-    """Raise what went wrong in a person's file, with the line of that file."""
-    if isinstance(error, MLaaS4HEPError):
-        raise error
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
-    message = str(error).strip().partition("\n")[0]
-    where = f"{path}, line {line}" if line else str(path)
-    raise ConfigError(f"{where}: {type(error).__name__}: {message}") from error

@@ -16,12 +16,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import mlaas4hep
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, nearest
+from mlaas4hep.user_code import run_file
 
 DEFAULTS = (("keras", "tensorflow", "ex_keras.py"), ("torch", "torch", "ex_pytorch.py"))
 """Extra, package that shows it is installed, and model file, in the order of preference."""
@@ -78,7 +78,8 @@ def load_model_file(name: str) -> ModelFile:
     """
     path = find_model_file(name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must stand before TensorFlow's import
-    module = _run(path)
+    with filtered_stderr(START_UP_CHATTER):
+        module = run_file(path, f"mlaas4hep_model_file_{path.stem}")
     if not callable(getattr(module, "model", None)):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise ConfigError(
@@ -119,33 +120,3 @@ def find_model_file(name: str) -> Path:
         nearest=nearest(name, shipped),
         hint="shipped are " + ", ".join(shipped) if shipped else "",
     )
-
-
-def _run(path: Path) -> ModuleType:
-    name = f"mlaas4hep_model_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file", hint="a model file ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that classes of the file can be found by name again
-    try:
-        with filtered_stderr(START_UP_CHATTER):
-            spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        raise PackageMissing(
-            f"{path} imports '{error.name}', which is not installed",
-            hint=f"install it: {_install_line(error.name or '')}",
-        ) from error
-    except MLaaS4HEPError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = getattr(error, "lineno", None)
-        at = f" in line {line}" if line else ""
-        raise ConfigError(f"{path} cannot be run{at}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _install_line(package: str) -> str:
-    top = package.partition(".")[0]
-    extras = {"keras": "keras", "tensorflow": "keras", "torch": "torch", "sklearn": "sklearn", "xgboost": "xgboost"}
-    return f"pip install 'mlaas4hep[{extras[top]}]'" if top in extras else f"pip install {top}"

@@ -26,7 +26,7 @@ bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_reading.py
 
 clean:
-	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info
+	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info mlaas4hep/_kernel*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -34,12 +34,12 @@ $(VENV)/bin/python:
 	@echo "Making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.demo: setup.py constraints.txt mlaas4hep/kernel.cpp | $(VENV)/bin/python
 	@echo "Installing what the demo needs into $(VENV); this takes a few minutes the first time"
 	@$(PIP) --editable '.[keras,torch,server,plot]'
 	@touch $@
 
-$(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.test: setup.py constraints.txt mlaas4hep/kernel.cpp | $(VENV)/bin/python
 	@echo "Installing everything into $(VENV); this takes a few minutes the first time"
 	@$(PIP) --editable '.[all,test]'
 	@touch $@ $(VENV)/.demo

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option("--normalise", default="auto", metavar="HOW", help="auto, standard, minmax or none (default: auto)")
-    option("--workers", type=int, default=1, help="threads that decompress (default: 1)")
+    option("--workers", type=int, default=1, help="threads that read, a block of events each (default: 1)")
     console.add_verbose(parser, "1: say more, and keep tracebacks; 2: list the branches that are read")
     return parser
 
@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> int:
     """Open the file and do what the options ask for."""
+    from mlaas4hep.compiled import KERNEL
     from mlaas4hep.reader import DataReader
 
     def names(text: str | None) -> list[str]:
@@ -109,6 +110,8 @@ def command(args: argparse.Namespace) -> int:
     ) as reader:
         if args.verbose:
             print(f"Reading {reader.location}")
+        if args.verbose and KERNEL is None:
+            console.notice("the compiled loops are not there: a C++ compiler and a new installation make reading faster")
         if args.verbose > 1:
             print("\n".join(reader.features))
         learn(reader, args.specs)

@@ -4,7 +4,8 @@
     python benchmarks/bench_reading.py                    # examples/htautau/ggH.root
     python benchmarks/bench_reading.py nanoaod.root --runs=5
 
-Prints a table, then one JSON line. Medians of alternating runs, files in the page cache; the floor is the first row.
+Prints a table, then one JSON line. Medians of alternating runs, files in the page cache. `uproot` is the peer that the
+ratios are against; `inflating alone`, every basket decompressed and thrown away, is the floor.
 """
 
 from __future__ import annotations
@@ -13,21 +14,33 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import uproot
 
 import mlaas4hep
+from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Kind, open_source
+from mlaas4hep.io.baskets import plan_of
+from mlaas4hep.io.compression import decompress
 from mlaas4hep.reader import DataReader
 
 DEFAULT = Path(__file__).resolve().parents[1] / "examples" / "htautau" / "ggH.root"
+PEER = "uproot.TTree.iterate, arrays thrown away"
+FEW = 20
+PEAK = """
+import sys
+from mlaas4hep.reader import DataReader
+events = sum(map(len, DataReader(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))))
+(peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(round(int(peak) / 1e3))
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,48 +57,92 @@ def main(argv: list[str] | None = None) -> int:
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)
-    report(args.file, args.branch, {name: statistics.median(values) for name, values in seconds.items()})
+    report(args.file, args.branch, seconds)
     return 0
 
 
-def make_steps(file: str, tree: str) -> dict[str, Callable[[], None]]:
-    """Return what is measured; the first is what the others are compared with."""
+def make_steps(file: str, tree: str) -> dict[str, Callable[[], object]]:
+    """Return what is measured, by name."""
     with open_source(file, tree) as source:
         names = [column.name for column in source.columns.values() if column.kind is not Kind.OTHER]
+    few = names[:: max(len(names) // FEW, 1)][:FEW]
     specs = DataReader(file, tree).specs
+    few_specs = DataReader(file, tree, few, identifier=()).specs
+    records = compressed_records(file, tree, names)
 
-    def iterate() -> None:
+    def iterate(branches: list[str]) -> None:
         with uproot.open(file) as opened:
-            for _ in opened[tree].iterate(filter_name=names):
+            for _ in opened[tree].iterate(filter_name=branches):
                 pass
 
-    def first_pass() -> None:
-        with DataReader(file, tree) as reader:
+    def inflate(threads: int) -> None:
+        def work(offset: int) -> None:
+            for record, length in records[offset::threads]:
+                decompress(record, length)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+
+    def first_pass(workers: int) -> None:
+        with DataReader(file, tree, workers=workers) as reader:
             reader.first_pass()
 
-    def matrix() -> None:
-        with DataReader(file, tree, specs=specs) as reader:
-            for chunk in reader:
-                np.asarray(chunk.x)
+    def matrix(workers: int) -> None:
+        with DataReader(file, tree, specs=specs, workers=workers) as reader:
+            for _ in reader:
+                pass
 
-    return {"uproot.TTree.iterate, arrays thrown away": iterate, "first pass": first_pass,
-            "events to normalised float32 matrix and mask": matrix}  # fmt: skip
+    def few_matrix() -> None:
+        with DataReader(file, tree, few, identifier=(), specs=few_specs) as reader:
+            for _ in reader:
+                pass
+
+    steps: dict[str, Callable[[], object]] = {PEER: lambda: iterate(names)}
+    for workers in (1, 2):
+        steps[f"inflating alone, {workers}"] = lambda workers=workers: inflate(workers)
+        steps[f"first pass, {workers}"] = lambda workers=workers: first_pass(workers)
+        steps[f"events to normalised matrix and mask, {workers}"] = lambda workers=workers: matrix(workers)
+    if len(names) > 2 * FEW:
+        steps[f"{PEER}, {FEW} branches"] = lambda: iterate(few)
+        steps[f"events to normalised matrix and mask, 1, {FEW} branches"] = few_matrix
+    return steps
 
 
-def report(file: str, tree: str, medians: dict[str, float]) -> None:
+def compressed_records(file: str, tree: str, names: list[str]) -> list[tuple[memoryview, int]]:
+    """Return the compressed content of every basket, and its length when inflated."""
+    content = memoryview(Path(file).read_bytes())
+    records = []
+    with uproot.open(file) as opened:
+        for name in names:
+            plan = plan_of(opened[tree][name])
+            for index in range(len(plan.seek) if plan else 0):
+                start, length = plan.place(index)
+                basket = content[start : start + length]
+                key = int.from_bytes(basket[14:16], "big")
+                records.append((basket[key:], int.from_bytes(basket[6:10], "big")))
+    return records
+
+
+def report(file: str, tree: str, seconds: dict[str, list[float]]) -> None:
     """Print the table and the JSON line."""
     with open_source(file, tree) as source:
         events, branches = source.num_entries, len(source.columns)
-    rates = {name: events / seconds for name, seconds in medians.items()}
-    floor = next(iter(rates.values()))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{Path(file).name}: {events} events, {branches} branches, {os.path.getsize(file) / 1e6:.1f} MB")
-    for name, rate in rates.items():
-        print(f"{name:46s} {rate:10,.0f} events/s  {rate / floor:5.2f} x")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for name, median in medians.items():
+        peer = f"{PEER}, {FEW} branches" if name.endswith(" branches") else PEER
+        ratio = statistics.median(one / other for one, other in zip(seconds[peer], seconds[name], strict=True))
+        print(f"{name:58s} {events / median:12,.0f} events/s  {ratio:5.2f} x")
+    peaks = {}
+    for workers in (1, 2):
+        command = [sys.executable, "-c", PEAK, file, tree, str(workers)]
+        peaks[workers] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        print(f"peak memory of first pass and matrix, {workers}: {peaks[workers]} MB")
     print(json.dumps({
-        "file": Path(file).name, "events": events, "branches": branches, "events_per_s": rates, "peak_MB": round(peak),
+        "file": Path(file).name, "events": events, "branches": branches, "peak_MB": peaks, "compiled": bool(KERNEL),
+        "events_per_s": {name: round(events / median) for name, median in medians.items()},
         "cores": os.cpu_count(), "python": platform.python_version(), "mlaas4hep": mlaas4hep.__version__,
-        "uproot": uproot.__version__, "numpy": np.__version__,
+        "uproot": uproot.__version__,
     }))  # fmt: skip
 
 

@@ -81,3 +81,11 @@ def select_events(values: np.ndarray | Jagged, keep: np.ndarray) -> np.ndarray |
         return Jagged(offsets, values.content[np.repeat(keep, counts)])
     kept: np.ndarray = values[keep]
     return kept
+
+
+def buffers(values: np.ndarray | Jagged) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return content and offsets as the compiled loops take them: C-contiguous, and no float16."""
+    content = values.content if isinstance(values, Jagged) else values
+    if content.dtype == np.float16:
+        content = content.astype(np.float32)
+    return np.ascontiguousarray(content), values.offsets if isinstance(values, Jagged) else None

@@ -62,14 +62,13 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = (), workers: int = 1) -> Source:
+def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = ()) -> Source:
     """Open a file at the first of its places that answers.
 
     Args:
         name: path, URL or LFN.
         tree: name of the tree, with folders where it has them (`boostedAk8/events`).
         redirectors: where to look for an LFN that is not on disk.
-        workers: threads that decompress.
 
     Raises:
         FileUnreadable: no place has the file, or it is not a ROOT file.
@@ -80,7 +79,7 @@ def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = ()
     failures: list[FileUnreadable] = []
     for place in candidates(name, redirectors):
         try:
-            return TTreeSource(place, tree, workers)
+            return TTreeSource(place, tree)
         except FileUnreadable as error:
             failures.append(error)
     if len(failures) == 1:

@@ -1,16 +1,18 @@
-"""ROOT's TTree as a `Source`, through uproot.
+"""ROOT's TTree as a `Source`.
 
     with TTreeSource("data.root", "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
-uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above.
+uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above. Baskets of
+numbers are decoded by `baskets`; everything else, and every basket that is not as it should be, is read by uproot.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,8 @@ from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound, nearest
+from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
+from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, UprootRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind
 from mlaas4hep.io.location import is_url
 
@@ -37,7 +41,7 @@ class TTreeSource:
     Sub-branches go by their full path (`Muon/Muon.pt`). Numbers come in native byte order.
     """
 
-    def __init__(self, location: str, tree: str = "Events", workers: int = 1) -> None:
+    def __init__(self, location: str, tree: str = "Events") -> None:
         """Open the file and read its metadata.
 
         Raises:
@@ -53,13 +57,17 @@ class TTreeSource:
                 for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
                 if not isinstance(branch.interpretation, AsGrouped)
             }
+            self._bytes: ByteRanges = UprootRanges(self._file) if is_url(location) else LocalRanges(location)
         except BaseException:
             self._file.close()
             raise
         self.columns: Mapping[str, Column] = {name: describe(name, branch) for name, branch in self._branches.items()}
         self.num_entries = int(self._tree.num_entries)
         self.identity = f"{self._file.file.uuid}:{self._tree.name}"
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._plans: dict[str, Plan | None] = {}
+        self._edges: dict[bytes, np.ndarray] = {}
+        self._baskets = BasketReader(self._bytes)
+        self._uproot = Lock()
         self._boundaries: list[int] | None = None
 
     @property
@@ -70,18 +78,38 @@ class TTreeSource:
         return self._boundaries
 
     def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
-        """Read the entries start <= i < stop of some columns; see `Source.read`."""
+        """Read the entries start <= i < stop of some columns; see `Source.read`. Threads may call it at once."""
         names = list(names)
         for name in names:
             if name not in self._branches:
                 raise self._not_found(name)
-        arrays = self._read_arrays(names, start, stop)
-        return {name: _unwrap(arrays[name], self.columns[name]) for name in names}
+        plans = {name: plan for name in names if (plan := self._plan(name)) is not None}
+        try:
+            columns = self._baskets.read(plans, start, stop)
+        except OSError as error:
+            raise self._unreadable(names, start, stop, error) from error
+        rest = [name for name in names if name not in columns]
+        if rest:
+            with self._uproot:
+                arrays = self._read_arrays(rest, start, stop)
+            columns.update({name: _unwrap(arrays[name], self.columns[name]) for name in rest})
+        return columns
+
+    def _plan(self, name: str) -> Plan | None:
+        if name not in self._plans:
+            try:
+                plan = plan_of(self._branches[name]) if self.columns[name].kind is not Kind.OTHER else None
+            except Exception:  # damage that uproot may explain better
+                plan = None
+            if plan is not None:
+                plan = replace(plan, edges=self._edges.setdefault(plan.edges.tobytes(), plan.edges))
+            self._plans[name] = plan
+        return self._plans[name]
 
     def _read_arrays(self, names: list[str], start: int, stop: int) -> dict[str, Any]:
         """Read the top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
         top = {self._branches[name].cache_key for name in names if "/" not in name}
-        options = {"entry_start": start, "entry_stop": stop, "decompression_executor": self._pool, "array_cache": None}
+        options = {"entry_start": start, "entry_stop": stop, "array_cache": None}
         try:
             arrays = dict(
                 self._tree.arrays(filter_branch=lambda branch: branch.cache_key in top, how=dict, **options)
@@ -90,11 +118,14 @@ class TTreeSource:
             )
             arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
         except Exception as error:  # uproot raises many kinds for damaged bytes, and for a broken connection
-            culprit = self._find_culprit(names, start, stop)
-            raise FileUnreadable(
-                f"cannot read {culprit} of {self.location}, entries {start} to {stop - 1}: {_first_line(error)}"
-            ) from error
+            raise self._unreadable(names, start, stop, error) from error
         return arrays
+
+    def _unreadable(self, names: list[str], start: int, stop: int, error: Exception) -> FileUnreadable:
+        culprit = self._find_culprit(names, start, stop)
+        return FileUnreadable(
+            f"cannot read {culprit} of {self.location}, entries {start} to {stop - 1}: {_first_line(error)}"
+        )
 
     def _not_found(self, name: str) -> BranchNotFound:
         return BranchNotFound(
@@ -112,10 +143,9 @@ class TTreeSource:
         return f"tree '{self._tree.name}'"
 
     def close(self) -> None:
-        """Close the file and stop the threads."""
+        """Close the file."""
+        self._bytes.close()
         self._file.close()
-        if self._pool is not None:
-            self._pool.shutdown()
 
     def __enter__(self) -> Self:
         return self

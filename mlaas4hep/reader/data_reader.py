@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import cast
 
@@ -24,12 +26,16 @@ from typing_extensions import Self
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
+from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import READ_ROWS, blocks
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation, check_method
 from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.recycler import Recycler
 from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
+from mlaas4hep.reader.statistics import Statistics
+from mlaas4hep.reader.vectors import vectorise
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class ReadOptions:
         preproc: new branches and cuts.
         redirectors: where LFNs are looked for that are not on disk.
         extra: flat columns that come along and are no features.
-        workers: threads that decompress.
+        workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
     """
 
     branch: str = "Events"
@@ -177,7 +183,7 @@ class DataReader:
     def _setup(self, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None) -> None:
         self.options = options
         self._name = os.fspath(fin)
-        self._source: Source = open_source(self._name, options.branch, options.redirectors, options.workers)
+        self._source: Source = open_source(self._name, options.branch, options.redirectors)
         self._close = weakref.finalize(self, self._source.close)  # for readers that nobody closes
         try:
             self._choose_columns(specs)
@@ -187,6 +193,8 @@ class DataReader:
         self._specs = specs
         self.num_entries = self._source.num_entries
         self.truncated: dict[str, int] = {}
+        self._lock = Lock()
+        self._memory = Recycler(keep=2 * options.workers)
 
     def _choose_columns(self, specs: Specs | None) -> None:
         options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
@@ -247,18 +255,24 @@ class DataReader:
     def first_pass(self) -> Specs:
         """Pass over the events and learn the specs, whatever specs there are already."""
         stop = min(2 * READ_ROWS, self.stop) if self.options.nevts == 0 else self.stop
-        parts = [self._empty_specs()]
+        kinds = {name: self._kind(name) for name in self.features}
+        counters: SimpleQueue[Statistics] = SimpleQueue()
+        for _ in range(self.options.workers):
+            counters.put(Statistics(kinds))
+
+        def learn(block: tuple[int, int]) -> int:
+            values, entries = self._read(*block)
+            mine = counters.get()
+            mine.add(values, len(entries))
+            counters.put(mine)
+            return block[1] - block[0]
+
         with console.progress("first pass", stop) as bar:
-            for start, end in blocks(self._source.boundaries, stop):
-                values, entries = self._read(start, end)
-                parts.append(
-                    Specs(
-                        {name: BranchSpecs.of(values[name], self._kind(name)) for name in self.features}, len(entries)
-                    )
-                )
-                bar.advance(end - start)
+            for count in ahead(learn, blocks(self._source.boundaries, stop), self.options.workers):
+                bar.advance(count)
+        parts = [counters.get().specs() for _ in range(self.options.workers)]
+        whole = Specs.merge_all([self._empty_specs(), *(part for part in parts if part is not None)])
         file = Provenance(self._name, self.identity, self.num_entries, stop)
-        whole = Specs.merge_all(parts)
         return Specs(whole.branches, whole.events, (file,))
 
     def read_block(self, start: int, stop: int, raw: bool = False) -> Chunk:
@@ -271,8 +285,9 @@ class DataReader:
             FileUnreadable: the bytes cannot be had or are damaged.
         """
         values, entries = self._read(start, stop)
-        x = self._assemble(values, len(entries))
-        mask = ~np.isnan(x) if raw else self.normalisation.apply(x, self.options.fill)
+        normalisation, fill = (None, np.nan) if raw else (self.normalisation, self.options.fill)
+        x, mask, truncated = vectorise(values, len(entries), self.layout, normalisation, fill, self._memory)
+        self._note(truncated)
         return Chunk(
             x,
             mask,
@@ -287,8 +302,8 @@ class DataReader:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events."""
-        for start, stop in self.blocks():
-            block = self.read_block(start, stop)
+        self.normalisation  # noqa: B018  made here, once, and not by several threads
+        for block in ahead(lambda span: self.read_block(*span), self.blocks(), self.options.workers):
             pieces = max(1, -(-len(block) // self.options.chunk_size))
             edges = [len(block) * i // pieces for i in range(pieces + 1)]
             for begin, end in pairwise(edges):
@@ -326,11 +341,10 @@ class DataReader:
         preproc = self.options.preproc
         return preproc.needs(self._source.columns, set(names)) if preproc else set(names)
 
-    def _assemble(self, values: Columns, events: int) -> np.ndarray:
-        x, truncated = self.layout.assemble(values, events)
-        for name, count in truncated.items():
-            self.truncated[name] = self.truncated.get(name, 0) + count
-        return x
+    def _note(self, truncated: Mapping[str, int]) -> None:
+        with self._lock:
+            for name, count in truncated.items():
+                self.truncated[name] = self.truncated.get(name, 0) + count
 
     def _kind(self, name: str) -> Kind:
         return self.available[name].kind

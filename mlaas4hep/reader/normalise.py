@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -38,37 +39,33 @@ MARGIN = 10.0
 """Values further outside the range seen than this many ranges, infinite ones too, are taken to be that far outside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(NamedTuple):
     """The constants of the formula for one branch."""
 
     low: float = -FLOAT32_MAX
     high: float = FLOAT32_MAX
     centre: float = 0.0
     scale: float = 1.0
-    curved: bool = False
     offset: float = 0.0
     gain: float = 1.0
+    curved: bool = False
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The constants of the formula for every column of the matrix.
+    """The constants of the formula for every branch, and for every column of the matrix.
 
     Attributes:
         method: one of METHODS.
-        low, high, centre, scale, offset, gain: float32 (features,).
-        curved: bool (features,), True where g is asinh.
+        widths: int64 (branches,), how many columns each branch has.
+        curves: float32 (branches, 6): low, high, centre, scale, offset, gain.
+        bends: bool (branches,), True where g is asinh.
     """
 
     method: Method
-    low: np.ndarray
-    high: np.ndarray
-    centre: np.ndarray
-    scale: np.ndarray
-    curved: np.ndarray
-    offset: np.ndarray
-    gain: np.ndarray
+    widths: np.ndarray
+    curves: np.ndarray
+    bends: np.ndarray
 
     @classmethod
     def of(cls, specs: Specs, layout: VectorLayout, method: str = "auto") -> Normalisation:
@@ -83,21 +80,24 @@ class Normalisation:
                 f"these specs know minimum and maximum alone, which is too little for normalisation '{method}'",
                 hint="use minmax, or make specs anew: reader.py --fin=FILE --fout=specs.json",
             )
-        curves = [_MAKE[method](specs.branches[slot.branch]) for slot in layout.slots for _ in range(slot.width)]
-
-        def column(name: str, dtype: type) -> np.ndarray:
-            return np.array([getattr(curve, name) for curve in curves], dtype)
-
+        curves = [_MAKE[method](specs.branches[slot.branch]) for slot in layout.slots]
         return cls(
             method,  # type: ignore[arg-type]
-            low=column("low", np.float32),
-            high=column("high", np.float32),
-            centre=column("centre", np.float32),
-            scale=column("scale", np.float32),
-            curved=column("curved", bool),
-            offset=column("offset", np.float32),
-            gain=column("gain", np.float32),
+            np.array([slot.width for slot in layout.slots], np.int64),
+            np.array([curve[:6] for curve in curves], np.float32).reshape(-1, 6),
+            np.array([curve.curved for curve in curves], bool),
         )
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Low, high, centre, scale, offset and gain of every column, float32 (6, features)."""
+        columns: np.ndarray = np.repeat(self.curves, self.widths, axis=0).T.copy()
+        return columns
+
+    @cached_property
+    def curved(self) -> np.ndarray:
+        """True where a column's g is asinh, bool (features,)."""
+        return np.repeat(self.bends, self.widths)
 
     def apply(self, x: np.ndarray, fill: float = np.nan) -> np.ndarray:
         """Normalise a matrix in place and tell values from padding.
@@ -111,13 +111,15 @@ class Normalisation:
         """
         mask: np.ndarray = ~np.isnan(x)
         if self.method != "none":
-            np.clip(x, self.low, self.high, out=x)
-            np.subtract(x, self.centre, out=x)
-            np.multiply(x, self.scale, out=x)
+            low, high, centre, scale, offset, gain = self.columns
+            np.clip(x, low, high, out=x)
+            np.subtract(x, centre, out=x)
+            np.multiply(x, scale, out=x)
             if self.curved.any():
-                np.arcsinh(x, out=x, where=self.curved)
-            np.subtract(x, self.offset, out=x)
-            np.multiply(x, self.gain, out=x)
+                x[:, self.curved] = asinh(x[:, self.curved])
+            np.subtract(x, offset, out=x)
+            np.multiply(x, gain, out=x)
+            np.add(x, 0, out=x)  # never -0
         if not np.isnan(fill):
             x[~mask] = fill
         return mask
@@ -128,6 +130,28 @@ def check_method(method: str) -> None:
     if method not in METHODS:
         hint = "choose one of " + ", ".join(METHODS)
         raise ConfigError(f"there is no normalisation '{method}'", nearest=nearest(method, METHODS), hint=hint)
+
+
+def asinh(t: np.ndarray) -> np.ndarray:
+    """Return asinh of float32 numbers, rounded from float64; the same bits on every machine, and in `kernel.cpp`.
+
+    Made of operations that IEEE 754 rounds correctly: u = |t| + sqrt(t^2 + 1) = m 2^k with 3/4 <= m < 3/2, and
+    log m = 2 atanh s with s = (m - 1) / (m + 1), by its series (Abramowitz and Stegun 4.6.20, 4.6.22, 4.6.33).
+    """
+    wide = t.astype(np.float64)
+    a = np.abs(wide)
+    bits = (a + np.sqrt(a * a + 1.0)).view(np.int64)
+    k = ((bits + (1 << 51)) >> 52) - 1023
+    m = (bits - (k << 52)).view(np.float64)
+    s = (m - 1.0) / (m + 1.0)
+    q = s * s
+    series = np.full_like(q, 1.0 / 15.0)
+    for divisor in (13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
+        series = series * q + 1.0 / divisor
+    logarithm = k * 0.6931471805599453 + 2.0 * s * series
+    small = a - a * a * a / 6.0
+    size = np.where(a < 1e-4, small, np.where(np.isnan(a), a, logarithm))
+    return np.copysign(size, wide).astype(np.float32)
 
 
 def _bounds(branch: BranchSpecs) -> tuple[float, float]:
@@ -167,7 +191,7 @@ def _auto(branch: BranchSpecs) -> Curve:
     bent = np.arcsinh((centres - median) / spread)
     offset = float(np.average(bent, weights=counts))
     deviation = float(np.sqrt(np.average((bent - offset) ** 2, weights=counts)))
-    return Curve(low, high, float(median), 1.0 / spread, True, offset, _inverse(deviation))
+    return Curve(low, high, float(median), 1.0 / spread, offset, _inverse(deviation), curved=True)
 
 
 _MAKE: dict[str, Callable[[BranchSpecs], Curve]] = {

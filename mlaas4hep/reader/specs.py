@@ -64,7 +64,10 @@ class BranchSpecs:
         else:
             dim = 1 if values.ndim == 1 else values.shape[1]
             numbers = values.reshape(-1)
-        numbers = numbers.view(np.uint8) if numbers.dtype == bool else numbers
+        if numbers.dtype == bool:
+            numbers = numbers.view(np.uint8)
+        elif numbers.dtype == np.float16:
+            numbers = numbers.astype(np.float32)
         nan = inf = 0
         if numbers.dtype.kind == "f":
             finite = np.abs(numbers) <= FLOAT32_MAX

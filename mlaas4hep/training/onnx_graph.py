@@ -53,14 +53,10 @@ def describe(model: onnx.ModelProto, layout: VectorLayout, classes: Sequence[str
 def _normalisation_graph(
     normalisation: Normalisation, takes_mask: bool, opset: int, ir_version: int, imports: list[Any]
 ) -> onnx.ModelProto:
-    width = len(normalisation.centre)
+    width = len(normalisation.curved)
+    names = ("low", "high", "centre", "scale", "offset", "gain")
     constants: dict[str, np.ndarray] = {
-        "low": normalisation.low,
-        "high": normalisation.high,
-        "centre": normalisation.centre,
-        "scale": normalisation.scale,
-        "offset": normalisation.offset,
-        "gain": normalisation.gain,
+        **dict(zip(names, normalisation.columns, strict=True)),
         "curved": normalisation.curved,
         "zero": np.zeros(1, np.float32),
     }

@@ -1,0 +1,290 @@
+"""Baskets of numbers → NumPy arrays, without uproot's machinery for everything else.
+
+    plan = plan_of(tree["Muon_pt"])                                 # None: a job for uproot
+    decode(plan, 3, memory_of_basket_3)                             # what one basket holds
+    BasketReader(byte_ranges).read({"Muon_pt": plan}, 0, 1000)      # what some entries hold, native byte order
+
+uproot parses the file and its types; this module takes the bytes of one basket from there: checks its key, inflates it,
+and gives its numbers in native byte order. It knows baskets of plain numbers, of fixed-size arrays and of lists of
+numbers. It believes nothing: whatever is not as expected raises `Unexpected`, and then uproot has the last word.
+
+The format: TBasket and TKey in ROOT's TFile specification (root.cern/root/htmldoc, "TFile: logical record format").
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from uproot.interpretation.jagged import AsJagged
+from uproot.interpretation.numerical import AsDtype
+
+from mlaas4hep.compiled import KERNEL
+from mlaas4hep.io.byte_ranges import ByteRanges, Place
+from mlaas4hep.io.columns import Jagged
+from mlaas4hep.io.compression import DamagedBlock, decompress
+
+_KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
+_BASKET = struct.Struct(">Hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast; behind it one byte of flags
+
+Part = np.ndarray | Jagged
+"""What a basket holds."""
+
+Basket = tuple[str, int]
+"""The branch of a basket, and its number."""
+
+KEPT = 64_000_000
+"""Bytes of decoded baskets that are kept for the next call, where a basket goes on behind the last entry read."""
+
+
+class Unexpected(Exception):
+    """A basket is not what this module knows how to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where the baskets of a branch lie and what is in them.
+
+    Attributes:
+        dtype: of one number as the file has it, big-endian.
+        size: numbers an event for plain and fixed-size columns; 0 for lists.
+        header: bytes in front of every list.
+        edges: int64 (baskets + 1,), basket i holds the entries edges[i] <= entry < edges[i + 1].
+        seek, bytes: int64 (baskets on their own,), where its key begins in the file and its length with the key.
+        embedded: the baskets behind those, which lie in the record of the tree, as uproot has them.
+    """
+
+    dtype: np.dtype[Any]
+    size: int
+    header: int
+    edges: np.ndarray
+    seek: np.ndarray
+    bytes: np.ndarray
+    embedded: tuple[Any, ...] = ()
+
+    def is_embedded(self, index: int) -> bool:
+        """Return whether a basket has no place of its own in the file."""
+        return index >= len(self.seek)
+
+    def place(self, index: int) -> Place:
+        """Return where a basket begins in the file, and its length."""
+        return int(self.seek[index]), int(self.bytes[index])
+
+    def overlap(self, start: int, stop: int) -> range:
+        """Return the baskets that hold some of the entries start <= i < stop."""
+        if start >= stop:
+            return range(0)
+        first, last = np.searchsorted(self.edges, [start, stop - 1], "right")
+        return range(int(first) - 1, int(last))
+
+
+def plan_of(branch: Any) -> Plan | None:
+    """Return the plan for one of uproot's branches; None where it holds something else, or lies elsewhere."""
+    interpretation = branch.interpretation
+    jagged = type(interpretation) is AsJagged
+    content = interpretation.content if jagged else interpretation
+    if type(content) is not AsDtype or content.from_dtype.base.newbyteorder("=") != content.to_dtype.base:
+        return None
+    dtype, shape = content.from_dtype.base, content.from_dtype.shape
+    if dtype.kind not in "biuf" or (jagged and shape) or len(branch.member("fLeaves")) != 1:
+        return None
+    embedded = tuple(branch.embedded_baskets)
+    count = int(branch.num_baskets) - len(embedded)
+    edges = np.array(branch.entry_offsets, np.int64)
+    seek, size = (np.array(branch.member(name)[:count], np.int64) for name in ("fBasketSeek", "fBasketBytes"))
+    whole = len(seek) == len(size) == count == len(edges) - 1 - len(embedded) and (seek > 0).all() and (size > 0).all()
+    if not whole or edges[0] != 0 or edges[-1] != branch.tree.num_entries or (np.diff(edges) < 0).any():
+        return None
+    return Plan(
+        dtype,
+        0 if jagged else int(np.prod(shape, dtype=np.int64)),
+        interpretation.header_bytes if jagged else 0,
+        edges,
+        seek,
+        size,
+        embedded,
+    )
+
+
+def decode(plan: Plan, index: int, basket: memoryview) -> Part:
+    """Return what a basket holds, numbers in native byte order.
+
+    Args:
+        plan: of the branch.
+        index: which of its baskets.
+        basket: its bytes, key included.
+
+    Returns:
+        (entries,) or (entries, size), or a `Jagged` where these are lists.
+
+    Raises:
+        Unexpected: the bytes are damaged, or not what the plan promises.
+    """
+    entries = int(plan.edges[index + 1] - plan.edges[index])
+    if len(basket) < _KEY.size + _BASKET.size + 1:
+        raise Unexpected("a basket is too short")
+    total, _, length, _, key, _ = _KEY.unpack_from(basket)
+    if total != len(basket) or not _KEY.size + _BASKET.size < key <= total:
+        raise Unexpected("a basket's key is of another length than the tree says")
+    *_, held, last = _BASKET.unpack_from(basket, key - _BASKET.size - 1)
+    border = last - key
+    if held != entries or not 0 <= border <= length:
+        raise Unexpected(f"a basket holds {held} entries, not {entries}")
+    try:
+        data = memoryview(decompress(basket[key:], length))
+    except DamagedBlock as error:
+        raise Unexpected(str(error)) from error
+    if plan.size:
+        return _plain(plan, data[:border], entries)
+    if length - border != 4 * (entries + 2):
+        raise Unexpected("a basket of lists has no offsets, or another number of them")
+    return (_lists_compiled if KERNEL else _lists_of)(plan, data, entries, border, key)
+
+
+def _lists_compiled(plan: Plan, data: Any, entries: int, border: int, key: int) -> Jagged:
+    offsets = np.empty(entries + 1, np.int64)
+    content = np.empty(max(border - plan.header * entries, 0) // plan.dtype.itemsize, plan.dtype.newbyteorder("="))
+    if not KERNEL.unpack_lists(data, border, key, plan.header, offsets, content):
+        raise Unexpected("a basket of lists has offsets that make no sense")
+    return Jagged(offsets, content)
+
+
+def _lists_of(plan: Plan, data: Any, entries: int, border: int, key: int) -> Jagged:
+    starts = np.frombuffer(data, ">i4", entries + 1, border + 4) - np.int32(key)  # in front stands how many there are
+    starts[-1] = border
+    return _lists(plan, data[:border], starts)
+
+
+def decode_embedded(plan: Plan, index: int) -> Part:
+    """Return what a basket holds that uproot has in memory already; see `decode`."""
+    basket = plan.embedded[index - len(plan.seek)]
+    entries = int(plan.edges[index + 1] - plan.edges[index])
+    data = np.ascontiguousarray(basket.data).data
+    if plan.size:
+        return _plain(plan, data, entries)
+    starts = basket.byte_offsets
+    if starts is None or len(starts) != entries + 1 or starts[-1] != len(data):
+        raise Unexpected("a basket of lists has no offsets, or another number of them")
+    return _lists(plan, data, starts)
+
+
+def _plain(plan: Plan, data: Any, entries: int) -> np.ndarray:
+    if len(data) != entries * plan.size * plan.dtype.itemsize:
+        raise Unexpected(f"a basket of {entries} entries holds {len(data)} bytes")
+    numbers = _native(np.frombuffer(data, plan.dtype))
+    return numbers if plan.size == 1 else numbers.reshape(entries, plan.size)
+
+
+def _lists(plan: Plan, data: Any, starts: np.ndarray) -> Jagged:
+    """Read lists that begin at the bytes `starts`, int32 (entries + 1,), of the data."""
+    ends = starts - plan.header * np.arange(len(starts), dtype=np.int32) if plan.header else starts
+    item = plan.dtype.itemsize  # a power of 2
+    if starts[0] != 0 or (ends[1:] < ends[:-1]).any() or (np.bitwise_or.reduce(ends) & (item - 1)):
+        raise Unexpected("a basket of lists has offsets that make no sense")
+    offsets = (ends >> (item.bit_length() - 1)).astype(np.int64)
+    if not plan.header:
+        return Jagged(offsets, _native(np.frombuffer(data, plan.dtype)))
+    keep = np.ones(len(data), bool)
+    keep[(starts[:-1, None] + np.arange(plan.header)).reshape(-1)] = False
+    return Jagged(offsets, _native(np.frombuffer(data, np.uint8)[keep].view(plan.dtype)))
+
+
+def _native(numbers: np.ndarray) -> np.ndarray:
+    return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
+
+
+class BasketReader:
+    """Read stretches of entries, basket by basket; threads may call it at once."""
+
+    def __init__(self, ranges: ByteRanges) -> None:
+        """Read from a file that somebody else closes."""
+        self._ranges = ranges
+        self._kept: dict[Basket, Part] = {}
+        self._lock = Lock()
+
+    def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Part]:
+        """Return the entries start <= i < stop of some branches, in native byte order.
+
+        A branch with a basket that is `Unexpected` is left out.
+
+        Raises:
+            OSError: the bytes cannot be had.
+        """
+        wanted = _overlaps(plans, start, stop)
+        with self._lock:
+            kept = {basket: part for basket, part in self._kept.items() if basket[1] in wanted.get(basket[0], ())}
+        places = [
+            plans[name].place(index)
+            for name, indices in wanted.items()
+            for index in indices
+            if not plans[name].is_embedded(index) and (name, index) not in kept
+        ]
+        memory = self._ranges.read(places)
+        columns: dict[str, Part] = {}
+        beyond: dict[Basket, Part] = {}
+        for name, plan in plans.items():
+            parts: list[Part] = []
+            try:
+                for index in wanted[name]:
+                    part = kept.get((name, index))
+                    if part is None:
+                        embedded = plan.is_embedded(index)
+                        part = (
+                            decode_embedded(plan, index) if embedded else decode(plan, index, memory[plan.place(index)])
+                        )
+                    parts.append(part)
+                    if plan.edges[index + 1] > stop:
+                        beyond[name, index] = part
+            except Unexpected:
+                continue
+            columns[name] = _join(plan, parts, wanted[name].start, start, stop)
+        self._keep(beyond)
+        return columns
+
+    def _keep(self, parts: Mapping[Basket, Part]) -> None:
+        """Remember what the next call will want, in place of what the last ones did, as far as there is room."""
+        with self._lock:
+            self._kept = {**parts, **self._kept}
+            room = KEPT
+            for basket, part in list(self._kept.items()):
+                room -= part.content.nbytes + part.offsets.nbytes if isinstance(part, Jagged) else part.nbytes
+                if room < 0:
+                    del self._kept[basket]
+
+
+def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, range]:
+    """Return which baskets of each branch hold some of the entries; most branches share their edges."""
+    known: dict[int, range] = {}
+    for plan in plans.values():
+        if id(plan.edges) not in known:
+            known[id(plan.edges)] = plan.overlap(start, stop)
+    return {name: known[id(plan.edges)] for name, plan in plans.items()}
+
+
+def _join(plan: Plan, parts: list[Part], first: int, start: int, stop: int) -> Part:
+    """Put baskets together and cut off what lies before `start` and from `stop` on."""
+    if len(parts) == 1 and len(parts[0]) == stop - start:
+        return parts[0]
+    begins = [int(edge) for edge in plan.edges[first : first + len(parts)]]
+    cuts = [
+        slice(max(start - begin, 0), min(len(part), stop - begin)) for begin, part in zip(begins, parts, strict=True)
+    ]
+    native = plan.dtype.newbyteorder("=")
+    pieces = [np.empty((0, plan.size) if plan.size > 1 else 0, native)]  # so that no parts have a type, too
+    counts = [np.empty(0, np.int64)]
+    for part, cut in zip(parts, cuts, strict=True):
+        if isinstance(part, Jagged):
+            pieces.append(part.content[part.offsets[cut.start] : part.offsets[cut.stop]])
+            counts.append(part.counts[cut])
+        else:
+            pieces.append(part[cut])
+    values = np.concatenate(pieces)
+    if plan.size:
+        return values
+    offsets = np.zeros(stop - start + 1, np.int64)
+    np.cumsum(np.concatenate(counts), out=offsets[1:])
+    return Jagged(offsets, values)

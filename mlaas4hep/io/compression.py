@@ -1,0 +1,81 @@
+"""ROOT's compressed records.
+
+    decompress(memory, 1_200)     # 1,200 bytes
+
+A record is one or several blocks, each with a header of nine bytes: two letters for the algorithm, one byte for the
+method, and the compressed and uncompressed length, three bytes each, little-endian (ROOT's core/zip/src/RZip.cxx). LZ4
+has a checksum of the compressed bytes in front of them (core/lz4/src/ZipLZ4.cxx). All of the libraries below let other
+threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cramjam
+import deflate
+import xxhash
+
+
+class DamagedBlock(Exception):
+    """Bytes cannot be decompressed."""
+
+
+_HEADER = 9
+
+
+def decompress(record: memoryview, length: int) -> Any:
+    """Return the content of a record: a buffer of `length` bytes.
+
+    Raises:
+        DamagedBlock: its bytes are damaged, of another length, or compressed in a way that is not known.
+    """
+    if len(record) == length:
+        return record  # never was compressed
+    parts, position, filled = [], 0, 0
+    while filled < length:
+        if position + _HEADER > len(record):
+            raise DamagedBlock("a compressed record ends too early")
+        header = record[position : position + _HEADER].tobytes()
+        packed = int.from_bytes(header[3:6], "little")
+        unpacked = int.from_bytes(header[6:9], "little")
+        position += _HEADER
+        inflate = _ALGORITHMS.get(header[:2])
+        if inflate is None:
+            raise DamagedBlock(f"compression algorithm {header[:2]!r} is not known")
+        if not packed or not unpacked or position + packed > len(record) or filled + unpacked > length:
+            raise DamagedBlock("the header of a compressed block makes no sense")
+        try:
+            part = inflate(record[position : position + packed], unpacked)
+        except Exception as error:  # each library has its own
+            raise DamagedBlock(f"a compressed block is damaged: {error}") from error
+        if len(part) != unpacked:
+            raise DamagedBlock(f"a compressed block holds {len(part)} bytes, not {unpacked}")
+        parts.append(part)
+        position += packed
+        filled += unpacked
+    return parts[0] if len(parts) == 1 else b"".join(map(bytes, parts))
+
+
+def _lz4(block: memoryview, length: int) -> Any:
+    checksum, content = block[:8], block[8:]
+    if xxhash.xxh64_digest(content) != checksum:
+        raise ValueError("its checksum is wrong")
+    return cramjam.lz4.decompress_block(content, output_len=length)
+
+
+def _zstd(block: memoryview, length: int) -> Any:
+    return cramjam.zstd.decompress(block, output_len=length)
+
+
+def _xz(block: memoryview, length: int) -> Any:
+    return cramjam.xz.decompress(block, output_len=length)
+
+
+_ALGORITHMS: dict[bytes, Callable[[memoryview, int], Any]] = {
+    b"ZL": deflate.zlib_decompress,
+    b"L4": _lz4,
+    b"ZS": _zstd,
+    b"XZ": _xz,
+}

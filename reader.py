@@ -111,7 +111,7 @@ def command(args: argparse.Namespace) -> int:
         if args.verbose:
             print(f"Reading {reader.location}")
         if args.verbose and KERNEL is None:
-            console.notice("the compiled loops are not there: a C++ compiler and a new installation make reading faster")
+            console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
         if args.verbose > 1:
             print("\n".join(reader.features))
         learn(reader, args.specs)

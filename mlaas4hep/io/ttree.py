@@ -10,7 +10,7 @@ numbers are decoded by `baskets`; everything else, and every basket that is not 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from threading import Lock
 from types import TracebackType
@@ -55,13 +55,13 @@ class TTreeSource:
             self._branches = {
                 name: branch
                 for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
-                if not isinstance(branch.interpretation, AsGrouped)
+                if not (branch.branches and isinstance(branch.interpretation, AsGrouped))
             }
             self._bytes: ByteRanges = UprootRanges(self._file) if is_url(location) else LocalRanges(location)
         except BaseException:
             self._file.close()
             raise
-        self.columns: Mapping[str, Column] = {name: describe(name, branch) for name, branch in self._branches.items()}
+        self.columns: Mapping[str, Column] = _Columns(self._branches)
         self.num_entries = int(self._tree.num_entries)
         self.identity = f"{self._file.file.uuid}:{self._tree.name}"
         self._plans: dict[str, Plan | None] = {}
@@ -154,6 +154,28 @@ class TTreeSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Columns(Mapping[str, Column]):
+    """Descriptions of branches, each made when it is first asked for: of a thousand branches most jobs want a few."""
+
+    def __init__(self, branches: Mapping[str, Any]) -> None:
+        self._branches = branches
+        self._known: dict[str, Column] = {}
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._known:
+            self._known[name] = describe(name, self._branches[name])
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._branches)
+
+    def __len__(self) -> int:
+        return len(self._branches)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._branches
 
 
 def describe(name: str, branch: Any) -> Column:

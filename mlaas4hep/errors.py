@@ -94,3 +94,9 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs the package '{package}', which is not installed",
             hint=f"install it: pip install 'mlaas4hep[{extra}]'",
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what another library's error says, in one line."""
+    lines = [line.strip(" ,") for line in str(error).splitlines() if line.strip(" ,")]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Jagged
-from mlaas4hep.reader.awkward_bridge import from_awkward, to_awkward
+from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
 from mlaas4hep.reader.expressions import Expression
 from mlaas4hep.reader.functions import FUNCTIONS
 from mlaas4hep.reader.grammar import MAX_LENGTH

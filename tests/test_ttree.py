@@ -82,11 +82,6 @@ def test_a_missing_tree_names_those_there_are(tmp_path):
         open_source(str(tmp_path / "a.root"), "events")
 
 
-def test_an_rntuple_is_called_by_its_name():
-    with pytest.raises(TreeNotFound, match="is an RNTuple"):
-        open_source(real_file("test_int_multicluster_rntuple_v1-0-0-0.root"), "ntuple")
-
-
 def test_a_file_that_is_no_root_file_is_said_to_be_none(tmp_path):
     (tmp_path / "a.root").write_text("not at all")
     with pytest.raises(FileUnreadable, match=r"a\.root is not a ROOT file"):
@@ -116,13 +111,6 @@ def test_damaged_baskets_are_named_with_branch_and_entries(tmp_path):
         source.read(["met", "pt"], 0, 2500)
         with pytest.raises(FileUnreadable, match=r"cannot read branch 'met' of .*a\.root, entries 2500 to 4999"):
             source.read(["met", "pt"], 2500, 5000)
-
-
-def test_a_file_of_rntuples_names_them(tmp_path):
-    with uproot.recreate(tmp_path / "a.root") as file:
-        file.mkrntuple("muons", {"pt": "float32"})
-    with pytest.raises(TreeNotFound, match="has no tree at all, but RNTuples, which are not read yet: 'muons'"):
-        open_source(str(tmp_path / "a.root"))
 
 
 def test_nobody_waits_long_for_an_xrootd_server_that_is_not_there(tmp_path):

@@ -25,14 +25,11 @@ from uproot.interpretation.numerical import AsDtype
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io.byte_ranges import ByteRanges, Place
-from mlaas4hep.io.columns import Jagged
+from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
 from mlaas4hep.io.compression import DamagedBlock, decompress
 
 _KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
 _BASKET = struct.Struct(">Hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast; behind it one byte of flags
-
-Part = np.ndarray | Jagged
-"""What a basket holds."""
 
 Basket = tuple[str, int]
 """The branch of a basket, and its number."""
@@ -110,7 +107,7 @@ def plan_of(branch: Any) -> Plan | None:
     )
 
 
-def decode(plan: Plan, index: int, basket: memoryview) -> Part:
+def decode(plan: Plan, index: int, basket: memoryview) -> Values:
     """Return what a basket holds, numbers in native byte order.
 
     Args:
@@ -159,7 +156,7 @@ def _lists_of(plan: Plan, data: Any, entries: int, border: int, key: int) -> Jag
     return _lists(plan, data[:border], starts)
 
 
-def decode_embedded(plan: Plan, index: int) -> Part:
+def decode_embedded(plan: Plan, index: int) -> Values:
     """Return what a basket holds that uproot has in memory already; see `decode`."""
     basket = plan.embedded[index - len(plan.seek)]
     entries = int(plan.edges[index + 1] - plan.edges[index])
@@ -203,10 +200,10 @@ class BasketReader:
     def __init__(self, ranges: ByteRanges) -> None:
         """Read from a file that somebody else closes."""
         self._ranges = ranges
-        self._kept: dict[Basket, Part] = {}
+        self._kept: dict[Basket, Values] = {}
         self._lock = Lock()
 
-    def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Part]:
+    def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Values]:
         """Return the entries start <= i < stop of some branches, in native byte order.
 
         A branch with a basket that is `Unexpected` is left out.
@@ -224,10 +221,10 @@ class BasketReader:
             if not plans[name].is_embedded(index) and (name, index) not in kept
         ]
         memory = self._ranges.read(places)
-        columns: dict[str, Part] = {}
-        beyond: dict[Basket, Part] = {}
+        columns: dict[str, Values] = {}
+        beyond: dict[Basket, Values] = {}
         for name, plan in plans.items():
-            parts: list[Part] = []
+            parts: list[Values] = []
             try:
                 for index in wanted[name]:
                     part = kept.get((name, index))
@@ -245,13 +242,13 @@ class BasketReader:
         self._keep(beyond)
         return columns
 
-    def _keep(self, parts: Mapping[Basket, Part]) -> None:
+    def _keep(self, parts: Mapping[Basket, Values]) -> None:
         """Remember what the next call will want, in place of what the last ones did, as far as there is room."""
         with self._lock:
             self._kept = {**parts, **self._kept}
             room = KEPT
             for basket, part in list(self._kept.items()):
-                room -= part.content.nbytes + part.offsets.nbytes if isinstance(part, Jagged) else part.nbytes
+                room -= size_of(part)
                 if room < 0:
                     del self._kept[basket]
 
@@ -265,26 +262,17 @@ def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, ran
     return {name: known[id(plan.edges)] for name, plan in plans.items()}
 
 
-def _join(plan: Plan, parts: list[Part], first: int, start: int, stop: int) -> Part:
+def _join(plan: Plan, parts: list[Values], first: int, start: int, stop: int) -> Values:
     """Put baskets together and cut off what lies before `start` and from `stop` on."""
-    if len(parts) == 1 and len(parts[0]) == stop - start:
-        return parts[0]
-    begins = [int(edge) for edge in plan.edges[first : first + len(parts)]]
-    cuts = [
-        slice(max(start - begin, 0), min(len(part), stop - begin)) for begin, part in zip(begins, parts, strict=True)
-    ]
-    native = plan.dtype.newbyteorder("=")
-    pieces = [np.empty((0, plan.size) if plan.size > 1 else 0, native)]  # so that no parts have a type, too
-    counts = [np.empty(0, np.int64)]
-    for part, cut in zip(parts, cuts, strict=True):
-        if isinstance(part, Jagged):
-            pieces.append(part.content[part.offsets[cut.start] : part.offsets[cut.stop]])
-            counts.append(part.counts[cut])
-        else:
-            pieces.append(part[cut])
-    values = np.concatenate(pieces)
-    if plan.size:
-        return values
-    offsets = np.zeros(stop - start + 1, np.int64)
-    np.cumsum(np.concatenate(counts), out=offsets[1:])
-    return Jagged(offsets, values)
+    if not parts:
+        native = plan.dtype.newbyteorder("=")
+        return np.empty((0, plan.size) if plan.size > 1 else 0, native) if plan.size else _no_lists(native)
+    pieces: list[Values] = []
+    for begin, part in zip(plan.edges[first : first + len(parts)].tolist(), parts, strict=True):
+        inside = start <= begin and begin + len(part) <= stop
+        pieces.append(part if inside else slice_events(part, max(start - begin, 0), min(stop - begin, len(part))))
+    return join_events(pieces)
+
+
+def _no_lists(dtype: np.dtype[Any]) -> Jagged:
+    return Jagged(np.zeros(1, np.int64), np.empty(0, dtype))

@@ -7,7 +7,7 @@ Flat columns are NumPy arrays of shape (events,), fixed-size ones of shape (even
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -68,11 +68,14 @@ class Jagged:
         return np.diff(self.offsets)
 
 
-Columns = Mapping[str, "np.ndarray | Jagged"]
+Values = np.ndarray | Jagged
+"""Values of one column over some events."""
+
+Columns = Mapping[str, Values]
 """Values of columns by name, all over the same events."""
 
 
-def select_events(values: np.ndarray | Jagged, keep: np.ndarray) -> np.ndarray | Jagged:
+def select_events(values: Values, keep: np.ndarray) -> Values:
     """Return the values of the events where `keep`, bool (events,), is True, in order."""
     if isinstance(values, Jagged):
         counts = values.counts
@@ -83,7 +86,45 @@ def select_events(values: np.ndarray | Jagged, keep: np.ndarray) -> np.ndarray |
     return kept
 
 
-def buffers(values: np.ndarray | Jagged) -> tuple[np.ndarray, np.ndarray | None]:
+def slice_events(values: Values, start: int, stop: int) -> Values:
+    """Return the values of the events start <= i < stop, without a copy of the numbers."""
+    if isinstance(values, Jagged):
+        offsets = values.offsets[start : stop + 1]
+        return Jagged(offsets - offsets[0], values.content[offsets[0] : offsets[-1]])
+    return values[start:stop]
+
+
+def join_events(parts: Sequence[Values]) -> Values:
+    """Return the values of some stretches of events, at least one, as those of one stretch."""
+    if len(parts) == 1:
+        return parts[0]
+    lists = [part for part in parts if isinstance(part, Jagged)]
+    if not lists:
+        return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+    counts = np.concatenate([part.counts for part in lists])
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return Jagged(offsets, np.concatenate([part.content for part in lists]))
+
+
+def no_events(available: Mapping[str, Column], names: Iterable[str]) -> dict[str, Values]:
+    """Return columns without events, of the kinds and types that a file's columns have."""
+    empty: dict[str, Values] = {}
+    for name in names:
+        column = available[name]
+        if column.kind is Kind.JAGGED:
+            empty[name] = Jagged(np.zeros(1, np.int64), np.empty(0, column.dtype))
+        else:
+            empty[name] = np.empty((0, column.size) if column.kind is Kind.FIXED else 0, column.dtype)
+    return empty
+
+
+def size_of(values: Values) -> int:
+    """Return how many bytes the values take."""
+    return values.content.nbytes + values.offsets.nbytes if isinstance(values, Jagged) else values.nbytes
+
+
+def buffers(values: Values) -> tuple[np.ndarray, np.ndarray | None]:
     """Return content and offsets as the compiled loops take them: C-contiguous, and no float16."""
     content = values.content if isinstance(values, Jagged) else values
     if content.dtype == np.float16:

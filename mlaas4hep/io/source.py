@@ -67,19 +67,19 @@ def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = ()
 
     Args:
         name: path, URL or LFN.
-        tree: name of the tree, with folders where it has them (`boostedAk8/events`).
+        tree: name of the tree or RNTuple, with its folders (`boostedAk8/events`); other formats have none.
         redirectors: where to look for an LFN that is not on disk.
 
     Raises:
-        FileUnreadable: no place has the file, or it is not a ROOT file.
-        TreeNotFound: the file has no such tree; the message names those there are.
+        FileUnreadable: no place has the file, or it is of no format that can be read.
+        TreeNotFound: the ROOT file has no such tree; the message names those there are.
     """
-    from mlaas4hep.io.ttree import TTreeSource
+    from mlaas4hep.io.formats import open_place
 
     failures: list[FileUnreadable] = []
     for place in candidates(name, redirectors):
         try:
-            return TTreeSource(place, tree)
+            return open_place(place, tree)
         except FileUnreadable as error:
             failures.append(error)
     if len(failures) == 1:

@@ -1,6 +1,6 @@
 """ROOT's TTree as a `Source`.
 
-    with TTreeSource("data.root", "Events") as source:
+    with TTreeSource("data.root", uproot.open("data.root"), "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
 uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above. Baskets of
@@ -9,7 +9,6 @@ numbers are decoded by `baskets`; everything else, and every basket that is not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from threading import Lock
@@ -17,22 +16,18 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import uproot
 from typing_extensions import Self
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound, nearest
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
 from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, UprootRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind
 from mlaas4hep.io.location import is_url
 
 NUMERIC_KINDS = "biuf"
-
-XROOTD_TIMEOUTS = {"XRD_CONNECTIONWINDOW": "10", "XRD_CONNECTIONRETRY": "2", "XRD_REQUESTTIMEOUT": "120"}
-"""Seconds and attempts after which XRootD's client gives up, not after many minutes; the environment goes first."""
 
 
 class TTreeSource:
@@ -41,17 +36,12 @@ class TTreeSource:
     Sub-branches go by their full path (`Muon/Muon.pt`). Numbers come in native byte order.
     """
 
-    def __init__(self, location: str, tree: str = "Events") -> None:
-        """Open the file and read its metadata.
-
-        Raises:
-            FileUnreadable: the file cannot be opened, or is not a ROOT file.
-            TreeNotFound: it has no such tree.
-        """
+    def __init__(self, location: str, file: Any, tree: str) -> None:
+        """Take over a file that uproot has open, and read the metadata of one of its trees."""
         self.location = location
-        self._file = _open(location)
+        self._file = file
         try:
-            self._tree = _find_tree(self._file, tree, location)
+            self._tree = file[tree]
             self._branches = {
                 name: branch
                 for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
@@ -124,7 +114,7 @@ class TTreeSource:
     def _unreadable(self, names: list[str], start: int, stop: int, error: Exception) -> FileUnreadable:
         culprit = self._find_culprit(names, start, stop)
         return FileUnreadable(
-            f"cannot read {culprit} of {self.location}, entries {start} to {stop - 1}: {_first_line(error)}"
+            f"cannot read {culprit} of {self.location}, entries {start} to {stop - 1}: {first_line(error)}"
         )
 
     def _not_found(self, name: str) -> BranchNotFound:
@@ -183,7 +173,7 @@ def describe(name: str, branch: Any) -> Column:
     try:
         interpretation = branch.interpretation
     except Exception as error:
-        return _other(name, f"its type is not known to uproot: {_first_line(error)}")
+        return _other(name, f"its type is not known to uproot: {first_line(error)}")
     jagged = isinstance(interpretation, AsJagged)
     content = interpretation.content if jagged else interpretation
     if isinstance(content, (AsFloat16, AsDouble32)):
@@ -207,41 +197,6 @@ def _other(name: str, reason: str) -> Column:
     return Column(name, Kind.OTHER, np.dtype(object), reason=reason)
 
 
-def _open(location: str) -> Any:
-    if not is_url(location):
-        _check_magic(location)
-    for variable, value in XROOTD_TIMEOUTS.items():
-        os.environ.setdefault(variable, value)
-    try:
-        return uproot.open(location)
-    except Exception as error:
-        raise FileUnreadable(f"cannot open {location} as a ROOT file: {_first_line(error)}") from error
-
-
-def _check_magic(path: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
-    if magic != b"root":
-        raise FileUnreadable(f"{path} is not a ROOT file")
-
-
-def _find_tree(file: Any, name: str, location: str) -> Any:
-    kinds = file.classnames(cycle=False)
-    trees = [key for key, kind in kinds.items() if kind in ("TTree", "TNtuple", "TNtupleD")]
-    if name in trees:
-        return file[name]
-    if kinds.get(name) == "ROOT::RNTuple":
-        raise TreeNotFound(f"'{name}' of {location} is an RNTuple, and only TTrees are read so far")
-    others = [key for key, kind in kinds.items() if kind == "ROOT::RNTuple"]
-    found = f"has {', '.join(map(repr, trees))}" if trees else "has no tree at all"
-    found += f", but RNTuples, which are not read yet: {', '.join(map(repr, others))}" if others else ""
-    hint = f"choose one: --branch={trees[0]}" if trees else ""
-    raise TreeNotFound(f"there is no tree '{name}' in {location}, which {found}", hint=hint)
-
-
 def _common_boundaries(branches: Iterable[Any], num_entries: int) -> list[int]:
     common: set[int] | None = None
     for branch in branches:
@@ -260,8 +215,3 @@ def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:
     layout = layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
     return Jagged(offsets, np.asarray(layout.content.to_backend_array())[: offsets[-1]])
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip(" ,") for line in str(error).splitlines() if line.strip(" ,")]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -137,7 +137,7 @@ class Expression:
         given = {name: arrays[name] for name in self.names}
         foreign = [name for name, values in given.items() if not isinstance(values, (np.ndarray, Jagged))]
         if foreign:
-            from mlaas4hep.reader.awkward_bridge import from_awkward, to_awkward
+            from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
 
             given |= {name: from_awkward(given[name]) for name in foreign}
         with np.errstate(all="ignore"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,18 +101,6 @@ def load_preproc(path: str | os.PathLike[str]) -> Preproc:
     from mlaas4hep.reader.preproc_json import JsonPreproc
 
     return JsonPreproc.read(read_json(path), os.fspath(path))
-
-
-def no_events(available: Mapping[str, Column], names: Iterable[str]) -> dict[str, np.ndarray | Jagged]:
-    """Return columns without events, of the kinds and types that a file's columns have."""
-    empty: dict[str, np.ndarray | Jagged] = {}
-    for name in names:
-        column = available[name]
-        if column.kind is Kind.JAGGED:
-            empty[name] = Jagged(np.zeros(1, np.int64), np.empty(0, column.dtype))
-        else:
-            empty[name] = np.empty((0, column.size) if column.kind is Kind.FIXED else 0, column.dtype)
-    return empty
 
 
 def describe(name: str, values: np.ndarray | Jagged) -> Column:

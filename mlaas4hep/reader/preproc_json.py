@@ -20,11 +20,11 @@ from typing_extensions import Self
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
 from mlaas4hep.io import Column, Columns, Jagged, Kind
-from mlaas4hep.io.columns import select_events
+from mlaas4hep.io.columns import no_events, select_events
 from mlaas4hep.reader.arithmetic import Unfit, truth
 from mlaas4hep.reader.expressions import Expression
 from mlaas4hep.reader.functions import holds_for_all, holds_for_any
-from mlaas4hep.reader.preproc import Preproc, count_events, describe, no_events
+from mlaas4hep.reader.preproc import Preproc, count_events, describe
 
 _SECTIONS = {
     "new_branch": ("def", "type", "remove", "keys_to_remove"),

@@ -19,9 +19,9 @@ from typing_extensions import Self
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
 from mlaas4hep.io import Column, Columns, Jagged, Kind
-from mlaas4hep.io.columns import select_events
-from mlaas4hep.reader.awkward_bridge import from_awkward, to_awkward
-from mlaas4hep.reader.preproc import Preproc, count_events, describe, no_events
+from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
+from mlaas4hep.io.columns import no_events, select_events
+from mlaas4hep.reader.preproc import Preproc, count_events, describe
 from mlaas4hep.user_code import explain, run_file
 
 if TYPE_CHECKING:

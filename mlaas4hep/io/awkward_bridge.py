@@ -1,0 +1,150 @@
+"""Columns as awkward arrays, and back, and what columns an awkward form has.
+
+    lists = to_awkward(Jagged(np.array([0, 2, 3]), pt))
+    from_awkward(lists[:, :1])
+    leaves_of(array.layout.form)      # {"Muon.pt": Leaf(Column("Muon.pt", JAGGED, float32), ("Muon", "pt")), ...}
+
+awkward is imported by the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.io.columns import Column, Jagged, Kind, Values
+
+if TYPE_CHECKING:
+    import awkward as ak
+
+
+def to_awkward(values: Values) -> ak.Array:
+    """Return a column as an awkward array: (events,), (events, size), or lists."""
+    import awkward as ak
+
+    if isinstance(values, Jagged):
+        return ak.unflatten(ak.Array(values.content), values.counts)
+    return ak.Array(values)
+
+
+def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
+    """Return an awkward array as a column: (events,) or (events, size), or `Jagged`.
+
+    A missing list becomes an empty one.
+
+    Args:
+        dtype: of the numbers; where it is real, a missing number becomes NaN. None: their own type, but float64 where
+            numbers may be missing (a missing condition is False).
+
+    Raises:
+        ConfigError: it holds no numbers, or lists of lists; or whole numbers are missing.
+    """
+    import awkward as ak
+
+    array = ak.Array(array)
+    if array.ndim == 1:
+        return _numbers(array, dtype)
+    if array.ndim != 2:
+        raise ConfigError(f"values of type {array.type} are neither a number nor a list of numbers an event")
+    inner = array.type.content.content if isinstance(array.type.content, ak.types.OptionType) else array.type.content
+    if isinstance(inner, ak.types.RegularType):
+        numbers = _numbers(ak.flatten(array), dtype)
+        if len(numbers) != len(array) * inner.size:
+            raise ConfigError(f"whole arrays of type {inner} are missing")
+        return numbers.reshape(len(array), inner.size)
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(ak.to_numpy(ak.fill_none(ak.num(array), 0)), out=offsets[1:])
+    return Jagged(offsets, _numbers(ak.flatten(array), dtype))
+
+
+def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
+    import awkward as ak
+
+    numbers = ak.to_numpy(array)
+    if numbers.dtype.kind not in "biuf":
+        raise ConfigError(f"values of type {array.type} are no numbers")
+    if not isinstance(numbers, np.ma.MaskedArray):
+        return np.asarray(numbers) if dtype is None else numbers.astype(dtype, copy=False)
+    if dtype is None:
+        dtype = np.dtype(bool if numbers.dtype.kind == "b" else np.float64)
+    if dtype.kind == "f":
+        return np.ma.filled(numbers.astype(dtype), np.nan)
+    if dtype.kind != "b" and np.ma.getmaskarray(numbers).any():
+        raise ConfigError("numbers are missing where only whole ones have a place")
+    return np.asarray(numbers.filled(0).astype(dtype, copy=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A column of an awkward array: what it is, and the fields that lead to it."""
+
+    column: Column
+    path: tuple[str, ...]
+
+    def of(self, array: Any) -> Values:
+        """Return the column's values out of an array of records.
+
+        Raises:
+            ConfigError: a list of whole numbers lacks some, which its type cannot say.
+        """
+        return from_awkward(array[self.path], self.column.dtype)
+
+
+def leaves_of(form: Any, complete: frozenset[str] = frozenset()) -> dict[str, Leaf]:
+    """Return the columns of a record form by name; fields of records within are joined by dots.
+
+    Args:
+        form: of the events.
+        complete: top-level fields of which no value is missing although their type would allow it. Of all others, whole
+            numbers that may be missing become float64, to have NaN there.
+    """
+    found = {}
+    for field, content in zip(form.fields, form.contents, strict=True):
+        for leaf in _leaves(content, (field,), [], False, field in complete):
+            found[leaf.column.name] = leaf
+    return found
+
+
+def _leaves(form: Any, path: tuple[str, ...], lists: list[int], optional: bool, complete: bool) -> Iterator[Leaf]:
+    """Walk down a form; `lists` has the length of every list on the way, 0 where it varies."""
+    import awkward as ak
+
+    if form.parameter("__array__") in ("string", "bytestring", "char", "byte", "categorical"):
+        yield left_out(path, "text")
+    elif form.is_record:
+        for field, content in zip(form.fields, form.contents, strict=True):
+            yield from _leaves(content, (*path, field), lists, optional, complete)
+    elif form.is_option:
+        yield from _leaves(form.content, path, lists, True, complete)
+    elif form.is_indexed:
+        yield from _leaves(form.content, path, lists, optional, complete)
+    elif form.is_list:
+        length = form.size if isinstance(form, ak.forms.RegularForm) else 0
+        yield from _leaves(form.content, path, [*lists, length], optional, complete)
+    elif form.is_numpy:
+        dtype = ak.types.numpytype.primitive_to_dtype(form.primitive)
+        yield _leaf(path, dtype, [*lists, *form.inner_shape], optional and not complete)
+    else:
+        yield left_out(path, "several types in one column" if form.is_union else "no type")
+
+
+def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int], optional: bool) -> Leaf:
+    name = ".".join(path)
+    if dtype.kind not in "biuf":
+        return left_out(path, f"{dtype}: not a number")
+    if len(lists) > 1:
+        return left_out(path, "lists of lists")
+    if not lists:
+        return Leaf(Column(name, Kind.FLAT, np.dtype(np.float64) if optional and dtype.kind != "f" else dtype), path)
+    if lists[0]:
+        return Leaf(Column(name, Kind.FIXED, dtype, size=lists[0]), path)
+    return Leaf(Column(name, Kind.JAGGED, dtype), path)
+
+
+def left_out(path: tuple[str, ...], reason: str) -> Leaf:
+    """Return a leaf that cannot be a feature."""
+    return Leaf(Column(".".join(path), Kind.OTHER, np.dtype(object), reason=reason), path)

@@ -1,0 +1,262 @@
+"""The same events in every format, and what is of none."""
+
+import bz2
+import gzip
+import json
+
+import awkward as ak
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+from check_source import check_source, check_values
+from realdata import real_file
+from tinyroot import write_tree
+
+from mlaas4hep.errors import FileUnreadable, TreeNotFound
+from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.reader import DataReader
+
+EVENTS = 700
+RNTUPLES = [
+    "Run2012BC_DoubleMuParked_Muons_1000evts_rntuple_v1-0-0-0.root",
+    "cmsopendata2015_ttbar_19980_NANOAOD_RNTupleImporter_rntuple_v1-0-0-1.root",
+]
+
+
+def events():
+    """Flat and jagged columns of several types; 64-bit event numbers that float64 cannot hold."""
+    rng = np.random.default_rng(5)
+    counts = rng.integers(0, 5, EVENTS)
+    return {
+        "event": 2**60 + np.arange(EVENTS, dtype=np.int64),
+        "met": rng.normal(50, 20, EVENTS).round(3),
+        "njet": counts.astype(np.int64),
+        "jet_pt": ak.unflatten(rng.exponential(30, counts.sum()).round(3), counts),
+        "jet_id": ak.unflatten(rng.integers(0, 7, counts.sum()), counts),
+    }
+
+
+def rows(columns):
+    return [dict(zip(columns, values, strict=True)) for values in zip(*map(ak.to_list, columns.values()), strict=True)]
+
+
+def table(columns):
+    return pa.table({name: ak.to_list(values) for name, values in columns.items()})
+
+
+def write_ttree(path, columns):
+    write_tree(path, columns, clusters=3)
+
+
+def write_rntuple(path, columns):
+    with uproot.recreate(path) as file:
+        file["Events"] = {name: ak.Array(values) for name, values in columns.items()}
+
+
+def write_parquet(path, columns):
+    pq.write_table(table(columns), path, row_group_size=300)
+
+
+def write_feather(path, columns):
+    with pa.ipc.new_file(path, table(columns).schema) as sink:
+        sink.write_table(table(columns), max_chunksize=300)
+
+
+def lines(columns):
+    return "".join(json.dumps(row) + "\n" for row in rows(columns)).encode()
+
+
+def write_json(path, columns):
+    path.write_bytes(lines(columns))
+
+
+def write_avro(path, columns):
+    numbers = {"event": "long", "met": "double", "njet": "long"}
+    fields = [{"name": name, "type": kind} for name, kind in numbers.items()]
+    fields += [
+        {"name": "jet_pt", "type": {"type": "array", "items": "double"}},
+        {"name": "jet_id", "type": {"type": "array", "items": "long"}},
+    ]
+    with path.open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "event", "fields": fields}, rows(columns), codec="deflate")
+
+
+FORMATS = {
+    "ttree": write_ttree, "rntuple": write_rntuple, "parquet": write_parquet, "feather": write_feather,
+    "json": write_json, "avro": write_avro,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_keeps_the_contract_and_the_values(kind, tmp_path):
+    columns = events()
+    path = tmp_path / "events.data"  # the name says nothing
+    FORMATS[kind](path, columns)
+    with open_source(str(path)) as source:
+        check_source(source)
+        found = source.read(columns, 0, EVENTS)
+        for name, expected in columns.items():
+            if isinstance(found[name], Jagged):
+                np.testing.assert_array_equal(found[name].counts, ak.to_numpy(ak.num(expected)))
+                np.testing.assert_array_equal(found[name].content, ak.to_numpy(ak.flatten(expected)))
+            else:
+                np.testing.assert_array_equal(found[name], expected)
+    assert found["event"].dtype == np.int64
+
+
+def test_the_matrix_is_the_same_from_every_format(tmp_path):
+    columns = events()
+    matrices, columns_of = [], []
+    for kind, write in FORMATS.items():
+        write(tmp_path / kind, columns)
+        with DataReader(tmp_path / kind, selected_branches=["met", "jet_pt", "jet_id"], identifier=["event"]) as reader:
+            matrices.append(np.concatenate([chunk.x for chunk in reader]))
+            columns_of.append(reader.columns)
+    assert columns_of == [columns_of[0]] * len(FORMATS)
+    for matrix in matrices[1:]:
+        np.testing.assert_array_equal(matrix, matrices[0])
+
+
+def write_csv(columns, delimiter=","):
+    flat = [name for name in columns if not name.startswith("jet")]
+    body = [delimiter.join(str(columns[name][row]) for name in flat) for row in range(EVENTS)]
+    return "\n".join([delimiter.join(flat), *body, ""]).encode()
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_csv_is_found_by_its_first_line(tmp_path, delimiter):
+    columns = events()
+    (tmp_path / "a.data").write_bytes(write_csv(columns, delimiter))
+    with open_source(str(tmp_path / "a.data")) as source:
+        check_source(source)
+        assert source.read(["event"], 0, EVENTS)["event"].tolist() == columns["event"].tolist()
+        np.testing.assert_array_equal(source.read(["met"], 3, 9)["met"], columns["met"][3:9])
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lambda text: pa.compress(text, "zstd", asbytes=True)]
+)
+@pytest.mark.parametrize("make", [write_csv, lines])
+def test_compressed_text_is_read_as_it_is(tmp_path, compress, make):
+    columns = events()
+    (tmp_path / "a").write_bytes(compress(make(columns)))
+    with open_source(str(tmp_path / "a")) as source:
+        np.testing.assert_array_equal(source.read(["met"], 0, EVENTS)["met"], columns["met"])
+
+
+def test_types_are_those_of_all_blocks_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", 200)
+    text = [f'{{"a": {i}, "b": [{i}], "s": {i}}}' for i in range(100)]
+    text += [f'{{"a": {i}.5, "b": [{i}.25], "late": {i}, "s": "x"}}' for i in range(100)]
+    (tmp_path / "a.jsonl").write_text("\n".join(text))
+    with open_source(str(tmp_path / "a.jsonl")) as source:
+        kinds = {name: (column.kind, column.dtype) for name, column in source.columns.items()}
+        assert kinds["a"] == (Kind.FLAT, np.float64)
+        assert kinds["b"] == (Kind.JAGGED, np.float64)
+        assert kinds["s"][0] is Kind.OTHER
+        found = source.read(["a", "b", "late"], 98, 102)
+    assert found["a"].tolist() == [98, 99, 0.5, 1.5]
+    assert found["b"].content.tolist() == [98, 99, 0.25, 1.25]
+    np.testing.assert_array_equal(found["late"], [np.nan, np.nan, 0, 1])
+
+
+def test_missing_values_are_nan_and_structs_have_dots(tmp_path):
+    columns = {
+        "n": [1, None, 3],
+        "x": [0.5, None, 1.5],
+        "ok": [True, False, None],
+        "muon": [[{"pt": 1.5, "q": 1}, {"pt": 2.5, "q": -1}], [], None],
+        "name": ["a", "b", "c"],
+        "deep": [[[1]], [], [[2, 3]]],
+        "pair": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int32(), 2)),
+        "when": pa.array([0, 1, 2], pa.timestamp("ms")),
+        "MET": [{"pt": 1.0}, {"pt": 2.0}, {"pt": 3.0}],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with open_source(str(tmp_path / "a.parquet")) as source:
+        reasons = {name: column.reason for name, column in source.columns.items() if column.kind is Kind.OTHER}
+        assert reasons == {"name": "text", "deep": "lists of lists", "when": "datetime64[ms]: not a number"}
+        found = source.read(["n", "x", "ok", "muon.pt", "muon.q", "pair", "MET.pt"], 0, 3)
+        for name, values in found.items():
+            check_values(values, source.columns[name], 3)
+    np.testing.assert_array_equal(found["n"], [1, np.nan, 3])
+    np.testing.assert_array_equal(found["x"], [0.5, np.nan, 1.5])
+    np.testing.assert_array_equal(found["ok"], [1, 0, np.nan])
+    assert found["muon.pt"].content.tolist() == [1.5, 2.5]
+    assert found["muon.q"].offsets.tolist() == [0, 2, 2, 2]
+    assert found["pair"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert found["MET.pt"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", RNTUPLES)
+def test_every_field_of_real_rntuples_is_what_uproot_reads(name):
+    with uproot.open(real_file(name)) as file, open_source(real_file(name)) as source:
+        array = file["Events"].arrays()
+        assert source.num_entries == len(array)
+        readable = [name for name, column in source.columns.items() if column.kind is not Kind.OTHER]
+        left = {name for name in array.fields if not name.startswith("_")} - set(readable)
+        assert all(source.columns[name].reason for name in left if name in source.columns)
+        assert len(readable) > 0.9 * len(array.fields) - 40  # but for the importer's collections
+        found = source.read(readable, 0, source.num_entries)
+        for name in readable:
+            expected = array[tuple(name.split("."))]
+            if isinstance(found[name], Jagged):
+                np.testing.assert_array_equal(found[name].counts, ak.to_numpy(ak.num(expected)))
+                np.testing.assert_array_equal(found[name].content, ak.to_numpy(ak.flatten(expected)))
+            else:
+                np.testing.assert_array_equal(found[name], ak.to_numpy(expected))
+
+
+def test_the_identity_is_that_of_the_content(tmp_path):
+    columns = events()
+    for kind in ("parquet", "feather", "json"):
+        for name in ("one", "other"):
+            FORMATS[kind](tmp_path / name, columns)
+        with open_source(str(tmp_path / "one")) as one, open_source(str(tmp_path / "other")) as other:
+            assert one.identity == other.identity
+        FORMATS[kind](tmp_path / "third", {**columns, "met": columns["met"] + 1})
+        with open_source(str(tmp_path / "third")) as third:
+            assert third.identity != one.identity
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is not a ROOT file, nor of another format"),
+        (b"hello\n", "is not a ROOT file, nor of another format"),
+        (b"\x00\x01\x02,\x03\n", "is not a ROOT file, nor of another format"),
+        (b"PAR1 and nothing", "as Parquet: "),
+        (b"ARROW1\0\0 and nothing", "as Arrow: "),
+        (b"Obj\x01 and nothing", "as Avro: "),
+        (b'{"a": 1}\n{"a": \n', "as JSON: "),
+        (b"a,b\n1,2\n3\n", "as CSV: "),
+        (b"# The first, the second\nimport this, that\n", "is not a ROOT file, nor of another format"),
+        (b"root and nothing", "as a ROOT file: "),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, content, says):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(FileUnreadable, match=says) as caught:
+        open_source(str(tmp_path / "a"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_rntuples_names_them(tmp_path):
+    write_rntuple(tmp_path / "a.root", events())
+    with pytest.raises(TreeNotFound, match="which has 'Events'; choose one: --branch=Events"):
+        open_source(str(tmp_path / "a.root"), "events")
+
+
+def test_damaged_pages_are_named_with_column_and_entries(tmp_path):
+    write_parquet(tmp_path / "a", events())
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[200:3000] = bytes(2800)
+    (tmp_path / "a").write_bytes(content)
+    with (
+        open_source(str(tmp_path / "a")) as source,
+        pytest.raises(FileUnreadable, match=r"cannot read column 'event' of .*, entries 0 to 299: "),
+    ):
+        source.read(list(source.columns), 0, EVENTS)

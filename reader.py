@@ -11,6 +11,7 @@ Results go to stdout, progress and notices to stderr. In Python: from mlaas4hep 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,8 @@ def command(args: argparse.Namespace) -> int:
     def names(text: str | None) -> list[str]:
         return [name.strip() for name in (text or "").split(",") if name.strip()]
 
+    if args.fout and os.path.exists(args.fout):
+        check_specs_file(args.fout)
     with DataReader(
         args.fin,
         args.branch,
@@ -129,6 +132,19 @@ def command(args: argparse.Namespace) -> int:
                 f"{count} values of '{name}' lie beyond the longest list that the specs know, and were cut off"
             )
     return 0
+
+
+def check_specs_file(path: str) -> None:
+    """Raise ConfigError unless a file that would be replaced holds specs."""
+    from mlaas4hep.errors import ConfigError, MLaaS4HEPError
+    from mlaas4hep.reader import Specs
+
+    try:
+        Specs.load(path)
+    except MLaaS4HEPError as error:
+        raise ConfigError(
+            f"{path} is there already, and holds no specs", hint="name another file with --fout"
+        ) from error
 
 
 def learn(reader: DataReader, given: str | None) -> None:

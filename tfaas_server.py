@@ -37,7 +37,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Serve until told to stop."""
+    from mlaas4hep.errors import ConfigError
     from mlaas4hep.serving import serve
+
+    if not args.models_dir:
+        raise ConfigError("--models-dir is empty", hint="name the folder that models are kept in")
+    if not args.max_upload > 0:
+        raise ConfigError(f"--max-upload is {args.max_upload:g}, and must be more than 0 MB")
 
     serve(
         args.models_dir,

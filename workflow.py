@@ -86,13 +86,15 @@ def command(args: argparse.Namespace) -> int:
         console.notice("no --labels: the model learns to tell events from copies of themselves with shuffled columns")
 
     def started(generator: DataGenerator, backend: Backend) -> None:
+        if len(set(map(os.path.realpath, generator.sample.files))) < len(generator.sample.files):
+            console.notice("a file is in the list more than once, and so are its events")
         print_sample(generator, backend)
         if params.hist:
             plot(generator, params.hist)
 
     trained = train_model(
         args.files,
-        args.labels,
+        args.labels or None,
         model,
         params,
         fout=args.fout,
@@ -118,21 +120,20 @@ def load_params(path: str | None) -> Params:
 def print_sample(generator: DataGenerator, backend: Backend) -> None:
     """Print what is trained on what."""
     specs = generator.specs
-    print(
+    console.say(
         f"Sample: {generator.num_entries} events of {len(generator.sample.files)} files,"
         f" {specs.num_flat} flat and {specs.num_jagged} jagged branches, {generator.layout.width} columns,"
         f" classes {', '.join(generator.classes)}"
     )
-    print(f"Model : {backend.framework}, {backend.parameters()} weights, {backend.outputs} outputs", flush=True)
+    console.say(f"Model : {backend.framework}, {backend.parameters()} weights, {backend.outputs} outputs")
 
 
 def print_epoch(epoch: Epoch, best: bool) -> None:
     """Print one line an epoch."""
-    print(
+    console.say(
         f"epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}  validation loss {epoch.loss:.4f}"
         f"  accuracy {epoch.accuracy:.4f}  AUC {epoch.auc:.4f}  {epoch.seconds:6.1f} s"
         f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} events/s{'  *' if best else ''}",
-        flush=True,
     )
 
 
@@ -142,13 +143,14 @@ def print_result(trained: Trained, folder: Path) -> None:
         console.notice(f"{count} values of '{name}' lay beyond the longest list that the specs know, and were cut off")
     figures = trained.metrics()["test"]
     uncertainty = f" +- {figures['auc_uncertainty']:.4f}" if figures.get("auc_uncertainty") else ""
+    auc = "unknown: a class is missing" if figures["auc"] is None else f"{figures['auc']:.4f}"
     more = "".join(f"  {name} {value:.4f}" for name, value in trained.more.items())
-    print(
+    console.say(
         f"Test  : {figures['events']} events  loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.4f}"
-        f"  AUC {figures['auc']:.4f}{uncertainty}{more}  (weights of epoch {trained.history.best})"
+        f"  AUC {auc}{uncertainty}{more}  (weights of epoch {trained.history.best})"
     )
-    print(f"Report: {folder / 'report.html'}")
-    print(f"Bundle: {folder} (serve it: tfaas_client.py --upload={shlex.quote(str(folder / 'upload.json'))})")
+    console.say(f"Report: {folder / 'report.html'}")
+    console.say(f"Bundle: {folder} (serve it: tfaas_client.py --upload={shlex.quote(str(folder / 'upload.json'))})")
 
 
 def plot(generator: DataGenerator, folder: str) -> None:

@@ -50,7 +50,9 @@ class Params(BaseModel):
         "auto", description="see mlaas4hep.reader.normalise"
     )
     split: list[float] = Field([0.7, 0.15, 0.15], description="shares of training, validation and test part")
-    seed: int = Field(0, ge=0, description="of everything random: the same seed gives the same batches and weights")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
+    )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
     workers: int = Field(1, ge=1, description="threads that read ahead")
 

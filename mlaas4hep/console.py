@@ -32,7 +32,10 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except MLaaS4HEPError as error:
         if getattr(args, "verbose", 0):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"error: not enough memory: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mlaas4hep"):
@@ -67,6 +70,14 @@ def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:
     parser.add_argument(
         "--verbose", type=int, nargs="?", const=1, default=0, metavar="LEVEL", help=f"{levels} (default: 0)"
     )
+
+
+def say(text: str) -> None:
+    """Print a result; when nobody reads any more, work goes on all the same."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def notice(text: str) -> None:

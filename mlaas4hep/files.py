@@ -11,6 +11,7 @@ or a full disk leaves what was there before.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -30,14 +31,17 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileUnreadable: the folder cannot be made or written.
     """
-    path = Path(path)
+    path = _destination(path)
+    if path.exists() and not path.is_file():
+        raise FileUnreadable(f"cannot write {path}: it is no plain file")
     with _explain_os_error("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _explain_full_disk(path):
+            yield temporary
         with _explain_os_error("write", path):
             _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
@@ -53,14 +57,15 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileUnreadable: the parent folder cannot be made or written.
     """
-    path = Path(path)
+    path = _destination(path)
     with _explain_os_error("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         content = workplace / "new"
         content.mkdir()
-        yield content
+        with _explain_full_disk(path):
+            yield content
         for file in content.rglob("*"):
             if file.is_file():
                 _sync(file)
@@ -94,6 +99,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; numbers of thousands of digits
+        raise ConfigError(f"{path} is JSON that cannot be read: {error}") from error
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -122,6 +129,22 @@ def _explain_os_error(verb: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileUnreadable(f"cannot {verb} {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _explain_full_disk(path: Path) -> Iterator[None]:
+    """Explain errors of whoever fills a file or folder; others of theirs pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        raise FileUnreadable(f"cannot write {path}: {error.strerror}") from error
+
+
+def _destination(path: str | os.PathLike[str]) -> Path:
+    """Return where a path leads: a link stays, and what it points to is written."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def _exchange(one: Path, other: Path) -> bool:

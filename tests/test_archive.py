@@ -44,11 +44,22 @@ HOSTILE = {
     "two folders": (make(PARAMS, member("n/params.json", b"{}")), "must hold one folder, and holds 'm', 'n'"),
     "no folder": (make(member("params.json", b"{}")), "outside of a folder"),
     "nothing": (make(), "holds nothing"),
+    "a name that no disk takes": (make(PARAMS, member("m/" + "a" * 300, b"x")), "more than 255 bytes"),
     "no archive": (io.BytesIO(b"<html>" * 500), "no tar or tar.gz"),
     "no bytes": (io.BytesIO(), "no tar or tar.gz"),
     "half an archive": (io.BytesIO(make(PARAMS, member("m/model", bytes(5000))).getvalue()[:2600]), "or is damaged"),
     "half a gzip file": (io.BytesIO(make(PARAMS, compressed=True).getvalue()[:60]), "or is damaged"),
 }
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[:-4], lambda packed: packed[:-8] + bytes(8), lambda packed: packed + b"junk"]
+)
+def test_the_checksum_behind_the_last_member_counts_too(damage) -> None:
+    packed = make(PARAMS, member("m/model", bytes(range(256)) * 40), compressed=True).getvalue()
+    inspect(io.BytesIO(packed))
+    with pytest.raises(ConfigError, match="or is damaged"):
+        inspect(io.BytesIO(damage(packed)))
 
 
 @pytest.mark.parametrize("what", HOSTILE)

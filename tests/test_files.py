@@ -128,3 +128,43 @@ def test_what_is_no_text_and_what_is_not_there_is_said(tmp_path):
         read_text(tmp_path / "a.txt")
     with pytest.raises(FileUnreadable, match=r"cannot read .*b\.txt: No such file or directory"):
         read_text(tmp_path / "b.txt")
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "file").symlink_to("disk/file")
+    (tmp_path / "bundle").symlink_to("disk/bundle")
+    for _ in range(2):
+        write_json(tmp_path / "file", [1])
+        with new_directory(tmp_path / "bundle") as folder:
+            (folder / "model").write_text("new")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "bundle").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["bundle", "file"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileUnreadable, match=r"cannot write .*pipe: it is no plain file"):
+        write_json(tmp_path / "pipe", [1])
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+    code = (
+        "import resource; from mlaas4hep.errors import FileUnreadable; from mlaas4hep.files import write_json\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"  # to a program this looks like a full disk
+        f"try: write_json({str(tmp_path / 'a.json')!r}, list(range(10_000)))\n"
+        "except FileUnreadable as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cannot write {tmp_path / 'a.json'}: File too large\n"
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 6001])
+def test_json_beyond_all_measure_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.json is JSON that cannot be read"):
+        read_json(tmp_path / "a.json")

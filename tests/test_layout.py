@@ -1,7 +1,9 @@
 """Where each branch stands in the vector."""
 
 import numpy as np
+import pytest
 
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import Specs, VectorLayout
 from mlaas4hep.reader.specs import BranchSpecs
@@ -33,6 +35,11 @@ def test_lists_are_padded_and_what_does_not_fit_is_counted():
     np.testing.assert_array_equal(x, np.array([[7, 1, NAN], [8, NAN, NAN], [9, 2, 3]], np.float32))
     assert x.dtype == np.float32
     assert truncated == {"pt": 2}
+
+
+def test_two_branches_with_a_column_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="two branches would both have a column 'a_0'"):
+        layout_of(a=(Kind.JAGGED, 2), a_0=(Kind.FLAT, 1))
 
 
 def test_a_branch_that_was_always_empty_has_no_column():

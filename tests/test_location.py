@@ -44,6 +44,12 @@ def test_a_comma_list_a_glob_and_a_data_file_are_lists_too(tmp_path):
     assert read_file_list(a) == [a]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json.gz", "a.TSV"])
+def test_data_that_are_text_are_no_list_of_files(tmp_path, name):
+    (tmp_path / name).write_text("x,y\n1,2\n")
+    assert read_file_list(str(tmp_path / name)) == [str(tmp_path / name)]
+
+
 def test_a_list_without_names_and_a_glob_without_matches_are_errors(tmp_path):
     (tmp_path / "files.txt").write_text("# nothing\n")
     with pytest.raises(FileUnreadable, match="names no files"):

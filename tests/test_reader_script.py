@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import uproot
 from scripts import HTAUTAU, ROOT, only_error_line, run_script
+from tinyroot import write_events
 
 GGH = HTAUTAU / "ggH.root"
 
@@ -137,3 +138,13 @@ def test_the_reader_module_offers_the_data_reader_in_a_clone():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "mlaas4hep.reader.data_reader.DataReader" in done.stdout
     assert "mlaas4hep.stream.generator.DataGenerator" in done.stdout
+
+
+def test_fout_replaces_specs_and_nothing_else(tmp_path):
+    write_events(tmp_path / "a.root", 20)
+    content = (tmp_path / "a.root").read_bytes()
+    line = only_error_line(run_script("reader.py", "--fin=a.root", "--fout=a.root", cwd=tmp_path))
+    assert line == "error: a.root is there already, and holds no specs; name another file with --fout"
+    assert (tmp_path / "a.root").read_bytes() == content
+    for _ in range(2):
+        assert run_script("reader.py", "--fin=a.root", "--fout=specs.json", cwd=tmp_path).returncode == 0

@@ -232,6 +232,7 @@ def test_no_error_says_where_the_models_are(url: str, server: Server, tmp_path: 
     put(url, write_bundle(tmp_path / "b", graph=b"garbage"))
     answers = [ask(url, MET)[1], requests.get(f"{url}/params/nix", timeout=20).json()]
     (server.models_dir / "torn").mkdir()
+    (server.models_dir / "torn/params.json").write_text("{")
     answers += requests.get(f"{url}/models", timeout=20).json()
     assert len(answers) == 4
     assert str(server.models_dir.parent) not in json.dumps(answers)

@@ -136,16 +136,25 @@ def test_a_bundle_whose_folder_has_another_name_is_refused(
 
 def test_one_broken_folder_does_not_hide_the_others(store: ModelStore) -> None:
     add(store, "good")
-    (store.folder / "empty").mkdir()
     (store.folder / "torn").mkdir()
     (store.folder / "torn/params.json").write_text('{"name": "to')
     assert {model["name"]: model["description"] for model in store.list()} == {
-        "empty": "broken: model 'empty' has no params.json",
         "good": "ggH or VBF",
         "torn": "broken: the params.json of model 'torn' is not JSON",
     }
     assert store.delete("torn")
-    assert store.names() == ["empty", "good"]
+    assert store.names() == ["good"]
+
+
+def test_a_folder_that_is_no_model_is_left_alone(store: ModelStore, bundle: Path, tmp_path: Path) -> None:
+    (store.folder / "htautau").mkdir()
+    (store.folder / "htautau/thesis.tex").write_text("mine")
+    assert store.names() == []
+    assert not store.delete("htautau")
+    archive = write_archive(tmp_path / "m.tar", bundle)
+    with archive.open("rb") as stream, pytest.raises(ConfigError, match="something else called 'htautau'"):
+        store.add_bundle(stream)
+    assert [path.name for path in store.folder.rglob("*")] == ["htautau", "thesis.tex"]
 
 
 def test_deleting_says_whether_there_was_a_model(store: ModelStore) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import uproot
 from scripts import HTAUTAU, ROOT, only_error_line, run_script
+from tinyroot import write_tree
 
 FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
 FAST = {"nevts": 1500, "epochs": 2, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
@@ -161,6 +164,78 @@ def test_a_model_that_onnx_cannot_express_is_kept_all_the_same(params, tmp_path)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.pt", "metrics.json", "report.html"} <= left
     assert not {"model.onnx", "upload.json", "params.json"} & left
+
+
+def test_a_bundle_with_a_file_of_the_users_in_it_is_not_replaced(params, tmp_path):
+    args = [f"--files={FILES}", f"--labels={LABELS}", "--model=ex_pytorch.py", params, "--fout=out"]
+    assert run_script("workflow.py", *args, cwd=tmp_path).returncode == 0
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    line = only_error_line(run_script("workflow.py", *args, cwd=tmp_path))
+    assert line == "error: out holds something else than a bundle: notes.txt; name a new folder with --fout"
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+ANY = "import torch\ndef model(idim, classes): return torch.nn.Linear(idim, classes if classes > 2 else 1)\n"
+
+
+def test_infinities_and_a_class_that_a_part_lacks_do_not_lose_a_training(tmp_path):
+    rng = np.random.default_rng(0)
+    label = np.arange(400) % 2
+    label[7] = 2  # in one part at most
+    x = rng.normal(label, 1)
+    x[::50] = np.inf
+    x[1::50] = -np.inf
+    write_tree(tmp_path / "a.root", {"x": x, "event": np.arange(400), "label": label})
+    (tmp_path / "any.py").write_text(ANY)
+    (tmp_path / "p.json").write_text(json.dumps({"epochs": 2, "identifier": ["event"]}))
+    done = run_script(
+        "workflow.py",
+        "--files=a.root",
+        "--labels=label",
+        "--model=any.py",
+        "--params=p.json",
+        "--fout=out",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "AUC unknown: a class is missing" in done.stdout
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["test"]["auc"] is None
+    values = json.loads((tmp_path / "out" / "example.json").read_text())["values"]
+    assert np.isfinite(values).all()
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_a_reader_who_leaves_does_not_end_the_training(tmp_path):
+    write_tree(tmp_path / "a.root", {"x": np.arange(600.0), "event": np.arange(600), "label": np.arange(600) % 2})
+    (tmp_path / "any.py").write_text(ANY)
+    (tmp_path / "p.json").write_text(json.dumps({"epochs": 3, "identifier": ["event"]}))
+    command = [sys.executable, str(ROOT / "workflow.py"), "--files=a.root", "--labels=label", "--model=any.py",
+               "--params=p.json", "--fout=out"]  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        assert process.stdout.readline().startswith("Sample: ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("loss = 'mse'", "TypeError: 'str' object is not callable"),
+        ("optimizer = 'sgd'", "TypeError: 'str' object is not callable"),
+        ("def training_step(*arguments): raise ValueError('no')", "odd.py, line 3: ValueError: no"),
+    ],
+)
+def test_what_a_model_file_does_wrong_in_training_is_one_line(tmp_path, more, says):
+    write_tree(tmp_path / "a.root", {"x": np.arange(600.0), "event": np.arange(600), "label": np.arange(600) % 2})
+    (tmp_path / "odd.py").write_text(ANY + more + "\n")
+    (tmp_path / "p.json").write_text(json.dumps({"epochs": 1, "identifier": ["event"]}))
+    args = ["--files=a.root", "--labels=label", "--model=odd.py", "--params=p.json", "--fout=out"]
+    assert says in only_error_line(run_script("workflow.py", *args, cwd=tmp_path))
+    assert not (tmp_path / "out").exists()
 
 
 BAD = [

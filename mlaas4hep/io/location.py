@@ -21,6 +21,14 @@ CMS_REDIRECTORS = ("root://cmsxrootd.fnal.gov", "root://xrootd-cms.infn.it", "ro
 """CMS's regional redirectors (US, Europe) and the global one; `--redirector` takes them as a comma list."""
 
 
+TEXT_DATA = tuple(
+    ending + packed
+    for ending in (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+    for packed in ("", ".gz", ".bz2", ".zst")
+)
+"""Endings of data files that are text, as lists of files are."""
+
+
 def is_url(name: str) -> bool:
     """Tell whether a name has a scheme, as in `root://host//path`."""
     return "://" in name
@@ -90,8 +98,8 @@ def read_file_list(text: str) -> list[str]:
 
 
 def _is_list(name: str) -> bool:
-    """Tell a list of files from a data file by its content: data files of all our formats are not plain text lists."""
-    if is_url(name) or glob.has_magic(name):
+    """Tell a list of files from a data file: by its content, and where data are text too, by its name."""
+    if is_url(name) or glob.has_magic(name) or name.lower().endswith(TEXT_DATA):
         return False
     if not os.path.isfile(name):
         return name.endswith((".txt", ".list"))

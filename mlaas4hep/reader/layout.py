@@ -9,11 +9,13 @@ name_0 ... name_{dim-1}. The same specs always give the same layout.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Jagged, Kind
 from mlaas4hep.reader.specs import Specs
 
@@ -36,14 +38,24 @@ class VectorLayout:
 
     @classmethod
     def of(cls, specs: Specs) -> VectorLayout:
-        """Lay out the branches of some specs."""
+        """Lay out the branches of some specs.
+
+        Raises:
+            ConfigError: two branches give columns of the same name (`a_0`, and the list `a`).
+        """
         names = sorted(specs.branches, key=lambda name: (specs.branches[name].kind is Kind.JAGGED, name))
         slots, first = [], 0
         for name in names:
             branch = specs.branches[name]
             slots.append(Slot(name, branch.kind, first, branch.dim))
             first += branch.dim
-        return cls(tuple(slots))
+        layout = cls(tuple(slots))
+        repeated = [name for name, times in Counter(layout.columns).items() if times > 1]
+        if repeated:
+            raise ConfigError(
+                f"two branches would both have a column '{repeated[0]}'", hint="leave one out with exclude_branches"
+            )
+        return layout
 
     @property
     def width(self) -> int:

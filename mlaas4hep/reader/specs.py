@@ -26,6 +26,8 @@ from mlaas4hep.reader import sketch
 from mlaas4hep.reader.exact import UNIT, exact_sum, exact_sum_of_squares
 
 FORMAT = 1
+MAX_DIM = 10_000_000
+"""Longest list that specs read from a file may speak of."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -234,7 +236,7 @@ class Specs:
             branches = {name: _branch_from_json(branch) for name, branch in content["branches"].items()}
             files = tuple(Provenance(**file) for file in content["files"])
             return cls(branches, int(content["events"]), files)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
@@ -291,6 +293,8 @@ def _branch_to_json(branch: BranchSpecs) -> dict[str, Any]:
 
 
 def _branch_from_json(content: Mapping[str, Any]) -> BranchSpecs:
+    if not 0 <= int(content["dim"]) < MAX_DIM or min(int(content[name]) for name in ("count", "nan", "inf")) < 0:
+        raise ValueError("a branch has a size that makes no sense")
     return BranchSpecs(
         Kind(content["kind"]),
         int(content["dim"]),

@@ -91,6 +91,8 @@ def _open(stream: BinaryIO, limits: Limits) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(fileobj=_Bounded(content, limits), mode="r:") as archive:  # type: ignore[call-overload]
             yield archive
+        while content.read(_LARGEST_READ):  # what comes behind the last member has the checksum in it
+            pass
     except MLaaS4HEPError:
         raise
     except _DAMAGE as error:
@@ -130,6 +132,8 @@ def _safe_parts(member: tarfile.TarInfo) -> tuple[str, ...]:
     if member.type not in _PLAIN_TYPES or member.issparse():
         raise ConfigError(f"the archive holds {member.name!r}, which is neither a file nor a folder")
     path = PurePosixPath(member.name)
+    if any(len(part.encode()) > 255 for part in path.parts):
+        raise ConfigError(f"the archive holds a name of more than 255 bytes: {member.name[:40]!r}...")
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or not member.name.isprintable():
         raise ConfigError(f"the archive holds {member.name!r}, which does not stay in its own folder")
     return path.parts

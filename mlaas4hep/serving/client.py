@@ -49,7 +49,10 @@ class TFaaSClient:
         cert: str | tuple[str, str] | None = None,
         capath: str | None = None,
     ) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"'{url}' is no URL of a server", hint="one is http://localhost:8083")
         for file in [*([cert] if isinstance(cert, str) else cert or []), *([capath] if capath else [])]:

@@ -92,7 +92,10 @@ class OnnxPredictor:
         except Exception as error:  # onnxruntime's errors have no base of their own
             _log.warning("onnxruntime refuses an input of shape %s: %s", batch.shape, error)
             raise ConfigError(f"the model cannot take {batch.shape[1]} values") from error
-        return np.asarray(scores, np.float32).reshape(len(batch), -1)
+        try:
+            return np.asarray(scores, np.float32).reshape(len(batch), -1)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("the model's first output is no table of numbers with a row for each event") from error
 
 
 def load_predictor(model: StoredModel) -> Predictor:

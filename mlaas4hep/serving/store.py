@@ -86,7 +86,7 @@ class ModelStore:
     def names(self) -> Sequence[str]:
         """Return the names of all models, sorted, broken ones too."""
         with self._swapping:
-            return sorted(path.name for path in self.folder.iterdir() if is_name(path.name) and path.is_dir())
+            return sorted(path.name for path in self.folder.iterdir() if is_name(path.name) and _is_model(path))
 
     def list(self) -> Sequence[dict[str, Any]]:
         """Return the params of all models; those of a broken one say so in their description."""
@@ -104,6 +104,7 @@ class ModelStore:
         """
         folder = self.folder / checked_name(name)
         with suppress(FileNotFoundError, NotADirectoryError), self._swapping:
+            os.stat(folder / PARAMS)  # without it a folder is none of ours
             status = os.stat(f"{folder}/")
             return status.st_ino, status.st_mtime_ns
         known = self.names()
@@ -156,6 +157,8 @@ class ModelStore:
         workplace = self._new_workplace()
         try:
             with self._swapping:
+                if not _is_model(self.folder / name):
+                    return False
                 (self.folder / name).rename(workplace / "deleted")
             return True
         except FileNotFoundError:
@@ -190,6 +193,8 @@ class ModelStore:
     def _new_model(self, name: str) -> Iterator[Path]:
         """Give an empty folder to fill; it becomes the model `name` when the block ends well and the content fits."""
         checked_name(name)
+        if (self.folder / name).exists() and not _is_model(self.folder / name):
+            raise ConfigError(f"the server has something else called '{name}'", hint="give the model another name")
         workplace = self._new_workplace()
         try:
             folder = workplace / "new"
@@ -223,6 +228,10 @@ class ModelStore:
                 if not (self.folder / old.name).exists():
                     old.rename(self.folder / old.name)
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / PARAMS).is_file()
 
 
 def _write(path: Path, content: BinaryIO) -> None:

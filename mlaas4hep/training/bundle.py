@@ -34,6 +34,7 @@ from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.files import new_directory, read_text, write_json
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.preproc_script import ScriptPreproc
+from mlaas4hep.reader.specs import FLOAT32_MAX
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.loop import History, Scored
@@ -45,6 +46,12 @@ TOLERANCE = 1e-4
 """How far the scores of the ONNX graph may lie from the framework's before a bundle is refused."""
 
 EXAMPLES = 8
+
+CONTENT = {
+    "model.onnx", "model.keras", "model.pt", "model.py", "specs.json", "preproc.json", "preproc.py", "training.json",
+    "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
+}  # fmt: skip
+"""Every name that a bundle may have in it; a folder with others is not replaced by one."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,22 @@ class Trained:
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics.json."""
-        test: dict[str, float | int | None] = {**self.test.figures(), **self.more}
+        test: dict[str, float | int] = {**self.test.figures(), **self.more}
         if len(self.generator.classes) == 2:
             positives = int((self.test.y == 1).sum())
-            test["auc_uncertainty"] = auc_uncertainty(float(test["auc"] or 0), positives, len(self.test.y) - positives)
+            test["auc_uncertainty"] = auc_uncertainty(test["auc"], positives, len(self.test.y) - positives)
         test["events"] = len(self.test.y)
-        finite = {key: value if value is None or np.isfinite(value) else None for key, value in test.items()}
         return {
-            "test": finite,
-            "train": self.train.figures(),
+            "test": _finite(test),
+            "train": _finite(self.train.figures()),
             "best_epoch": self.history.best,
-            "epochs": self.history.to_json(),
+            "epochs": [_finite(epoch) for epoch in self.history.to_json()],
         }
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with None for what is no number, as the AUC of a part without one of the classes."""
+    return {key: value if np.isfinite(value) else None for key, value in figures.items()}
 
 
 def check_destination(path: Path) -> None:
@@ -94,8 +105,15 @@ def check_destination(path: Path) -> None:
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write {path}: {ancestor} is no folder that may be written")
-    if path.is_dir() and any(path.iterdir()) and not (path / "training.json").is_file():
-        raise ConfigError(f"{path} holds something else than a bundle", hint="name a new folder with --fout")
+    if os.path.islink(path):
+        check_destination(Path(os.path.realpath(path)))
+    elif path.is_dir():
+        names = {entry.name for entry in path.iterdir()}
+        if names and ("training.json" not in names or not names <= CONTENT):
+            other = min(names - CONTENT, default=min(names))
+            raise ConfigError(
+                f"{path} holds something else than a bundle: {other}", hint="name a new folder with --fout"
+            )
 
 
 def model_name(path: Path, name: str = "") -> str:
@@ -246,7 +264,8 @@ def _upload(trained: Trained) -> dict[str, str]:
 
 
 def _example(trained: Trained, examples: Batch) -> dict[str, Any]:
-    values = [[None if np.isnan(value) else float(value) for value in row] for row in examples.x]
+    x = np.clip(examples.x, -FLOAT32_MAX, FLOAT32_MAX)  # JSON has no infinity, and the model takes it for this
+    values = [[None if np.isnan(value) else float(value) for value in row] for row in x]
     return {
         "model": trained.name,
         "keys": trained.generator.columns,

@@ -18,6 +18,7 @@ from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.metrics import accuracy, auc, cross_entropy
 
@@ -125,12 +126,23 @@ def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:
         for batch in generator.batches(part, shuffle=False)
     ]
     if not found:
-        raise ConfigError(
-            f"no event falls into the {part} part",
-            hint="more events are needed, or another 'identifier' in the params: the split goes by it",
-        )
+        raise _empty(part)
     y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
     return Scored(y, scores, weight)
+
+
+def check_parts(generator: DataGenerator) -> None:
+    """Raise ConfigError, before hours of training, if a part of the sample is empty."""
+    for part in PARTS:
+        if next(generator.batches(part, shuffle=False), None) is None:
+            raise _empty(part)
+
+
+def _empty(part: str) -> ConfigError:
+    return ConfigError(
+        f"no event falls into the {part} part",
+        hint="more events are needed, or another 'identifier' in the params: the split goes by it",
+    )
 
 
 class _Counted(Iterable[Batch]):

@@ -8,20 +8,22 @@ Printing is left to the script.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training.backend import Backend, make_backend
 from mlaas4hep.training.bundle import Trained, check_destination, model_name, write_bundle
-from mlaas4hep.training.loop import Epoch, Scored, evaluate, train
+from mlaas4hep.training.loop import Epoch, Scored, check_parts, evaluate, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
+from mlaas4hep.user_code import explain
 
 
 def train_model(
@@ -55,11 +57,14 @@ def train_model(
     check_destination(destination)
     file = load_model_file(model)
     with DataGenerator(files, labels, params, specs, preproc=preproc) as generator:
-        backend = make_backend(file, generator.layout.width, len(generator.classes), params.seed)
+        with _explained(file):
+            backend = make_backend(file, generator.layout.width, len(generator.classes), params.seed)
         _own_metrics(file, _no_scores(backend.outputs))  # so that a mistake in them does not cost a training
         if started:
             started(generator, backend)
-        history = train(generator, backend, params, report)
+        check_parts(generator)
+        with _explained(file):
+            history = train(generator, backend, params, report)
         test = evaluate(generator, backend, "test")
         trained = Trained(
             model_name(destination, params.name),
@@ -73,6 +78,17 @@ def train_model(
         )
         write_bundle(destination, trained)
     return trained
+
+
+@contextmanager
+def _explained(file: ModelFile) -> Iterator[None]:
+    """Say in one line what a model, loss, optimizer or training step of the user's raises."""
+    try:
+        yield
+    except (MLaaS4HEPError, BrokenPipeError, MemoryError):
+        raise
+    except Exception as error:
+        explain(file.path, error)
 
 
 def _no_scores(outputs: int) -> Scored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -103,7 +104,9 @@ class TorchBackend:
 
     def save(self, folder: Path) -> str:
         """Write the weights; `torch.load(path, weights_only=True)` reads them without unpickling."""
-        torch.save(self.model.state_dict(), folder / "model.pt")
+        content = io.BytesIO()  # torch itself says nothing useful of a full disk
+        torch.save(self.model.state_dict(), content)
+        (folder / "model.pt").write_bytes(content.getvalue())
         return "model.pt"
 
     def export(self, path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -96,7 +97,16 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """Return what another library's error says, in one line."""
-    lines = [line.strip(" ,") for line in str(error).splitlines() if line.strip(" ,")]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def said(error: BaseException) -> str:
+    """Return what another library's error says: the line that matters, without colours."""
+    text = error.msg if isinstance(error, SyntaxError) else re.sub(r"\x1b\[\d+m", "", str(error))
+    lines = [line.strip(" ,") for line in text.splitlines() if line.strip(" ,")]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # Keras, before it says what
+        lines = lines[1:]
+    return lines[0] if lines else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of another library's error, and what it says."""
+    text = said(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, first_line
 from mlaas4hep.files import read_text
 
 
@@ -47,9 +47,8 @@ def explain(path: Path, error: BaseException) -> NoReturn:
         raise error
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
-    message = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().partition("\n")[0]
     where = f"{path}, line {line}" if line else str(path)
-    raise ConfigError(f"{where}: {type(error).__name__}: {message}") from error
+    raise ConfigError(f"{where}: {first_line(error)}") from error
 
 
 def _install_line(package: str) -> str:

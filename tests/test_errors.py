@@ -57,3 +57,10 @@ def test_a_package_that_is_there_but_lacks_one_of_its_own_is_no_missing_package(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         errors.require("half_installed", "plot", "plots")
+
+
+def test_of_other_libraries_the_line_that_matters_is_shown():
+    keras = "Exception encountered when calling Sequential.call().\n\n\x1b[1mInput 0 is wrong\x1b[0m\n\nArguments:"
+    assert errors.first_line(ValueError(keras)) == "ValueError: Input 0 is wrong"
+    assert errors.first_line(OSError("expected Chunk of 42,\nreceived 5")) == "OSError: expected Chunk of 42"
+    assert errors.first_line(KeyError()) == "KeyError"

@@ -121,7 +121,8 @@ def _kind_of_tree(file: Any, name: str, location: str) -> str:
     if name in kinds:
         return str(kinds[name])
     found = f"has {', '.join(map(repr, kinds))}" if kinds else "has no tree at all"
-    hint = f"choose one: --branch={next(iter(nearest(name, kinds)), next(iter(kinds)))}" if kinds else ""
+    closest = next(iter(nearest(name, kinds)), next(iter(kinds), ""))
+    hint = f"choose one: --branch={closest}, or 'branch' in params.json" if kinds else ""
     raise TreeNotFound(f"there is no tree '{name}' in {location}, which {found}", hint=hint)
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 import mlaas4hep
-from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.errors import ConfigError, first_line, require
 from mlaas4hep.files import new_directory, read_text, write_json
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.preproc_script import ScriptPreproc
@@ -154,7 +154,7 @@ def write_bundle(path: Path, trained: Trained) -> None:
             _check_onnx(folder / "model.onnx", trained, examples)
         except Exception as error:  # whatever an exporter raises, the trained model must not be lost
             (folder / "model.onnx").unlink(missing_ok=True)
-            problem = re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[0])
+            problem = first_line(error)
         else:
             write_json(folder / "params.json", _tfaas_params(trained))
             write_json(folder / "upload.json", _upload(trained))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from mlaas4hep.console import filtered_stderr
-from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.errors import ConfigError, require, said
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import Output, probe, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
@@ -53,9 +53,8 @@ class KerasBackend:
         try:
             output = keras.ops.convert_to_numpy(self.model(self._inputs(x, np.ones_like(x)), training=False))
         except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own for a wrong shape
-            first = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {first}"
+                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {said(error)}"
             ) from error
         return probe(output, classes, self._file.path)
 

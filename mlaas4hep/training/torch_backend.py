@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mlaas4hep.console import filtered_stderr
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, said
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import Output, probe, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
@@ -52,7 +52,7 @@ class TorchBackend:
                 output = self._forward(x, torch.ones_like(x))
         except (RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {error}"
+                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {said(error)}"
             ) from error
         return probe(output.cpu().numpy(), classes, self._file.path)
 

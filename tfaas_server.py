@@ -42,6 +42,8 @@ def command(args: argparse.Namespace) -> None:
 
     if not args.models_dir:
         raise ConfigError("--models-dir is empty", hint="name the folder that models are kept in")
+    if not args.host:
+        raise ConfigError("--host is empty", hint="127.0.0.1 for this machine alone, 0.0.0.0 for everybody")
     if not args.max_upload > 0:
         raise ConfigError(f"--max-upload is {args.max_upload:g}, and must be more than 0 MB")
 

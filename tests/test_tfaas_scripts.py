@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import only_error_line, run_script
 from serving_fixtures import (  # noqa: F401
     KEYS,
     MET,
@@ -132,3 +133,16 @@ def test_help_is_there_at_once(script: str) -> None:
     assert f"{script} --" in done.stdout
     assert min(seconds) < 0.3
     assert os.access(ROOT / script, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--host=", "--host is empty; 127.0.0.1 for this machine alone, 0.0.0.0 for everybody"),
+        ("--models-dir=", "--models-dir is empty; name the folder that models are kept in"),
+        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB"),
+        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB"),
+    ],
+)
+def test_a_server_does_not_start_with_options_that_make_no_sense(tmp_path: Path, option: str, says: str) -> None:
+    assert only_error_line(run_script("tfaas_server.py", option, "--port=0", cwd=tmp_path)) == f"error: {says}"

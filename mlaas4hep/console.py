@@ -32,7 +32,8 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except MLaaS4HEPError as error:
         if getattr(args, "verbose", 0):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        message = str(error).replace("\n", " ")
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)

@@ -11,11 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from threading import Lock
-from types import TracebackType
 from typing import Protocol
 
-from typing_extensions import Self
-
+from mlaas4hep.closing import Closing
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
 from mlaas4hep.io.columns import Column, Columns, Values, join_events, no_events, size_of, slice_events
 
@@ -43,7 +41,7 @@ class Store(Protocol):
         """Give back the file."""
 
 
-class ChunkedSource:
+class ChunkedSource(Closing):
     """A `Source` on top of a store; threads may share it."""
 
     def __init__(self, store: Store, location: str) -> None:
@@ -112,11 +110,3 @@ class ChunkedSource:
         """Close the file."""
         self._kept.clear()
         self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

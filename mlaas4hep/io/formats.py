@@ -12,22 +12,13 @@ import os
 from typing import Any, BinaryIO
 
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, TreeNotFound, first_line, nearest
-from mlaas4hep.io.location import is_url
+from mlaas4hep.io.location import COMPRESSED, ENDINGS, MAGIC, is_url
 from mlaas4hep.io.source import Source
 
 XROOTD_TIMEOUTS = {"XRD_CONNECTIONWINDOW": "10", "XRD_CONNECTIONRETRY": "2", "XRD_REQUESTTIMEOUT": "120"}
 """Seconds and attempts after which XRootD's client gives up, not after many minutes; the environment goes first."""
 
 TREES = ("TTree", "TNtuple", "TNtupleD")
-
-MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"Obj\x01": "Avro"}
-"""First bytes of a file, and what it is."""
-
-ENDINGS = {
-    ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow", ".avro": "Avro",
-    ".csv": "CSV", ".tsv": "CSV", ".json": "JSON", ".jsonl": "JSON", ".ndjson": "JSON",
-}  # fmt: skip
-COMPRESSED = (".gz", ".bz2", ".zst")
 
 KNOWN = "ROOT, Parquet, Arrow (Feather), Avro, CSV, JSON lines"
 

@@ -20,13 +20,21 @@ from mlaas4hep.files import read_lines
 CMS_REDIRECTORS = ("root://cmsxrootd.fnal.gov", "root://xrootd-cms.infn.it", "root://cms-xrd-global.cern.ch")
 """CMS's regional redirectors (US, Europe) and the global one; `--redirector` takes them as a comma list."""
 
+MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"Obj\x01": "Avro"}
+"""First bytes of a file, and what it is."""
+
+ENDINGS = {
+    ".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow", ".avro": "Avro",
+    ".csv": "CSV", ".tsv": "CSV", ".json": "JSON", ".jsonl": "JSON", ".ndjson": "JSON",
+}  # fmt: skip
+"""Ends of the names of data files, and what these are."""
+
+COMPRESSED = (".gz", ".bz2", ".zst")
 
 TEXT_DATA = tuple(
-    ending + packed
-    for ending in (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
-    for packed in ("", ".gz", ".bz2", ".zst")
+    ending + packed for ending, kind in ENDINGS.items() if kind in ("CSV", "JSON") for packed in ("", *COMPRESSED)
 )
-"""Endings of data files that are text, as lists of files are."""
+"""Ends of the names of data files that are text, as lists of files are."""
 
 
 def is_url(name: str) -> bool:
@@ -105,7 +113,7 @@ def _is_list(name: str) -> bool:
         return name.endswith((".txt", ".list"))
     with open(name, "rb") as file:
         head = file.read(4)
-    return head not in (b"root", b"PAR1", b"ARRO", b"Obj\x01")
+    return head not in {magic[:4] for magic in MAGIC}
 
 
 def _matches(pattern: str, base: Path | None) -> list[str]:

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from threading import Lock
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from typing_extensions import Self
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
+from mlaas4hep.closing import Closing
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
 from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, UprootRanges
@@ -30,7 +29,7 @@ from mlaas4hep.io.location import is_url
 NUMERIC_KINDS = "biuf"
 
 
-class TTreeSource:
+class TTreeSource(Closing):
     """One TTree of one ROOT file; see `Source` for what it offers.
 
     Sub-branches go by their full path (`Muon/Muon.pt`). Numbers come in native byte order.
@@ -136,14 +135,6 @@ class TTreeSource:
         """Close the file."""
         self._bytes.close()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Columns(Mapping[str, Column]):

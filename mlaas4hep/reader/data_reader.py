@@ -17,13 +17,13 @@ from functools import cached_property
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
-from types import TracebackType
 from typing import cast
 
 import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep import console
+from mlaas4hep.closing import Closing
 from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.ahead import ahead
@@ -111,7 +111,7 @@ class ReadOptions:
         check_method(self.normalise)
 
 
-class DataReader:
+class DataReader(Closing):
     """Iterate over one file in chunks of vectors; see the module's docstring.
 
     Attributes:
@@ -313,14 +313,6 @@ class DataReader:
     def close(self) -> None:
         """Close the file."""
         self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def unique(self, name: str) -> np.ndarray:
         """Return the different values of a flat column over all events that pass the cuts, sorted."""

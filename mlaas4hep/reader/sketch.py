@@ -15,6 +15,9 @@ import numpy as np
 _SHIFT = 20
 _SIGN = 1 << (31 - _SHIFT)
 
+BINS = 1 << (32 - _SHIFT)
+"""How many bins there are."""
+
 
 def fill(values: np.ndarray) -> dict[int, int]:
     """Count finite numbers of any dtype and shape by bin."""

@@ -17,9 +17,8 @@ import numpy as np
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Columns, Kind
 from mlaas4hep.io.columns import buffers
+from mlaas4hep.reader import sketch
 from mlaas4hep.reader.specs import BranchSpecs, Specs
-
-_BINS = 4096
 
 
 class Statistics:
@@ -77,7 +76,7 @@ class _Counters:
         self.tallies = np.zeros((len(types), 4), np.int64)
         self.extremes = np.zeros((len(types), 2), np.int64)
         self.sums = np.zeros((len(types), 2, KERNEL.LIMBS), np.uint64)
-        self.bins = np.zeros((len(types), _BINS), np.int64)
+        self.bins = np.zeros((len(types), sketch.BINS), np.int64)
 
     def branch(self, row: int, kind: Kind) -> BranchSpecs:
         """Return the specs of one branch."""

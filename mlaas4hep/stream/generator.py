@@ -14,12 +14,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from typing_extensions import Self
 
+from mlaas4hep.closing import Closing
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.reader import Specs, VectorLayout
@@ -34,7 +33,7 @@ from mlaas4hep.stream.split import PARTS
 _ORDER, _ROWS, _CHUNK, _COPIES = range(4)
 
 
-class DataGenerator:
+class DataGenerator(Closing):
     """Files and labels as batches; see the module's docstring.
 
     Attributes:
@@ -175,11 +174,3 @@ class DataGenerator:
     def close(self) -> None:
         """Close all files."""
         self.sample.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -113,6 +113,14 @@ def test_damaged_baskets_are_named_with_branch_and_entries(tmp_path):
             source.read(["met", "pt"], 2500, 5000)
 
 
+def test_an_array_of_one_number_is_an_array_all_the_same(tmp_path):
+    columns = {"one": np.arange(5.0)[:, None], "two": np.ones((5, 2), np.float32), "x": np.arange(5)}
+    write_tree(tmp_path / "a.root", columns, clusters=2)
+    with open_source(str(tmp_path / "a.root")) as source:
+        check_source(source)
+        assert source.read(["one"], 0, 5)["one"].shape == (5, 1)
+
+
 def test_nobody_waits_long_for_an_xrootd_server_that_is_not_there(tmp_path):
     quick = {"XRD_CONNECTIONWINDOW": "1", "XRD_CONNECTIONRETRY": "1"}
     line = only_error_line(run_script("reader.py", "--fin=root://127.0.0.1:1//a.root", cwd=tmp_path, env=quick))

@@ -13,6 +13,7 @@ The format: TBasket and TKey in ROOT's TFile specification (root.cern/root/htmld
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Plan:
 
     Attributes:
         dtype: of one number as the file has it, big-endian.
-        size: numbers an event for plain and fixed-size columns; 0 for lists.
+        shape: of what an event has: () for one number, (n,) for a fixed-size array; None for lists.
         header: bytes in front of every list.
         edges: int64 (baskets + 1,), basket i holds the entries edges[i] <= entry < edges[i + 1].
         seek, bytes: int64 (baskets on their own,), where its key begins in the file and its length with the key.
@@ -56,7 +57,7 @@ class Plan:
     """
 
     dtype: np.dtype[Any]
-    size: int
+    shape: tuple[int, ...] | None
     header: int
     edges: np.ndarray
     seek: np.ndarray
@@ -72,9 +73,7 @@ class Plan:
         return int(self.seek[index]), int(self.bytes[index])
 
     def overlap(self, start: int, stop: int) -> range:
-        """Return the baskets that hold some of the entries start <= i < stop."""
-        if start >= stop:
-            return range(0)
+        """Return the baskets that hold the entries start <= i < stop, at least one."""
         first, last = np.searchsorted(self.edges, [start, stop - 1], "right")
         return range(int(first) - 1, int(last))
 
@@ -98,7 +97,7 @@ def plan_of(branch: Any) -> Plan | None:
         return None
     return Plan(
         dtype,
-        0 if jagged else int(np.prod(shape, dtype=np.int64)),
+        None if jagged else (math.prod(shape),) if shape else (),
         interpretation.header_bytes if jagged else 0,
         edges,
         seek,
@@ -135,8 +134,8 @@ def decode(plan: Plan, index: int, basket: memoryview) -> Values:
         data = memoryview(decompress(basket[key:], length))
     except DamagedBlock as error:
         raise Unexpected(str(error)) from error
-    if plan.size:
-        return _plain(plan, data[:border], entries)
+    if plan.shape is not None:
+        return _plain(plan, plan.shape, data[:border], entries)
     if length - border != 4 * (entries + 2):
         raise Unexpected("a basket of lists has no offsets, or another number of them")
     return (_lists_compiled if KERNEL else _lists_of)(plan, data, entries, border, key)
@@ -161,19 +160,18 @@ def decode_embedded(plan: Plan, index: int) -> Values:
     basket = plan.embedded[index - len(plan.seek)]
     entries = int(plan.edges[index + 1] - plan.edges[index])
     data = np.ascontiguousarray(basket.data).data
-    if plan.size:
-        return _plain(plan, data, entries)
+    if plan.shape is not None:
+        return _plain(plan, plan.shape, data, entries)
     starts = basket.byte_offsets
     if starts is None or len(starts) != entries + 1 or starts[-1] != len(data):
         raise Unexpected("a basket of lists has no offsets, or another number of them")
     return _lists(plan, data, starts)
 
 
-def _plain(plan: Plan, data: Any, entries: int) -> np.ndarray:
-    if len(data) != entries * plan.size * plan.dtype.itemsize:
+def _plain(plan: Plan, shape: tuple[int, ...], data: Any, entries: int) -> np.ndarray:
+    if len(data) != entries * math.prod(shape) * plan.dtype.itemsize:
         raise Unexpected(f"a basket of {entries} entries holds {len(data)} bytes")
-    numbers = _native(np.frombuffer(data, plan.dtype))
-    return numbers if plan.size == 1 else numbers.reshape(entries, plan.size)
+    return _native(np.frombuffer(data, plan.dtype)).reshape(entries, *shape)
 
 
 def _lists(plan: Plan, data: Any, starts: np.ndarray) -> Jagged:
@@ -204,7 +202,7 @@ class BasketReader:
         self._lock = Lock()
 
     def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Values]:
-        """Return the entries start <= i < stop of some branches, in native byte order.
+        """Return the entries start <= i < stop, at least one, of some branches, in native byte order.
 
         A branch with a basket that is `Unexpected` is left out.
 
@@ -264,15 +262,8 @@ def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, ran
 
 def _join(plan: Plan, parts: list[Values], first: int, start: int, stop: int) -> Values:
     """Put baskets together and cut off what lies before `start` and from `stop` on."""
-    if not parts:
-        native = plan.dtype.newbyteorder("=")
-        return np.empty((0, plan.size) if plan.size > 1 else 0, native) if plan.size else _no_lists(native)
     pieces: list[Values] = []
     for begin, part in zip(plan.edges[first : first + len(parts)].tolist(), parts, strict=True):
         inside = start <= begin and begin + len(part) <= stop
         pieces.append(part if inside else slice_events(part, max(start - begin, 0), min(stop - begin, len(part))))
     return join_events(pieces)
-
-
-def _no_lists(dtype: np.dtype[Any]) -> Jagged:
-    return Jagged(np.zeros(1, np.int64), np.empty(0, dtype))

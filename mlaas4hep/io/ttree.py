@@ -23,7 +23,7 @@ from mlaas4hep.closing import Closing
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
 from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, UprootRanges
-from mlaas4hep.io.columns import Column, Jagged, Kind
+from mlaas4hep.io.columns import Column, Jagged, Kind, no_events
 from mlaas4hep.io.location import is_url
 
 NUMERIC_KINDS = "biuf"
@@ -72,6 +72,8 @@ class TTreeSource(Closing):
         for name in names:
             if name not in self._branches:
                 raise self._not_found(name)
+        if start >= stop:
+            return no_events(self.columns, names)
         plans = {name: plan for name in names if (plan := self._plan(name)) is not None}
         try:
             columns = self._baskets.read(plans, start, stop)

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, BinaryIO
 
 from mlaas4hep.errors import require
-from mlaas4hep.io.awkward_bridge import Leaf, leaves_of, left_out
+from mlaas4hep.io.awkward_bridge import Leaf, leaves_of, left_out, read_leaves
 from mlaas4hep.io.columns import Column, Columns
 
 _ENDS = 65_536
@@ -36,9 +36,7 @@ class ArrowStore:
         """See `Store`."""
         import awkward as ak
 
-        fields = list(dict.fromkeys(self._leaves[name].path[0] for name in names))
-        array = ak.from_arrow(self._table(self._chunks[chunk], fields))
-        return {name: self._leaves[name].of(array) for name in names}
+        return read_leaves(self._leaves, names, lambda fields: ak.from_arrow(self._table(self._chunks[chunk], fields)))
 
     def _table(self, chunk: int, fields: list[str]) -> Any:
         raise NotImplementedError

@@ -9,7 +9,7 @@ awkward is imported by the first call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,14 @@ class Leaf:
             ConfigError: a list of whole numbers lacks some, which its type cannot say.
         """
         return from_awkward(array[self.path], self.column.dtype)
+
+
+def read_leaves(
+    leaves: Mapping[str, Leaf], names: Iterable[str], fetch: Callable[[list[str]], Any]
+) -> dict[str, Values]:
+    """Return the values of some columns; `fetch` returns an array of the top-level fields that it is given."""
+    array = fetch(list(dict.fromkeys(leaves[name].path[0] for name in names)))
+    return {name: leaves[name].of(array) for name in names}
 
 
 def leaves_of(form: Any, complete: frozenset[str] = frozenset()) -> dict[str, Leaf]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlaas4hep.io.awkward_bridge import leaves_of
+from mlaas4hep.io.awkward_bridge import leaves_of, read_leaves
 from mlaas4hep.io.columns import Column, Columns
 
 
@@ -34,9 +34,11 @@ class RNTupleStore:
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
         """See `Store`."""
         start, stop = self.edges[chunk : chunk + 2]
-        fields = list(dict.fromkeys(self._leaves[name].path[0] for name in names))
-        array = self._ntuple.arrays(filter_name=fields, entry_start=start, entry_stop=stop)
-        return {name: self._leaves[name].of(array) for name in names}
+        return read_leaves(
+            self._leaves,
+            names,
+            lambda fields: self._ntuple.arrays(filter_name=fields, entry_start=start, entry_stop=stop),
+        )
 
     def close(self) -> None:
         """See `Store`."""

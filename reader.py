@@ -77,6 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option("--normalise", default="auto", metavar="HOW", help="auto, standard, minmax or none (default: auto)")
     option("--workers", type=int, default=1, help="threads that read, a block of events each (default: 1)")
+    option("--timeout", type=float, default=60.0, help="seconds that a server may take to answer (default: 60)")
+    option("--retries", type=int, default=4, help="attempts after a server failed, with growing pauses (default: 4)")
+    option("--on-error", default="raise", metavar="HOW", help="damage: raise, or skip the clusters (default: raise)")
     console.add_verbose(parser, "1: say more, and keep tracebacks; 2: list the branches that are read")
     return parser
 
@@ -90,6 +93,7 @@ def command(args: argparse.Namespace) -> int:
     """Open the file and do what the options ask for."""
     from mlaas4hep.compiled import KERNEL
     from mlaas4hep.reader import DataReader
+    from mlaas4hep.reader.losses import losses
 
     def names(text: str | None) -> list[str]:
         return [name.strip() for name in (text or "").split(",") if name.strip()]
@@ -110,6 +114,9 @@ def command(args: argparse.Namespace) -> int:
         nan=args.nan,
         preproc=args.preproc,
         redirectors=names(args.redirector),
+        timeout=args.timeout,
+        retries=args.retries,
+        on_error=args.on_error,
     ) as reader:
         if args.verbose:
             print(f"Reading {reader.location}")
@@ -127,10 +134,8 @@ def command(args: argparse.Namespace) -> int:
             stream(reader)
         if args.hists:
             plot(reader, args.hists)
-        for name, count in reader.truncated.items():
-            console.notice(
-                f"{count} values of '{name}' lie beyond the longest list that the specs know, and were cut off"
-            )
+        for line in losses(reader.truncated, reader.skipped, reader.specs):
+            console.notice(line)
     return 0
 
 

@@ -139,8 +139,8 @@ def print_epoch(epoch: Epoch, best: bool) -> None:
 
 def print_result(trained: Trained, folder: Path) -> None:
     """Print the figures of the test part, and where everything lies."""
-    for name, count in trained.generator.sample.truncated.items():
-        console.notice(f"{count} values of '{name}' lay beyond the longest list that the specs know, and were cut off")
+    for line in trained.generator.sample.losses():
+        console.notice(line)
     figures = trained.metrics()["test"]
     uncertainty = f" +- {figures['auc_uncertainty']:.4f}" if figures.get("auc_uncertainty") else ""
     auc = "unknown: a class is missing" if figures["auc"] is None else f"{figures['auc']:.4f}"

@@ -55,6 +55,9 @@ class Params(BaseModel):
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
     workers: int = Field(1, ge=1, description="threads that read ahead")
+    timeout: float = Field(60.0, gt=0, strict=False, description="seconds that a server may take to answer a request")
+    retries: int = Field(4, ge=0, description="attempts to reach servers that fail, after 1, 2, 4, ... seconds")
+    on_error: Literal["raise", "skip"] = Field("raise", description="skip: leave out clusters that are damaged")
 
     @field_validator("split")
     @classmethod

@@ -39,6 +39,10 @@ class FileUnreadable(MLaaS4HEPError, OSError):
     __str__ = MLaaS4HEPError.__str__
 
 
+class Unreachable(FileUnreadable):
+    """No place that a file lies in can be read at present; its content may be perfectly well."""
+
+
 class TreeNotFound(MLaaS4HEPError, KeyError):
     """A file has no tree of the name that was asked for."""
 

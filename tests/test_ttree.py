@@ -6,7 +6,6 @@ import pytest
 import uproot
 from check_source import check_source
 from realdata import real_file
-from scripts import only_error_line, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import FileUnreadable, TreeNotFound
@@ -119,9 +118,3 @@ def test_an_array_of_one_number_is_an_array_all_the_same(tmp_path):
     with open_source(str(tmp_path / "a.root")) as source:
         check_source(source)
         assert source.read(["one"], 0, 5)["one"].shape == (5, 1)
-
-
-def test_nobody_waits_long_for_an_xrootd_server_that_is_not_there(tmp_path):
-    quick = {"XRD_CONNECTIONWINDOW": "1", "XRD_CONNECTIONRETRY": "1"}
-    line = only_error_line(run_script("reader.py", "--fin=root://127.0.0.1:1//a.root", cwd=tmp_path, env=quick))
-    assert "cannot open root://127.0.0.1:1//a.root as a ROOT file" in line

@@ -2,18 +2,24 @@
 
     LocalRanges("data.root").read([(300, 1_000), (1_300, 500)])     # one system call
 
-Neighbours are read together, since baskets that are wanted together mostly lie side by side.
+Neighbours are read together, since baskets that are wanted together mostly lie side by side. What lies on servers is
+`remote`'s business, and what lies on several of them that of `replicas`.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Mapping
-from queue import SimpleQueue
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+from mlaas4hep.errors import FileUnreadable
 
 Place = tuple[int, int]
 """Where a stretch begins, and its length, in bytes."""
+
+Stretch = tuple[int, int, list[Place]]
+"""Where it begins, its length, and the places within."""
 
 GAP = 32_768
 """Bytes that nobody asked for are read along where that saves a request."""
@@ -23,7 +29,20 @@ LONGEST = 16_000_000
 
 
 class ByteRanges(Protocol):
-    """A file as bytes; threads may call it at once."""
+    """A file as bytes; threads may call it at once.
+
+    Attributes:
+        location: where it lies, fit to be shown.
+        size: its length.
+    """
+
+    @property
+    def location(self) -> str:
+        """See above."""
+
+    @property
+    def size(self) -> int:
+        """See above."""
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
         """Return the bytes at some places.
@@ -31,6 +50,9 @@ class ByteRanges(Protocol):
         Raises:
             OSError: they cannot be had, or the file ends before.
         """
+
+    def refuse(self, location: str, reason: str) -> bool:
+        """Take note that the bytes from a place make no sense; return whether the next `read` goes to another."""
 
     def close(self) -> None:
         """Give back the file."""
@@ -40,19 +62,28 @@ class LocalRanges:
     """A file on disk."""
 
     def __init__(self, path: str) -> None:
-        """Open it."""
-        self._file = os.open(path, os.O_RDONLY)
+        """Open it.
+
+        Raises:
+            FileUnreadable: there is no such file, or it cannot be read.
+        """
+        self.location = path
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise FileUnreadable(f"cannot read {path}: {error.strerror or error}") from error
+        self.size = os.fstat(self._file).st_size
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
         """See `ByteRanges`."""
-        groups = join(places)
-        size = os.fstat(self._file).st_size
         found: dict[Place, memoryview] = {}
-        for start, length, members in groups:
-            if start + length > size:
-                raise OSError(f"the file ends at byte {size}, before byte {start + length}")
-            found.update(_cut(memoryview(os.pread(self._file, length, start)), start, length, members))
+        for start, length, members in join(places, self.size):
+            found.update(cut(os.pread(self._file, length, start), start, length, members))
         return found
+
+    def refuse(self, location: str, reason: str) -> bool:
+        """Return False: there is but one such file."""
+        return False
 
     def close(self) -> None:
         """See `ByteRanges`."""
@@ -61,47 +92,72 @@ class LocalRanges:
             self._file = -1
 
 
-class UprootRanges:
-    """A file that uproot has open, wherever it lies."""
+class RangeFile(io.RawIOBase):
+    """Bytes as a file that libraries can read and seek in."""
 
-    def __init__(self, file: Any) -> None:
-        """Take uproot's file, which somebody else closes."""
-        self._source = file.file.source
+    def __init__(self, ranges: ByteRanges) -> None:
+        """Read from a file that somebody else closes."""
+        super().__init__()
+        self._ranges = ranges
+        self._position = 0
 
-    def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
-        """See `ByteRanges`."""
-        groups = join(places)
-        if not groups:
-            return {}
-        ranges = [(start, start + length) for start, length, _ in groups]
-        chunks = {(chunk.start, chunk.stop): chunk for chunk in self._source.chunks(ranges, SimpleQueue())}
-        found: dict[Place, memoryview] = {}
-        for start, length, members in groups:
-            chunk = chunks[start, start + length]
-            chunk.wait(insist=True)
-            found.update(_cut(memoryview(chunk.raw_data), start, length, members))
-        return found
+    def readable(self) -> bool:
+        """Return True."""
+        return True
 
-    def close(self) -> None:
-        """See `ByteRanges`."""
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a byte, counted from the beginning, from here, or from the end."""
+        self._position = offset + (0, self._position, self._ranges.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """Return where the next byte is read."""
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer as far as the file goes; return how many bytes came."""
+        target = memoryview(buffer).cast("B")
+        length = max(min(len(target), self._ranges.size - self._position), 0)
+        if length:
+            place = (self._position, length)
+            target[:length] = self._ranges.read([place])[place]
+        self._position += length
+        return length
 
 
-def join(places: Iterable[Place]) -> list[tuple[int, int, list[Place]]]:
-    """Join neighbours; return (start, length, the places within) of every stretch that is to be read, in order."""
-    groups: list[tuple[int, int, list[Place]]] = []
+def join(places: Iterable[Place], size: int, gap: int = GAP, longest: int = LONGEST) -> Iterator[Stretch]:
+    """Join neighbours; yield every stretch that is to be read, in order.
+
+    Raises:
+        OSError: the file, of `size` bytes, ends before.
+    """
+    begin = end = 0
+    members: list[Place] = []
     for start, length in sorted(places):
-        if groups:
-            begin, size, members = groups[-1]
-            end = max(begin + size, start + length)
-            if start <= begin + size + GAP and end - begin <= LONGEST:
-                members.append((start, length))
-                groups[-1] = (begin, end - begin, members)
-                continue
-        groups.append((start, length, [(start, length)]))
-    return groups
+        if start < 0 or length < 0 or start + length > size:
+            raise OSError(f"the file ends at byte {size}, before byte {start + length}")
+        if members and (start > end + gap or max(end, start + length) - begin > longest):
+            yield begin, end - begin, members
+            members = []
+        if not members:
+            begin = end = start
+        members.append((start, length))
+        end = max(end, start + length)
+    if members:
+        yield begin, end - begin, members
 
 
-def _cut(memory: memoryview, start: int, length: int, members: list[Place]) -> dict[Place, memoryview]:
-    if len(memory) != length:
-        raise OSError(f"the file ends at byte {start + len(memory)}, before byte {start + length}")
+def cut(content: bytes, start: int, length: int, members: list[Place]) -> dict[Place, memoryview]:
+    """Return the places within the content of a stretch.
+
+    Raises:
+        OSError: the content is shorter than it should be.
+    """
+    if len(content) != length:
+        raise OSError(f"{len(content)} bytes came of the {length} from byte {start} on")
+    memory = memoryview(content)
     return {place: memory[place[0] - start : place[0] - start + place[1]] for place in members}

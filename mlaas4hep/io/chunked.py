@@ -14,8 +14,10 @@ from threading import Lock
 from typing import Protocol
 
 from mlaas4hep.closing import Closing
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, first_line, nearest
+from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Column, Columns, Values, join_events, no_events, size_of, slice_events
+from mlaas4hep.io.replicas import read_believed
 
 KEPT = 256_000_000
 """Bytes of decoded chunks that are kept, so that a chunk which is read in several stretches is decoded once."""
@@ -44,9 +46,9 @@ class Store(Protocol):
 class ChunkedSource(Closing):
     """A `Source` on top of a store; threads may share it."""
 
-    def __init__(self, store: Store, location: str) -> None:
-        """Take over a store."""
-        self.location = location
+    def __init__(self, store: Store, ranges: ByteRanges) -> None:
+        """Take over a store, and the bytes that it reads."""
+        self._ranges = ranges
         self.identity = store.identity
         self.columns = store.columns
         self.boundaries = list(store.edges)
@@ -54,6 +56,11 @@ class ChunkedSource(Closing):
         self._store = store
         self._kept: OrderedDict[tuple[int, str], Values] = OrderedDict()
         self._lock = Lock()
+
+    @property
+    def location(self) -> str:
+        """The place that is read."""
+        return self._ranges.location
 
     def read(self, names: Iterable[str], start: int, stop: int) -> Columns:
         """Read the entries start <= i < stop of some columns; see `Source.read`."""
@@ -77,7 +84,7 @@ class ChunkedSource(Closing):
             known = {name: self._kept[chunk, name] for name in names if (chunk, name) in self._kept}
             missing = [name for name in names if name not in known]
             if missing:
-                decoded = self._decode(chunk, missing)
+                decoded = read_believed(self._ranges, lambda: self._decode(chunk, missing))
                 self._keep(chunk, decoded)
                 known.update(decoded)
         return {name: known[name] for name in names}
@@ -85,6 +92,8 @@ class ChunkedSource(Closing):
     def _decode(self, chunk: int, names: Sequence[str]) -> Columns:
         try:
             return self._store.load(chunk, names)
+        except Unreachable:
+            raise
         except Exception as error:  # each library has its own
             begin, end = self.boundaries[chunk : chunk + 2]
             raise FileUnreadable(
@@ -110,3 +119,4 @@ class ChunkedSource(Closing):
         """Close the file."""
         self._kept.clear()
         self._store.close()
+        self._ranges.close()

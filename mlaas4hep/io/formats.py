@@ -1,67 +1,70 @@
 """What format a file is of, and the source that reads it.
 
-    open_place("data.parquet", tree="Events")
+    open_format(LocalRanges("data.parquet"), tree="Events")
 
-The first bytes of a file on disk decide, whatever its name; of a file elsewhere, its name does, which saves a request:
-`.root` and unknown endings are ROOT files.
+Its first bytes decide, whatever its name and wherever it lies.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, TreeNotFound, first_line, nearest
-from mlaas4hep.io.location import COMPRESSED, ENDINGS, MAGIC, is_url
+from mlaas4hep.io.byte_ranges import ByteRanges, RangeFile
+from mlaas4hep.io.location import COMPRESSED, ENDINGS, MAGIC
 from mlaas4hep.io.source import Source
-
-XROOTD_TIMEOUTS = {"XRD_CONNECTIONWINDOW": "10", "XRD_CONNECTIONRETRY": "2", "XRD_REQUESTTIMEOUT": "120"}
-"""Seconds and attempts after which XRootD's client gives up, not after many minutes; the environment goes first."""
 
 TREES = ("TTree", "TNtuple", "TNtupleD")
 
 KNOWN = "ROOT, Parquet, Arrow (Feather), Avro, CSV, JSON lines"
 
+BUFFER = 1_000_000
+"""Bytes that are read ahead where libraries read piece by piece."""
 
-def open_place(location: str, tree: str) -> Source:
-    """Open a path or URL.
+
+def open_format(ranges: ByteRanges, tree: str) -> Source:
+    """Return the source for a file; it takes the file over.
 
     Raises:
         FileUnreadable: it cannot be read, or is of no format that is known.
         TreeNotFound: the ROOT file has no such tree; the message names those there are.
         PackageMissing: what reads this format is not installed.
     """
-    kind = _by_name(location) if is_url(location) else _by_content(location)
-    return _open_root(location, tree) if kind == "ROOT" else _open_other(location, kind)
+    kind = _kind_of(ranges)
+    return _open_root(ranges, tree) if kind == "ROOT" else _open_other(ranges, kind)
 
 
-def _by_name(location: str) -> str:
-    path = location.partition("?")[0].lower()
-    for ending in COMPRESSED:
-        path = path.removesuffix(ending)
-    return ENDINGS.get(os.path.splitext(path)[1], "ROOT")
-
-
-def _by_content(path: str) -> str:
+def _kind_of(ranges: ByteRanges) -> str:
     from mlaas4hep.io.rows import COMPRESSIONS, decompressed
 
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-            for magic, kind in MAGIC.items():
-                if head.startswith(magic):
-                    return kind
-            compressed = head.startswith(tuple(COMPRESSIONS))
-            text = bytes(decompressed(file).read(4096)) if compressed else head + file.read(4096)
-    except MLaaS4HEPError:
-        raise
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror or error}") from error
+    file = io.BufferedReader(RangeFile(ranges), 4096)
+    head = file.read(4096)
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    text = head
+    if head.startswith(tuple(COMPRESSIONS)):
+        file.seek(0)
+        try:
+            text = bytes(decompressed(file).read(4096))
+        except OSError as error:
+            raise FileUnreadable(f"cannot read {ranges.location}: {first_line(error)}") from error
     if text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
         return "JSON"
-    if (text and _by_name(path) == "CSV") or _looks_like_csv(text):
+    if (text and _is_called_csv(ranges.location)) or _looks_like_csv(text):
         return "CSV"
-    raise FileUnreadable(f"{path} is not a ROOT file, nor of another format that is known", hint=f"known are {KNOWN}")
+    raise FileUnreadable(
+        f"{ranges.location} is not a ROOT file, nor of another format that is known", hint=f"known are {KNOWN}"
+    )
+
+
+def _is_called_csv(name: str) -> bool:
+    name = name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return ENDINGS.get(os.path.splitext(name)[1]) == "CSV"
 
 
 def _looks_like_csv(text: bytes) -> bool:
@@ -82,29 +85,22 @@ def _is_number(text: bytes) -> bool:
     return True
 
 
-def _open_root(location: str, tree: str) -> Source:
-    import uproot
-
+def _open_root(ranges: ByteRanges, tree: str) -> Source:
     from mlaas4hep.io.chunked import ChunkedSource
     from mlaas4hep.io.rntuple import RNTupleStore
     from mlaas4hep.io.ttree import TTreeSource
+    from mlaas4hep.io.uproot_source import open_root_file
 
-    for variable, value in XROOTD_TIMEOUTS.items():
-        os.environ.setdefault(variable, value)
     try:
-        file = uproot.open(location)
-    except Exception as error:
-        raise FileUnreadable(f"cannot open {location} as a ROOT file: {first_line(error)}") from error
-    try:
-        kind = _kind_of_tree(file, tree, location)
+        file = open_root_file(ranges)
+        kind = _kind_of_tree(file, tree, ranges.location)
         if kind in TREES:
-            return TTreeSource(location, file, tree)
-        return ChunkedSource(RNTupleStore(file, tree), location)
-    except BaseException as error:
-        file.close()
-        if isinstance(error, Exception) and not isinstance(error, MLaaS4HEPError):
-            raise FileUnreadable(f"cannot read '{tree}' of {location}: {first_line(error)}") from error
+            return TTreeSource(ranges, file, tree)
+        return ChunkedSource(RNTupleStore(file, tree), ranges)
+    except MLaaS4HEPError:
         raise
+    except Exception as error:
+        raise FileUnreadable(f"cannot read '{tree}' of {ranges.location}: {first_line(error)}") from error
 
 
 def _kind_of_tree(file: Any, name: str, location: str) -> str:
@@ -117,12 +113,12 @@ def _kind_of_tree(file: Any, name: str, location: str) -> str:
     raise TreeNotFound(f"there is no tree '{name}' in {location}, which {found}", hint=hint)
 
 
-def _open_other(location: str, kind: str) -> Source:
+def _open_other(ranges: ByteRanges, kind: str) -> Source:
     from mlaas4hep.io.arrow import IpcStore, ParquetStore
     from mlaas4hep.io.chunked import ChunkedSource, Store
     from mlaas4hep.io.rows import open_rows
 
-    file = _open_file(location)
+    file = io.BufferedReader(RangeFile(ranges), BUFFER)
     try:
         store: Store
         if kind == "Parquet":
@@ -131,21 +127,8 @@ def _open_other(location: str, kind: str) -> Source:
             store = IpcStore(file)
         else:
             store = open_rows(file, kind.lower())
-    except BaseException as error:
-        file.close()
-        if isinstance(error, Exception) and not isinstance(error, MLaaS4HEPError):
-            raise FileUnreadable(f"cannot read {location} as {kind}: {first_line(error)}") from error
+    except MLaaS4HEPError:
         raise
-    return ChunkedSource(store, location)
-
-
-def _open_file(location: str) -> BinaryIO:
-    try:
-        if not is_url(location):
-            return open(location, "rb")
-        import fsspec
-
-        opened: BinaryIO = fsspec.open(location, "rb").open()
-        return opened
     except Exception as error:
-        raise FileUnreadable(f"cannot open {location}: {first_line(error)}") from error
+        raise FileUnreadable(f"cannot read {ranges.location} as {kind}: {first_line(error)}") from error
+    return ChunkedSource(store, ranges)

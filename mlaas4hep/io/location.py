@@ -42,21 +42,34 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
+def shown(name: str) -> str:
+    """Return a name without what only its owner should see: passwords, and what follows a question mark (tokens)."""
+    if not is_url(name):
+        return name
+    scheme, _, rest = name.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+
+
 def candidates(name: str, redirectors: Sequence[str] = ()) -> list[str]:
     """Return the places to try for one file, in order.
 
     Args:
         name: path, URL or LFN.
-        redirectors: `root://host[:port]`, asked in turn for an LFN that does not lie on disk.
+        redirectors: `root://host[:port]`, asked in turn for an LFN that does not lie on disk, and for the LFN in a URL
+            (`root://host//store/...`) after its own host.
 
     Raises:
         FileUnreadable: a local path that does not exist.
     """
-    if is_url(name) or os.path.isfile(name):
+    if os.path.isfile(name):
         return [name]
+    if is_url(name):
+        lfn = name[name.find("/store/") :] if name.startswith("root://") and "//store/" in name else ""
+        return list(dict.fromkeys([name, *(_at(redirector, lfn) for redirector in redirectors if lfn)]))
     if name.startswith("/store/"):
         if redirectors:
-            return [f"{redirector.rstrip('/')}/{name}" for redirector in redirectors]
+            return [_at(redirector, name) for redirector in redirectors]
         raise FileUnreadable(
             f"{name} is not on this disk", hint="name a redirector, as in --redirector=" + CMS_REDIRECTORS[0]
         )
@@ -65,6 +78,10 @@ def candidates(name: str, redirectors: Sequence[str] = ()) -> list[str]:
             f"{name} is a folder, not a file", hint=f"name its files, as in '{name.rstrip('/')}/*.root'"
         )
     raise FileUnreadable(f"there is no file {name}", nearest=_neighbours(name))
+
+
+def _at(redirector: str, lfn: str) -> str:
+    return f"{redirector.rstrip('/')}/{lfn}"
 
 
 def expand(names: Iterable[str], base: Path | None = None) -> list[str]:

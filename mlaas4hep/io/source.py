@@ -15,16 +15,16 @@ from typing import Protocol
 
 from typing_extensions import Self
 
-from mlaas4hep.errors import FileUnreadable
 from mlaas4hep.io.columns import Column, Columns
 from mlaas4hep.io.location import candidates
+from mlaas4hep.io.replicas import PATIENCE, Patience, open_ranges, read_believed
 
 
 class Source(Protocol):
     """One open file as a table of events.
 
     Attributes:
-        location: the place that was opened.
+        location: the place that is read, fit to be shown.
         identity: a name of the content that moving or renaming the file does not change.
         columns: what can be read, in the order of the file, by name.
         num_entries: number of events.
@@ -32,9 +32,12 @@ class Source(Protocol):
             twice; strictly increasing.
     """
 
-    location: str
     identity: str
     num_entries: int
+
+    @property
+    def location(self) -> str:
+        """See above."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -49,7 +52,8 @@ class Source(Protocol):
 
         Raises:
             BranchNotFound: there is no such column.
-            FileUnreadable: the bytes cannot be had or are damaged; names file, column and entries.
+            FileUnreadable: the bytes are damaged; names file, column and entries.
+            Unreachable: no place gives the bytes.
         """
 
     def close(self) -> None:
@@ -62,26 +66,26 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(name: str, tree: str = "Events", redirectors: Sequence[str] = ()) -> Source:
-    """Open a file at the first of its places that answers.
+def open_source(
+    name: str, tree: str = "Events", redirectors: Sequence[str] = (), patience: Patience = PATIENCE
+) -> Source:
+    """Open a file at the first of its places that answers; when that fails later, reading goes on at the next.
 
     Args:
         name: path, URL or LFN.
         tree: name of the tree or RNTuple, with its folders (`boostedAk8/events`); other formats have none.
         redirectors: where to look for an LFN that is not on disk.
+        patience: how long to wait for servers.
 
     Raises:
         FileUnreadable: no place has the file, or it is of no format that can be read.
         TreeNotFound: the ROOT file has no such tree; the message names those there are.
     """
-    from mlaas4hep.io.formats import open_place
+    from mlaas4hep.io.formats import open_format
 
-    failures: list[FileUnreadable] = []
-    for place in candidates(name, redirectors):
-        try:
-            return open_place(place, tree)
-        except FileUnreadable as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    raise FileUnreadable(f"{name} cannot be read anywhere: " + "; ".join(error.what for error in failures))
+    ranges = open_ranges(candidates(name, redirectors), patience)
+    try:
+        return read_believed(ranges, lambda: open_format(ranges, tree))
+    except BaseException:
+        ranges.close()
+        raise

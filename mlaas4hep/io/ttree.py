@@ -1,6 +1,6 @@
 """ROOT's TTree as a `Source`.
 
-    with TTreeSource("data.root", uproot.open("data.root"), "Events") as source:
+    with TTreeSource(ranges, open_root_file(ranges), "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
 uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above. Baskets of
@@ -20,11 +20,11 @@ from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
 from mlaas4hep.closing import Closing
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, first_line, nearest
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, first_line, nearest
 from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
-from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, UprootRanges
+from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind, no_events
-from mlaas4hep.io.location import is_url
+from mlaas4hep.io.replicas import read_believed
 
 NUMERIC_KINDS = "biuf"
 
@@ -35,29 +35,29 @@ class TTreeSource(Closing):
     Sub-branches go by their full path (`Muon/Muon.pt`). Numbers come in native byte order.
     """
 
-    def __init__(self, location: str, file: Any, tree: str) -> None:
-        """Take over a file that uproot has open, and read the metadata of one of its trees."""
-        self.location = location
+    def __init__(self, ranges: ByteRanges, file: Any, tree: str) -> None:
+        """Take over the bytes of a file that uproot has open, and read the metadata of one of its trees."""
+        self._ranges = ranges
         self._file = file
-        try:
-            self._tree = file[tree]
-            self._branches = {
-                name: branch
-                for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
-                if not (branch.branches and isinstance(branch.interpretation, AsGrouped))
-            }
-            self._bytes: ByteRanges = UprootRanges(self._file) if is_url(location) else LocalRanges(location)
-        except BaseException:
-            self._file.close()
-            raise
+        self._tree = file[tree]
+        self._branches = {
+            name: branch
+            for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
+            if not (branch.branches and isinstance(branch.interpretation, AsGrouped))
+        }
         self.columns: Mapping[str, Column] = _Columns(self._branches)
         self.num_entries = int(self._tree.num_entries)
         self.identity = f"{self._file.file.uuid}:{self._tree.name}"
         self._plans: dict[str, Plan | None] = {}
         self._edges: dict[bytes, np.ndarray] = {}
-        self._baskets = BasketReader(self._bytes)
+        self._baskets = BasketReader(ranges)
         self._uproot = Lock()
         self._boundaries: list[int] | None = None
+
+    @property
+    def location(self) -> str:
+        """The place that is read."""
+        return self._ranges.location
 
     @property
     def boundaries(self) -> list[int]:
@@ -74,9 +74,14 @@ class TTreeSource(Closing):
                 raise self._not_found(name)
         if start >= stop:
             return no_events(self.columns, names)
+        return read_believed(self._ranges, lambda: self._read(names, start, stop))
+
+    def _read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
         plans = {name: plan for name in names if (plan := self._plan(name)) is not None}
         try:
             columns = self._baskets.read(plans, start, stop)
+        except Unreachable:
+            raise
         except OSError as error:
             raise self._unreadable(names, start, stop, error) from error
         rest = [name for name in names if name not in columns]
@@ -108,7 +113,9 @@ class TTreeSource(Closing):
                 else {}
             )
             arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
-        except Exception as error:  # uproot raises many kinds for damaged bytes, and for a broken connection
+        except Unreachable:
+            raise
+        except Exception as error:  # uproot raises many kinds for damaged bytes
             raise self._unreadable(names, start, stop, error) from error
         return arrays
 
@@ -129,14 +136,16 @@ class TTreeSource(Closing):
         for name in names:
             try:
                 self._branches[name].array(entry_start=start, entry_stop=stop, array_cache=None)
+            except Unreachable:
+                raise
             except Exception:
                 return f"branch '{name}'"
         return f"tree '{self._tree.name}'"
 
     def close(self) -> None:
         """Close the file."""
-        self._bytes.close()
         self._file.close()
+        self._ranges.close()
 
 
 class _Columns(Mapping[str, Column]):

@@ -24,10 +24,13 @@ from typing_extensions import Self
 
 from mlaas4hep import console
 from mlaas4hep.closing import Closing
-from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.errors import ConfigError, FileUnreadable, SpecsMismatch, Unreachable
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import READ_ROWS, blocks
+from mlaas4hep.io.columns import join_events, no_events
+from mlaas4hep.io.location import is_url, shown
+from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation, check_method
 from mlaas4hep.reader.preproc import Preproc
@@ -86,6 +89,8 @@ class ReadOptions:
         redirectors: where LFNs are looked for that are not on disk.
         extra: flat columns that come along and are no features.
         workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
+        patience: how long to wait for servers.
+        on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read.
     """
 
     branch: str = "Events"
@@ -100,6 +105,8 @@ class ReadOptions:
     redirectors: Sequence[str] = ()
     extra: Sequence[str] = ()
     workers: int = 1
+    patience: Patience = PATIENCE
+    on_error: str = "raise"
 
     def __post_init__(self) -> None:
         if self.chunk_size < 1:
@@ -108,6 +115,8 @@ class ReadOptions:
             raise ConfigError(f"nevts is {self.nevts}; it is -1 for all events, or how many")
         if self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
+        if self.on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is '{self.on_error}'; it is raise or skip")
         check_method(self.normalise)
 
 
@@ -120,6 +129,7 @@ class DataReader(Closing):
         features: branches that go into the vector: flat ones sorted, then jagged ones sorted.
         identifier: columns that name an event and are there.
         truncated: by jagged branch, how many values did not fit into the vector so far.
+        skipped: the stretches of entries that could not be read so far (with on_error="skip"), and why.
     """
 
     def __init__(
@@ -139,6 +149,9 @@ class DataReader(Closing):
         preproc: str | os.PathLike[str] | Preproc | None = None,
         redirectors: Sequence[str] = (),
         extra: Sequence[str] = (),
+        timeout: float = PATIENCE.timeout,
+        retries: int = PATIENCE.retries,
+        on_error: str = "raise",
     ) -> None:
         """Open a file.
 
@@ -147,6 +160,7 @@ class DataReader(Closing):
             specs: a file or a `Specs`; None makes them by a first pass when they are first needed.
             nan: what stands in x where there is no value.
             preproc: a preproc.json, a Python file with `preprocessing(events)`, or a `Preproc`.
+            timeout, retries: how long to wait for servers, in seconds, and how often to try again; see `Patience`.
 
         The rest is described at `ReadOptions`.
 
@@ -170,6 +184,8 @@ class DataReader(Closing):
             redirectors,
             extra,
             workers,
+            Patience(timeout, retries),
+            on_error,
         )
         self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
 
@@ -183,7 +199,7 @@ class DataReader(Closing):
     def _setup(self, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None) -> None:
         self.options = options
         self._name = os.fspath(fin)
-        self._source: Source = open_source(self._name, options.branch, options.redirectors)
+        self._source: Source = open_source(self._name, options.branch, options.redirectors, options.patience)
         self._close = weakref.finalize(self, self._source.close)  # for readers that nobody closes
         try:
             self._choose_columns(specs)
@@ -193,8 +209,10 @@ class DataReader(Closing):
         self._specs = specs
         self.num_entries = self._source.num_entries
         self.truncated: dict[str, int] = {}
+        self.skipped: dict[tuple[int, int], str] = {}
         self._lock = Lock()
-        self._memory = Recycler(keep=2 * options.workers)
+        self._threads = options.workers + is_url(self.location)  # one more, which waits for the server
+        self._memory = Recycler(keep=2 * self._threads)
 
     def _choose_columns(self, specs: Specs | None) -> None:
         options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
@@ -257,7 +275,7 @@ class DataReader(Closing):
         stop = min(2 * READ_ROWS, self.stop) if self.options.nevts == 0 else self.stop
         kinds = {name: self._kind(name) for name in self.features}
         counters: SimpleQueue[Statistics] = SimpleQueue()
-        for _ in range(self.options.workers):
+        for _ in range(self._threads):
             counters.put(Statistics(kinds))
 
         def learn(block: tuple[int, int]) -> int:
@@ -268,11 +286,11 @@ class DataReader(Closing):
             return block[1] - block[0]
 
         with console.progress("first pass", stop) as bar:
-            for count in ahead(learn, blocks(self._source.boundaries, stop), self.options.workers):
+            for count in ahead(learn, blocks(self._source.boundaries, stop), self._threads):
                 bar.advance(count)
-        parts = [counters.get().specs() for _ in range(self.options.workers)]
+        parts = [counters.get().specs() for _ in range(self._threads)]
         whole = Specs.merge_all([self._empty_specs(), *(part for part in parts if part is not None)])
-        file = Provenance(self._name, self.identity, self.num_entries, stop)
+        file = Provenance(shown(self._name), self.identity, self.num_entries, stop)
         return Specs(whole.branches, whole.events, (file,))
 
     def read_block(self, start: int, stop: int, raw: bool = False) -> Chunk:
@@ -303,7 +321,7 @@ class DataReader(Closing):
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events."""
         self.normalisation  # noqa: B018  made here, once, and not by several threads
-        for block in ahead(lambda span: self.read_block(*span), self.blocks(), self.options.workers):
+        for block in ahead(lambda span: self.read_block(*span), self.blocks(), self._threads):
             pieces = max(1, -(-len(block) // self.options.chunk_size))
             edges = [len(block) * i // pieces for i in range(pieces + 1)]
             for begin, end in pairwise(edges):
@@ -321,12 +339,30 @@ class DataReader(Closing):
 
     def _read(self, start: int, stop: int, names: Sequence[str] = ()) -> tuple[Columns, np.ndarray]:
         """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
-        values = self._source.read(sorted(self._needs(names) if names else self._needed), start, stop)
-        entries = np.arange(start, stop)
+        values, entries = self._read_columns(sorted(self._needs(names) if names else self._needed), start, stop)
         if self.options.preproc is not None:
             values, kept = self.options.preproc.apply(values)
             entries = entries[kept]
         return values, entries
+
+    def _read_columns(self, names: Sequence[str], start: int, stop: int) -> tuple[Columns, np.ndarray]:
+        """Read columns of the file; return them and their entries, without damaged clusters if these may be skipped."""
+        try:
+            return self._source.read(names, start, stop), np.arange(start, stop)
+        except Unreachable:
+            raise
+        except FileUnreadable as error:
+            if self.options.on_error == "raise":
+                raise
+            reason = error.what
+        edges = [start, *(edge for edge in self._source.boundaries if start < edge < stop), stop]
+        if len(edges) == 2:
+            with self._lock:
+                self.skipped[start, stop] = reason
+            return no_events(self._source.columns, names), np.empty(0, np.int64)
+        parts = [self._read_columns(names, *cluster) for cluster in pairwise(edges)]
+        columns = {name: join_events([values[name] for values, _ in parts]) for name in names}
+        return columns, np.concatenate([entries for _, entries in parts])
 
     def _needs(self, names: Sequence[str]) -> set[str]:
         """Return the columns of the file that some columns after preprocessing are made of."""

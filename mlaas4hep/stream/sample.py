@@ -19,8 +19,11 @@ import numpy as np
 
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
+from mlaas4hep.io.replicas import Patience
 from mlaas4hep.reader import DataReader, Normalisation, ReadOptions, Specs, VectorLayout
+from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.labels import CONTRAST, labels_by_branch, labels_by_file, read_labels
@@ -41,6 +44,7 @@ class Sample:
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
         truncated: by jagged branch, how many values did not fit into the vector in what was loaded so far.
+        skipped: (file, start, stop) of the entries that could not be read so far (with on_error="skip"), and why.
     """
 
     def __init__(
@@ -59,9 +63,13 @@ class Sample:
         self.labels = CONTRAST if wanted is None or branch else labels_by_file(wanted, self.files)
         self.params = params
         self.options = _read_options(
-            params, Preproc.load(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc, branch
+            params,
+            Preproc.load(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc,
+            branch,
+            len(self.files),
         )
         self.truncated: dict[str, int] = {}
+        self.skipped: dict[tuple[int, int, int], str] = {}
         self._readers: OrderedDict[int, DataReader] = OrderedDict()
         self._lock = threading.Lock()
         self._known = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
@@ -79,23 +87,32 @@ class Sample:
         self.identifier: tuple[str, ...] = ()
         self._id_types: dict[str, np.dtype[Any]] = {}
         specs: Specs | None = None
-        for index, file in enumerate(self.files):
-            with self.reader(index) as reader:
-                if index and reader.identifier != self.identifier:
-                    raise SpecsMismatch(
-                        f"{file} names its events by {reader.identifier}, {self.files[0]} by {self.identifier}",
-                        hint="set 'identifier' in the params to branches that all files have",
-                    )
-                self.identifier = reader.identifier
-                for name in self.identifier:
-                    self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
-                self.entries.append(reader.stop)
-                specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
+        files = range(len(self.files))
+        for file, reader in zip(
+            self.files, ahead(self._learn, files, min(self.params.workers, len(files))), strict=True
+        ):
+            if specs is not None and reader.identifier != self.identifier:
+                raise SpecsMismatch(
+                    f"{file} names its events by {reader.identifier}, {self.files[0]} by {self.identifier}",
+                    hint="set 'identifier' in the params to branches that all files have",
+                )
+            self.identifier = reader.identifier
+            for name in self.identifier:
+                self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
+            self.entries.append(reader.stop)
+            specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
         assert specs is not None  # there is at least one file
         if not specs.events and not specs.legacy:
             why = "none passes the cuts" if self.options.preproc and sum(self.entries) else "the files are empty"
             raise ConfigError(f"there are no events: {why}")
         return specs
+
+    def _learn(self, index: int) -> DataReader:
+        """Return the reader of a file, of which specs are known."""
+        with self.reader(index) as reader:
+            reader.specs  # noqa: B018  a first pass, unless there are specs
+            self._note_losses(index, reader)
+        return reader
 
     def _unique(self, branch: str) -> np.ndarray:
         values = []
@@ -138,7 +155,7 @@ class Sample:
         """
         with self.reader(file) as reader:
             chunk = reader.read_block(start, stop, raw)
-            self._note_truncated(reader)
+            self._note_losses(file, reader)
         if part is not None:
             hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
             chunk = chunk[part_of(hashed, self.params.split) == PARTS.index(part)]
@@ -153,11 +170,20 @@ class Sample:
             chunk.entries,
         )
 
-    def _note_truncated(self, reader: DataReader) -> None:
+    def _note_losses(self, file: int, reader: DataReader) -> None:
         with self._lock:
+            self.skipped.update({(file, *stretch): reason for stretch, reason in reader.skipped.items()})
             for name, count in reader.truncated.items():
                 self.truncated[name] = self.truncated.get(name, 0) + count
             reader.truncated.clear()
+
+    def losses(self) -> list[str]:
+        """Return, in words, what did not make it into the vectors so far."""
+        lines = losses(self.truncated, {}, self.specs)
+        for file in sorted({file for file, _, _ in self.skipped}):
+            mine = {(start, stop): reason for (its, start, stop), reason in self.skipped.items() if its == file}
+            lines += losses({}, mine, Specs({}))
+        return lines
 
     def blocks(self, file: int, rows: int) -> list[tuple[int, int]]:
         """Return the stretches of a file that are best read at a time, of about so many rows."""
@@ -171,7 +197,7 @@ class Sample:
                 self._readers.popitem()[1].close()
 
 
-def _read_options(params: Params, preproc: Preproc | None, label: str | None) -> ReadOptions:
+def _read_options(params: Params, preproc: Preproc | None, label: str | None, files: int) -> ReadOptions:
     return ReadOptions(
         branch=params.branch,
         selected_branches=params.selected_branches,
@@ -184,6 +210,9 @@ def _read_options(params: Params, preproc: Preproc | None, label: str | None) ->
         preproc=preproc,
         redirectors=params.redirector,
         extra=(label,) if label else (),
+        workers=max(params.workers // files, 1),
+        patience=Patience(params.timeout, params.retries),
+        on_error=params.on_error,
     )
 
 

@@ -1,0 +1,242 @@
+"""Files on servers as bytes.
+
+    open_remote("root://host//path/file.root", timeout=60).read([(0, 1_000)])
+
+XRootD is spoken through its own Python client, everything else (https, s3, hdfs, ...) through fsspec. What went wrong
+is told apart here, once: `Refused` is for good (no such file, no permission), any other `OSError` may pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from mlaas4hep.errors import first_line, require
+from mlaas4hep.io.byte_ranges import ByteRanges, Place, Stretch, cut, join
+from mlaas4hep.io.location import shown
+
+LONGEST = 4_000_000
+"""Bytes that are asked for at a time, so that a slow line answers in time."""
+
+GRACE = 5.0
+"""Seconds beyond its timeout after which a request is given up although its library says nothing."""
+
+PERMANENT_ANSWERS = {3000: "it is no valid name", 3010: "permission denied", 3011: "no such file",
+                     3016: "it is a folder", 3030: "authentication failed"}  # fmt: skip
+"""What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory, AuthFailed in XProtocol.hh) when
+asking again is no use."""
+
+PERMANENT_STATES = (101, 203, 204)
+"""What XRootD's client says when asking again is no use (errInvalidAddr, errLoginFailed, errAuthFailed in
+XrdClStatus.hh)."""
+
+ERROR_RESPONSE = 400
+"""XRootD's client: the server answered with an error (errErrorResponse)."""
+
+XROOTD_DEFAULTS = {
+    "XRD_CONNECTIONWINDOW": "{timeout}", "XRD_REQUESTTIMEOUT": "{timeout}", "XRD_STREAMTIMEOUT": "{timeout}",
+    "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0", "XRD_TIMEOUTRESOLUTION": "1",
+}  # fmt: skip
+"""What XRootD's client reads when it is loaded: give up in time, since others try again; the environment goes first."""
+
+PACKAGES = {"s3": ("s3fs", "s3"), "hdfs": ("pyarrow", "formats")}
+"""Which package a scheme needs, and the extra that brings it."""
+
+
+class Refused(OSError):
+    """A server will not give these bytes, however often it is asked."""
+
+
+def open_remote(url: str, timeout: float) -> ByteRanges:
+    """Open a file on a server.
+
+    Args:
+        timeout: seconds that a server may take to answer a request.
+
+    Raises:
+        Refused: it is not there, or not for us.
+        OSError: the server cannot be reached, or does not answer.
+        PackageMissing: what speaks to such a server is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if scheme in ("root", "xroot", "roots", "xroots"):
+        return XRootDRanges(url, timeout)
+    if scheme in PACKAGES:
+        require(*PACKAGES[scheme], f"{scheme}://")
+    return FsspecRanges(url, timeout)
+
+
+class XRootDRanges:
+    """A file on an XRootD server; X509_USER_PROXY and the like reach it through its client."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """Open it, and ask for its length."""
+        for variable, value in XROOTD_DEFAULTS.items():
+            os.environ.setdefault(variable, value.format(timeout=max(round(timeout), 1)))
+        client = require("XRootD.client", "xrootd", "root://")
+        self.location = shown(url)
+        self._timeout = max(round(timeout), 1)
+        self._file = client.File()
+        try:
+            self._ask(self._file.open, url, client.flags.OpenFlags.READ)
+            self.size = int(self._ask(self._file.stat).size)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
+        """See `ByteRanges`; all requests are on their way at once."""
+        found: dict[Place, memoryview] = {}
+        waiting: list[tuple[list[Stretch], SimpleQueue[Any]]] = []
+        for vector in _vectors(join(places, self.size, longest=LONGEST)):
+            if len(vector) == 1 and vector[0][1] > VECTOR_ITEM:
+                waiting.append((vector, self._send(self._file.read, *vector[0][:2])))
+            else:
+                waiting.append((vector, self._send(self._file.vector_read, [item[:2] for item in vector])))
+        for vector, answer in waiting:
+            response = self._receive(answer)
+            contents = [response] if isinstance(response, bytes) else [chunk.buffer for chunk in response.chunks]
+            for (start, length, members), content in zip(vector, contents, strict=True):
+                found.update(cut(content, start, length, members))
+        return found
+
+    def refuse(self, location: str, reason: str) -> bool:
+        """Return False: this is one file."""
+        return False
+
+    def close(self) -> None:
+        """See `ByteRanges`."""
+        if self._file.is_open():
+            self._file.close(timeout=self._timeout, callback=_forget)  # whether it answers matters to nobody
+
+    def _ask(self, request: Any, *args: Any) -> Any:
+        return self._receive(self._send(request, *args))
+
+    def _send(self, request: Any, *args: Any) -> SimpleQueue[Any]:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        try:
+            status = request(
+                *args, timeout=self._timeout, callback=lambda status, response, _: answer.put((status, response))
+            )
+        except ValueError as error:  # closed by another thread, which found it broken
+            raise OSError(str(error)) from error
+        self._check(status)
+        return answer
+
+    def _receive(self, answer: SimpleQueue[Any]) -> Any:
+        try:
+            status, response = answer.get(timeout=self._timeout + GRACE)
+        except Empty:
+            raise OSError(f"no answer in {self._timeout} s") from None
+        self._check(status)
+        return response
+
+    def _check(self, status: Any) -> None:
+        if status.ok:
+            return
+        if status.code == ERROR_RESPONSE and status.errno in PERMANENT_ANSWERS:
+            raise Refused(PERMANENT_ANSWERS[status.errno])
+        message = status.message.replace("[ERROR]", "").replace("[FATAL]", "").strip()
+        message = "no answer in time" if message == "Operation expired" else message
+        raise (Refused if status.code in PERMANENT_STATES else OSError)(message)
+
+
+VECTOR_ITEM = 2_000_000
+"""Bytes that servers give for one item of a vector read (2,097,136 by default)."""
+
+VECTOR_ITEMS = 512
+"""Items of a vector read; servers take 1,024."""
+
+
+def _vectors(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
+    """Put stretches together that one request may ask for; a large one stands alone."""
+    vector: list[Stretch] = []
+    size = 0
+    for stretch in stretches:
+        length = stretch[1]
+        if vector and (length > VECTOR_ITEM or size + length > LONGEST or len(vector) == VECTOR_ITEMS):
+            yield vector
+            vector, size = [], 0
+        if length > VECTOR_ITEM:
+            yield [stretch]
+            continue
+        vector.append(stretch)
+        size += length
+    if vector:
+        yield vector
+
+
+def _forget(*_: Any) -> None:
+    """Take an answer that nobody waits for."""
+
+
+class FsspecRanges:
+    """A file that fsspec knows how to reach."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        """Find it, and ask for its length."""
+        from fsspec.core import url_to_fs
+
+        self.location = shown(url)
+        self._timeout = timeout
+        with _Explained():
+            self._system, self._path = url_to_fs(url)
+            size = self._call("info", self._path).get("size")
+        if size is None:
+            raise Refused("its server does not tell how long it is, and cannot be read in parts; copy the file")
+        self.size = int(size)
+
+    def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
+        """See `ByteRanges`; requests go out together where the server's library can do that."""
+        stretches = list(join(places, self.size, longest=LONGEST))
+        starts = [start for start, _, _ in stretches]
+        ends = [start + length for start, length, _ in stretches]
+        with _Explained():
+            contents = self._call("cat_ranges", [self._path] * len(stretches), starts, ends) if stretches else []
+        found: dict[Place, memoryview] = {}
+        for (start, length, members), content in zip(stretches, contents, strict=True):
+            if isinstance(content, Exception):
+                with _Explained():
+                    raise content
+            if len(content) == self.size > length:
+                raise Refused("its server sends the whole file for every part of it; copy the file")
+            found.update(cut(content, start, length, members))
+        return found
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """Call a method, with a timeout where the library knows one."""
+        from fsspec.asyn import sync
+
+        if self._system.async_impl:
+            return sync(self._system.loop, getattr(self._system, "_" + method), *args, timeout=self._timeout)
+        return getattr(self._system, method)(*args)
+
+    def refuse(self, location: str, reason: str) -> bool:
+        """Return False: this is one file."""
+        return False
+
+    def close(self) -> None:
+        """See `ByteRanges`."""
+
+
+class _Explained:
+    """Turn whatever fsspec's libraries raise into an OSError that says it, or into `Refused`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        status = getattr(error, "status", None)
+        if isinstance(error, FileNotFoundError) or status == 404:
+            raise Refused("no such file") from error
+        if isinstance(error, PermissionError) or status in (401, 403):
+            raise Refused("permission denied") from error
+        if isinstance(error, TimeoutError):
+            raise OSError("no answer in time") from error
+        if isinstance(error, ImportError):
+            raise Refused(first_line(error)) from error
+        raise OSError(first_line(error)) from error

@@ -1,6 +1,7 @@
 // The loops that see every number of every event, without the interpreter and without its lock.
 //
-//   unpack_lists(data, border, key, header, offsets, content)    a basket -> lists
+//   measure(baskets, jobs, bytes)                                baskets -> how much room their numbers take
+//   decode(baskets, jobs, spots, content, offsets, lists)        baskets -> numbers and lists
 //   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
@@ -106,6 +107,7 @@ bool take_columns(PyObject *list, int64_t events, std::vector<Column> &columns) 
         return false;
     }
     columns.reserve(static_cast<size_t>(PyList_GET_SIZE(list)));
+    PyObject *checked = nullptr; // the branches of one collection come with the same offsets
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
         PyObject *content = nullptr, *offsets = nullptr;
         if (!PyArg_ParseTuple(PyList_GET_ITEM(list, i), "OO", &content, &offsets)) return false;
@@ -125,8 +127,9 @@ bool take_columns(PyObject *list, int64_t events, std::vector<Column> &columns) 
         if (!column.lists.take(offsets, INT64, false, "offsets")) return false;
         column.offsets = column.lists.data<int64_t>();
         bool valid = column.lists.size() == events + 1 && column.offsets[0] == 0 && column.offsets[events] == numbers;
-        for (int64_t event = 0; valid && event < events; ++event)
+        for (int64_t event = 0; valid && offsets != checked && event < events; ++event)
             valid = column.offsets[event] <= column.offsets[event + 1];
+        checked = offsets;
         if (!valid) {
             PyErr_Format(PyExc_ValueError, "column %zd: offsets that do not fit %lld events and %lld numbers", i,
                          (long long)events, (long long)numbers);
@@ -161,49 +164,225 @@ void swap_bytes(const unsigned char *from, int64_t count, int64_t item, char *to
     }
 }
 
-// unpack_lists(data, border, key, header, offsets, content) -> whether it makes sense
-//
-// `data` is an inflated basket: numbers up to `border`, every list with `header` bytes in front; then how many offsets
-// there are, and these, int32 counted from the start of the key, `key` bytes before the data. Written are `offsets`, int64
-// (entries + 1,), in numbers, and `content`, as many numbers as there must be.
-PyObject *unpack_lists(PyObject *, PyObject *args) {
-    PyObject *data_object, *offsets_object, *content_object;
-    long long border, key, header;
-    if (!PyArg_ParseTuple(args, "OLLLOO", &data_object, &border, &key, &header, &offsets_object, &content_object))
-        return nullptr;
-    Buffer data, offsets, content;
-    if (!data.take(data_object, "Bbc", false, "data") || !offsets.take(offsets_object, INT64, true, "offsets") ||
-        !content.take(content_object, NUMBERS, true, "content"))
-        return nullptr;
-    const int64_t entries = offsets.size() - 1, item = content.itemsize();
-    bool valid = entries >= 0 && border >= 0 && header >= 0 && data.size() == border + 4 * (entries + 2) &&
-                 content.size() * item == border - header * entries;
-    Py_BEGIN_ALLOW_THREADS;
-    if (valid) {
-        const auto *bytes = data.data<const unsigned char>();
-        const auto *starts = reinterpret_cast<const unsigned char (*)[4]>(bytes + border + 4);
-        const int shift = __builtin_ctzll(static_cast<unsigned long long>(item)); // item is a power of 2
-        int64_t misfit = 0, last = 0; // keeps the sign of what is out of order, or within a number
-        for (int64_t entry = 0; entry <= entries; ++entry) {
-            uint32_t start;
-            std::memcpy(&start, starts[entry], 4);
-            int64_t end = entry == entries ? border : static_cast<int32_t>(swapped(start)) - key;
-            end -= header * entry; // as if there were no headers
-            misfit |= (end - last) | -(end & (item - 1));
-            last = end;
-            offsets.data<int64_t>()[entry] = end >> shift;
+// libdeflate's functions, as `io.baskets` finds them in the library that it decompresses with elsewhere.
+using AllocDecompressor = void *(*)();
+using FreeDecompressor = void (*)(void *);
+using InflateZlib = int (*)(void *, const void *, size_t, void *, size_t, size_t *);
+AllocDecompressor alloc_decompressor = nullptr;
+FreeDecompressor free_decompressor = nullptr;
+InflateZlib inflate_zlib = nullptr;
+
+PyObject *use_libdeflate(PyObject *, PyObject *args) {
+    unsigned long long alloc, free, inflate;
+    if (!PyArg_ParseTuple(args, "KKK", &alloc, &free, &inflate)) return nullptr;
+    alloc_decompressor = reinterpret_cast<AllocDecompressor>(static_cast<uintptr_t>(alloc));
+    free_decompressor = reinterpret_cast<FreeDecompressor>(static_cast<uintptr_t>(free));
+    inflate_zlib = reinterpret_cast<InflateZlib>(static_cast<uintptr_t>(inflate));
+    Py_RETURN_NONE;
+}
+
+// A decompressor and room for what comes out of it, of one call.
+struct Inflater {
+    void *state = nullptr;
+    std::vector<unsigned char> room;
+
+    Inflater() = default;
+    Inflater(const Inflater &) = delete;
+    ~Inflater() {
+        if (state) free_decompressor(state);
+    }
+
+    // Return `length` bytes, or null where the record is damaged: blocks with nine bytes in front of each, as in
+    // `io.compression`, which tells what they are.
+    const unsigned char *inflate(const unsigned char *record, int64_t packed, int64_t length) {
+        if (packed == length) return record; // never was compressed
+        if (!state) state = alloc_decompressor();
+        if (static_cast<int64_t>(room.size()) < length) room.resize(static_cast<size_t>(length));
+        int64_t position = 0, filled = 0;
+        while (filled < length) {
+            if (position + 9 > packed) return nullptr;
+            const unsigned char *header = record + position;
+            const int64_t size = header[3] | header[4] << 8 | header[5] << 16;
+            const int64_t unpacked = header[6] | header[7] << 8 | header[8] << 16;
+            position += 9;
+            if (header[0] != 'Z' || header[1] != 'L' || !size || !unpacked || position + size > packed ||
+                filled + unpacked > length)
+                return nullptr;
+            size_t written = 0;
+            if (inflate_zlib(state, record + position, static_cast<size_t>(size), room.data() + filled,
+                             static_cast<size_t>(unpacked), &written) != 0 ||
+                static_cast<int64_t>(written) != unpacked)
+                return nullptr;
+            position += size;
+            filled += unpacked;
         }
-        const int64_t *out = offsets.data<int64_t>();
-        valid = misfit >= 0 && out[0] == 0;
-        if (valid && header == 0)
-            swap_bytes(bytes, content.size(), item, content.data<char>());
-        else if (valid)
-            for (int64_t entry = 0; entry < entries; ++entry)
-                swap_bytes(bytes + out[entry] * item + header * (entry + 1), out[entry + 1] - out[entry], item,
-                           content.data<char>() + out[entry] * item);
+        return room.data();
+    }
+};
+
+// What is to be read from a basket, one row of `jobs`.
+struct Job {
+    int64_t entries; // that the tree says it holds
+    int64_t item;    // bytes of a number
+    int64_t width;   // numbers an entry; -1 for lists
+    int64_t header;  // bytes in front of every list
+};
+
+// The beginning of a basket: TKey and TBasket, see `io.baskets`.
+struct Head {
+    int64_t key, length, border; // bytes of the key; of the content, inflated; of the numbers in it
+
+    static uint16_t u16(const unsigned char *at) { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
+    static int32_t i32(const unsigned char *at) {
+        return static_cast<int32_t>(static_cast<uint32_t>(at[0]) << 24 | at[1] << 16 | at[2] << 8 | at[3]);
+    }
+
+    // Return whether the basket is what the job expects, of which the content takes `room` bytes.
+    bool read(const unsigned char *basket, int64_t size, const Job &job, int64_t &room) {
+        constexpr int64_t KEY = 18, BASKET = 18;
+        if (size < KEY + BASKET + 1 || i32(basket) != size) return false;
+        length = i32(basket + 6);
+        key = static_cast<int16_t>(u16(basket + 14));
+        if (key <= KEY + BASKET || key > size) return false;
+        const unsigned char *tail = basket + key - BASKET - 1;
+        border = i32(tail + 14) - key;
+        if (i32(tail + 10) != job.entries || border < 0 || border > length) return false;
+        if (job.width >= 0) {
+            room = border;
+            return border == job.entries * job.width * job.item;
+        }
+        room = border - job.header * job.entries;
+        return length - border == 4 * (job.entries + 2) && room >= 0 && room % job.item == 0;
+    }
+};
+
+// Write the lists of an inflated basket: numbers up to `border`, every list with a header in front; then how many offsets
+// there are, and these, int32 counted from the start of the key. Return whether they make sense. Lists of the same lengths as
+// `known` has are said to be `same`, and `offsets` then need not be looked at.
+bool unpack_lists(const unsigned char *data, const Head &head, const Job &job, const int64_t *known, int64_t *offsets,
+                  unsigned char *content, bool &same) {
+    const auto *starts = data + head.border + 4;
+    const int shift = __builtin_ctzll(static_cast<unsigned long long>(job.item)); // item is a power of 2
+    int64_t misfit = 0, last = 0; // keeps the sign of what is out of order, or within a number
+    for (int64_t entry = 0; entry <= job.entries; ++entry) {
+        uint32_t start;
+        std::memcpy(&start, starts + 4 * entry, 4);
+        int64_t end = entry == job.entries ? head.border : static_cast<int32_t>(swapped(start)) - head.key;
+        end -= job.header * entry; // as if there were no headers
+        misfit |= (end - last) | -(end & (job.item - 1));
+        last = end;
+        offsets[entry] = end >> shift;
+    }
+    if (misfit < 0 || offsets[0] != 0) return false;
+    same = known && std::memcmp(known, offsets, static_cast<size_t>(job.entries + 1) * sizeof(int64_t)) == 0;
+    if (job.header == 0)
+        swap_bytes(data, offsets[job.entries], job.item, reinterpret_cast<char *>(content));
+    else
+        for (int64_t entry = 0; entry < job.entries; ++entry)
+            swap_bytes(data + offsets[entry] * job.item + job.header * (entry + 1), offsets[entry + 1] - offsets[entry],
+                       job.item, reinterpret_cast<char *>(content) + offsets[entry] * job.item);
+    return true;
+}
+
+bool expect(bool right, const char *what) {
+    if (!right) PyErr_Format(PyExc_ValueError, "%s: of another size than the other arguments", what);
+    return right;
+}
+
+bool take_baskets(PyObject *list, const Buffer &jobs, std::vector<Buffer> &baskets) {
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "baskets: not a list");
+        return false;
+    }
+    const Py_ssize_t count = PyList_GET_SIZE(list);
+    if (!expect(jobs.size() == 4 * count, "jobs")) return false;
+    baskets.reserve(static_cast<size_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i)
+        if (!baskets.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "basket")) return false;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        const Job &job = jobs.data<Job>()[i];
+        if (job.entries < 0 || job.header < 0 || (job.item != 1 && job.item != 2 && job.item != 4 && job.item != 8)) {
+            PyErr_SetString(PyExc_ValueError, "jobs: sizes that make no sense");
+            return false;
+        }
+    }
+    return true;
+}
+
+// measure(baskets, jobs, bytes): how many bytes the numbers of each basket take; -1 for one that is not as expected.
+PyObject *measure(PyObject *, PyObject *args) {
+    PyObject *list, *jobs_object, *bytes_object;
+    if (!PyArg_ParseTuple(args, "OOO", &list, &jobs_object, &bytes_object)) return nullptr;
+    Buffer jobs, bytes;
+    std::vector<Buffer> baskets;
+    if (!jobs.take(jobs_object, INT64, false, "jobs") || !bytes.take(bytes_object, INT64, true, "bytes") ||
+        !take_baskets(list, jobs, baskets) || !expect(bytes.size() == static_cast<Py_ssize_t>(baskets.size()), "bytes"))
+        return nullptr;
+    for (size_t i = 0; i < baskets.size(); ++i) {
+        Head head;
+        int64_t room = 0;
+        const bool valid = head.read(baskets[i].data<unsigned char>(), baskets[i].size(), jobs.data<Job>()[i], room);
+        bytes.data<int64_t>()[i] = valid ? room : -1;
+    }
+    Py_RETURN_NONE;
+}
+
+// decode(baskets, jobs, spots, content, offsets, lists)
+//
+// Inflate baskets and write their numbers, in native byte order, from the bytes `spots` of `content` on; a spot of -1 is passed
+// over. Lists have their offsets at `lists[i]` of `offsets`, where those of several baskets may be the same. Where a basket
+// is damaged, or compressed by something else than zlib, `lists[i]` is -1.
+PyObject *decode(PyObject *, PyObject *args) {
+    PyObject *list, *jobs_object, *spots_object, *content_object, *offsets_object, *lists_object;
+    if (!PyArg_ParseTuple(args, "OOOOOO", &list, &jobs_object, &spots_object, &content_object, &offsets_object,
+                          &lists_object))
+        return nullptr;
+    Buffer jobs, spots, content, offsets, lists;
+    std::vector<Buffer> baskets;
+    if (!jobs.take(jobs_object, INT64, false, "jobs") || !spots.take(spots_object, INT64, false, "spots") ||
+        !content.take(content_object, "B", true, "content") || !offsets.take(offsets_object, INT64, true, "offsets") ||
+        !lists.take(lists_object, INT64, true, "lists") || !take_baskets(list, jobs, baskets))
+        return nullptr;
+    const auto count = static_cast<Py_ssize_t>(baskets.size());
+    if (!expect(spots.size() == count, "spots") || !expect(lists.size() == count, "lists")) return nullptr;
+    if (!inflate_zlib) {
+        PyErr_SetString(PyExc_RuntimeError, "use_libdeflate was not called");
+        return nullptr;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    Inflater inflater;
+    int64_t used = 0, known = -1, entries_known = -1; // of `offsets`; the lists written last, and how many these are
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        const Job &job = jobs.data<Job>()[i];
+        const int64_t spot = spots.data<int64_t>()[i];
+        int64_t &result = lists.data<int64_t>()[i];
+        result = -1;
+        const auto *basket = baskets[i].data<unsigned char>();
+        Head head;
+        int64_t room = 0;
+        if (spot < 0 || !head.read(basket, baskets[i].size(), job, room) || spot + room > content.size()) continue;
+        const unsigned char *data = inflater.inflate(basket + head.key, baskets[i].size() - head.key, head.length);
+        if (!data) continue;
+        auto *to = content.data<unsigned char>() + spot;
+        if (job.width >= 0) {
+            swap_bytes(data, room / job.item, job.item, reinterpret_cast<char *>(to));
+            result = 0;
+            continue;
+        }
+        if (used + job.entries + 1 > offsets.size()) continue;
+        bool same = false;
+        int64_t *out = offsets.data<int64_t>() + used;
+        const int64_t *candidate = known >= 0 && entries_known == job.entries ? offsets.data<int64_t>() + known : nullptr;
+        if (!unpack_lists(data, head, job, candidate, out, to, same)) continue;
+        if (!same) {
+            known = used;
+            entries_known = job.entries;
+            used += job.entries + 1;
+        }
+        result = known;
     }
     Py_END_ALLOW_THREADS;
-    return PyBool_FromLong(valid);
+    Py_RETURN_NONE;
 }
 
 // ------------------------------------------------------------------------------------------- columns -> matrix
@@ -276,37 +455,55 @@ struct Matrix {
     bool plain; // values stay as they are
 };
 
-// Numbers of some rows, ready to be written.
+// Numbers of some rows of some branches, ready to be written: those of a branch one after the other, the next branch's behind.
 struct Ready {
     std::vector<float> z;
-    std::vector<uint8_t> is_number;
+    std::vector<uint8_t> is_number; // up to date where `complete` is false
+    bool complete = true;           // all of them are numbers
 
     void reserve(int64_t count) {
+        complete = true;
         if (static_cast<int64_t>(z.size()) >= count) return;
         z.resize(static_cast<size_t>(count));
         is_number.resize(static_cast<size_t>(count));
     }
+
+    // From here on it matters which are numbers; those of the first `count` all were.
+    void distinguish(int64_t count) {
+        if (complete) std::fill_n(is_number.begin(), count, 1);
+        complete = false;
+    }
 };
 
-// Convert numbers, normalise them, and say which are none.
+bool has_nan(const float *z, int64_t count) {
+    int odd = 0;
+    for (int64_t i = 0; i < count; ++i) odd |= z[i] != z[i];
+    return odd != 0;
+}
+
+// Convert `count` numbers, normalise them, and write them behind the first `before` that are ready.
 template <class T>
-void prepare(const T *numbers, int64_t count, const Curve &curve, const Matrix &to, float *z, uint8_t *is_number) {
+void prepare(const T *numbers, int64_t count, const Curve &curve, const Matrix &to, Ready &ready, int64_t before) {
+    float *z = ready.z.data() + before;
+    uint8_t *is_number = ready.is_number.data() + before;
     for (int64_t i = 0; i < count; ++i) z[i] = static_cast<float>(numbers[i]);
-    uint8_t all = 1;
-    for (int64_t i = 0; i < count; ++i) {
-        is_number[i] = z[i] == z[i];
-        all &= is_number[i];
+    const bool odd = std::is_floating_point<T>::value && has_nan(z, count);
+    if (odd) {
+        ready.distinguish(before);
+        for (int64_t i = 0; i < count; ++i) is_number[i] = z[i] == z[i];
+    } else if (!ready.complete) {
+        std::fill_n(is_number, count, 1);
     }
     if (!to.plain) normalise(z, count, curve);
-    if (!all)
+    if (odd)
         for (int64_t i = 0; i < count; ++i) z[i] = is_number[i] ? z[i] : to.fill;
 }
 
-void prepare(const Column &column, int64_t first, int64_t count, const Curve &curve, const Matrix &to, float *z,
-             uint8_t *is_number) {
+void prepare(const Column &column, int64_t first, int64_t count, const Curve &curve, const Matrix &to, Ready &ready,
+             int64_t before) {
     dispatch(column.type, [&](auto *type) {
         const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>();
-        prepare(numbers + first, count, curve, to, z, is_number);
+        prepare(numbers + first, count, curve, to, ready, before);
     });
 }
 
@@ -350,40 +547,104 @@ void fetch_ahead(const Column &column, int64_t start, int64_t stop) {
     for (const char *line = numbers + column.begin(start) * item; line < end; line += 64) __builtin_prefetch(line);
 }
 
-// Write the rows from `start` to `stop` of a group, where fill value and False stand already; its numbers are ready, those
-// of one branch `apart` from those of the next. Return how many numbers of each branch did not fit.
-int64_t write_group(const Group &group, const Column &leader, const Ready &ready, int64_t apart, int64_t start, int64_t stop,
-                    const Matrix &to) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_SHUFFLE
+#endif
+#endif
+
+// Write `count` columns of z, `apart` from each other, as columns of x, whose rows are `stride` apart.
+void transpose(const float *__restrict z, int64_t apart, int64_t count, int64_t rows, float *__restrict x, int64_t stride) {
+    int64_t row = 0;
+#ifdef HAS_SHUFFLE
+    typedef float Four __attribute__((vector_size(16)));
+    const auto load = [](const float *from) {
+        Four four;
+        std::memcpy(&four, from, 16);
+        return four;
+    };
+    for (; row + 4 <= rows; row += 4) {
+        int64_t k = 0;
+        for (; k + 4 <= count; k += 4) {
+            const float *from = z + k * apart + row;
+            const Four a = load(from), b = load(from + apart), c = load(from + 2 * apart), d = load(from + 3 * apart);
+            const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+            const Four AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            const Four out[4] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                                 __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
+            for (int64_t i = 0; i < 4; ++i) std::memcpy(x + (row + i) * stride + k, &out[i], 16);
+        }
+        for (; k < count; ++k)
+            for (int64_t i = 0; i < 4; ++i) x[(row + i) * stride + k] = z[k * apart + row + i];
+    }
+#endif
+    for (; row < rows; ++row)
+        for (int64_t k = 0; k < count; ++k) x[row * stride + k] = z[k * apart + row];
+}
+
+// Copy `count` lists of LENGTH items; a length that the compiler knows makes it a few moves each.
+template <int LENGTH, class T>
+void copy_lists(const T *__restrict from, int64_t apart, int64_t count, T *__restrict to, int64_t width) {
+    for (int64_t k = 0; k < count; ++k) std::memcpy(to + k * width, from + k * apart, LENGTH * sizeof(T));
+}
+
+template <class T>
+void copy_lists(const T *from, int64_t apart, int64_t count, T *to, int64_t width, int64_t length) {
+    switch (length) {
+    case 1: return copy_lists<1>(from, apart, count, to, width);
+    case 2: return copy_lists<2>(from, apart, count, to, width);
+    case 3: return copy_lists<3>(from, apart, count, to, width);
+    case 4: return copy_lists<4>(from, apart, count, to, width);
+    case 5: return copy_lists<5>(from, apart, count, to, width);
+    case 6: return copy_lists<6>(from, apart, count, to, width);
+    default:
+        for (int64_t k = 0; k < count; ++k)
+            std::memcpy(to + k * width, from + k * apart, static_cast<size_t>(length) * sizeof(T));
+    }
+}
+
+// Write the rows from `start` to `stop` of a group of lists, where fill value and False stand already; its numbers are ready,
+// those of one branch `apart` from those of the next. Return how many numbers of each branch did not fit.
+int64_t write_lists(const Group group, const int64_t *offsets, const Ready &ready, int64_t apart, int64_t start, int64_t stop,
+                    const Matrix to) {
     float *x = to.x + start * to.columns + group.column;
     uint8_t *mask = to.mask + start * to.columns + group.column;
-    const float *z = ready.z.data();
-    const uint8_t *is_number = ready.is_number.data();
-    if (group.width == 1 && !leader.offsets) { // as below, for a compiler that likes its loops simple
-        for (int64_t row = start; row < stop; ++row, x += to.columns, mask += to.columns, ++z, ++is_number)
-            for (int64_t k = 0; k < group.count; ++k) {
-                x[k] = z[k * apart];
-                mask[k] = is_number[k * apart];
-            }
-        return 0;
-    }
+    const int64_t first = offsets[start];
     int64_t lost = 0;
     for (int64_t row = start; row < stop; ++row, x += to.columns, mask += to.columns) {
-        const int64_t length = leader.begin(row + 1) - leader.begin(row), kept = std::min(length, group.width);
+        const int64_t from = offsets[row] - first, length = offsets[row + 1] - offsets[row];
+        const int64_t kept = std::min(length, group.width);
         lost += length - kept;
-        for (int64_t k = 0; k < group.count; ++k)
-            for (int64_t i = 0; i < kept; ++i) {
-                x[k * group.width + i] = z[k * apart + i];
-                mask[k * group.width + i] = is_number[k * apart + i];
-            }
-        z += length;
-        is_number += length;
+        if (!kept) continue;
+        copy_lists(ready.z.data() + from, apart, group.count, x, group.width, kept);
+        if (!ready.complete)
+            copy_lists(ready.is_number.data() + from, apart, group.count, mask, group.width, kept);
+        else
+            for (int64_t k = 0; k < group.count; ++k)
+                for (int64_t i = 0; i < kept; ++i) mask[k * group.width + i] = 1;
     }
     return lost;
 }
 
-bool expect(bool right, const char *what) {
-    if (!right) PyErr_Format(PyExc_ValueError, "%s: of another size than the other arguments", what);
-    return right;
+// Write the rows from `start` to `stop` of a group of flat columns, of which every cell has a number or the fill value.
+void write_flat(const Group group, const Ready &ready, int64_t start, int64_t stop, const Matrix to) {
+    const int64_t rows = stop - start, count = group.count * group.width;
+    uint8_t *mask = to.mask + start * to.columns + group.column;
+    float *x = to.x + start * to.columns + group.column;
+    if (group.width == 1)
+        transpose(ready.z.data(), rows, count, rows, x, to.columns);
+    else
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t k = 0; k < group.count; ++k)
+                std::memcpy(x + row * to.columns + k * group.width, ready.z.data() + (k * rows + row) * group.width,
+                            static_cast<size_t>(group.width) * sizeof(float));
+    for (int64_t row = 0; row < rows; ++row, mask += to.columns)
+        if (ready.complete)
+            std::memset(mask, 1, static_cast<size_t>(count));
+        else
+            for (int64_t k = 0; k < group.count; ++k)
+                std::memcpy(mask + k * group.width, ready.is_number.data() + (k * rows + row) * group.width,
+                            static_cast<size_t>(group.width));
 }
 
 PyObject *assemble(PyObject *, PyObject *args) {
@@ -423,10 +684,14 @@ PyObject *assemble(PyObject *, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS;
     const Matrix to{x.data<float>(), mask.data<uint8_t>(), total, static_cast<float>(fill), plain};
     const std::vector<Group> groups = groups_of(columns, widths.data<int64_t>(), events);
+    int64_t flat = 0; // columns at the beginning that every event has
+    for (size_t i = 0; i < columns.size() && !columns[i].offsets; ++i) flat += widths.data<int64_t>()[i];
     for (int64_t start = 0; start < events; start += TILE) {
         const int64_t stop = std::min<int64_t>(start + TILE, events);
-        std::fill(to.x + start * total, to.x + stop * total, to.fill); // in sequence, which brings it into the cache
-        std::fill(to.mask + start * total, to.mask + stop * total, 0);
+        for (int64_t row = start; row < stop; ++row) { // in sequence, which brings it into the cache
+            std::fill(to.x + row * total + flat, to.x + (row + 1) * total, to.fill);
+            std::memset(to.mask + row * total + flat, 0, static_cast<size_t>(total - flat));
+        }
         for (size_t g = 0; g < groups.size(); ++g) {
             const Group &group = groups[g];
             const Column &leader = columns[group.branch];
@@ -435,9 +700,12 @@ PyObject *assemble(PyObject *, PyObject *args) {
             const int64_t begin = leader.begin(start), count = leader.begin(stop) - begin;
             ready.reserve(group.count * count);
             for (int64_t k = 0; k < group.count; ++k)
-                prepare(columns[group.branch + k], begin, count, curve_of(group.branch + k), to, ready.z.data() + k * count,
-                        ready.is_number.data() + k * count);
-            const int64_t left_over = write_group(group, leader, ready, count, start, stop, to);
+                prepare(columns[group.branch + k], begin, count, curve_of(group.branch + k), to, ready, k * count);
+            if (!leader.offsets) {
+                write_flat(group, ready, start, stop, to);
+                continue;
+            }
+            const int64_t left_over = write_lists(group, leader.offsets, ready, count, start, stop, to);
             for (int64_t k = 0; k < group.count; ++k) lost[group.branch + k] += left_over;
         }
     }
@@ -691,7 +959,9 @@ PyObject *accumulate(PyObject *, PyObject *args) {
 }
 
 PyMethodDef methods[] = {
-    {"unpack_lists", unpack_lists, METH_VARARGS, "unpack_lists(data, border, key, header, offsets, content) -> valid"},
+    {"use_libdeflate", use_libdeflate, METH_VARARGS, "use_libdeflate(alloc_decompressor, free_decompressor, zlib_decompress)"},
+    {"measure", measure, METH_VARARGS, "measure(baskets, jobs, bytes)"},
+    {"decode", decode, METH_VARARGS, "decode(baskets, jobs, spots, content, offsets, lists)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},
     {nullptr, nullptr, 0, nullptr},

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas4hep.reader.recycler import Recycler
+from mlaas4hep.io.recycler import Recycler
 
 
 def address(array):

@@ -9,9 +9,9 @@ from test_statistics import expected, needs_kernel
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Jagged
+from mlaas4hep.io.recycler import Recycler
 from mlaas4hep.reader import METHODS, Normalisation, VectorLayout
 from mlaas4hep.reader.normalise import asinh
-from mlaas4hep.reader.recycler import Recycler
 from mlaas4hep.reader.vectors import with_kernel, with_numpy
 
 

@@ -2,7 +2,6 @@
 
     plan = plan_of(tree["Muon_pt"])                                 # None: a job for uproot
     decode(plan, 3, memory_of_basket_3)                             # what one basket holds
-    BasketReader(byte_ranges).read({"Muon_pt": plan}, 0, 1000)      # what some entries hold, native byte order
 
 uproot parses the file and its types; this module takes the bytes of one basket from there: checks its key, inflates it,
 and gives its numbers in native byte order. It knows baskets of plain numbers, of fixed-size arrays and of lists of
@@ -15,28 +14,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
 
-from mlaas4hep.compiled import KERNEL
-from mlaas4hep.io.byte_ranges import ByteRanges, Place
-from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
+from mlaas4hep.io.byte_ranges import Place
+from mlaas4hep.io.columns import Jagged, Values
 from mlaas4hep.io.compression import DamagedBlock, decompress
 
 _KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
 _BASKET = struct.Struct(">Hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast; behind it one byte of flags
-
-Basket = tuple[str, int]
-"""The branch of a basket, and its number."""
-
-KEPT = 64_000_000
-"""Bytes of decoded baskets that are kept for the next call, where a basket goes on behind the last entry read."""
 
 
 class Unexpected(Exception):
@@ -63,6 +53,17 @@ class Plan:
     seek: np.ndarray
     bytes: np.ndarray
     embedded: tuple[Any, ...] = ()
+
+    @property
+    def native(self) -> np.dtype[Any]:
+        """The type of one number in native byte order."""
+        native: np.dtype[Any] = self.dtype.newbyteorder("=")
+        return native
+
+    def job(self, index: int) -> tuple[int, int, int, int]:
+        """Return what the compiled loop must know of a basket: entries, bytes and numbers of each, header of lists."""
+        width = -1 if self.shape is None else math.prod(self.shape)
+        return int(self.edges[index + 1] - self.edges[index]), self.dtype.itemsize, width, self.header
 
     def is_embedded(self, index: int) -> bool:
         """Return whether a basket has no place of its own in the file."""
@@ -138,18 +139,6 @@ def decode(plan: Plan, index: int, basket: memoryview) -> Values:
         return _plain(plan, plan.shape, data[:border], entries)
     if length - border != 4 * (entries + 2):
         raise Unexpected("a basket of lists has no offsets, or another number of them")
-    return (_lists_compiled if KERNEL else _lists_of)(plan, data, entries, border, key)
-
-
-def _lists_compiled(plan: Plan, data: Any, entries: int, border: int, key: int) -> Jagged:
-    offsets = np.empty(entries + 1, np.int64)
-    content = np.empty(max(border - plan.header * entries, 0) // plan.dtype.itemsize, plan.dtype.newbyteorder("="))
-    if not KERNEL.unpack_lists(data, border, key, plan.header, offsets, content):
-        raise Unexpected("a basket of lists has offsets that make no sense")
-    return Jagged(offsets, content)
-
-
-def _lists_of(plan: Plan, data: Any, entries: int, border: int, key: int) -> Jagged:
     starts = np.frombuffer(data, ">i4", entries + 1, border + 4) - np.int32(key)  # in front stands how many there are
     starts[-1] = border
     return _lists(plan, data[:border], starts)
@@ -190,80 +179,3 @@ def _lists(plan: Plan, data: Any, starts: np.ndarray) -> Jagged:
 
 def _native(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
-
-
-class BasketReader:
-    """Read stretches of entries, basket by basket; threads may call it at once."""
-
-    def __init__(self, ranges: ByteRanges) -> None:
-        """Read from a file that somebody else closes."""
-        self._ranges = ranges
-        self._kept: dict[Basket, Values] = {}
-        self._lock = Lock()
-
-    def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Values]:
-        """Return the entries start <= i < stop, at least one, of some branches, in native byte order.
-
-        A branch with a basket that is `Unexpected` is left out.
-
-        Raises:
-            OSError: the bytes cannot be had.
-        """
-        wanted = _overlaps(plans, start, stop)
-        with self._lock:
-            kept = {basket: part for basket, part in self._kept.items() if basket[1] in wanted.get(basket[0], ())}
-        places = [
-            plans[name].place(index)
-            for name, indices in wanted.items()
-            for index in indices
-            if not plans[name].is_embedded(index) and (name, index) not in kept
-        ]
-        memory = self._ranges.read(places)
-        columns: dict[str, Values] = {}
-        beyond: dict[Basket, Values] = {}
-        for name, plan in plans.items():
-            parts: list[Values] = []
-            try:
-                for index in wanted[name]:
-                    part = kept.get((name, index))
-                    if part is None:
-                        embedded = plan.is_embedded(index)
-                        part = (
-                            decode_embedded(plan, index) if embedded else decode(plan, index, memory[plan.place(index)])
-                        )
-                    parts.append(part)
-                    if plan.edges[index + 1] > stop:
-                        beyond[name, index] = part
-            except Unexpected:
-                continue
-            columns[name] = _join(plan, parts, wanted[name].start, start, stop)
-        self._keep(beyond)
-        return columns
-
-    def _keep(self, parts: Mapping[Basket, Values]) -> None:
-        """Remember what the next call will want, in place of what the last ones did, as far as there is room."""
-        with self._lock:
-            self._kept = {**parts, **self._kept}
-            room = KEPT
-            for basket, part in list(self._kept.items()):
-                room -= size_of(part)
-                if room < 0:
-                    del self._kept[basket]
-
-
-def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, range]:
-    """Return which baskets of each branch hold some of the entries; most branches share their edges."""
-    known: dict[int, range] = {}
-    for plan in plans.values():
-        if id(plan.edges) not in known:
-            known[id(plan.edges)] = plan.overlap(start, stop)
-    return {name: known[id(plan.edges)] for name, plan in plans.items()}
-
-
-def _join(plan: Plan, parts: list[Values], first: int, start: int, stop: int) -> Values:
-    """Put baskets together and cut off what lies before `start` and from `stop` on."""
-    pieces: list[Values] = []
-    for begin, part in zip(plan.edges[first : first + len(parts)].tolist(), parts, strict=True):
-        inside = start <= begin and begin + len(part) <= stop
-        pieces.append(part if inside else slice_events(part, max(start - begin, 0), min(stop - begin, len(part))))
-    return join_events(pieces)

@@ -21,7 +21,8 @@ from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
 
 from mlaas4hep.closing import Closing
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, first_line, nearest
-from mlaas4hep.io.baskets import BasketReader, Plan, plan_of
+from mlaas4hep.io.basket_reader import BasketReader
+from mlaas4hep.io.baskets import Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind, no_events
 from mlaas4hep.io.replicas import read_believed

@@ -30,11 +30,11 @@ from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import READ_ROWS, blocks
 from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
+from mlaas4hep.io.recycler import Recycler
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation, check_method
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.recycler import Recycler
 from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics

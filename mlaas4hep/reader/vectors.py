@@ -12,9 +12,9 @@ import numpy as np
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Columns
 from mlaas4hep.io.columns import buffers
+from mlaas4hep.io.recycler import Recycler
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
-from mlaas4hep.reader.recycler import Recycler
 
 Vectors = tuple[np.ndarray, np.ndarray, dict[str, int]]
 

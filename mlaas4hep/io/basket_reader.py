@@ -1,0 +1,174 @@
+"""Stretches of entries, basket by basket.
+
+    BasketReader(byte_ranges).read({"Muon_pt": plan}, 0, 1000)      # native byte order
+
+Which baskets hold the entries is worked out, their bytes are read in few requests, and all are decoded in one go by the
+compiled loop (`kernel.cpp`). What it does not know, and everything where it was not built, `baskets.decode` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import deflate
+import numpy as np
+
+from mlaas4hep.compiled import KERNEL
+from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded
+from mlaas4hep.io.byte_ranges import ByteRanges
+from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
+from mlaas4hep.io.recycler import Recycler
+
+Basket = tuple[str, int]
+"""The branch of a basket, and its number."""
+
+KEPT = 64_000_000
+"""Bytes of decoded baskets that are kept for the next call, where a basket goes on behind the last entry read."""
+
+BLOCKS = 4
+"""Blocks of events whose memory is used again when nobody looks at them any more."""
+
+
+def _use_libdeflate() -> bool:
+    """Give the compiled loops the functions of the library that `compression` uses; tell whether it has them."""
+    names = ("libdeflate_alloc_decompressor", "libdeflate_free_decompressor", "libdeflate_zlib_decompress")
+    try:
+        library = ctypes.CDLL(deflate._deflate.__file__)
+        addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
+    except (AttributeError, OSError):  # built in another way
+        return False
+    KERNEL.use_libdeflate(*addresses)
+    return True
+
+
+COMPILED: bool = KERNEL is not None and _use_libdeflate()
+"""Whether baskets are decoded by the compiled loop."""
+
+
+class BasketReader:
+    """Read stretches of entries, basket by basket; threads may call it at once."""
+
+    def __init__(self, ranges: ByteRanges) -> None:
+        """Read from a file that somebody else closes."""
+        self._ranges = ranges
+        self._kept: dict[Basket, Values] = {}
+        self._lock = Lock()
+        self._memory = Recycler(2 * BLOCKS)
+
+    def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Values]:
+        """Return the entries start <= i < stop, at least one, of some branches, in native byte order.
+
+        A branch with a basket that is `Unexpected` is left out.
+
+        Raises:
+            OSError: the bytes cannot be had.
+        """
+        wanted = _overlaps(plans, start, stop)
+        with self._lock:
+            found = {basket: part for basket, part in self._kept.items() if basket[1] in wanted.get(basket[0], ())}
+        missing = [(name, index) for name, indices in wanted.items() for index in indices if (name, index) not in found]
+        stored = [basket for basket in missing if not plans[basket[0]].is_embedded(basket[1])]
+        memory = self._ranges.read(plans[name].place(index) for name, index in stored)
+        found.update(self._decode(plans, stored, [memory[plans[name].place(index)] for name, index in stored]))
+        for name, index in missing:
+            if plans[name].is_embedded(index):
+                found.update(_attempt((name, index), decode_embedded, plans[name], index))
+        columns: dict[str, Values] = {}
+        beyond: dict[Basket, Values] = {}
+        for name, plan in plans.items():
+            baskets = [(name, index) for index in wanted[name]]
+            if all(basket in found for basket in baskets):
+                columns[name] = _join(plan, [found[basket] for basket in baskets], wanted[name].start, start, stop)
+                beyond.update({basket: found[basket] for basket in baskets if plan.edges[basket[1] + 1] > stop})
+        self._keep(beyond)
+        return columns
+
+    def _decode(
+        self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
+    ) -> dict[Basket, Values]:
+        """Return what baskets hold, without those that are `Unexpected`."""
+        found = self._decode_compiled(plans, baskets, contents) if COMPILED and baskets else {}
+        for basket, content in zip(baskets, contents, strict=True):
+            if basket not in found:
+                name, index = basket
+                found.update(_attempt(basket, decode, plans[name], index, content))
+        return found
+
+    def _decode_compiled(
+        self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
+    ) -> dict[Basket, Values]:
+        """Return what the compiled loop knows to decode."""
+        jobs = np.array([plans[name].job(index) for name, index in baskets], np.int64)
+        sizes = np.empty(len(baskets), np.int64)
+        contents = list(contents)
+        KERNEL.measure(contents, jobs, sizes)
+        rooms = (np.maximum(sizes, 0) + 7) // 8 * 8
+        ends = np.cumsum(rooms)
+        spots = np.where(sizes < 0, -1, ends - rooms)
+        room = self._memory.empty((int(ends[-1]),), np.uint8)
+        entries, is_list = jobs[:, 0], jobs[:, 2] < 0
+        offsets = self._memory.empty((int((entries + 1)[is_list].sum()),), np.int64)
+        lists = np.empty(len(baskets), np.int64)
+        KERNEL.decode(contents, jobs, spots, room, offsets, lists)
+        found: dict[Basket, Values] = {}
+        known: dict[tuple[int, int], np.ndarray] = {}  # the branches of a collection share theirs
+        rows = zip(baskets, lists.tolist(), spots.tolist(), sizes.tolist(), entries.tolist(), strict=True)
+        for basket, first, spot, size, count in rows:
+            if first < 0:
+                continue
+            plan = plans[basket[0]]
+            numbers = room[spot : spot + size].view(plan.native)
+            if plan.shape is None:
+                if (first, count) not in known:
+                    known[first, count] = offsets[first : first + count + 1]
+                found[basket] = Jagged(known[first, count], numbers)
+            else:
+                found[basket] = numbers.reshape(count, *plan.shape) if plan.shape else numbers
+        return found
+
+    def _keep(self, parts: Mapping[Basket, Values]) -> None:
+        """Remember what the next call will want, in place of what the last ones did, as far as there is room."""
+        with self._lock:
+            kept = {**{basket: _copy(part) for basket, part in parts.items()}, **self._kept}
+            room = KEPT
+            for basket, part in list(kept.items()):
+                room -= size_of(part)
+                if room < 0:
+                    del kept[basket]
+            self._kept = kept
+
+
+def _attempt(basket: Basket, decoder: Any, *args: Any) -> dict[Basket, Values]:
+    try:
+        return {basket: decoder(*args)}
+    except Unexpected:
+        return {}
+
+
+def _copy(values: Values) -> Values:
+    """Return values of their own, so that they do not hold those of all other baskets."""
+    if isinstance(values, Jagged):
+        return Jagged(values.offsets.copy(), values.content.copy())
+    copied: np.ndarray = values.copy()
+    return copied
+
+
+def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, range]:
+    """Return which baskets of each branch hold some of the entries; most branches share their edges."""
+    known: dict[int, range] = {}
+    for plan in plans.values():
+        if id(plan.edges) not in known:
+            known[id(plan.edges)] = plan.overlap(start, stop)
+    return {name: known[id(plan.edges)] for name, plan in plans.items()}
+
+
+def _join(plan: Plan, parts: list[Values], first: int, start: int, stop: int) -> Values:
+    """Put baskets together and cut off what lies before `start` and from `stop` on."""
+    pieces: list[Values] = []
+    for begin, part in zip(plan.edges[first : first + len(parts)].tolist(), parts, strict=True):
+        inside = start <= begin and begin + len(part) <= stop
+        pieces.append(part if inside else slice_events(part, max(start - begin, 0), min(stop - begin, len(part))))
+    return join_events(pieces)

@@ -779,58 +779,98 @@ struct Statistics {
     }
 };
 
-// Sums of numbers that share a sign and an exponent (float64), or a bin (float32): of their mantissas, and of these squared.
+// What is summed of numbers that share a bin (float32), or a sign and an exponent (float64): their mantissas, and of these squared.
 struct Narrow {
-    uint64_t count, sum, squares;
+    uint64_t sum, squares; // above the 40 bits of the sum stands how many there are
 };
 struct Wide {
     u128 sum, squares;
 };
 
+constexpr uint64_t ONE = uint64_t{1} << 40;
+constexpr int LANES = 2; // neighbours go to different sums, so that one need not wait for the other where both are of one bin
+
 // Room for a thread's work, all zero between two calls.
 struct Scratch {
-    std::vector<Narrow> narrow = std::vector<Narrow>(BINS);
+    std::vector<Narrow> narrow = std::vector<Narrow>(BINS * LANES);
     std::vector<Wide> wide = std::vector<Wide>(4096);
 };
 
+inline void add_float(float value, int lane, Narrow *sums) {
+    const uint32_t bits = pattern_of(value);
+    const uint64_t mantissa = (bits & 0x7fffff) | (bits & 0x7f800000 ? 0x800000 : 0);
+    Narrow &bin = sums[(bits >> 20) * LANES + lane];
+    bin.sum += mantissa + ONE;
+    bin.squares += mantissa * mantissa;
+}
+
+// Add what the bins of one sign hold, the numbers of which are of size 0 to `limit`.
+void empty_bins(float limit, bool negative, Statistics &to, Narrow *sums) {
+    const uint32_t first = negative ? BINS / 2 : 0, last = first + (pattern_of(std::fabs(limit)) >> 20);
+    for (uint32_t key = first; key <= last; ++key) {
+        uint64_t count = 0, sum = 0, squares = 0;
+        for (Narrow *lane = sums + key * LANES; lane < sums + (key + 1) * LANES; ++lane) {
+            count += lane->sum / ONE;
+            sum += lane->sum % ONE;
+            squares += lane->squares;
+            *lane = Narrow{};
+        }
+        if (!count) continue;
+        const int power = std::max<int>(key >> 3 & 255, 1) - 150; // a mantissa's last bit is worth 2^power
+        to.bins[key] += static_cast<int64_t>(count);
+        add_to(to.total, sum, 1074 + power, negative);
+        add_to(to.squares, squares, 1074 + 2 * power, false);
+    }
+}
+
+// Whole numbers in the order of the float32 with these patterns of bits, and back.
+inline int32_t ordered(uint32_t bits) { return static_cast<int32_t>(bits) ^ (static_cast<int32_t>(bits) >> 31 & 0x7fffffff); }
+inline float value_of(int32_t order) {
+    const int32_t bits = ordered(static_cast<uint32_t>(order));
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
 // float32: everything follows from the pattern of bits.
 void add_floats(const float *numbers, int64_t count, Statistics &to, Scratch &scratch) {
+    constexpr uint32_t EXPONENT = 0x7f800000; // all set: infinite, or not a number
     Narrow *sums = scratch.narrow.data();
     for (int64_t start = 0; start < count; start += SLICE) {
         const int64_t stop = std::min(start + SLICE, count);
-        float low = std::numeric_limits<float>::infinity(), high = -low;
-        uint32_t least = BINS, most = 0;
-        int64_t odd = 0;
+        int32_t low = std::numeric_limits<int32_t>::max(), high = std::numeric_limits<int32_t>::min(), any_odd = 0;
         for (int64_t i = start; i < stop; ++i) {
-            const float value = numbers[i];
-            const uint32_t bits = pattern_of(value), key = bits >> 20, exponent = bits >> 23 & 255;
-            if (exponent == 255) {
-                ++odd;
-                to.tally[value != value ? 1 : 2]++;
-                continue;
+            const uint32_t bits = pattern_of(numbers[i]);
+            any_odd |= (bits & EXPONENT) == EXPONENT;
+            low = std::min(low, ordered(bits));
+            high = std::max(high, ordered(bits));
+        }
+        int64_t odd = 0;
+        if (!any_odd) {
+            int64_t i = start;
+            for (; i + LANES <= stop; i += LANES)
+                for (int lane = 0; lane < LANES; ++lane) add_float(numbers[i + lane], lane, sums);
+            for (; i < stop; ++i) add_float(numbers[i], 0, sums);
+        } else {
+            low = std::numeric_limits<int32_t>::max(), high = std::numeric_limits<int32_t>::min();
+            for (int64_t i = start; i < stop; ++i) {
+                const uint32_t bits = pattern_of(numbers[i]);
+                if ((bits & EXPONENT) == EXPONENT) {
+                    ++odd;
+                    to.tally[numbers[i] != numbers[i] ? 1 : 2]++;
+                    continue;
+                }
+                low = std::min(low, ordered(bits));
+                high = std::max(high, ordered(bits));
+                add_float(numbers[i], 0, sums);
             }
-            low = value < low ? value : low;
-            high = value > high ? value : high;
-            least = std::min(least, key);
-            most = std::max(most, key);
-            const uint64_t mantissa = (bits & 0x7fffff) | (exponent ? 0x800000 : 0);
-            Narrow &bin = sums[key];
-            bin.count++;
-            bin.sum += mantissa;
-            bin.squares += mantissa * mantissa;
         }
         if (stop - start == odd) continue;
-        to.extremes(low, high, to.tally[0] == 0);
+        const float least = value_of(low), most = value_of(high);
+        to.extremes(least, most, to.tally[0] == 0);
         to.tally[0] += stop - start - odd;
-        for (uint32_t key = least; key <= most; ++key) {
-            Narrow &bin = sums[key];
-            if (!bin.count) continue;
-            const int power = std::max<int>(key >> 3 & 255, 1) - 150; // a mantissa's last bit is worth 2^power
-            to.bins[key] += static_cast<int64_t>(bin.count);
-            add_to(to.total, bin.sum, 1074 + power, key >> 11);
-            add_to(to.squares, bin.squares, 1074 + 2 * power, false);
-            bin = Narrow{};
-        }
+        empty_bins(std::max(most, 0.0f), false, to, sums);
+        empty_bins(std::min(least, 0.0f), true, to, sums);
     }
 }
 
@@ -898,10 +938,24 @@ template <class T> void add_integers(const T *numbers, int64_t count, Statistics
         squares += static_cast<u128>(static_cast<__int128>(value) * value) * static_cast<u128>(times);
     };
     if constexpr (sizeof(T) == 1) {
-        int64_t times[256] = {};
-        for (int64_t i = 0; i < count; ++i) times[static_cast<uint8_t>(numbers[i])]++;
-        for (int code = 0; code < 256; ++code)
-            if (times[code]) add(static_cast<T>(code), times[code]);
+        uint32_t times[LANES][256] = {}; // as above
+        int64_t start = 0;
+        const auto flush = [&] {
+            for (int code = 0; code < 256; ++code) {
+                int64_t sum = 0;
+                for (auto &lane : times) sum += lane[code];
+                if (sum) add(static_cast<T>(code), sum);
+            }
+        };
+        for (; start + LANES <= count; start += LANES) {
+            if (start && start % (int64_t{1} << 30) == 0) {
+                flush();
+                std::memset(times, 0, sizeof times);
+            }
+            for (int lane = 0; lane < LANES; ++lane) times[lane][static_cast<uint8_t>(numbers[start + lane])]++;
+        }
+        for (; start < count; ++start) times[0][static_cast<uint8_t>(numbers[start])]++;
+        flush();
     } else {
         for (int64_t i = 0; i < count; ++i) add(numbers[i], 1);
     }

@@ -9,7 +9,6 @@ from test_statistics import expected, needs_kernel
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Jagged
-from mlaas4hep.io.recycler import Recycler
 from mlaas4hep.reader import METHODS, Normalisation, VectorLayout
 from mlaas4hep.reader.normalise import asinh
 from mlaas4hep.reader.vectors import with_kernel, with_numpy
@@ -32,7 +31,7 @@ def test_any_events_give_the_same_bits(block, method, fill, data):
     layout = VectorLayout.of(specs)
     normalisation = Normalisation.of(specs, layout, method) if method else None
     arguments = (table, events, layout, normalisation, fill)
-    assert bits(with_kernel(*arguments, Recycler(0))) == bits(with_numpy(*arguments))
+    assert bits(with_kernel(*arguments)) == bits(with_numpy(*arguments))
 
 
 @needs_kernel
@@ -51,7 +50,7 @@ def test_many_branches_of_one_collection_are_written_as_if_each_were_alone(event
     specs.branches["jet07"] = type(short)(short.kind, 2, short.count, 0, 0, short.minimum, short.maximum)
     layout = VectorLayout.of(specs)
     normalisation = Normalisation.of(specs, layout, "minmax")
-    found = with_kernel(table, events, layout, normalisation, 0.0, Recycler(0))
+    found = with_kernel(table, events, layout, normalisation, 0.0)
     truth = with_numpy(table, events, layout, normalisation, 0.0)
     assert bits(found) == bits(truth)
     lost = int(np.maximum(lengths - 2, 0).sum())

@@ -20,16 +20,13 @@ from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
-from mlaas4hep.io.recycler import Recycler
+from mlaas4hep.io.recycler import MEMORY
 
 Basket = tuple[str, int]
 """The branch of a basket, and its number."""
 
 KEPT = 64_000_000
 """Bytes of decoded baskets that are kept for the next call, where a basket goes on behind the last entry read."""
-
-BLOCKS = 4
-"""Blocks of events whose memory is used again when nobody looks at them any more."""
 
 
 def _use_libdeflate() -> bool:
@@ -56,7 +53,6 @@ class BasketReader:
         self._ranges = ranges
         self._kept: dict[Basket, Values] = {}
         self._lock = Lock()
-        self._memory = Recycler(2 * BLOCKS)
 
     def read(self, plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, Values]:
         """Return the entries start <= i < stop, at least one, of some branches, in native byte order.
@@ -108,9 +104,9 @@ class BasketReader:
         rooms = (np.maximum(sizes, 0) + 7) // 8 * 8
         ends = np.cumsum(rooms)
         spots = np.where(sizes < 0, -1, ends - rooms)
-        room = self._memory.empty((int(ends[-1]),), np.uint8)
+        room = MEMORY.empty((int(ends[-1]),), np.uint8)
         entries, is_list = jobs[:, 0], jobs[:, 2] < 0
-        offsets = self._memory.empty((int((entries + 1)[is_list].sum()),), np.int64)
+        offsets = MEMORY.empty((int((entries + 1)[is_list].sum()),), np.int64)
         lists = np.empty(len(baskets), np.int64)
         KERNEL.decode(contents, jobs, spots, room, offsets, lists)
         found: dict[Basket, Values] = {}

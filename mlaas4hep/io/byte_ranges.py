@@ -13,7 +13,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
+
 from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.io.recycler import MEMORY
 
 Place = tuple[int, int]
 """Where a stretch begins, and its length, in bytes."""
@@ -78,7 +81,9 @@ class LocalRanges:
         """See `ByteRanges`."""
         found: dict[Place, memoryview] = {}
         for start, length, members in join(places, self.size):
-            found.update(cut(os.pread(self._file, length, start), start, length, members))
+            memory = MEMORY.empty((length,), np.uint8)
+            count = os.preadv(self._file, [memory.data], start)
+            found.update(cut(memory.data[:count], start, length, members))
         return found
 
     def refuse(self, location: str, reason: str) -> bool:
@@ -151,7 +156,7 @@ def join(places: Iterable[Place], size: int, gap: int = GAP, longest: int = LONG
         yield begin, end - begin, members
 
 
-def cut(content: bytes, start: int, length: int, members: list[Place]) -> dict[Place, memoryview]:
+def cut(content: bytes | memoryview, start: int, length: int, members: list[Place]) -> dict[Place, memoryview]:
     """Return the places within the content of a stretch.
 
     Raises:

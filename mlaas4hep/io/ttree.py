@@ -3,16 +3,18 @@
     with TTreeSource(ranges, open_root_file(ranges), "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
-uproot parses the file and its types; which of them are numbers is decided here, once, for all layers above. Baskets of
-numbers are decoded by `baskets`; everything else, and every basket that is not as it should be, is read by uproot.
+Of plain trees `tree_record` knows what is in them; of all others uproot does, and which of their branches are numbers
+is decided here, once, for all layers above. Baskets of numbers are decoded by `basket_reader`; everything else, and
+every basket that is not as it should be, is read by uproot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from uproot.interpretation.grouped import AsGrouped
@@ -26,8 +28,37 @@ from mlaas4hep.io.baskets import Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind, no_events
 from mlaas4hep.io.replicas import read_believed
+from mlaas4hep.io.tree_record import read_record
 
 NUMERIC_KINDS = "biuf"
+
+
+class TreeMetadata(Protocol):
+    """What a tree says of itself.
+
+    Attributes:
+        name: its own name, without folders.
+        entries: number of events.
+        columns: what can be read, by name.
+    """
+
+    @property
+    def name(self) -> str:
+        """See above."""
+
+    @property
+    def entries(self) -> int:
+        """See above."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """See above."""
+
+    def plan(self, name: str) -> Plan | None:
+        """Return how to read the baskets of a column; None where it is a job for uproot."""
+
+    def edges(self) -> Iterable[Sequence[int] | np.ndarray]:
+        """Return the entries at which the baskets of the branches begin and end, a sequence each."""
 
 
 class TTreeSource(Closing):
@@ -40,38 +71,33 @@ class TTreeSource(Closing):
         """Take over the bytes of a file that uproot has open, and read the metadata of one of its trees."""
         self._ranges = ranges
         self._file = file
-        self._tree = file[tree]
-        self._branches = {
-            name: branch
-            for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
-            if not (branch.branches and isinstance(branch.interpretation, AsGrouped))
-        }
-        self.columns: Mapping[str, Column] = _Columns(self._branches)
-        self.num_entries = int(self._tree.num_entries)
-        self.identity = f"{self._file.file.uuid}:{self._tree.name}"
+        self._uproot_tree = UprootTree(file, tree)
+        self._metadata: TreeMetadata = read_record(ranges, file, tree) or self._uproot_tree
+        self.columns = self._metadata.columns
+        self.num_entries = self._metadata.entries
+        self.identity = f"{self._file.file.uuid}:{self._metadata.name}"
         self._plans: dict[str, Plan | None] = {}
         self._edges: dict[bytes, np.ndarray] = {}
         self._baskets = BasketReader(ranges)
         self._uproot = Lock()
-        self._boundaries: list[int] | None = None
 
     @property
     def location(self) -> str:
         """The place that is read."""
         return self._ranges.location
 
-    @property
+    @cached_property
     def boundaries(self) -> list[int]:
         """Entries at which the baskets of all branches begin, 0 and num_entries included."""
-        if self._boundaries is None:
-            self._boundaries = _common_boundaries(self._branches.values(), self.num_entries)
-        return self._boundaries
+        edges = [{*map(int, its)} for its in self._metadata.edges()]
+        inner = sorted(entry for entry in set.intersection(*edges) if 0 < entry < self.num_entries) if edges else []
+        return [0, *inner, *([self.num_entries] if self.num_entries else [])]
 
     def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
         """Read the entries start <= i < stop of some columns; see `Source.read`. Threads may call it at once."""
         names = list(names)
         for name in names:
-            if name not in self._branches:
+            if name not in self.columns:
                 raise self._not_found(name)
         if start >= stop:
             return no_events(self.columns, names)
@@ -88,14 +114,13 @@ class TTreeSource(Closing):
         rest = [name for name in names if name not in columns]
         if rest:
             with self._uproot:
-                arrays = self._read_arrays(rest, start, stop)
-            columns.update({name: _unwrap(arrays[name], self.columns[name]) for name in rest})
+                columns.update(self._read_with_uproot(rest, start, stop))
         return columns
 
     def _plan(self, name: str) -> Plan | None:
         if name not in self._plans:
             try:
-                plan = plan_of(self._branches[name]) if self.columns[name].kind is not Kind.OTHER else None
+                plan = self._metadata.plan(name)
             except Exception:  # damage that uproot may explain better
                 plan = None
             if plan is not None:
@@ -103,22 +128,13 @@ class TTreeSource(Closing):
             self._plans[name] = plan
         return self._plans[name]
 
-    def _read_arrays(self, names: list[str], start: int, stop: int) -> dict[str, Any]:
-        """Read the top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
-        top = {self._branches[name].cache_key for name in names if "/" not in name}
-        options = {"entry_start": start, "entry_stop": stop, "array_cache": None}
+    def _read_with_uproot(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
         try:
-            arrays = dict(
-                self._tree.arrays(filter_branch=lambda branch: branch.cache_key in top, how=dict, **options)
-                if top
-                else {}
-            )
-            arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
+            return self._uproot_tree.read(names, start, stop)
         except Unreachable:
             raise
         except Exception as error:  # uproot raises many kinds for damaged bytes
             raise self._unreadable(names, start, stop, error) from error
-        return arrays
 
     def _unreadable(self, names: list[str], start: int, stop: int, error: Exception) -> FileUnreadable:
         culprit = self._find_culprit(names, start, stop)
@@ -128,25 +144,78 @@ class TTreeSource(Closing):
 
     def _not_found(self, name: str) -> BranchNotFound:
         return BranchNotFound(
-            f"branch '{name}' is not in tree '{self._tree.name}' of {self.location}",
-            nearest=nearest(name, self._branches),
-            hint=f"list all: reader.py --fin={self.location} --branch={self._tree.name} --info",
+            f"branch '{name}' is not in tree '{self._metadata.name}' of {self.location}",
+            nearest=nearest(name, self.columns),
+            hint=f"list all: reader.py --fin={self.location} --branch={self._metadata.name} --info",
         )
 
     def _find_culprit(self, names: list[str], start: int, stop: int) -> str:
         for name in names:
             try:
-                self._branches[name].array(entry_start=start, entry_stop=stop, array_cache=None)
+                self._uproot_tree.read([name], start, stop)
             except Unreachable:
                 raise
             except Exception:
                 return f"branch '{name}'"
-        return f"tree '{self._tree.name}'"
+        return f"tree '{self._metadata.name}'"
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
         self._ranges.close()
+
+
+class UprootTree:
+    """A tree as uproot has it, read when it is first needed; see `TreeMetadata`."""
+
+    def __init__(self, file: Any, tree: str) -> None:
+        self._file = file
+        self._path = tree
+
+    @cached_property
+    def _tree(self) -> Any:
+        return self._file[self._path]
+
+    @cached_property
+    def _branches(self) -> dict[str, Any]:
+        return {
+            name: branch
+            for name, branch in self._tree.iteritems(recursive=True, full_paths=True)
+            if not (branch.branches and isinstance(branch.interpretation, AsGrouped))
+        }
+
+    @property
+    def name(self) -> str:
+        """The tree's own name."""
+        return str(self._tree.name)
+
+    @property
+    def entries(self) -> int:
+        """Number of events."""
+        return int(self._tree.num_entries)
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """What can be read, by name."""
+        return _Columns(self._branches)
+
+    def plan(self, name: str) -> Plan | None:
+        """Return how to read the baskets of a column; None where `baskets` does not know how."""
+        return plan_of(self._branches[name]) if self.columns[name].kind is not Kind.OTHER else None
+
+    def edges(self) -> Iterable[Sequence[int]]:
+        """Return the edges of the baskets of every branch."""
+        return (branch.entry_offsets for branch in self._branches.values())
+
+    def read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+        """Read top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
+        top = {self._branches[name].cache_key for name in names if "/" not in name}
+        options = {"entry_start": start, "entry_stop": stop, "array_cache": None}
+        arrays = dict(
+            self._tree.arrays(filter_branch=lambda branch: branch.cache_key in top, how=dict, **options) if top else {}
+        )
+        arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
+        return {name: _unwrap(arrays[name], self.columns[name]) for name in names}
 
 
 class _Columns(Mapping[str, Column]):
@@ -198,15 +267,6 @@ def describe(name: str, branch: Any) -> Column:
 
 def _other(name: str, reason: str) -> Column:
     return Column(name, Kind.OTHER, np.dtype(object), reason=reason)
-
-
-def _common_boundaries(branches: Iterable[Any], num_entries: int) -> list[int]:
-    common: set[int] | None = None
-    for branch in branches:
-        offsets = set(branch.entry_offsets)
-        common = offsets if common is None else common & offsets
-    inner = sorted(entry for entry in common or () if 0 < entry < num_entries)
-    return [0, *(int(entry) for entry in inner), *([num_entries] if num_entries else [])]
 
 
 def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:

@@ -30,7 +30,6 @@ from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import READ_ROWS, blocks
 from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
-from mlaas4hep.io.recycler import Recycler
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation, check_method
@@ -212,7 +211,6 @@ class DataReader(Closing):
         self.skipped: dict[tuple[int, int], str] = {}
         self._lock = Lock()
         self._threads = options.workers + is_url(self.location)  # one more, which waits for the server
-        self._memory = Recycler(keep=2 * self._threads)
 
     def _choose_columns(self, specs: Specs | None) -> None:
         options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
@@ -304,7 +302,7 @@ class DataReader(Closing):
         """
         values, entries = self._read(start, stop)
         normalisation, fill = (None, np.nan) if raw else (self.normalisation, self.options.fill)
-        x, mask, truncated = vectorise(values, len(entries), self.layout, normalisation, fill, self._memory)
+        x, mask, truncated = vectorise(values, len(entries), self.layout, normalisation, fill)
         self._note(truncated)
         return Chunk(
             x,
@@ -327,6 +325,7 @@ class DataReader(Closing):
             for begin, end in pairwise(edges):
                 if end > begin:
                     yield block[begin:end]
+            del block  # or its memory could not be used for the next
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,7 @@ import numpy as np
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Columns
 from mlaas4hep.io.columns import buffers
-from mlaas4hep.io.recycler import Recycler
+from mlaas4hep.io.recycler import MEMORY
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 
@@ -25,7 +25,6 @@ def vectorise(
     layout: VectorLayout,
     normalisation: Normalisation | None,
     fill: float = np.nan,
-    memory: Recycler | None = None,
 ) -> Vectors:
     """Make vectors of events.
 
@@ -34,7 +33,6 @@ def vectorise(
         events: how many events these are.
         normalisation: None leaves values as they are.
         fill: what stands where there is no value.
-        memory: where x and mask come from.
 
     Returns:
         x, float32 (events, features); mask, bool (events, features), True where a value stands; and for each jagged
@@ -42,7 +40,7 @@ def vectorise(
     """
     if KERNEL is None:
         return with_numpy(values, events, layout, normalisation, fill)
-    return with_kernel(values, events, layout, normalisation, fill, memory or Recycler(0))
+    return with_kernel(values, events, layout, normalisation, fill)
 
 
 def with_numpy(
@@ -64,7 +62,6 @@ def with_kernel(
     layout: VectorLayout,
     normalisation: Normalisation | None,
     fill: float,
-    memory: Recycler,
 ) -> Vectors:
     """Do what `vectorise` says, compiled."""
     columns = [buffers(values[slot.branch]) for slot in layout.slots]
@@ -72,8 +69,8 @@ def with_kernel(
     curves = bends = None
     if normalisation is not None and normalisation.method != "none":
         curves, bends = normalisation.curves, normalisation.bends
-    x = memory.empty((events, layout.width), np.float32)
-    mask = memory.empty((events, layout.width), bool)
+    x = MEMORY.empty((events, layout.width), np.float32)
+    mask = MEMORY.empty((events, layout.width), bool)
     assert KERNEL is not None
     lost = KERNEL.assemble(columns, events, widths, curves, bends, fill, x, mask)
     return x, mask, {slot.branch: count for slot, count in zip(layout.slots, lost, strict=True) if count}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -62,25 +64,41 @@ class BasketReader:
         Raises:
             OSError: the bytes cannot be had.
         """
-        wanted = _overlaps(plans, start, stop)
-        with self._lock:
-            found = {basket: part for basket, part in self._kept.items() if basket[1] in wanted.get(basket[0], ())}
-        missing = [(name, index) for name, indices in wanted.items() for index in indices if (name, index) not in found]
-        stored = [basket for basket in missing if not plans[basket[0]].is_embedded(basket[1])]
-        memory = self._ranges.read(plans[name].place(index) for name, index in stored)
-        found.update(self._decode(plans, stored, [memory[plans[name].place(index)] for name, index in stored]))
-        for name, index in missing:
-            if plans[name].is_embedded(index):
-                found.update(_attempt((name, index), decode_embedded, plans[name], index))
+        spans: dict[int, _Span] = {}  # most branches share their edges
+        for plan in plans.values():
+            if id(plan.edges) not in spans:
+                spans[id(plan.edges)] = _Span.of(plan, start, stop)
+        wanted = [(name, index) for name, plan in plans.items() for index in spans[id(plan.edges)].baskets]
+        found = self._find(plans, wanted)
         columns: dict[str, Values] = {}
         beyond: dict[Basket, Values] = {}
         for name, plan in plans.items():
-            baskets = [(name, index) for index in wanted[name]]
-            if all(basket in found for basket in baskets):
-                columns[name] = _join(plan, [found[basket] for basket in baskets], wanted[name].start, start, stop)
-                beyond.update({basket: found[basket] for basket in baskets if plan.edges[basket[1] + 1] > stop})
+            span = spans[id(plan.edges)]
+            parts = [found[name, index] for index in span.baskets if (name, index) in found]
+            if len(parts) == len(span.baskets):
+                columns[name] = span.join(parts)
+                if span.goes_on:
+                    beyond[name, span.baskets[-1]] = parts[-1]
         self._keep(beyond)
         return columns
+
+    def _find(self, plans: Mapping[str, Plan], wanted: Sequence[Basket]) -> dict[Basket, Values]:
+        """Return what baskets hold, kept or decoded, without those that are `Unexpected`."""
+        kept = self._kept
+        found = {basket: kept[basket] for basket in wanted if basket in kept} if kept else {}
+        stored = []
+        for basket in wanted:
+            name, index = basket
+            if basket in found:
+                continue
+            if plans[name].is_embedded(index):
+                found.update(_attempt(basket, decode_embedded, plans[name], index))
+            else:
+                stored.append(basket)
+        places = [plans[name].place(index) for name, index in stored]
+        memory = self._ranges.read(places)
+        found.update(self._decode(plans, stored, [memory[place] for place in places]))
+        return found
 
     def _decode(
         self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
@@ -152,19 +170,32 @@ def _copy(values: Values) -> Values:
     return copied
 
 
-def _overlaps(plans: Mapping[str, Plan], start: int, stop: int) -> dict[str, range]:
-    """Return which baskets of each branch hold some of the entries; most branches share their edges."""
-    known: dict[int, range] = {}
-    for plan in plans.values():
-        if id(plan.edges) not in known:
-            known[id(plan.edges)] = plan.overlap(start, stop)
-    return {name: known[id(plan.edges)] for name, plan in plans.items()}
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Which baskets hold a stretch of entries, and what of each.
 
+    Attributes:
+        cuts: the events of each basket that are wanted, from and to; None for all.
+        goes_on: whether the last one has events behind the stretch.
+    """
 
-def _join(plan: Plan, parts: list[Values], first: int, start: int, stop: int) -> Values:
-    """Put baskets together and cut off what lies before `start` and from `stop` on."""
-    pieces: list[Values] = []
-    for begin, part in zip(plan.edges[first : first + len(parts)].tolist(), parts, strict=True):
-        inside = start <= begin and begin + len(part) <= stop
-        pieces.append(part if inside else slice_events(part, max(start - begin, 0), min(stop - begin, len(part))))
-    return join_events(pieces)
+    baskets: range
+    cuts: list[tuple[int, int] | None]
+    goes_on: bool
+
+    @classmethod
+    def of(cls, plan: Plan, start: int, stop: int) -> _Span:
+        """Return the span of the entries start <= i < stop, for all branches with these edges."""
+        baskets = plan.overlap(start, stop)
+        edges = plan.edges[baskets.start : baskets.stop + 1].tolist()
+        cuts = [
+            None if start <= begin and end <= stop else (max(start - begin, 0), min(stop, end) - begin)
+            for begin, end in pairwise(edges)
+        ]
+        return cls(baskets, cuts, edges[-1] > stop)
+
+    def join(self, parts: list[Values]) -> Values:
+        """Put baskets together and cut off what is not wanted."""
+        return join_events(
+            [part if cut is None else slice_events(part, *cut) for part, cut in zip(parts, self.cuts, strict=True)]
+        )

@@ -179,6 +179,8 @@ def _standard(branch: BranchSpecs) -> Curve:
 
 
 def _auto(branch: BranchSpecs) -> Curve:
+    if branch.minimum == branch.maximum:
+        return _standard(branch)
     lower, median, upper = branch.quantiles([0.16, 0.5, 0.84])
     spread = (upper - lower) / 2
     low, high = _bounds(branch)

@@ -30,15 +30,11 @@ def fill(values: np.ndarray) -> dict[int, int]:
 
 def edges(bins: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return lower edge, upper edge and count of each bin, float64, float64 and int64, by rising value."""
-    keys = np.fromiter(bins, np.uint32, len(bins))
+    keys = np.fromiter(bins, np.int64, len(bins))
     counts = np.fromiter(bins.values(), np.int64, len(bins))
-    magnitude = keys & np.uint32(_SIGN - 1)
-    near = _value(magnitude)
-    far = np.nan_to_num(_value(magnitude + np.uint32(1)), nan=np.inf, posinf=np.inf)
-    negative = keys >= _SIGN
-    low, high = np.where(negative, -far, near), np.where(negative, -near, far)
-    order = np.argsort(low, kind="stable")
-    return low[order], high[order], counts[order]
+    order = np.argsort(_LOW[keys], kind="stable")
+    keys = keys[order]
+    return _LOW[keys], _HIGH[keys], counts[order]
 
 
 def quantiles(
@@ -57,6 +53,13 @@ def quantiles(
     return np.asarray(low[index] + share * (high[index] - low[index]))
 
 
-def _value(magnitude: np.ndarray) -> np.ndarray:
-    patterns: np.ndarray = magnitude.astype(np.uint32) << np.uint32(_SHIFT)
-    return patterns.view(np.float32).astype(np.float64)
+def _all_edges() -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper edge of every bin, float64."""
+    magnitude = np.arange(_SIGN + 1, dtype=np.uint32) << np.uint32(_SHIFT)
+    with np.errstate(invalid="ignore"):
+        sizes = magnitude.view(np.float32).astype(np.float64)
+    near, far = sizes[:-1], np.where(np.isnan(sizes[1:]) | (np.arange(_SIGN) == _SIGN - 1), np.inf, sizes[1:])
+    return np.concatenate([near, -far]), np.concatenate([far, -near])
+
+
+_LOW, _HIGH = _all_edges()

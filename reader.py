@@ -75,7 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="write histograms of every branch before and after normalisation to DIR (default: hists)",
     )
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
-    option("--normalise", default="auto", metavar="HOW", help="auto, standard, minmax or none (default: auto)")
+    option(
+        "--normalise",
+        default="auto",
+        metavar="HOW",
+        help="auto, standard, minmax or none; others for some branches: auto,Jet_*=standard (default: auto)",
+    )
     option("--workers", type=int, default=1, help="threads that read, a block of events each (default: 1)")
     option("--timeout", type=float, default=60.0, help="seconds that a server may take to answer (default: 60)")
     option("--retries", type=int, default=4, help="attempts after a server failed, with growing pauses (default: 4)")

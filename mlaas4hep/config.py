@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.files import read_json
+from mlaas4hep.methods import parse_choice
 
 
 def _as_names(value: Any) -> Any:
@@ -46,9 +47,7 @@ class Params(BaseModel):
     verbose: int = Field(0, ge=0, description="1: say more")
 
     name: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="the model's name on a server; empty: the folder's")
-    normalise: Literal["auto", "standard", "minmax", "none"] = Field(
-        "auto", description="see mlaas4hep.reader.normalise"
-    )
+    normalise: str | dict[str, str] = Field("auto", description="a method of METHODS, or several; see `methods`")
     split: list[float] = Field([0.7, 0.15, 0.15], description="shares of training, validation and test part")
     seed: int = Field(
         0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
@@ -58,6 +57,12 @@ class Params(BaseModel):
     timeout: float = Field(60.0, gt=0, strict=False, description="seconds that a server may take to answer a request")
     retries: int = Field(4, ge=0, description="attempts to reach servers that fail, after 1, 2, 4, ... seconds")
     on_error: Literal["raise", "skip"] = Field("raise", description="skip: leave out clusters that are damaged")
+
+    @field_validator("normalise")
+    @classmethod
+    def _methods_are_known(cls, choice: str | dict[str, str]) -> str | dict[str, str]:
+        parse_choice(choice)
+        return choice
 
     @field_validator("split")
     @classmethod

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import BranchNotFound, ConfigError
 from mlaas4hep.io import Kind
 from mlaas4hep.reader import Normalisation, Specs, VectorLayout
 from mlaas4hep.reader.specs import BranchSpecs
@@ -109,3 +109,27 @@ def test_the_original_s_empty_branches_become_0():
     mask = Normalisation.of(specs, VectorLayout.of(specs), "minmax").apply(x, 0.0)
     assert x.tolist() == [[0, 0]]
     assert mask.tolist() == [[True, False]]
+
+
+def test_a_few_values_among_zeros_have_finite_constants():
+    values = np.array([0.0078] + 8 * [0.0])
+    assert np.isfinite(normalised(values, values, "auto", fill=0)[0]).all()
+
+
+def test_some_branches_may_be_normalised_in_another_way():
+    specs = Specs({name: BranchSpecs.of(np.array([1.0, 3.0]), Kind.FLAT) for name in ("Jet_a", "Jet_b", "met")})
+    layout = VectorLayout.of(specs)
+    for choice in (
+        "minmax,Jet_*=standard,/Jet_b/=none",
+        {"default": "minmax", "Jet_*": "standard", "/Jet_b/": "none"},
+    ):
+        normalisation = Normalisation.of(specs, layout, choice)
+        assert normalisation.methods == ("standard", "none", "minmax")
+        x = np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]], np.float32)
+        normalisation.apply(x)
+        assert x.tolist() == [[-1, 1, 0], [1, 3, 1]]
+    assert Normalisation.of(specs, layout, "met=none").methods == ("auto", "auto", "none")
+    with pytest.raises(BranchNotFound, match=r"'Jett_a'.*closest: 'Jet_a'"):
+        Normalisation.of(specs, layout, "auto,Jett_a=none")
+    with pytest.raises(ConfigError, match="no normalisation 'nine'; closest: 'none'"):
+        Normalisation.of(specs, layout, "auto,Jet_a=nine")

@@ -7,9 +7,10 @@
 Many files at once are `stream`'s business.
 """
 
+from mlaas4hep.methods import METHODS
 from mlaas4hep.reader.data_reader import Chunk, DataReader, ReadOptions
 from mlaas4hep.reader.layout import VectorLayout
-from mlaas4hep.reader.normalise import METHODS, Normalisation
+from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.selection import IDENTIFIER
 from mlaas4hep.reader.specs import Specs
 

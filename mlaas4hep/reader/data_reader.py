@@ -31,8 +31,9 @@ from mlaas4hep.io.blocks import READ_ROWS, blocks
 from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
 from mlaas4hep.io.replicas import PATIENCE, Patience
+from mlaas4hep.methods import Choice, parse_choice
 from mlaas4hep.reader.layout import VectorLayout
-from mlaas4hep.reader.normalise import Normalisation, check_method
+from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
@@ -82,7 +83,7 @@ class ReadOptions:
         identifier: columns that name an event. Those of the default may be missing.
         nevts: events of each file to read; -1 all; 0 all, with a first pass over the first 20,000 only.
         chunk_size: events a chunk holds at most.
-        normalise: auto, standard, minmax or none.
+        normalise: auto, standard, minmax or none; others for some branches as in "auto,Jet_*=standard".
         fill: what stands in x where there is no value.
         preproc: new branches and cuts.
         redirectors: where LFNs are looked for that are not on disk.
@@ -98,7 +99,7 @@ class ReadOptions:
     identifier: Sequence[str] = IDENTIFIER
     nevts: int = -1
     chunk_size: int = 10_000
-    normalise: str = "auto"
+    normalise: Choice = "auto"
     fill: float = np.nan
     preproc: Preproc | None = None
     redirectors: Sequence[str] = ()
@@ -116,7 +117,7 @@ class ReadOptions:
             raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
         if self.on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error is '{self.on_error}'; it is raise or skip")
-        check_method(self.normalise)
+        parse_choice(self.normalise)
 
 
 class DataReader(Closing):
@@ -143,7 +144,7 @@ class DataReader(Closing):
         specs: str | os.PathLike[str] | Specs | None = None,
         workers: int = 1,
         *,
-        normalise: str = "auto",
+        normalise: Choice = "auto",
         nan: float = np.nan,
         preproc: str | os.PathLike[str] | Preproc | None = None,
         redirectors: Sequence[str] = (),

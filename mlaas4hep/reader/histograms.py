@@ -55,7 +55,11 @@ def write_histograms(reader: DataReader, path: str | os.PathLike[str]) -> None:
             figure.subplots_adjust(left=0.08, right=0.96, bottom=0.04, top=0.96, hspace=0.45, wspace=0.2)
             for row, slot in zip(figure.subplots(ROWS, 2, squeeze=False), page, strict=False):
                 _draw(row[0], raw[slot.branch], slot.branch)
-                _draw(row[1], normalised[slot.branch], f"{slot.branch}, {reader.options.normalise}")
+                _draw(
+                    row[1],
+                    normalised[slot.branch],
+                    f"{slot.branch}, {reader.normalisation.methods[reader.layout.slots.index(slot)]}",
+                )
             pdf.savefig(figure)
             bar.advance(len(page))
 

@@ -1,6 +1,7 @@
 """Raw values → numbers that a network learns well from, column by column.
 
     Normalisation.of(specs, layout, "auto").apply(x, fill=0.0)
+    Normalisation.of(specs, layout, "auto,Jet_*=standard,nMuon=none")        # other methods for some branches
 
 Every method is the same formula with other constants,
 
@@ -17,26 +18,29 @@ none      as read
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
-from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.methods import Choice, parse_choice
 from mlaas4hep.reader import sketch
 from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.selection import match
 from mlaas4hep.reader.specs import FLOAT32_MAX, BranchSpecs, Specs
-
-Method = Literal["auto", "standard", "minmax", "none"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 HEAVY_TAIL = 10.0
 """A tail is heavy when an extreme lies more than this many spreads from the median; 20,000 Gaussian values end at 4."""
 
 MARGIN = 10.0
 """Values further outside the range seen than this many ranges, infinite ones too, are taken to be that far outside."""
+
+
+TINY = 1e-30
+"""What is no larger has an inverse that might not be a float32."""
 
 
 class Curve(NamedTuple):
@@ -56,37 +60,46 @@ class Normalisation:
     """The constants of the formula for every branch, and for every column of the matrix.
 
     Attributes:
-        method: one of METHODS.
+        methods: of each branch, one of METHODS.
         widths: int64 (branches,), how many columns each branch has.
         curves: float32 (branches, 6): low, high, centre, scale, offset, gain.
         bends: bool (branches,), True where g is asinh.
     """
 
-    method: Method
+    methods: tuple[str, ...]
     widths: np.ndarray
     curves: np.ndarray
     bends: np.ndarray
 
     @classmethod
-    def of(cls, specs: Specs, layout: VectorLayout, method: str = "auto") -> Normalisation:
+    def of(cls, specs: Specs, layout: VectorLayout, choice: Choice = "auto") -> Normalisation:
         """Work out the constants from specs.
 
         Raises:
             ConfigError: there is no such method, or the specs do not know enough for it.
+            BranchNotFound: a method is chosen for a branch that is not among the features.
         """
-        check_method(method)
-        if specs.legacy and method not in ("minmax", "none"):
+        methods = methods_of(choice, layout.branches)
+        needy = next((method for method in methods if method not in ("minmax", "none")), "")
+        if specs.legacy and needy:
             raise ConfigError(
-                f"these specs know minimum and maximum alone, which is too little for normalisation '{method}'",
+                f"these specs know minimum and maximum alone, which is too little for normalisation '{needy}'",
                 hint="use minmax, or make specs anew: reader.py --fin=FILE --fout=specs.json",
             )
-        curves = [_MAKE[method](specs.branches[slot.branch]) for slot in layout.slots]
+        curves = [
+            _MAKE[method](specs.branches[slot.branch]) for method, slot in zip(methods, layout.slots, strict=True)
+        ]
         return cls(
-            method,  # type: ignore[arg-type]
+            methods,
             np.array([slot.width for slot in layout.slots], np.int64),
             np.array([curve[:6] for curve in curves], np.float32).reshape(-1, 6),
             np.array([curve.curved for curve in curves], bool),
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all values stay as they are."""
+        return all(method == "none" for method in self.methods)
 
     @cached_property
     def columns(self) -> np.ndarray:
@@ -110,7 +123,7 @@ class Normalisation:
             mask, bool (events, features), True where a value stands.
         """
         mask: np.ndarray = ~np.isnan(x)
-        if self.method != "none":
+        if not self.is_plain:
             low, high, centre, scale, offset, gain = self.columns
             np.clip(x, low, high, out=x)
             np.subtract(x, centre, out=x)
@@ -125,11 +138,13 @@ class Normalisation:
         return mask
 
 
-def check_method(method: str) -> None:
-    """Raise ConfigError where there is no such method."""
-    if method not in METHODS:
-        hint = "choose one of " + ", ".join(METHODS)
-        raise ConfigError(f"there is no normalisation '{method}'", nearest=nearest(method, METHODS), hint=hint)
+def methods_of(choice: Choice, branches: Sequence[str]) -> tuple[str, ...]:
+    """Return the method of each branch; of several patterns that mean a branch the last one counts."""
+    default, some = parse_choice(choice)
+    chosen = dict.fromkeys(branches, default)
+    for pattern, method in some.items():
+        chosen.update(dict.fromkeys(match(chosen, [pattern], "the features to be normalised"), method))
+    return tuple(chosen.values())
 
 
 def asinh(t: np.ndarray) -> np.ndarray:
@@ -164,7 +179,7 @@ def _bounds(branch: BranchSpecs) -> tuple[float, float]:
 
 def _inverse(value: float) -> float:
     """1 / value; 0 where that is no float32, which sends a column without variation to 0."""
-    return 1.0 / value if value > 1e-30 else 0.0
+    return 1.0 / value if value > TINY else 0.0
 
 
 def _minmax(branch: BranchSpecs) -> Curve:
@@ -184,7 +199,11 @@ def _auto(branch: BranchSpecs) -> Curve:
     lower, median, upper = branch.quantiles([0.16, 0.5, 0.84])
     spread = (upper - lower) / 2
     low, high = _bounds(branch)
-    if not (high - low) / FLOAT32_MAX < spread < branch.std or branch.minimum is None or branch.maximum is None:
+    if (
+        not max((high - low) / FLOAT32_MAX, TINY) < spread < branch.std
+        or branch.minimum is None
+        or branch.maximum is None
+    ):
         return _standard(branch)  # flags and constants, and columns that the sketch cannot resolve
     if max(branch.maximum - median, median - branch.minimum) < HEAVY_TAIL * spread:
         return _standard(branch)

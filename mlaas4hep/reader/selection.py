@@ -53,7 +53,7 @@ def select(
     return sorted(features, key=lambda name: (columns[name].kind is Kind.JAGGED, name))
 
 
-def match(columns: Mapping[str, Column], patterns: Iterable[str], where: str) -> list[str]:
+def match(columns: Mapping[str, object], patterns: Iterable[str], where: str) -> list[str]:
     """Return the columns that any of the patterns means, each once, in the order of the file."""
     found: set[str] = set()
     for pattern in _unfold(patterns):
@@ -97,7 +97,7 @@ def _unfold(patterns: Iterable[str]) -> Iterable[str]:
             yield pattern
 
 
-def _matches(columns: Mapping[str, Column], pattern: str) -> list[str]:
+def _matches(columns: Mapping[str, object], pattern: str) -> list[str]:
     if pattern in columns:
         return [pattern]
     if len(pattern) > 2 and pattern.startswith("/") and pattern.endswith("/"):

@@ -67,7 +67,7 @@ def with_kernel(
     columns = [buffers(values[slot.branch]) for slot in layout.slots]
     widths = np.array([slot.width for slot in layout.slots], np.int64)
     curves = bends = None
-    if normalisation is not None and normalisation.method != "none":
+    if normalisation is not None and not normalisation.is_plain:
         curves, bends = normalisation.curves, normalisation.bends
     x = MEMORY.empty((events, layout.width), np.float32)
     mask = MEMORY.empty((events, layout.width), bool)

@@ -61,7 +61,7 @@ def _normalisation_graph(
         "zero": np.zeros(1, np.float32),
     }
     nodes = [helper.make_node("IsNaN", [INPUT], ["missing"])]
-    if normalisation.method == "none":
+    if normalisation.is_plain:
         value = INPUT
     else:
         value = "z"

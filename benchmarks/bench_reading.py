@@ -1,11 +1,21 @@
 #!/usr/bin/env python3
 """How fast do events become vectors, beside uproot reading the same branches and throwing them away?
 
-    python benchmarks/bench_reading.py                    # examples/htautau/ggH.root
-    python benchmarks/bench_reading.py nanoaod.root --runs=5
+    python benchmarks/bench_reading.py                                   # all of it: about half an hour
+    python benchmarks/bench_reading.py --only=steps --runs=3             # one part
+    python benchmarks/bench_reading.py --only=steps --file=data.root     # of a file of yours
 
-Prints a table, then one JSON line. Medians of alternating runs, files in the page cache. `uproot` is the peer that the
-ratios are against; `inflating alone`, every basket decompressed and thrown away, is the floor.
+The parts:
+
+    steps     first pass, matrix, 20 branches, against uproot (the peer) and against inflating alone (the floor)
+    codecs    files compressed by LZ4, ZSTD and LZMA, against uproot
+    memory    peak of first pass and matrix with 2 workers, 600,000 events beside 60,000
+    info      `reader.py --info --nevts=2000`, the whole process
+    xrootd    root:// on this machine (a real server), against the same file on disk
+
+Files are resampled from a real NanoAOD file by `make_nanoaod.py`, which lies with the test data, and kept in a folder
+of the system's for temporary files. Prints a table a part, then one JSON line. Ratios are medians of the ratios of
+single rounds, in which all steps alternate; files are in the page cache.
 """
 
 from __future__ import annotations
@@ -17,6 +27,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,49 +42,104 @@ from mlaas4hep.io.baskets import plan_of
 from mlaas4hep.io.compression import decompress
 from mlaas4hep.reader import DataReader
 
-DEFAULT = Path(__file__).resolve().parents[1] / "examples" / "htautau" / "ggH.root"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("MLAAS4HEP_TESTDATA", ROOT.parent / "shared" / "data"))
+ORIGINAL = "nanoAOD_2015_CMS_Open_Data_ttbar.root"
+TREE = "Events"
 PEER = "uproot.TTree.iterate, arrays thrown away"
 FEW = 20
 PEAK = """
 import sys
 from mlaas4hep.reader import DataReader
-events = sum(map(len, DataReader(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))))
+events = sum(map(len, DataReader(sys.argv[1], workers=int(sys.argv[2]))))
 (peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(round(int(peak) / 1e3))
 """
 
+Steps = dict[str, Callable[[], object]]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
+    parts = {"steps": steps, "codecs": codecs, "memory": memory, "info": info, "xrootd": xrootd}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", default=str(DEFAULT), help="ROOT file (default: examples/htautau/ggH.root)")
-    parser.add_argument("--branch", default="Events", help="name of the tree (default: Events)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each step (default: 5)")
+    parser.add_argument("--only", choices=parts, help="one part (default: all)")
+    parser.add_argument("--file", help="a ROOT file with a tree Events, for steps (default: 240,000 events, zlib)")
+    parser.add_argument("--runs", type=int, default=5, help="rounds (default: 5)")
     args = parser.parse_args(argv)
-    steps = make_steps(args.file, args.branch)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(args.runs):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    report(args.file, args.branch, seconds)
+    results: dict[str, object] = {}
+    for name, part in parts.items():
+        if args.only in (None, name):
+            results[name] = part(args)
+            print(flush=True)
+    print(json.dumps({
+        **results, "compiled": bool(KERNEL), "cores": os.cpu_count(), "python": platform.python_version(),
+        "mlaas4hep": mlaas4hep.__version__, "uproot": uproot.__version__,
+    }))  # fmt: skip
     return 0
 
 
-def make_steps(file: str, tree: str) -> dict[str, Callable[[], object]]:
-    """Return what is measured, by name."""
-    with open_source(file, tree) as source:
-        names = [column.name for column in source.columns.values() if column.kind is not Kind.OTHER]
-    few = names[:: max(len(names) // FEW, 1)][:FEW]
-    specs = DataReader(file, tree).specs
-    few_specs = DataReader(file, tree, few, identifier=()).specs
-    records = compressed_records(file, tree, names)
+def nanoaod(events: int, codec: str = "zlib") -> str:
+    """Return a NanoAOD file of so many events, made when it is first asked for."""
+    folder = Path(tempfile.gettempdir()) / "mlaas4hep-benchmarks"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"nanoaod_{events}_{codec}.root"
+    if not path.exists():
+        maker, original = DATA.parent / "bench" / "make_nanoaod.py", DATA / "cms" / ORIGINAL
+        temporary = path.with_suffix(".part")
+        command = [sys.executable, str(maker), str(original), str(temporary), str(events), f"--codec={codec}"]
+        print(f"making {path}", file=sys.stderr)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        temporary.rename(path)
+    return str(path)
 
-    def iterate(branches: list[str]) -> None:
-        with uproot.open(file) as opened:
-            for _ in opened[tree].iterate(filter_name=branches):
-                pass
+
+def alternate(work: Steps, runs: int) -> dict[str, list[float]]:
+    """Return the seconds that each step takes in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(runs):
+        for name, step in work.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(title: str, seconds: dict[str, list[float]], events: int, peer: Callable[[str], str]) -> dict[str, object]:
+    """Print events/s of each step, and the ratio to its peer; return both."""
+    print(title)
+    found = {}
+    for name, values in seconds.items():
+        rate = events / statistics.median(values)
+        ratio = statistics.median(one / other for one, other in zip(seconds[peer(name)], values, strict=True))
+        print(f"{name:60s} {rate:12,.0f} events/s  {ratio:5.2f} x")
+        found[name] = {"events_per_s": round(rate), "ratio": round(ratio, 2)}
+    return {**found}
+
+
+def iterate(file: str, branches: list[str] | None = None) -> None:
+    """Do what the peer does."""
+    with uproot.open(file) as opened:
+        for _ in opened[TREE].iterate(filter_name=branches):
+            pass
+
+
+def first_pass(file: str, workers: int = 1) -> None:
+    """Learn the specs."""
+    with DataReader(file, workers=workers) as reader:
+        reader.first_pass()
+
+
+def steps(args: argparse.Namespace) -> dict[str, object]:
+    """Measure each step of reading on its own."""
+    file = args.file or nanoaod(240_000)
+    with open_source(file) as source:
+        names = [column.name for column in source.columns.values() if column.kind is not Kind.OTHER]
+        events, branches = source.num_entries, len(source.columns)
+    few = names[:: max(len(names) // FEW, 1)][:FEW]
+    specs = DataReader(file).specs
+    few_specs = DataReader(file, TREE, few, identifier=()).specs
+    records = compressed_records(file, names)
 
     def inflate(threads: int) -> None:
         def work(offset: int) -> None:
@@ -83,38 +149,48 @@ def make_steps(file: str, tree: str) -> dict[str, Callable[[], object]]:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
 
-    def first_pass(workers: int) -> None:
-        with DataReader(file, tree, workers=workers) as reader:
-            reader.first_pass()
-
     def matrix(workers: int) -> None:
-        with DataReader(file, tree, specs=specs, workers=workers) as reader:
+        with DataReader(file, specs=specs, workers=workers) as reader:
             for _ in reader:
                 pass
 
     def few_matrix() -> None:
-        with DataReader(file, tree, few, identifier=(), specs=few_specs) as reader:
+        with DataReader(file, TREE, few, identifier=(), specs=few_specs) as reader:
             for _ in reader:
                 pass
 
-    steps: dict[str, Callable[[], object]] = {PEER: lambda: iterate(names)}
+    work: Steps = {PEER: lambda: iterate(file, names)}
     for workers in (1, 2):
-        steps[f"inflating alone, {workers}"] = lambda workers=workers: inflate(workers)
-        steps[f"first pass, {workers}"] = lambda workers=workers: first_pass(workers)
-        steps[f"events to normalised matrix and mask, {workers}"] = lambda workers=workers: matrix(workers)
+        work[f"inflating alone, {workers}"] = lambda workers=workers: inflate(workers)
+        work[f"first pass, {workers}"] = lambda workers=workers: first_pass(file, workers)
+        work[f"events to normalised matrix and mask, {workers}"] = lambda workers=workers: matrix(workers)
     if len(names) > 2 * FEW:
-        steps[f"{PEER}, {FEW} branches"] = lambda: iterate(few)
-        steps[f"events to normalised matrix and mask, 1, {FEW} branches"] = few_matrix
-    return steps
+        work[f"{PEER}, {FEW} branches"] = lambda: iterate(file, few)
+        work[f"events to normalised matrix and mask, 1, {FEW} branches"] = few_matrix
+    seconds = alternate(work, args.runs)
+    title = f"{Path(file).name}: {events} events, {branches} branches, {os.path.getsize(file) / 1e6:.1f} MB"
+    found = table(
+        title, seconds, events, lambda name: f"{PEER}, {FEW} branches" if name.endswith(" branches") else PEER
+    )
+    for workers in (1, 2):
+        pairs = zip(
+            seconds[f"inflating alone, {workers}"],
+            seconds[f"events to normalised matrix and mask, {workers}"],
+            strict=True,
+        )
+        share = statistics.median(floor / whole for floor, whole in pairs)
+        print(f"matrix, {workers}: {share:.0%} of the rate of inflating alone")
+        found[f"share of inflating, {workers}"] = round(share, 3)
+    return found
 
 
-def compressed_records(file: str, tree: str, names: list[str]) -> list[tuple[memoryview, int]]:
+def compressed_records(file: str, names: list[str]) -> list[tuple[memoryview, int]]:
     """Return the compressed content of every basket, and its length when inflated."""
     content = memoryview(Path(file).read_bytes())
     records = []
     with uproot.open(file) as opened:
         for name in names:
-            plan = plan_of(opened[tree][name])
+            plan = plan_of(opened[TREE][name])
             for index in range(len(plan.seek) if plan else 0):
                 start, length = plan.place(index)
                 basket = content[start : start + length]
@@ -123,27 +199,60 @@ def compressed_records(file: str, tree: str, names: list[str]) -> list[tuple[mem
     return records
 
 
-def report(file: str, tree: str, seconds: dict[str, list[float]]) -> None:
-    """Print the table and the JSON line."""
-    with open_source(file, tree) as source:
-        events, branches = source.num_entries, len(source.columns)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{Path(file).name}: {events} events, {branches} branches, {os.path.getsize(file) / 1e6:.1f} MB")
-    for name, median in medians.items():
-        peer = f"{PEER}, {FEW} branches" if name.endswith(" branches") else PEER
-        ratio = statistics.median(one / other for one, other in zip(seconds[peer], seconds[name], strict=True))
-        print(f"{name:58s} {events / median:12,.0f} events/s  {ratio:5.2f} x")
-    peaks = {}
+def codecs(args: argparse.Namespace) -> dict[str, object]:
+    """Measure first pass and matrix of files that are compressed in other ways."""
+    results: dict[str, object] = {}
+    for codec in ("lz4", "zstd", "lzma"):
+        file = nanoaod(60_000, codec)
+        specs = DataReader(file).specs
+        work: Steps = {PEER: lambda file=file: iterate(file)}
+        for workers in (1, 2):
+            work[f"first pass, {workers}"] = lambda file=file, workers=workers: first_pass(file, workers)
+            work[f"events to normalised matrix and mask, {workers}"] = lambda file=file, specs=specs, workers=workers: (
+                sum(map(len, DataReader(file, specs=specs, workers=workers)))
+            )
+        results[codec] = table(f"{codec}: 60,000 events", alternate(work, args.runs), 60_000, lambda _: PEER)
+    return results
+
+
+def memory(args: argparse.Namespace) -> dict[str, object]:
+    """Measure the peak memory of whole processes, in MB (10^6 bytes)."""
+    results: dict[str, object] = {}
     for workers in (1, 2):
-        command = [sys.executable, "-c", PEAK, file, tree, str(workers)]
-        peaks[workers] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        print(f"peak memory of first pass and matrix, {workers}: {peaks[workers]} MB")
-    print(json.dumps({
-        "file": Path(file).name, "events": events, "branches": branches, "peak_MB": peaks, "compiled": bool(KERNEL),
-        "events_per_s": {name: round(events / median) for name, median in medians.items()},
-        "cores": os.cpu_count(), "python": platform.python_version(), "mlaas4hep": mlaas4hep.__version__,
-        "uproot": uproot.__version__,
-    }))  # fmt: skip
+        for events in (60_000, 600_000):
+            command = [sys.executable, "-c", PEAK, nanoaod(events), str(workers)]
+            peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            print(f"peak memory of first pass and matrix, {events} events, {workers} workers: {peak} MB")
+            results[f"{events} events, {workers} workers, MB"] = peak
+    return results
+
+
+def info(args: argparse.Namespace) -> dict[str, object]:
+    """Measure `reader.py --info` as a whole process."""
+    command = [sys.executable, str(ROOT / "reader.py"), f"--fin={nanoaod(240_000)}", "--info", "--nevts=2000"]
+    run = {"info": lambda: subprocess.run(command, check=True, capture_output=True)}
+    seconds = statistics.median(alternate({**run}, args.runs)["info"])
+    print(f"reader.py --info --nevts=2000, 947 branches: {seconds:.2f} s")
+    return {"seconds": round(seconds, 2)}
+
+
+def xrootd(args: argparse.Namespace) -> dict[str, object]:
+    """Compare reading through a real XRootD server on this machine with reading from disk."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from xrootd_server import XRootDServer
+
+    file, server = nanoaod(240_000), XRootDServer()
+    try:
+        url = server.put(file, "nanoaod.root")
+        server.start()
+        work: Steps = {}
+        for workers in (1, 2):
+            work[f"on disk, first pass, {workers}"] = lambda workers=workers: first_pass(file, workers)
+            work[f"root://, first pass, {workers}"] = lambda workers=workers: first_pass(url, workers)
+        title = "root:// on this machine, beside the same file on disk"
+        return table(title, alternate(work, args.runs), 240_000, lambda name: name.replace("root://", "on disk"))
+    finally:
+        server.remove()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 from check_source import check_source, check_values
-from realdata import real_file
 from tinyroot import write_tree
 
 from mlaas4hep.errors import FileUnreadable, TreeNotFound
@@ -20,10 +19,6 @@ from mlaas4hep.io import Jagged, Kind, open_source
 from mlaas4hep.reader import DataReader
 
 EVENTS = 700
-RNTUPLES = [
-    "Run2012BC_DoubleMuParked_Muons_1000evts_rntuple_v1-0-0-0.root",
-    "cmsopendata2015_ttbar_19980_NANOAOD_RNTupleImporter_rntuple_v1-0-0-1.root",
-]
 
 
 def events():
@@ -189,25 +184,6 @@ def test_missing_values_are_nan_and_structs_have_dots(tmp_path):
     assert found["muon.q"].offsets.tolist() == [0, 2, 2, 2]
     assert found["pair"].tolist() == [[1, 2], [3, 4], [5, 6]]
     assert found["MET.pt"].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("name", RNTUPLES)
-def test_every_field_of_real_rntuples_is_what_uproot_reads(name):
-    with uproot.open(real_file(name)) as file, open_source(real_file(name)) as source:
-        array = file["Events"].arrays()
-        assert source.num_entries == len(array)
-        readable = [name for name, column in source.columns.items() if column.kind is not Kind.OTHER]
-        left = {name for name in array.fields if not name.startswith("_")} - set(readable)
-        assert all(source.columns[name].reason for name in left if name in source.columns)
-        assert len(readable) > 0.9 * len(array.fields) - 40  # but for the importer's collections
-        found = source.read(readable, 0, source.num_entries)
-        for name in readable:
-            expected = array[tuple(name.split("."))]
-            if isinstance(found[name], Jagged):
-                np.testing.assert_array_equal(found[name].counts, ak.to_numpy(ak.num(expected)))
-                np.testing.assert_array_equal(found[name].content, ak.to_numpy(ak.flatten(expected)))
-            else:
-                np.testing.assert_array_equal(found[name], ak.to_numpy(expected))
 
 
 def test_the_identity_is_that_of_the_content(tmp_path):

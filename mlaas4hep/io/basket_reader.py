@@ -124,7 +124,9 @@ class BasketReader:
         spots = np.where(sizes < 0, -1, ends - rooms)
         room = MEMORY.empty((int(ends[-1]),), np.uint8)
         entries, is_list = jobs[:, 0], jobs[:, 2] < 0
-        offsets = MEMORY.empty((int((entries + 1)[is_list].sum()),), np.int64)
+        offsets = np.empty(
+            int((entries + 1)[is_list].sum()), np.int64
+        )  # of which little is written, and so becomes real
         lists = np.empty(len(baskets), np.int64)
         KERNEL.decode(contents, jobs, spots, room, offsets, lists)
         found: dict[Basket, Values] = {}

@@ -41,13 +41,20 @@ class Recycler:
             self._pop()
 
     def _take(self, wanted: int) -> np.ndarray:
+        """Return memory that fits; where there is none, new one takes the place of what is a little too small."""
+        too_small = None
         for _ in range(len(self._free)):
             memory = self._pop()
             if memory is None:
                 break
             if wanted <= len(memory) <= 2 * wanted:
+                if too_small is not None:
+                    self._free.append(too_small)
                 return memory
-            self._free.append(memory)
+            if too_small is None and wanted <= 2 * len(memory) < 2 * wanted:
+                too_small = memory
+            else:
+                self._free.append(memory)
         return np.empty(wanted, np.uint8)
 
     def _pop(self) -> np.ndarray | None:

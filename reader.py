@@ -11,7 +11,9 @@ Results go to stdout, progress and notices to stderr. In Python: from mlaas4hep 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="ROOT file: a path, a URL (root://, https://) or an LFN (/store/...)",
     )
-    option("--fout", metavar="FILE", help="write the specs here, as JSON")
+    option("--fout", metavar="FILE", help="write the specs (.json) or the vectors (.parquet, .npz, .h5) here")
     option("--nan", type=float, default=float("nan"), help="value written where there is none (default: nan)")
     option("--branch", default="Events", help="name of the tree, with its folders (default: Events)")
     option(
@@ -67,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
     option("--redirector", metavar="LIST", default="", help="where LFNs are asked for, root://host[:port], in turn")
     option("--info", action="store_true", help="print what is in the file and stop")
+    option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
     option(
         "--hists",
         nargs="?",
@@ -97,14 +100,18 @@ def main(argv: list[str] | None = None) -> int:
 def command(args: argparse.Namespace) -> int:
     """Open the file and do what the options ask for."""
     from mlaas4hep.compiled import KERNEL
+    from mlaas4hep.files import check_destination
     from mlaas4hep.reader import DataReader
+    from mlaas4hep.reader.export import write_vectors
     from mlaas4hep.reader.losses import losses
 
     def names(text: str | None) -> list[str]:
         return [name.strip() for name in (text or "").split(",") if name.strip()]
 
-    if args.fout and os.path.exists(args.fout):
-        check_specs_file(args.fout)
+    if args.fout:
+        check_destinations(args.fout)
+    if args.hists:
+        check_destination(os.path.join(args.hists, "histograms.pdf"))
     with DataReader(
         args.fin,
         args.branch,
@@ -129,14 +136,18 @@ def command(args: argparse.Namespace) -> int:
             console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
         if args.verbose > 1:
             print("\n".join(reader.features))
-        learn(reader, args.specs)
-        if args.fout:
+        for line in learn(reader, args.specs):
+            if not args.json:
+                print(line)
+        if is_specs(args.fout):
             reader.specs.save(args.fout)
             console.notice(f"specs written to {args.fout}")
         if args.info:
-            print_info(reader)
+            print_info(reader, args)
+        elif args.fout and not is_specs(args.fout):
+            console.notice(f"vectors of {write_vectors(reader, args.fout)} events written to {args.fout}")
         elif not args.hists:
-            stream(reader)
+            stream(reader, args.json)
         if args.hists:
             plot(reader, args.hists)
         for line in losses(reader.truncated, reader.skipped, reader.specs):
@@ -144,54 +155,58 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_specs_file(path: str) -> None:
-    """Raise ConfigError unless a file that would be replaced holds specs."""
+def is_specs(path: str | None) -> bool:
+    """Tell whether --fout is for specs, and not for vectors."""
+    return bool(path) and str(path).endswith(".json")
+
+
+def check_destinations(path: str) -> None:
+    """Raise unless --fout can be written, and holds nothing else that would be replaced."""
     from mlaas4hep.errors import ConfigError, MLaaS4HEPError
+    from mlaas4hep.files import check_destination
     from mlaas4hep.reader import Specs
+    from mlaas4hep.reader.export import check_vector_file
 
-    try:
-        Specs.load(path)
-    except MLaaS4HEPError as error:
-        raise ConfigError(
-            f"{path} is there already, and holds no specs", hint="name another file with --fout"
-        ) from error
+    if not is_specs(path):
+        check_vector_file(path)
+        return
+    check_destination(path)
+    if os.path.exists(path):
+        try:
+            Specs.load(path)
+        except MLaaS4HEPError as error:
+            raise ConfigError(
+                f"{path} is there already, and holds no specs", hint="name another file with --fout"
+            ) from error
 
 
-def learn(reader: DataReader, given: str | None) -> None:
-    """Make the first pass, unless there are specs, and say what it took."""
+def learn(reader: DataReader, given: str | None) -> list[str]:
+    """Make the first pass, unless there are specs; return lines that say what it took."""
     (resident, swapped), start = console.memory(), time.perf_counter()
     specs = reader.specs
     seconds = time.perf_counter() - start
     now = console.memory()
     how = "Specs given" if given else "First pass"
-    print(
+    return [
         f"{how}: {specs.events} events, {seconds:.2f} sec, shape ({specs.width},)"
-        f" {specs.num_flat} branches: flat {specs.num_jagged} jagged"
-    )
-    print(f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)")
+        f" {specs.num_flat} branches: flat {specs.num_jagged} jagged",
+        f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)",
+    ]
 
 
-def print_info(reader: DataReader) -> None:
-    """Print what is in the file, in the original's form."""
-    from mlaas4hep.io import Kind
+def print_info(reader: DataReader, args: argparse.Namespace) -> None:
+    """Print what is in the file: a table in a terminal, the original's form in a pipe or with --verbose, or JSON."""
+    from mlaas4hep.reader import info
 
-    branches = reader.specs.branches
-    print(f"Number of events  : {reader.num_entries}")
-    for label, jagged in (("# flat branches   ", False), ("# jagged branches ", True)):
-        chosen = {name: branch for name, branch in branches.items() if (branch.kind is Kind.JAGGED) == jagged}
-        print(f"{label}: {len(chosen)}")
-        for name, branch in chosen.items():
-            odd = "".join(f", {count} {what}" for what, count in (("NaN", branch.nan), ("inf", branch.inf)) if count)
-            seen = f"values in [{branch.minimum}, {branch.maximum}] range" if branch.count else "no values"
-            print(f"{name} {seen}, dim={branch.dim}{odd}")
-    left_out = [column for column in reader.available.values() if column.kind is Kind.OTHER]
-    if left_out:
-        print(f"# left out        : {len(left_out)}")
-        for column in left_out:
-            print(f"{column.name} {column.reason}")
+    if args.json:
+        print(json.dumps(info.as_json(reader), indent=1, allow_nan=False))
+    elif sys.stdout.isatty() and not args.verbose:
+        print(info.as_table(reader, shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ))
+    else:
+        print(info.as_text(reader))
 
 
-def stream(reader: DataReader) -> None:
+def stream(reader: DataReader, as_json: bool) -> None:
     """Turn all events into vectors, and say how fast."""
     events = chunks = size = values = 0
     start = time.perf_counter()
@@ -202,8 +217,14 @@ def stream(reader: DataReader) -> None:
             bar.advance(len(chunk))
     seconds = time.perf_counter() - start
     filled = values / max(events * reader.layout.width, 1)
+    rate = events / max(seconds, 1e-9)
+    if as_json:
+        figures = {"file": reader.location, "events": events, "seconds": seconds, "events_per_s": rate,
+                   "columns": reader.layout.width, "chunks": chunks, "bytes": size, "filled": filled}  # fmt: skip
+        print(json.dumps(figures, indent=1))
+        return
     print(
-        f"Read {events} events, {seconds:.2f} sec, {events / max(seconds, 1e-9):,.0f} events/s,"
+        f"Read {events} events, {seconds:.2f} sec, {rate:,.0f} events/s,"
         f" shape ({events}, {reader.layout.width}) float32 in {chunks} chunks, {size / 1e6:.1f} MB, {filled:.0%} filled"
     )
 
@@ -216,7 +237,7 @@ def plot(reader: DataReader, folder: str) -> None:
 
     path = Path(folder) / f"{Path(reader.location).stem}.pdf"
     write_histograms(reader, path)
-    print(f"Histograms of {len(reader.features)} branches: {path}")
+    console.notice(f"histograms of {len(reader.features)} branches written to {path}")
 
 
 if __name__ == "__main__":

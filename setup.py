@@ -14,7 +14,7 @@ EXTRAS = {
     "sklearn": ["scikit-learn>=1.5"],
     "xgboost": ["xgboost>=2.1"],
     "server": ["starlette>=0.40", "uvicorn[standard]>=0.30", "python-multipart>=0.0.12", "onnxruntime>=1.20"],
-    "formats": ["pyarrow>=18", "fastavro>=1.9"],
+    "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],
     "plot": ["matplotlib>=3.8", "mplhep>=0.3", "hist>=2.7"],
     "dask": ["dask>=2024.8", "distributed>=2024.8"],

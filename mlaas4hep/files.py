@@ -81,6 +81,22 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Raise where a file could not be written, before work is done for it; what is there stays.
+
+    Raises:
+        FileUnreadable: its folder cannot be made or written, or something that is no file is in the way.
+    """
+    path = _destination(path)
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.exists() and not path.is_file():
+        raise FileUnreadable(f"cannot write {path}: it is no plain file")
+    with _explain_os_error("write", path), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON that every parser reads (no NaN, no Infinity), indented by one."""
     with new_file(path) as temporary:

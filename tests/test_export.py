@@ -1,0 +1,147 @@
+"""Vectors as files: what other libraries read from them is what the file of events holds."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uproot
+from scripts import ROOT, only_error_line, run_script
+from tinyroot import write_events
+
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.reader import DataReader, Specs
+from mlaas4hep.reader.export import write_vectors
+
+h5py = pytest.importorskip("h5py")
+EVENTS = 25_000
+ENDINGS = ["parquet", "npz", "h5"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "a.root"
+    write_events(path, EVENTS, clusters=3)
+    return path
+
+
+def load(path):
+    """Read a file back with the library that people have: x, mask, names of columns, identifiers, text."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        about = json.loads(table.schema.metadata[b"mlaas4hep"])
+        names = [name for name in table.column_names if name not in ("run", "luminosityBlock", "event", "entry")]
+        masked = [table[name].to_numpy() for name in names]
+        x = np.stack(masked, 1)
+        ids = {name: table[name].to_numpy() for name in table.column_names if name not in names}
+        nulls = np.stack([table[name].is_null().to_numpy() for name in names], 1)
+        return x, ~nulls, names, ids, about
+    if path.suffix == ".npz":
+        arrays = dict(np.load(path, allow_pickle=False))
+        names, about = arrays.pop("columns").tolist(), json.loads(str(arrays.pop("mlaas4hep")))
+    else:
+        with h5py.File(path) as opened:
+            arrays = {name: opened[name][()] for name in opened}
+        names, about = [name.decode() for name in arrays.pop("columns")], json.loads(arrays.pop("mlaas4hep"))
+    return arrays.pop("x"), arrays.pop("mask"), names, arrays, about
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_read_back_is_what_the_events_hold(ending, file, tmp_path):
+    path = tmp_path / f"v.{ending}"
+    with DataReader(file, normalise="none") as reader:
+        assert write_vectors(reader, path) == EVENTS
+        columns = reader.columns
+    x, mask, names, ids, about = load(path)
+    with uproot.open(file) as opened:
+        truth = opened["Events"].arrays()
+    assert names == columns == ["met", "npt", "pt_0", "pt_1", "pt_2", "pt_3"]
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x[:, 0], truth["met"])
+    padded = np.full((EVENTS, 4), np.nan, np.float32)
+    for index, values in enumerate(truth["pt"].tolist()):
+        padded[index, : len(values)] = values
+    np.testing.assert_array_equal(x[:, 1], truth["npt"])
+    np.testing.assert_array_equal(x[:, 2:], padded)
+    np.testing.assert_array_equal(mask[:, 2:], ~np.isnan(padded))
+    assert mask[:, :2].all()
+    for name in ("run", "luminosityBlock", "event"):
+        np.testing.assert_array_equal(ids[name], truth[name])
+        assert ids[name].dtype == truth[name].to_numpy().dtype
+    np.testing.assert_array_equal(ids["entry"], np.arange(EVENTS))
+    specs = Specs.from_json(about["specs"])
+    assert specs.branches["met"].count == EVENTS
+    assert about["normalise"] == {"met": "none", "npt": "none", "pt": "none"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cuts_and_normalisation_are_those_of_the_reader(ending, file, tmp_path):
+    (tmp_path / "cuts.json").write_text('{"cut": "met > 30"}')
+    with DataReader(file, preproc=tmp_path / "cuts.json", normalise="minmax") as reader:
+        events = write_vectors(reader, tmp_path / f"v.{ending}")
+        expected = np.concatenate([chunk.x for chunk in reader])
+    x, _, _, ids, _ = load(tmp_path / f"v.{ending}")
+    assert events == len(x) == len(ids["event"]) < EVENTS
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_events_make_a_file_without_rows(ending, file, tmp_path):
+    (tmp_path / "cuts.json").write_text('{"cut": "met < 0"}')
+    with DataReader(file, preproc=tmp_path / "cuts.json", normalise="none") as reader:
+        assert write_vectors(reader, tmp_path / f"v.{ending}") == 0
+    if ending == "parquet":
+        assert pq.read_table(tmp_path / "v.parquet").num_rows == 0
+    else:
+        assert len(load(tmp_path / f"v.{ending}")[0]) == 0
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_nothing_is_left_of_what_fails(ending, file, tmp_path):
+    content = bytearray(file.read_bytes())
+    with uproot.open(file) as opened:
+        seek = opened["Events"]["met"].member("fBasketSeek")[2]
+    content[seek + 200 : seek + 400] = bytes(200)
+    (tmp_path / "damaged.root").write_bytes(content)
+    (tmp_path / "out").mkdir()
+    with DataReader(file) as reader:
+        specs = reader.specs
+    with DataReader(tmp_path / "damaged.root", specs=specs) as reader, pytest.raises(FileUnreadable, match="'met'"):
+        write_vectors(reader, tmp_path / "out" / f"v.{ending}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_branch_that_is_called_like_an_entry_number_is_refused(tmp_path):
+    write_events(tmp_path / "a.root", 100, entry=np.arange(100))
+    with DataReader(tmp_path / "a.root") as reader, pytest.raises(ConfigError, match="two columns 'entry'"):
+        write_vectors(reader, tmp_path / "v.npz")
+    assert not (tmp_path / "v.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("v.csv", "vectors are written as .parquet, .npz, .h5, .hdf5; specs are written as .json"),
+        ("there.npz", "is there already, and is no .npz file"),
+        ("there.json", "is there already, and holds no specs"),
+        ("folder.h5", "it is no plain file"),
+        ("/proc/v.npz", "cannot write /proc/v.npz"),
+    ],
+)
+def test_a_bad_destination_is_noticed_before_anything_is_read(name, says, file, tmp_path):
+    (tmp_path / "there.npz").write_text("mine")
+    (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "folder.h5").mkdir()
+    done = run_script("reader.py", f"--fin={file}", f"--fout={name}", cwd=tmp_path)
+    assert says in only_error_line(done)
+    assert done.stdout == ""
+    assert (tmp_path / "there.npz").read_text() == "mine"
+
+
+def test_the_script_writes_vectors_and_replaces_its_own(tmp_path):
+    command = (f"--fin={ROOT / 'examples/htautau/ggH.root'}", "--branches=Jet_pt,MET_pt", "--fout=v.npz")
+    for events in (500, 1000):
+        done = run_script("reader.py", *command, f"--nevts={events}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"note: vectors of {events} events written to v.npz" in done.stderr
+        assert len(np.load(tmp_path / "v.npz")["x"]) == events

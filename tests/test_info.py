@@ -49,7 +49,7 @@ def in_terminal(*args, columns, env=None):
 
 
 def test_in_a_terminal_it_is_a_table_that_fits(file):
-    text = in_terminal(f"--fin={file}", "--info", columns=60)
+    text = in_terminal(f"--fin={file}", "--info", columns=76)
     lines = text.splitlines()
     header = next(line for line in lines if "branch" in line and "mean" in line)
     assert header.startswith("\x1b[1m")
@@ -57,7 +57,7 @@ def test_in_a_terminal_it_is_a_table_that_fits(file):
     assert row.split()[1:5] == ["flat", "float32", "1", "1.5"]
     assert row.split()[-2:] == ["100,", "0"]  # NaN, infinities
     table = lines[lines.index(header) :]
-    assert max(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in table) <= 60
+    assert max(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in table) <= 76
 
 
 def test_without_colour_there_is_none(file):

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="hists",
         metavar="DIR",
-        help="write histograms of every branch before and after normalisation to DIR (default: hists)",
+        help="write a PDF and a web page of every branch before and after normalisation to DIR (default: hists)",
     )
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option(
@@ -231,13 +231,10 @@ def stream(reader: DataReader, as_json: bool) -> None:
 
 def plot(reader: DataReader, folder: str) -> None:
     """Write the histograms."""
-    from pathlib import Path
-
     from mlaas4hep.reader.histograms import write_histograms
 
-    path = Path(folder) / f"{Path(reader.location).stem}.pdf"
-    write_histograms(reader, path)
-    console.notice(f"histograms of {len(reader.features)} branches written to {path}")
+    for path in write_histograms(reader, folder):
+        console.notice(f"histograms of {len(reader.features)} branches written to {path}")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def plot(generator: DataGenerator, folder: str) -> None:
 
     for index, name in enumerate(generator.sample.files):
         with generator.sample.reader(index) as reader:
-            write_histograms(reader, Path(folder) / f"{index}_{Path(name).stem}.pdf")
+            write_histograms(reader, folder, f"{index}_{Path(name).stem}")
     print(f"Histograms: {folder}")
 
 

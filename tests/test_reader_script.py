@@ -71,11 +71,12 @@ def test_preproc_makes_branches_and_cuts(tmp_path):
     assert high == pytest.approx(sums.max(), rel=1e-6)
 
 
-def test_hists_writes_a_pdf(tmp_path):
+def test_hists_writes_a_pdf_and_a_page(tmp_path):
     pytest.importorskip("matplotlib")
     done = run_script("reader.py", f"--fin={GGH}", "--branches=MET_*", "--nevts=500", "--hists", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "hists" / "ggH.pdf").read_bytes().startswith(b"%PDF")
+    assert 'id="MET_pt"' in (tmp_path / "hists" / "ggH.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

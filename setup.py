@@ -16,10 +16,12 @@ EXTRAS = {
     "server": ["starlette>=0.40", "uvicorn[standard]>=0.30", "python-multipart>=0.0.12", "onnxruntime>=1.20"],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],
+    "s3": ["s3fs>=2024.2"],
     "plot": ["matplotlib>=3.8", "mplhep>=0.3", "hist>=2.7"],
     "dask": ["dask>=2024.8", "distributed>=2024.8"],
 }
-EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
+# Not in all: s3fs wants versions of its own of much that others want too.
+EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "s3" for package in packages})
 EXTRAS["test"] = [
     "hypothesis>=6",
     "mypy>=1.15",

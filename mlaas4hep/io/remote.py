@@ -230,6 +230,8 @@ class _Explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception):
             return
+        if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # which fsspec's HTTP says of whatever went wrong
         status = getattr(error, "status", None)
         if isinstance(error, FileNotFoundError) or status == 404:
             raise Refused("no such file") from error

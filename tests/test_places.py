@@ -1,0 +1,121 @@
+"""Files on web servers: the same as on disk, and no more of them crosses the network than is asked for."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+from check_source import check_source
+from http_server import WebServer
+from realdata import real_file
+from scripts import only_error_line, run_script
+from tinyroot import write_events
+from xrootd_server import free_port
+
+from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io.replicas import Patience
+
+RNTUPLE = "Run2012BC_DoubleMuParked_Muons_1000evts_rntuple_v1-0-0-0.root"
+QUICK = Patience(timeout=20, retries=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A TTree, an RNTuple and a Parquet file."""
+    folder = tmp_path_factory.mktemp("places")
+    columns = write_events(folder / "tree.root", 30_000, clusters=10)
+    table = pa.table({name: pa.array(columns[name].tolist()) for name in ("met", "pt")})
+    pq.write_table(table, folder / "table.parquet", row_group_size=3000)
+    with open(real_file(RNTUPLE), "rb") as file:
+        (folder / "ntuple.root").write_bytes(file.read())
+    return folder
+
+
+@pytest.fixture
+def server(folder):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server = WebServer({**files, "no-ending": files["tree.root"]})
+    yield server
+    server.close()
+
+
+def same(one, other):
+    if isinstance(one, Jagged):
+        return np.array_equal(one.offsets, other.offsets) and np.array_equal(one.content, other.content, equal_nan=True)
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("name", ["tree.root", "ntuple.root", "table.parquet"])
+def test_a_file_on_a_web_server_is_the_file_on_disk(name, server, folder):
+    with open_source(f"{server.address}/{name}", patience=QUICK) as there, open_source(str(folder / name)) as here:
+        check_source(there)
+        assert list(there.columns.items()) == list(here.columns.items())
+        names = [column.name for column in here.columns.values() if column.kind is not Kind.OTHER]
+        expected = here.read(names, 0, here.num_entries)
+        for key, values in there.read(names, 0, there.num_entries).items():
+            assert same(values, expected[key])
+
+
+def test_the_content_says_what_a_file_is_and_not_its_name(server):
+    with open_source(f"{server.address}/no-ending", patience=QUICK) as source:
+        assert source.num_entries == 30_000
+
+
+def test_a_file_that_is_not_there_is_one_clear_error(server):
+    with pytest.raises(FileUnreadable, match=r"cannot read http://.*/none.root: no such file$"):
+        open_source(f"{server.address}/none.root", patience=Patience(retries=3))
+
+
+def test_a_web_server_that_is_not_there_is_one_clear_line(tmp_path):
+    url = f"http://127.0.0.1:{free_port()}/a.root"
+    line = only_error_line(run_script("reader.py", f"--fin={url}", "--retries=0", cwd=tmp_path))
+    assert f"cannot read {url}: " in line
+    assert "is the server up?" in line
+
+
+def test_a_server_that_cannot_send_parts_is_refused_with_advice(folder):
+    server = WebServer({"tree.root": (folder / "tree.root").read_bytes()}, knows_ranges=False)
+    with pytest.raises(FileUnreadable, match="its server sends the whole file for every part of it; copy the file"):
+        open_source(f"{server.address}/tree.root", patience=QUICK)
+    server.close()
+
+
+def test_tokens_do_not_show(server, tmp_path):
+    url = f"{server.address}/none.root?token=secret".replace("http://", "http://me:secret@")
+    done = run_script("reader.py", f"--fin={url}", "--verbose=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "secret" not in done.stdout
+    assert "secret" not in done.stderr.splitlines()[-1]
+
+
+def test_only_what_is_asked_for_crosses_the_network_of_a_tree(server, folder):
+    """The baskets of one branch, and the record of the tree (5 kB); between baskets up to 32 kB would come along."""
+    with uproot.open(folder / "tree.root") as file:
+        wanted = int(file["Events"]["met"].member("fBasketBytes").sum())
+    with open_source(f"{server.address}/tree.root", patience=QUICK) as source:
+        opening, requests = server.sent, server.requests
+        source.read(["met"], 0, source.num_entries)
+    assert wanted <= server.sent - opening <= wanted + 10 * 32_768
+    assert opening < 30_000
+    assert server.requests - requests <= 10  # one a cluster
+    assert server.sent < len((folder / "tree.root").read_bytes()) / 1.5
+
+
+def test_baskets_side_by_side_come_in_one_request(server, folder):
+    with open_source(f"{server.address}/tree.root", patience=QUICK) as source:
+        requests = server.requests
+        source.read(list(source.columns), 0, source.num_entries)
+    assert server.requests - requests == 1
+    assert server.sent < 1.1 * len((folder / "tree.root").read_bytes()) + 20_000
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs")])
+def test_a_package_that_is_missing_is_named(scheme, package, tmp_path):
+    try:
+        __import__(package)
+    except ModuleNotFoundError:
+        line = only_error_line(run_script("reader.py", f"--fin={scheme}://bucket/a.root", cwd=tmp_path))
+        assert f"needs the package '{package}', which is not installed; install it: pip install" in line
+    else:
+        pytest.skip(f"{package} is installed")

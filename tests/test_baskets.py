@@ -11,7 +11,9 @@ from tinyroot import write_tree
 
 from mlaas4hep.errors import FileUnreadable
 from mlaas4hep.io import Jagged, Kind, open_source
-from mlaas4hep.io.baskets import plan_of
+from mlaas4hep.io.basket_reader import COMPILED, BasketReader
+from mlaas4hep.io.baskets import decode, plan_of
+from mlaas4hep.io.byte_ranges import LocalRanges
 
 CODECS = ["", "-lz4", "-lzma", "-zstd"]
 
@@ -122,3 +124,23 @@ def test_a_flipped_bit_gives_the_right_values_or_an_error_never_others(tmp_path,
                 for name in ("x", "l"):
                     check_same(found[name], as_uproot_has_it(file["Events"][name], 0, 300))
     assert refused > 0
+
+
+@pytest.mark.skipif(not COMPILED, reason="the compiled loops were not built")
+@pytest.mark.parametrize("name", ["uproot-HZZ.root", "uproot-Zmumu.root", "ggH.root"])
+def test_the_compiled_loop_gives_the_bits_of_the_one_in_numpy(name):
+    ranges = LocalRanges(real_file(name))
+    with uproot.open(real_file(name)) as file:
+        plans = {branch.name: plan for branch in file.values()[0].branches if (plan := plan_of(branch)) is not None}
+    baskets = [(name, index) for name, plan in plans.items() for index in range(len(plan.seek))]
+    places = [plans[name].place(index) for name, index in baskets]
+    memory = ranges.read(places)
+    found = BasketReader(ranges)._decode_compiled(plans, baskets, [memory[place] for place in places])
+    assert list(found) == baskets
+    for (name, index), place in zip(baskets, places, strict=True):
+        mine, truth = found[name, index], decode(plans[name], index, memory[place])
+        if isinstance(truth, Jagged):
+            np.testing.assert_array_equal(mine.offsets, truth.offsets)
+            mine, truth = mine.content, truth.content
+        assert (mine.dtype, mine.shape, mine.tobytes()) == (truth.dtype, truth.shape, truth.tobytes())
+    ranges.close()

@@ -239,6 +239,6 @@ class _Explained:
             raise Refused("permission denied") from error
         if isinstance(error, TimeoutError):
             raise OSError("no answer in time") from error
-        if isinstance(error, ImportError):
+        if isinstance(error, (ImportError, TypeError, ValueError)):
             raise Refused(first_line(error)) from error
         raise OSError(first_line(error)) from error

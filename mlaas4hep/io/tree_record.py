@@ -225,7 +225,7 @@ class _Parser:
         if any(self._data[self._at : end_of_baskets]) or end_of_baskets - self._at != 4 * baskets:
             raise Unknown("baskets within the record")
         self._at = end_of_baskets
-        if self._at + 3 + 20 * room > end or not 0 <= written <= room:
+        if self._at + 3 + 20 * room > end or end > len(self._data) or not 0 <= written <= room:
             raise Unknown("arrays of a size that makes no sense")
         branch = Branch(column, stored, entries, written, room, self._data, self._at)
         self._at = end

@@ -144,9 +144,12 @@ def command(args: argparse.Namespace) -> int:
             console.notice(f"specs written to {args.fout}")
         if args.info:
             print_info(reader, args)
-        elif args.fout and not is_specs(args.fout):
-            console.notice(f"vectors of {write_vectors(reader, args.fout)} events written to {args.fout}")
-        elif not args.hists:
+        if args.fout and not is_specs(args.fout):
+            events = write_vectors(reader, args.fout)
+            console.notice(f"vectors of {events} events written to {args.fout}")
+            if args.json and not args.info:
+                print(json.dumps({"file": reader.location, "events": events, "vectors": args.fout}, indent=1))
+        elif not args.info and not args.hists:
             stream(reader, args.json)
         if args.hists:
             plot(reader, args.hists)

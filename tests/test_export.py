@@ -138,6 +138,14 @@ def test_a_bad_destination_is_noticed_before_anything_is_read(name, says, file, 
     assert (tmp_path / "there.npz").read_text() == "mine"
 
 
+def test_vectors_are_written_beside_what_else_is_asked_for(file, tmp_path):
+    done = run_script("reader.py", f"--fin={file}", "--fout=v.npz", "--info", cwd=tmp_path)
+    assert "# flat branches" in done.stdout
+    assert len(np.load(tmp_path / "v.npz")["x"]) == EVENTS
+    done = run_script("reader.py", f"--fin={file}", "--fout=w.npz", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"file": str(file), "events": EVENTS, "vectors": "w.npz"}
+
+
 def test_the_script_writes_vectors_and_replaces_its_own(tmp_path):
     command = (f"--fin={ROOT / 'examples/htautau/ggH.root'}", "--branches=Jet_pt,MET_pt", "--fout=v.npz")
     for events in (500, 1000):

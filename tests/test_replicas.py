@@ -3,6 +3,7 @@
 In each case every event comes exactly once, or one clear error.
 """
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -235,6 +236,17 @@ def test_two_threads_that_find_a_server_dead_both_go_on_at_the_next(servers, add
         thread.join()
     ranges.close()
     assert found == {start: content[start : start + 1000] for start in range(0, 80_000, 10_000)}
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "torch"])
+def test_xrootd_is_read_in_a_process_that_has_loaded_a_framework(servers, package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    read = f"print(sum(map(len, DataReader({servers[0].url('a.root')!r}))))"
+    code = f"import {package}; from mlaas4hep import DataReader; {read}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == str(EVENTS)
 
 
 class CountingProxy:

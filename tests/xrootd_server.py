@@ -42,6 +42,10 @@ class XRootDServer:
         target = self.folder / "root" / "store" / name
         target.write_bytes(source if isinstance(source, bytes) else Path(source).read_bytes())
         target.chmod(0o644)
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """Return the URL of a file that it was given."""
         return f"{self.address}//store/{name}"
 
     @property

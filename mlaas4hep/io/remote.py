@@ -9,6 +9,7 @@ is told apart here, once: `Refused` is for good (no such file, no permission), a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -73,11 +74,9 @@ class XRootDRanges:
 
     def __init__(self, url: str, timeout: float) -> None:
         """Open it, and ask for its length."""
-        for variable, value in XROOTD_DEFAULTS.items():
-            os.environ.setdefault(variable, value.format(timeout=max(round(timeout), 1)))
-        client = require("XRootD.client", "xrootd", "root://")
         self.location = shown(url)
         self._timeout = max(round(timeout), 1)
+        client = _xrootd_client(self._timeout)
         self._file = client.File()
         try:
             self._ask(self._file.open, url, client.flags.OpenFlags.READ)
@@ -141,6 +140,22 @@ class XRootDRanges:
         message = status.message.replace("[ERROR]", "").replace("[FATAL]", "").strip()
         message = "no answer in time" if message == "Operation expired" else message
         raise (Refused if status.code in PERMANENT_STATES else OSError)(message)
+
+
+def _xrootd_client(timeout: int) -> Any:
+    """Import XRootD's client, with our defaults.
+
+    TensorFlow lets everybody see the BoringSSL that it is linked with; an XRootD that is loaded afterwards would call
+    that in place of its own OpenSSL, and crash. So its libraries look among themselves first (RTLD_DEEPBIND).
+    """
+    for variable, value in XROOTD_DEFAULTS.items():
+        os.environ.setdefault(variable, value.format(timeout=timeout))
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        return require("XRootD.client", "xrootd", "root://")
+    finally:
+        sys.setdlopenflags(flags)
 
 
 VECTOR_ITEM = 2_000_000

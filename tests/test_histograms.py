@@ -10,7 +10,8 @@ import pytest
 from tinyroot import write_tree
 
 from mlaas4hep.reader import DataReader
-from mlaas4hep.reader.histograms import BINS, ROWS, fill_histograms, write_histograms
+from mlaas4hep.reader.histogram_pages import ROWS
+from mlaas4hep.reader.histograms import BINS, fill_histograms, write_histograms
 
 
 @pytest.fixture

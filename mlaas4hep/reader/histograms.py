@@ -16,17 +16,10 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.errors import require
-from mlaas4hep.files import new_file
 from mlaas4hep.reader.data_reader import DataReader
 from mlaas4hep.reader.layout import Slot
 
 BINS = 60
-ROWS = 5
-STYLE = {
-    "font.size": 9, "xtick.minor.visible": False, "ytick.minor.visible": False, "xtick.top": False,
-    "ytick.right": False, "xtick.major.size": 3, "ytick.major.size": 3, "axes.linewidth": 0.8,
-}  # fmt: skip
-"""What is smaller than in mplhep's style, since a page holds ten plots."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,7 @@ def write_histograms(reader: DataReader, folder: str | os.PathLike[str], name: s
         FileUnreadable: the files cannot be written.
     """
     from mlaas4hep.reader.gallery import write_gallery
+    from mlaas4hep.reader.histogram_pages import write_pages
 
     for package in ("matplotlib", "mplhep", "hist"):
         require(package, "plot", "a page of histograms")
@@ -63,7 +57,7 @@ def write_histograms(reader: DataReader, folder: str | os.PathLike[str], name: s
     paths = [Path(folder) / f"{stem}{ending}" for ending in (".html", ".pdf")]
     pairs = fill_histograms(reader)
     write_gallery(reader, pairs, paths[0])
-    _write_pdf(pairs, paths[1])
+    write_pages(pairs, paths[1])
     return paths
 
 
@@ -126,42 +120,3 @@ def _empty(low: float, high: float) -> Any:
 
 def _fill(histogram: Any, values: np.ndarray) -> None:
     histogram.fill(values[np.isfinite(values)])
-
-
-def _write_pdf(pairs: list[Pair], path: Path) -> None:
-    """Draw five branches a page; their names, since they are many, are the headings of the plots."""
-    import matplotlib
-    import mplhep
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
-
-    with (
-        new_file(path) as temporary,
-        matplotlib.rc_context({**mplhep.style.CMS, **STYLE}),
-        PdfPages(temporary) as pdf,
-        console.progress("plots", len(pairs), "branches") as bar,
-    ):
-        for first in range(0, len(pairs), ROWS):
-            page = pairs[first : first + ROWS]
-            figure = Figure(figsize=(8.3, 11.7))
-            figure.subplots_adjust(left=0.1, right=0.96, bottom=0.04, top=0.96, hspace=0.45, wspace=0.25)
-            for row, pair in zip(figure.subplots(ROWS, 2, squeeze=False), page, strict=False):
-                _draw(row[0], pair.raw, pair.branch)
-                _draw(row[1], pair.normalised, f"{pair.branch}, {pair.method}")
-            pdf.savefig(figure)
-            bar.advance(len(page))
-
-
-def _draw(axes: Any, histogram: Any, title: str) -> None:
-    """Draw one histogram, in half the time of mplhep.histplot; few ticks, since text takes most of a page's time."""
-    counts, edges = histogram.values(), histogram.axes[0].edges
-    top = int(counts.max(initial=1))
-    axes.stairs(counts, edges, fill=True)
-    axes.set_title(title, fontsize=8)
-    if is_steep(counts):
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5)
-        axes.minorticks_off()
-    axes.set_xticks(edges[[0, BINS // 2, BINS]], [f"{edge:.4g}" for edge in edges[[0, BINS // 2, BINS]]])
-    axes.set_yticks([top], [f"{top:,}"])
-    axes.tick_params(labelsize=7)

@@ -38,7 +38,8 @@ def test_a_command_line_that_makes_no_sense_is_one_line_too(tmp_path, options, s
 
 def test_ctrl_c_is_no_traceback(tmp_path):
     code = (
-        "import argparse, sys; from mlaas4hep import console\n"
+        "import argparse, signal, sys; from mlaas4hep import console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever the tests run
         "def wait(args):\n    print('waiting', flush=True); sys.stdin.read()\n"
         "sys.exit(console.run(wait, argparse.Namespace(verbose=0)))\n"
     )
@@ -94,7 +95,8 @@ def test_a_defect_of_ours_keeps_its_traceback():
 
 def test_a_pipe_that_closes_early_is_no_error():
     code = (
-        "import argparse, sys; from mlaas4hep import console\n"
+        "import argparse, signal, sys; from mlaas4hep import console\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever the tests run
         "def talk(_):\n    for number in range(100_000):\n        print(number)\n"
         "sys.exit(console.run(talk, argparse.Namespace()))\n"
     )

@@ -76,5 +76,5 @@ class _Lease:
         self._owner.give_back(self._memory)
 
 
-MEMORY = Recycler(limit=256_000_000)
+MEMORY = Recycler(limit=400_000_000)
 """What all readers of this process share, so that a next file begins with what the last one had."""

@@ -387,9 +387,9 @@ PyObject *decode(PyObject *, PyObject *args) {
 
 // ------------------------------------------------------------------------------------------- columns -> matrix
 
-// Rows that are written at a time: the quickest of 16 to 256 for rows of 10 kB. Fewer are short stretches of every branch,
-// more than the caches hold.
-constexpr int64_t TILE = 128;
+// Rows that are made at a time: their numbers lie in the second cache from the time they are normalised until they are
+// written. And of these, rows of which the flat columns are written at a time, as many numbers as a line of the cache holds.
+constexpr int64_t TILE = 128, STRIP = 16;
 
 struct Curve {
     float low, high, centre, scale, offset, gain;
@@ -437,14 +437,19 @@ FOR_EACH_MACHINE void bend(float *values, int64_t count) {
 
 FOR_EACH_MACHINE void normalise(float *z, int64_t count, const Curve &curve) {
     const Curve c = curve;
-    for (int64_t i = 0; i < count; ++i) {
-        float v = z[i];
+    const auto scaled = [&c](float v) {
         v = v < c.low ? c.low : v;
         v = v > c.high ? c.high : v;
-        z[i] = (v - c.centre) * c.scale;
+        return (v - c.centre) * c.scale;
+    };
+    const auto final = [&c](float v) { return (v - c.offset) * c.gain + 0.0f; }; // never -0
+    if (!c.curved) {
+        for (int64_t i = 0; i < count; ++i) z[i] = final(scaled(z[i]));
+        return;
     }
-    if (c.curved) bend(z, count);
-    for (int64_t i = 0; i < count; ++i) z[i] = (z[i] - c.offset) * c.gain + 0.0f; // never -0
+    for (int64_t i = 0; i < count; ++i) z[i] = scaled(z[i]);
+    bend(z, count);
+    for (int64_t i = 0; i < count; ++i) z[i] = final(z[i]);
 }
 
 struct Matrix {
@@ -455,23 +460,23 @@ struct Matrix {
     bool plain; // values stay as they are
 };
 
-// Numbers of some rows of some branches, ready to be written: those of a branch one after the other, the next branch's behind.
-struct Ready {
+// The numbers of some rows, normalised: those of a branch one after the other, the next branch's behind.
+struct Tile {
+    int64_t start = 0, stop = 0; // the rows
     std::vector<float> z;
-    std::vector<uint8_t> is_number; // up to date where `complete` is false
-    bool complete = true;           // all of them are numbers
+    std::vector<uint8_t> is_number; // of branches that are odd
+    std::vector<int64_t> at;        // where the numbers of a branch begin
+    std::vector<uint8_t> odd;       // branches some of which are not numbers
 
-    void reserve(int64_t count) {
-        complete = true;
-        if (static_cast<int64_t>(z.size()) >= count) return;
-        z.resize(static_cast<size_t>(count));
-        is_number.resize(static_cast<size_t>(count));
-    }
+    explicit Tile(size_t branches) : at(branches + 1), odd(branches) {}
 
-    // From here on it matters which are numbers; those of the first `count` all were.
-    void distinguish(int64_t count) {
-        if (complete) std::fill_n(is_number.begin(), count, 1);
-        complete = false;
+    void take(const std::vector<Column> &columns, int64_t first, int64_t last) {
+        start = first;
+        stop = last;
+        for (size_t i = 0; i < columns.size(); ++i) at[i + 1] = at[i] + columns[i].begin(stop) - columns[i].begin(start);
+        if (static_cast<int64_t>(z.size()) >= at.back()) return;
+        z.resize(static_cast<size_t>(at.back()));
+        is_number.resize(z.size());
     }
 };
 
@@ -481,29 +486,24 @@ bool has_nan(const float *z, int64_t count) {
     return odd != 0;
 }
 
-// Convert `count` numbers, normalise them, and write them behind the first `before` that are ready.
+// Convert `count` numbers and normalise them; return whether some were not numbers, and which are.
 template <class T>
-void prepare(const T *numbers, int64_t count, const Curve &curve, const Matrix &to, Ready &ready, int64_t before) {
-    float *z = ready.z.data() + before;
-    uint8_t *is_number = ready.is_number.data() + before;
+bool prepare(const T *numbers, int64_t count, const Curve &curve, const Matrix &to, float *z, uint8_t *is_number) {
     for (int64_t i = 0; i < count; ++i) z[i] = static_cast<float>(numbers[i]);
     const bool odd = std::is_floating_point<T>::value && has_nan(z, count);
-    if (odd) {
-        ready.distinguish(before);
+    if (odd)
         for (int64_t i = 0; i < count; ++i) is_number[i] = z[i] == z[i];
-    } else if (!ready.complete) {
-        std::fill_n(is_number, count, 1);
-    }
     if (!to.plain) normalise(z, count, curve);
     if (odd)
         for (int64_t i = 0; i < count; ++i) z[i] = is_number[i] ? z[i] : to.fill;
+    return odd;
 }
 
-void prepare(const Column &column, int64_t first, int64_t count, const Curve &curve, const Matrix &to, Ready &ready,
-             int64_t before) {
+void prepare(const Column &column, size_t branch, const Curve &curve, const Matrix &to, Tile &tile) {
+    const int64_t at = tile.at[branch], count = tile.at[branch + 1] - at;
     dispatch(column.type, [&](auto *type) {
-        const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>();
-        prepare(numbers + first, count, curve, to, ready, before);
+        const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>() + column.begin(tile.start);
+        tile.odd[branch] = prepare(numbers, count, curve, to, tile.z.data() + at, tile.is_number.data() + at);
     });
 }
 
@@ -513,8 +513,6 @@ struct Group {
     int64_t branch, count; // the first of them, and how many
     int64_t column, width; // of the matrix: the first, and how many each branch has
 };
-
-constexpr int64_t LARGEST_GROUP = 16;
 
 std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *widths, int64_t events) {
     std::vector<Group> groups;
@@ -527,7 +525,7 @@ std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *
     for (size_t i = 0; i < columns.size(); ++i) {
         if (!groups.empty()) {
             Group &last = groups.back();
-            if (last.count < LARGEST_GROUP && last.width == widths[i] && alike(columns[i - 1], columns[i])) {
+            if (last.width == widths[i] && alike(columns[i - 1], columns[i])) {
                 last.count++;
                 first += widths[i];
                 continue;
@@ -539,8 +537,10 @@ std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *
     return groups;
 }
 
-// Ask for the numbers of some rows before they are needed: too few at a time for the processor to see it coming.
-void fetch_ahead(const Column &column, int64_t start, int64_t stop) {
+// Branches ahead of which the numbers of a tile are asked for: too few of each for the processor to see it coming.
+constexpr size_t AHEAD = 16;
+
+void fetch(const Column &column, int64_t start, int64_t stop) {
     const char *numbers = column.content.data<const char>();
     const int64_t item = column.content.itemsize();
     const char *end = numbers + column.begin(stop) * item;
@@ -603,48 +603,45 @@ void copy_lists(const T *from, int64_t apart, int64_t count, T *to, int64_t widt
     }
 }
 
-// Write the rows from `start` to `stop` of a group of lists, where fill value and False stand already; its numbers are ready,
-// those of one branch `apart` from those of the next. Return how many numbers of each branch did not fit.
-int64_t write_lists(const Group group, const int64_t *offsets, const Ready &ready, int64_t apart, int64_t start, int64_t stop,
-                    const Matrix to) {
-    float *x = to.x + start * to.columns + group.column;
-    uint8_t *mask = to.mask + start * to.columns + group.column;
-    const int64_t first = offsets[start];
-    int64_t lost = 0;
-    for (int64_t row = start; row < stop; ++row, x += to.columns, mask += to.columns) {
-        const int64_t from = offsets[row] - first, length = offsets[row + 1] - offsets[row];
-        const int64_t kept = std::min(length, group.width);
-        lost += length - kept;
-        if (!kept) continue;
-        copy_lists(ready.z.data() + from, apart, group.count, x, group.width, kept);
-        if (!ready.complete)
-            copy_lists(ready.is_number.data() + from, apart, group.count, mask, group.width, kept);
-        else
-            for (int64_t k = 0; k < group.count; ++k)
-                for (int64_t i = 0; i < kept; ++i) mask[k * group.width + i] = 1;
-    }
-    return lost;
+// Write a row of a group of lists, where fill value and False stand already. Return how many numbers of each branch did not fit.
+int64_t write_lists(const Group &group, const int64_t *offsets, const Tile &tile, int64_t row, const Matrix &to) {
+    static constexpr uint8_t ONES[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    const int64_t length = offsets[row + 1] - offsets[row], kept = std::min(length, group.width);
+    if (!kept) return length;
+    const int64_t from = tile.at[group.branch] + offsets[row] - offsets[tile.start];
+    const int64_t apart = offsets[tile.stop] - offsets[tile.start];
+    uint8_t *mask = to.mask + row * to.columns + group.column;
+    copy_lists(tile.z.data() + from, apart, group.count, to.x + row * to.columns + group.column, group.width, kept);
+    if (kept <= static_cast<int64_t>(sizeof ONES))
+        copy_lists(ONES, 0, group.count, mask, group.width, kept);
+    else
+        for (int64_t k = 0; k < group.count; ++k) std::memset(mask + k * group.width, 1, static_cast<size_t>(kept));
+    for (int64_t k = 0; k < group.count; ++k)
+        if (tile.odd[group.branch + k])
+            std::memcpy(mask + k * group.width, tile.is_number.data() + from + k * apart, static_cast<size_t>(kept));
+    return length - kept;
 }
 
-// Write the rows from `start` to `stop` of a group of flat columns, of which every cell has a number or the fill value.
-void write_flat(const Group group, const Ready &ready, int64_t start, int64_t stop, const Matrix to) {
-    const int64_t rows = stop - start, count = group.count * group.width;
-    uint8_t *mask = to.mask + start * to.columns + group.column;
+// Write some rows of a group of flat columns, of which every cell has a number or the fill value.
+void write_flat(const Group &group, const Tile &tile, int64_t start, int64_t stop, const Matrix &to) {
+    const int64_t width = group.width, apart = (tile.stop - tile.start) * width;
+    const int64_t from = tile.at[group.branch] + (start - tile.start) * width;
     float *x = to.x + start * to.columns + group.column;
-    if (group.width == 1)
-        transpose(ready.z.data(), rows, count, rows, x, to.columns);
+    uint8_t *mask = to.mask + start * to.columns + group.column;
+    if (width == 1)
+        transpose(tile.z.data() + from, apart, group.count, stop - start, x, to.columns);
     else
-        for (int64_t row = 0; row < rows; ++row)
+        for (int64_t row = 0; row < stop - start; ++row)
             for (int64_t k = 0; k < group.count; ++k)
-                std::memcpy(x + row * to.columns + k * group.width, ready.z.data() + (k * rows + row) * group.width,
-                            static_cast<size_t>(group.width) * sizeof(float));
-    for (int64_t row = 0; row < rows; ++row, mask += to.columns)
-        if (ready.complete)
-            std::memset(mask, 1, static_cast<size_t>(count));
-        else
-            for (int64_t k = 0; k < group.count; ++k)
-                std::memcpy(mask + k * group.width, ready.is_number.data() + (k * rows + row) * group.width,
-                            static_cast<size_t>(group.width));
+                std::memcpy(x + row * to.columns + k * width, tile.z.data() + from + k * apart + row * width,
+                            static_cast<size_t>(width) * sizeof(float));
+    for (int64_t row = 0; row < stop - start; ++row)
+        std::memset(mask + row * to.columns, 1, static_cast<size_t>(group.count * width));
+    for (int64_t k = 0; k < group.count; ++k)
+        if (tile.odd[group.branch + k])
+            for (int64_t row = 0; row < stop - start; ++row)
+                std::memcpy(mask + row * to.columns + k * width, tile.is_number.data() + from + k * apart + row * width,
+                            static_cast<size_t>(width));
 }
 
 PyObject *assemble(PyObject *, PyObject *args) {
@@ -675,7 +672,7 @@ PyObject *assemble(PyObject *, PyObject *args) {
     if (!expect(total * events == x.size(), "x")) return nullptr;
 
     std::vector<int64_t> lost(columns.size(), 0);
-    Ready ready;
+    Tile tile(columns.size());
     const auto curve_of = [&](int64_t i) {
         if (plain) return Curve{};
         const float *c = curves.data<float>() + 6 * i;
@@ -687,26 +684,25 @@ PyObject *assemble(PyObject *, PyObject *args) {
     int64_t flat = 0; // columns at the beginning that every event has
     for (size_t i = 0; i < columns.size() && !columns[i].offsets; ++i) flat += widths.data<int64_t>()[i];
     for (int64_t start = 0; start < events; start += TILE) {
-        const int64_t stop = std::min<int64_t>(start + TILE, events);
-        for (int64_t row = start; row < stop; ++row) { // in sequence, which brings it into the cache
+        tile.take(columns, start, std::min<int64_t>(start + TILE, events));
+        for (size_t i = 0; i < columns.size(); ++i) {
+            if (i + AHEAD < columns.size()) fetch(columns[i + AHEAD], start, tile.stop);
+            prepare(columns[i], i, curve_of(static_cast<int64_t>(i)), to, tile);
+        }
+        for (int64_t row = start; row < tile.stop; ++row) {
+            if ((row - start) % STRIP == 0)
+                for (const Group &group : groups)
+                    if (!columns[group.branch].offsets)
+                        write_flat(group, tile, row, std::min(row + STRIP, tile.stop), to);
             std::fill(to.x + row * total + flat, to.x + (row + 1) * total, to.fill);
             std::memset(to.mask + row * total + flat, 0, static_cast<size_t>(total - flat));
-        }
-        for (size_t g = 0; g < groups.size(); ++g) {
-            const Group &group = groups[g];
-            const Column &leader = columns[group.branch];
-            if (g + 1 < groups.size())
-                for (int64_t k = 0; k < groups[g + 1].count; ++k) fetch_ahead(columns[groups[g + 1].branch + k], start, stop);
-            const int64_t begin = leader.begin(start), count = leader.begin(stop) - begin;
-            ready.reserve(group.count * count);
-            for (int64_t k = 0; k < group.count; ++k)
-                prepare(columns[group.branch + k], begin, count, curve_of(group.branch + k), to, ready, k * count);
-            if (!leader.offsets) {
-                write_flat(group, ready, start, stop, to);
-                continue;
+            for (const Group &group : groups) {
+                const int64_t *offsets = columns[group.branch].offsets;
+                if (!offsets) continue;
+                const int64_t left_over = write_lists(group, offsets, tile, row, to);
+                if (left_over)
+                    for (int64_t k = 0; k < group.count; ++k) lost[group.branch + k] += left_over;
             }
-            const int64_t left_over = write_lists(group, leader.offsets, ready, count, start, stop, to);
-            for (int64_t k = 0; k < group.count; ++k) lost[group.branch + k] += left_over;
         }
     }
     Py_END_ALLOW_THREADS;

@@ -19,7 +19,7 @@ import deflate
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
-from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded
+from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded, stored
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
 from mlaas4hep.io.recycler import MEMORY
@@ -117,7 +117,7 @@ class BasketReader:
         """Return what the compiled loop knows to decode."""
         jobs = np.array([plans[name].job(index) for name, index in baskets], np.int64)
         sizes = np.empty(len(baskets), np.int64)
-        contents = list(contents)
+        contents = [stored(content) for content in contents]  # the loop itself inflates what zlib compressed
         KERNEL.measure(contents, jobs, sizes)
         rooms = (np.maximum(sizes, 0) + 7) // 8 * 8
         ends = np.cumsum(rooms)

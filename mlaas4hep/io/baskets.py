@@ -149,7 +149,7 @@ def stored(basket: memoryview) -> memoryview:
     if len(basket) < _KEY.size:
         return basket
     _, _, length, _, key, _ = _KEY.unpack_from(basket)
-    if not _KEY.size < key <= len(basket) or len(basket) - key == length or basket[key : key + 2] == b"ZL":
+    if not _KEY.size < key <= len(basket) or len(basket) - key == length or bytes(basket[key : key + 2]) == b"ZL":
         return basket
     try:
         content = decompress(basket[key:], length)

@@ -7,10 +7,11 @@ Which flags a script has is its own business; this is the file.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import Self
 
 from mlaas4hep.errors import ConfigError, nearest
@@ -26,6 +27,53 @@ def _as_names(value: Any) -> Any:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_names)]
+
+
+class InputParams(BaseModel):
+    """What one named input of a model is made of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    branches: Names = Field(min_length=1, description="features: names, globs, /regexes/, @files, in this order")
+    length: int | None = Field(None, ge=1, description="objects an event has room for; none: a vector")
+    sort: str = Field("", description="the branch that orders the objects; -branch: the largest first")
+    normalise: str | dict[str, str] | None = Field(None, description="as for all inputs, for this one alone")
+
+    @field_validator("normalise")
+    @classmethod
+    def _methods_are_known(cls, choice: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if choice is not None:
+            parse_choice(choice)
+        return choice
+
+    @property
+    def key(self) -> str:
+        """The branch that orders the objects, or ""."""
+        return self.sort.removeprefix("-")
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest comes first."""
+        return self.sort.startswith("-")
+
+
+def _check_input_names(inputs: dict[str, InputParams]) -> dict[str, InputParams]:
+    taken = {"x", "mask", "y", "weight", "inputs", "scores"}
+    for name, one in inputs.items():
+        if not name.isidentifier() or keyword.iskeyword(name) or name in taken or name.endswith("_mask"):
+            raise ValueError(f"'{name}' cannot name an input: it is an argument of the model, as in jets or event")
+        if one.sort and one.length is None:
+            raise ValueError(f"input '{name}' is sorted, and has no length")
+    return inputs
+
+
+def parse_inputs(inputs: Mapping[str, Mapping[str, object] | InputParams]) -> dict[str, InputParams]:
+    """Check named inputs as they stand in params.json.
+
+    Raises:
+        ConfigError: a name, a key or a value makes no sense.
+    """
+    return Params.parse({"inputs": dict(inputs)}, "inputs").inputs if inputs else {}
 
 
 class Params(BaseModel):
@@ -48,6 +96,9 @@ class Params(BaseModel):
 
     name: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="the model's name on a server; empty: the folder's")
     normalise: str | dict[str, str] = Field("auto", description="a method of METHODS, or several; see `methods`")
+    inputs: Annotated[dict[str, InputParams], AfterValidator(_check_input_names)] = Field(
+        {}, description="named tensors in place of one vector: {name: {branches, length, sort, normalise}}"
+    )
     split: list[float] = Field([0.7, 0.15, 0.15], description="shares of training, validation and test part")
     seed: int = Field(
         0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
@@ -98,10 +149,16 @@ class Params(BaseModel):
 
 def _explain(error: ValidationError, where: str, known: Mapping[str, Any]) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
+    path = [str(step) for step in first["loc"]]
+    if len(path) > 1 and path[0] == "inputs":  # the only key that holds keys
+        where, path, known = f"input '{path[1]}' of {where}", path[2:], InputParams.model_fields
+    key = path[0] if path else ""
     if first["type"] == "extra_forbidden":
         return ConfigError(
             f"{where} has an unknown key '{key}'", nearest=nearest(key, known), hint="known keys: " + ", ".join(known)
         )
     reason = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"'{key}' in {where} cannot be {first['input']!r}: {reason[0].lower()}{reason[1:]}")
+    what = f"'{key}' in {where} cannot be {first['input']!r}" if key else f"{where} cannot be {first['input']!r}"
+    if first["type"] == "missing":
+        what = f"{where} has no '{key}'"
+    return ConfigError(f"{what}: {reason[0].lower()}{reason[1:]}")

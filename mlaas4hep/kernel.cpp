@@ -3,9 +3,10 @@
 //   measure(baskets, jobs, bytes)                                baskets -> how much room their numbers take
 //   decode(baskets, jobs, spots, content, offsets, lists)        baskets -> numbers and lists
 //   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
+//   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask)     columns -> objects
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
-// Each has a twin in NumPy (in `io.baskets`, `reader.vectors` and `reader.specs`) that gives the same bits: every operation
+// Each has a twin in NumPy (in `io.baskets`, `reader.vectors`, `reader.objects` and `reader.specs`) that gives the same bits: every operation
 // below is one that IEEE 754 rounds correctly, in the same order, and the compiler is told to fuse none of them.
 
 #define PY_SSIZE_T_CLEAN
@@ -452,12 +453,34 @@ FOR_EACH_MACHINE void normalise(float *z, int64_t count, const Curve &curve) {
     for (int64_t i = 0; i < count; ++i) z[i] = final(z[i]);
 }
 
+// The constants of normalisation, branch by branch; none where values stay as they are.
+class Curves {
+  public:
+    bool take(PyObject *curves, PyObject *curved, int64_t branches) {
+        plain_ = curves == Py_None;
+        if (plain_) return true;
+        return curves_.take(curves, "f", false, "curves") && curved_.take(curved, "?", false, "curved") &&
+               expect(curves_.size() == 6 * branches && curved_.size() == branches, "curves");
+    }
+
+    bool plain() const { return plain_; }
+
+    Curve of(size_t branch) const {
+        if (plain_) return Curve{};
+        const float *c = curves_.data<float>() + 6 * branch;
+        return Curve{c[0], c[1], c[2], c[3], c[4], c[5], curved_.data<uint8_t>()[branch] != 0};
+    }
+
+  private:
+    Buffer curves_, curved_;
+    bool plain_ = true;
+};
+
 struct Matrix {
     float *x;
     uint8_t *mask;
     int64_t columns;
     float fill;
-    bool plain; // values stay as they are
 };
 
 // The numbers of some rows, normalised: those of a branch one after the other, the next branch's behind.
@@ -488,23 +511,39 @@ bool has_nan(const float *z, int64_t count) {
 
 // Convert `count` numbers and normalise them; return whether some were not numbers, and which are.
 template <class T>
-bool prepare(const T *numbers, int64_t count, const Curve &curve, const Matrix &to, float *z, uint8_t *is_number) {
+bool prepare(const T *numbers, int64_t count, const Curve &curve, bool plain, float fill, float *z, uint8_t *is_number) {
     for (int64_t i = 0; i < count; ++i) z[i] = static_cast<float>(numbers[i]);
     const bool odd = std::is_floating_point<T>::value && has_nan(z, count);
     if (odd)
         for (int64_t i = 0; i < count; ++i) is_number[i] = z[i] == z[i];
-    if (!to.plain) normalise(z, count, curve);
+    if (!plain) normalise(z, count, curve);
     if (odd)
-        for (int64_t i = 0; i < count; ++i) z[i] = is_number[i] ? z[i] : to.fill;
+        for (int64_t i = 0; i < count; ++i) z[i] = is_number[i] ? z[i] : fill;
     return odd;
 }
 
-void prepare(const Column &column, size_t branch, const Curve &curve, const Matrix &to, Tile &tile) {
-    const int64_t at = tile.at[branch], count = tile.at[branch + 1] - at;
-    dispatch(column.type, [&](auto *type) {
-        const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>() + column.begin(tile.start);
-        tile.odd[branch] = prepare(numbers, count, curve, to, tile.z.data() + at, tile.is_number.data() + at);
-    });
+// Branches ahead of which the numbers of a tile are asked for: too few of each for the processor to see it coming.
+constexpr size_t AHEAD = 16;
+
+void fetch(const Column &column, int64_t start, int64_t stop) {
+    const char *numbers = column.content.data<const char>();
+    const int64_t item = column.content.itemsize();
+    const char *end = numbers + column.begin(stop) * item;
+    for (const char *line = numbers + column.begin(start) * item; line < end; line += 64) __builtin_prefetch(line);
+}
+
+// Normalise the numbers of all branches for the rows of a tile.
+void prepare(const std::vector<Column> &columns, const Curves &curves, float fill, Tile &tile) {
+    for (size_t branch = 0; branch < columns.size(); ++branch) {
+        if (branch + AHEAD < columns.size()) fetch(columns[branch + AHEAD], tile.start, tile.stop);
+        const Column &column = columns[branch];
+        const int64_t at = tile.at[branch], count = tile.at[branch + 1] - at;
+        dispatch(column.type, [&](auto *type) {
+            const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>() + column.begin(tile.start);
+            tile.odd[branch] = prepare(numbers, count, curves.of(branch), curves.plain(), fill, tile.z.data() + at,
+                                       tile.is_number.data() + at);
+        });
+    }
 }
 
 // Branches side by side that are written together, since they have values in the same cells: flat columns, or lists of the
@@ -535,16 +574,6 @@ std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *
         first += widths[i];
     }
     return groups;
-}
-
-// Branches ahead of which the numbers of a tile are asked for: too few of each for the processor to see it coming.
-constexpr size_t AHEAD = 16;
-
-void fetch(const Column &column, int64_t start, int64_t stop) {
-    const char *numbers = column.content.data<const char>();
-    const int64_t item = column.content.itemsize();
-    const char *end = numbers + column.begin(stop) * item;
-    for (const char *line = numbers + column.begin(start) * item; line < end; line += 64) __builtin_prefetch(line);
 }
 
 #if defined(__has_builtin)
@@ -651,17 +680,15 @@ PyObject *assemble(PyObject *, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OnOOOdOO", &list, &events, &widths_object, &curves_object, &curved_object, &fill,
                           &x_object, &mask_object))
         return nullptr;
-    Buffer widths, curves, curved, x, mask;
+    Buffer widths, x, mask;
+    Curves curves;
     std::vector<Column> columns;
-    const bool plain = curves_object == Py_None;
     if (!take_columns(list, events, columns) || !widths.take(widths_object, INT64, false, "widths") ||
         !x.take(x_object, "f", true, "x") || !mask.take(mask_object, "?", true, "mask"))
         return nullptr;
-    if (!plain && (!curves.take(curves_object, "f", false, "curves") || !curved.take(curved_object, "?", false, "curved")))
-        return nullptr;
     const auto branches = static_cast<int64_t>(columns.size());
-    if (!expect(widths.size() == branches, "widths") || !expect(mask.size() == x.size(), "mask") ||
-        !expect(plain || (curves.size() == 6 * branches && curved.size() == branches), "curves"))
+    if (!curves.take(curves_object, curved_object, branches) || !expect(widths.size() == branches, "widths") ||
+        !expect(mask.size() == x.size(), "mask"))
         return nullptr;
     int64_t total = 0;
     for (int64_t i = 0; i < branches; ++i) {
@@ -673,22 +700,14 @@ PyObject *assemble(PyObject *, PyObject *args) {
 
     std::vector<int64_t> lost(columns.size(), 0);
     Tile tile(columns.size());
-    const auto curve_of = [&](int64_t i) {
-        if (plain) return Curve{};
-        const float *c = curves.data<float>() + 6 * i;
-        return Curve{c[0], c[1], c[2], c[3], c[4], c[5], curved.data<uint8_t>()[i] != 0};
-    };
     Py_BEGIN_ALLOW_THREADS;
-    const Matrix to{x.data<float>(), mask.data<uint8_t>(), total, static_cast<float>(fill), plain};
+    const Matrix to{x.data<float>(), mask.data<uint8_t>(), total, static_cast<float>(fill)};
     const std::vector<Group> groups = groups_of(columns, widths.data<int64_t>(), events);
     int64_t flat = 0; // columns at the beginning that every event has
     for (size_t i = 0; i < columns.size() && !columns[i].offsets; ++i) flat += widths.data<int64_t>()[i];
     for (int64_t start = 0; start < events; start += TILE) {
         tile.take(columns, start, std::min<int64_t>(start + TILE, events));
-        for (size_t i = 0; i < columns.size(); ++i) {
-            if (i + AHEAD < columns.size()) fetch(columns[i + AHEAD], start, tile.stop);
-            prepare(columns[i], i, curve_of(static_cast<int64_t>(i)), to, tile);
-        }
+        prepare(columns, curves, to.fill, tile);
         for (int64_t row = start; row < tile.stop; ++row) {
             if ((row - start) % STRIP == 0)
                 for (const Group &group : groups)
@@ -711,6 +730,83 @@ PyObject *assemble(PyObject *, PyObject *args) {
     if (!result) return nullptr;
     for (size_t i = 0; i < lost.size(); ++i) PyList_SET_ITEM(result, i, PyLong_FromLongLong(lost[i]));
     return result;
+}
+
+// ------------------------------------------------------------------------------------------- columns -> objects
+
+// Put the positions of a list's numbers in order: the smallest, or largest, first; those that are no numbers last; equal ones
+// as they come.
+template <class T> void sort_positions(const T *numbers, int64_t length, bool descending, std::vector<int64_t> &positions) {
+    positions.resize(static_cast<size_t>(length));
+    for (int64_t i = 0; i < length; ++i) positions[i] = i;
+    const auto before = [&](int64_t one, int64_t other) {
+        const T a = numbers[one], b = numbers[other];
+        if (a != a || b != b) return a == a;
+        return descending ? a > b : a < b;
+    };
+    if (!std::is_sorted(positions.begin(), positions.end(), before))
+        std::stable_sort(positions.begin(), positions.end(), before);
+}
+
+PyObject *assemble_objects(PyObject *, PyObject *args) {
+    PyObject *list, *keys, *curves_object, *curved_object, *x_object, *mask_object;
+    Py_ssize_t events, length;
+    int descending;
+    double fill;
+    if (!PyArg_ParseTuple(args, "OnnOpOOdOO", &list, &events, &length, &keys, &descending, &curves_object, &curved_object,
+                          &fill, &x_object, &mask_object))
+        return nullptr;
+    Buffer x, mask;
+    Curves curves;
+    std::vector<Column> columns, key;
+    if (!take_columns(list, events, columns) || !take_columns(keys, events, key) || !x.take(x_object, "f", true, "x") ||
+        !mask.take(mask_object, "?", true, "mask"))
+        return nullptr;
+    const auto features = static_cast<int64_t>(columns.size());
+    if (!curves.take(curves_object, curved_object, features) || !expect(features > 0 && key.size() <= 1, "columns") ||
+        !expect(length >= 0 && x.size() == events * length * features, "x") || !expect(mask.size() == events * length, "mask"))
+        return nullptr;
+    const int64_t *offsets = columns[0].offsets;
+    const auto alike = [&](const Column &column) {
+        return column.offsets && (column.offsets == offsets ||
+                                  std::memcmp(column.offsets, offsets, static_cast<size_t>(events + 1) * sizeof(int64_t)) == 0);
+    };
+    if (!expect(offsets && std::all_of(columns.begin(), columns.end(), alike) && std::all_of(key.begin(), key.end(), alike),
+                "lists"))
+        return nullptr;
+    int64_t lost = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    Tile tile(columns.size());
+    std::vector<int64_t> positions;
+    const auto blank = static_cast<float>(fill);
+    for (int64_t start = 0; start < events; start += TILE) {
+        tile.take(columns, start, std::min<int64_t>(start + TILE, events));
+        prepare(columns, curves, blank, tile);
+        const int64_t apart = tile.at[1];
+        for (int64_t row = start; row < tile.stop; ++row) {
+            const int64_t from = offsets[row] - offsets[start], found = offsets[row + 1] - offsets[row];
+            const int64_t kept = std::min<int64_t>(found, length);
+            const float *z = tile.z.data() + from;
+            float *to = x.data<float>() + row * length * features;
+            lost += found - kept;
+            if (key.empty()) {
+                transpose(z, apart, features, kept, to, features);
+            } else {
+                dispatch(key[0].type, [&](auto *type) {
+                    const auto *numbers = key[0].content.template data<std::remove_pointer_t<decltype(type)>>();
+                    sort_positions(numbers + offsets[row], found, descending, positions);
+                });
+                for (int64_t i = 0; i < kept; ++i)
+                    for (int64_t k = 0; k < features; ++k) to[i * features + k] = z[k * apart + positions[i]];
+            }
+            std::fill(to + kept * features, to + length * features, blank);
+            uint8_t *is_object = mask.data<uint8_t>() + row * length;
+            std::memset(is_object, 1, static_cast<size_t>(kept));
+            std::memset(is_object + kept, 0, static_cast<size_t>(length - kept));
+        }
+    }
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromLongLong(lost);
 }
 
 // ----------------------------------------------------------------------------------------- columns -> statistics
@@ -1013,6 +1109,8 @@ PyMethodDef methods[] = {
     {"measure", measure, METH_VARARGS, "measure(baskets, jobs, bytes)"},
     {"decode", decode, METH_VARARGS, "decode(baskets, jobs, spots, content, offsets, lists)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
+    {"assemble_objects", assemble_objects, METH_VARARGS,
+     "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask) -> lost"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -79,6 +79,7 @@ def test_ordinary_values_and_infinities_become_finite_and_nan_becomes_the_fill(m
 @settings(max_examples=150, deadline=None)
 @example(values=[-3e38, 3e38])
 @example(values=[0.0] * 5 + [1e-29] * 5 + [1e38])
+@example(values=[3.4e38] * 99 + [-3.4e38])  # most lie beyond what is clipped
 @given(values=st.lists(st.floats(width=32), min_size=1))
 def test_any_float32_becomes_finite(method, values):
     with np.errstate(over="ignore"):  # 3e38 is no float32 exactly

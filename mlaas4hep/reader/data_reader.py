@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from queue import SimpleQueue
@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from mlaas4hep import console
 from mlaas4hep.closing import Closing
+from mlaas4hep.config import InputParams, parse_inputs
 from mlaas4hep.errors import ConfigError, FileUnreadable, SpecsMismatch, Unreachable
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.ahead import ahead
@@ -32,13 +33,13 @@ from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.methods import Choice, parse_choice
+from mlaas4hep.reader.inputs import VECTOR, Inputs, branches_of
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics
-from mlaas4hep.reader.vectors import vectorise
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +47,34 @@ class Chunk:
     """Some consecutive events as vectors.
 
     Attributes:
-        x: float32 (events, features); normalised values are finite, padding and NaN hold the fill value.
+        inputs: float32 tensors (events, ...) and bool masks by name, see `reader.inputs`.
+        x: the vectors, float32 (events, features); normalised values are finite, padding and NaN hold the fill value.
         mask: bool (events, features), True where a real value stands, False where padding or NaN does.
         ids: the identifier's columns, each (events,) in the file's own integer type; never features.
         extra: further flat columns that were asked for (labels, weights), as read.
         entries: int64 (events,), the entry numbers of the events in the file.
     """
 
-    x: np.ndarray
-    mask: np.ndarray
+    inputs: Mapping[str, np.ndarray]
     ids: Mapping[str, np.ndarray]
     extra: Mapping[str, np.ndarray]
     entries: np.ndarray
 
+    @property
+    def x(self) -> np.ndarray:
+        return self.inputs[VECTOR]
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.inputs["mask"]
+
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.entries)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Chunk:
         """Return some of the rows: a slice, an index or a bool mask."""
         return Chunk(
-            self.x[rows],
-            self.mask[rows],
+            {name: values[rows] for name, values in self.inputs.items()},
             {name: values[rows] for name, values in self.ids.items()},
             {name: values[rows] for name, values in self.extra.items()},
             self.entries[rows],
@@ -91,6 +99,7 @@ class ReadOptions:
         workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
         patience: how long to wait for servers.
         on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read.
+        inputs: named tensors in place of one vector of the selected branches.
     """
 
     branch: str = "Events"
@@ -107,6 +116,7 @@ class ReadOptions:
     workers: int = 1
     patience: Patience = PATIENCE
     on_error: str = "raise"
+    inputs: Mapping[str, InputParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chunk_size < 1:
@@ -152,6 +162,7 @@ class DataReader(Closing):
         timeout: float = PATIENCE.timeout,
         retries: int = PATIENCE.retries,
         on_error: str = "raise",
+        inputs: Mapping[str, Mapping[str, object] | InputParams] | None = None,
     ) -> None:
         """Open a file.
 
@@ -160,6 +171,7 @@ class DataReader(Closing):
             specs: a file or a `Specs`; None makes them by a first pass when they are first needed.
             nan: what stands in x where there is no value.
             preproc: a preproc.json, a Python file with `preprocessing(events)`, or a `Preproc`.
+            inputs: named tensors in place of one vector: {"jets": {"branches": ["Jet_pt"], "length": 8}}.
             timeout, retries: how long to wait for servers, in seconds, and how often to try again; see `Patience`.
 
         The rest is described at `ReadOptions`.
@@ -186,6 +198,7 @@ class DataReader(Closing):
             workers,
             Patience(timeout, retries),
             on_error,
+            parse_inputs(inputs or {}),
         )
         self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
 
@@ -222,6 +235,10 @@ class DataReader(Closing):
         self.identifier = flat_columns(self.available, options.identifier, where, optional)
         flat_columns(self.available, options.extra, where)
         chosen = options.selected_branches
+        if options.inputs:
+            if chosen:
+                raise ConfigError("both selected branches and inputs are given", hint="name all branches in the inputs")
+            chosen = branches_of(options.inputs, self.available, where)
         if specs is not None and not chosen:
             self.features = list(VectorLayout.of(specs).branches)
         else:
@@ -253,6 +270,11 @@ class DataReader(Closing):
         if self._specs is None:
             self._specs = self.first_pass()
         return self._specs
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The tensors that chunks hold."""
+        return Inputs.of(self.specs, self.options.inputs, self.options.normalise)
 
     @cached_property
     def layout(self) -> VectorLayout:
@@ -302,12 +324,10 @@ class DataReader(Closing):
             FileUnreadable: the bytes cannot be had or are damaged.
         """
         values, entries = self._read(start, stop)
-        normalisation, fill = (None, np.nan) if raw else (self.normalisation, self.options.fill)
-        x, mask, truncated = vectorise(values, len(entries), self.layout, normalisation, fill)
+        arrays, truncated = self.inputs.make(values, len(entries), raw, self.options.fill)
         self._note(truncated)
         return Chunk(
-            x,
-            mask,
+            arrays,
             _flat(values, self.identifier),
             _flat(values, self.options.extra),
             entries,
@@ -319,7 +339,7 @@ class DataReader(Closing):
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events."""
-        self.normalisation  # noqa: B018  made here, once, and not by several threads
+        self.inputs  # noqa: B018  made here, once, and not by several threads
         for block in ahead(lambda span: self.read_block(*span), self.blocks(), self._threads):
             pieces = max(1, -(-len(block) // self.options.chunk_size))
             edges = [len(block) * i // pieces for i in range(pieces + 1)]

@@ -21,14 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.methods import Choice, parse_choice
 from mlaas4hep.reader import sketch
-from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.selection import match
 from mlaas4hep.reader.specs import FLOAT32_MAX, BranchSpecs, Specs
 
@@ -41,6 +41,18 @@ MARGIN = 10.0
 
 TINY = 1e-30
 """What is no larger has an inverse that might not be a float32."""
+
+
+class Layout(Protocol):
+    """Branches, and how many columns each has."""
+
+    @property
+    def branches(self) -> Sequence[str]:
+        """Their names, in order."""
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Their columns."""
 
 
 class Curve(NamedTuple):
@@ -72,7 +84,7 @@ class Normalisation:
     bends: np.ndarray
 
     @classmethod
-    def of(cls, specs: Specs, layout: VectorLayout, choice: Choice = "auto") -> Normalisation:
+    def of(cls, specs: Specs, layout: Layout, choice: Choice = "auto") -> Normalisation:
         """Work out the constants from specs.
 
         Raises:
@@ -116,11 +128,11 @@ class Normalisation:
         """Normalise a matrix in place and tell values from padding.
 
         Args:
-            x: float32 (events, features), NaN where there is no value; normalised values are finite.
+            x: float32 (..., features), NaN where there is no value; normalised values are finite.
             fill: written where there is no value.
 
         Returns:
-            mask, bool (events, features), True where a value stands.
+            mask, bool, of the same shape, True where a value stands.
         """
         mask: np.ndarray = ~np.isnan(x)
         if not self.is_plain:
@@ -129,7 +141,7 @@ class Normalisation:
             np.subtract(x, centre, out=x)
             np.multiply(x, scale, out=x)
             if self.curved.any():
-                x[:, self.curved] = asinh(x[:, self.curved])
+                x[..., self.curved] = asinh(x[..., self.curved])
             np.subtract(x, offset, out=x)
             np.multiply(x, gain, out=x)
             np.add(x, 0, out=x)  # never -0
@@ -185,12 +197,12 @@ def _inverse(value: float) -> float:
 def _minmax(branch: BranchSpecs) -> Curve:
     low, high = _bounds(branch)
     minimum, maximum = branch.minimum or 0.0, branch.maximum or 0.0
-    return Curve(low, high, centre=max(minimum, low), scale=_inverse(maximum - minimum))
+    return Curve(low, high, centre=min(max(minimum, low), high), scale=_inverse(maximum - minimum))
 
 
 def _standard(branch: BranchSpecs) -> Curve:
     low, high = _bounds(branch)
-    return Curve(low, high, centre=branch.mean, scale=_inverse(branch.std))
+    return Curve(low, high, centre=min(max(branch.mean, low), high), scale=_inverse(branch.std))
 
 
 def _auto(branch: BranchSpecs) -> Curve:
@@ -212,7 +224,7 @@ def _auto(branch: BranchSpecs) -> Curve:
     bent = np.arcsinh((centres - median) / spread)
     offset = float(np.average(bent, weights=counts))
     deviation = float(np.sqrt(np.average((bent - offset) ** 2, weights=counts)))
-    return Curve(low, high, float(median), 1.0 / spread, offset, _inverse(deviation), curved=True)
+    return Curve(low, high, float(min(max(median, low), high)), 1.0 / spread, offset, _inverse(deviation), curved=True)
 
 
 _MAKE: dict[str, Callable[[BranchSpecs], Curve]] = {

@@ -1,0 +1,150 @@
+"""What a model is given: one vector of everything, or several named tensors.
+
+    inputs = Inputs.of(specs, {"jets": InputParams(branches=["Jet_pt", "Jet_eta"], length=8, sort="-Jet_pt"),
+                               "event": InputParams(branches=["MET_pt"])})
+    inputs.shapes                                   # {"jets": (8, 2), "event": (1,)}
+    arrays, lost = inputs.make(values, events)      # "jets" (n, 8, 2), "jets_mask" (n, 8), "event" (n, 1), "event_mask"
+
+Without names there is one input, "x", the vector of all branches, and its "mask".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mlaas4hep.config import InputParams
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.io import Columns, Kind
+from mlaas4hep.methods import Choice
+from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.normalise import Normalisation
+from mlaas4hep.reader.objects import ObjectLayout, tensorise
+from mlaas4hep.reader.selection import match
+from mlaas4hep.reader.specs import Specs
+from mlaas4hep.reader.vectors import vectorise
+
+VECTOR = "x"
+"""The input that there is where none is named."""
+
+Arrays = dict[str, np.ndarray]
+"""Inputs and their masks by name."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that a model is given, and how it is made."""
+
+    name: str
+    layout: VectorLayout | ObjectLayout
+    normalisation: Normalisation
+
+    @property
+    def mask(self) -> str:
+        """The name of its mask."""
+        return "mask" if self.name == VECTOR else f"{self.name}_mask"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one event: (features,), or (objects, features)."""
+        return self.layout.shape if isinstance(self.layout, ObjectLayout) else (self.layout.width,)
+
+    def make(self, values: Columns, events: int, raw: bool, fill: float) -> tuple[Arrays, dict[str, int]]:
+        """Return the tensor and its mask by name; and by branch, how many values did not fit."""
+        normalisation, blank = (None, np.nan) if raw else (self.normalisation, fill)
+        if isinstance(self.layout, ObjectLayout):
+            x, mask, count = tensorise(values, events, self.layout, normalisation, blank)
+            lost = dict.fromkeys(self.layout.branches, count) if count else {}
+        else:
+            x, mask, lost = vectorise(values, events, self.layout, normalisation, blank)
+        return {self.name: x, self.mask: mask}, lost
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a model is given; see the module's docstring."""
+
+    members: tuple[Input, ...]
+
+    @classmethod
+    def of(cls, specs: Specs, params: Mapping[str, InputParams] | None = None, normalise: Choice = "auto") -> Inputs:
+        """Lay out the branches of some specs.
+
+        Args:
+            params: what the inputs are called and made of; none: a vector of all branches.
+            normalise: how, where an input does not say it for itself.
+
+        Raises:
+            ConfigError: an input cannot be made of its branches.
+            BranchNotFound: the specs lack a branch.
+        """
+        if not params:
+            layout = VectorLayout.of(specs)
+            return cls((Input(VECTOR, layout, Normalisation.of(specs, layout, normalise)),))
+        return cls(tuple(_input(name, specs, one, normalise) for name, one in params.items()))
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one event, by name, without masks."""
+        return {one.name: one.shape for one in self.members}
+
+    @property
+    def width(self) -> int:
+        """Numbers an event, masks not counted."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def make(self, values: Columns, events: int, raw: bool = False, fill: float = 0.0) -> tuple[Arrays, dict[str, int]]:
+        """Make the tensors of some events.
+
+        Args:
+            values: every branch, over the same events.
+            raw: leave values as they are, NaN where there is none.
+            fill: what stands where there is no value.
+
+        Returns:
+            float32 tensors (events, ...) and bool masks by name; and by branch, how many values did not fit.
+        """
+        arrays: Arrays = {}
+        lost: dict[str, int] = {}
+        for one in self.members:
+            mine, cut = one.make(values, events, raw, fill)
+            arrays |= mine
+            lost |= cut
+        return arrays, lost
+
+
+def branches_of(params: Mapping[str, InputParams], columns: Mapping[str, object], where: str) -> list[str]:
+    """Return the columns that some inputs are made of.
+
+    Raises:
+        BranchNotFound: a column is missing.
+    """
+    wanted = [pattern for one in params.values() for pattern in (*one.branches, *([one.key] if one.key else []))]
+    return match(columns, wanted, where)
+
+
+def _input(name: str, specs: Specs, params: InputParams, normalise: Choice) -> Input:
+    where = f"what input '{name}' can be made of"
+    branches = [branch for pattern in params.branches for branch in match(specs.branches, [pattern], where)]
+    branches = list(dict.fromkeys(branches))  # in the order asked for, each once
+    choice = params.normalise if params.normalise is not None else normalise
+    layout: VectorLayout | ObjectLayout
+    if params.length is None:
+        layout = VectorLayout.of(Specs({branch: specs.branches[branch] for branch in branches}))
+    else:
+        _check_lists(name, branches, specs)
+        layout = ObjectLayout(name, tuple(branches), params.length, params.key, params.descending)
+    return Input(name, layout, Normalisation.of(specs, layout, choice))
+
+
+def _check_lists(name: str, branches: Sequence[str], specs: Specs) -> None:
+    for branch in branches:
+        if specs.branches[branch].kind is Kind.FLAT:
+            raise ConfigError(
+                f"input '{name}' has a length, but '{branch}' is one number an event",
+                hint="put it into an input without length",
+            )

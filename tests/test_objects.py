@@ -1,0 +1,78 @@
+"""Objects of events against awkward-array, and the compiled way against the one in NumPy, bit by bit."""
+
+import awkward as ak
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numbers_of import tables
+from test_statistics import expected, needs_kernel
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.io import Jagged
+from mlaas4hep.reader import METHODS, Normalisation
+from mlaas4hep.reader.objects import ObjectLayout, tensorise, with_kernel, with_numpy
+
+
+def collection(events, seed=0, names=("pt", "eta", "index")):
+    """Lists of the same lengths, in no order."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 7, events))])
+    return {name: Jagged(offsets, rng.permutation(offsets[-1]).astype("f4")) for name in names}
+
+
+@pytest.mark.parametrize("length", [1, 4, 9])
+@pytest.mark.parametrize("descending", [False, True])
+def test_objects_are_those_of_awkward_array(length, descending):
+    table = collection(200)
+    layout = ObjectLayout("jets", ("pt", "eta"), length, "index", descending)
+    x, mask, lost = tensorise(table, 200, layout, None, 0.0)
+    arrays = {name: ak.unflatten(lists.content, lists.counts) for name, lists in table.items()}
+    order = ak.argsort(arrays["index"], ascending=not descending)
+    for index, name in enumerate(layout.branches):
+        truth = ak.fill_none(ak.pad_none(arrays[name][order], length, clip=True), 0)
+        assert np.array_equal(x[:, :, index], ak.to_numpy(truth))
+    counts = ak.to_numpy(ak.num(arrays["pt"]))
+    assert np.array_equal(mask.sum(axis=1), np.minimum(counts, length))
+    assert (np.diff(mask.astype(int)) <= 0).all()
+    assert lost == np.maximum(counts - length, 0).sum()
+
+
+@needs_kernel
+@given(tables(), st.integers(1, 5), st.sampled_from([None, *METHODS]), st.sampled_from([np.nan, 0.0, -7.5]), st.data())
+def test_any_lists_give_the_same_bits_compiled(block, length, method, fill, data):
+    table, events = block
+    lists = [name for name, values in table.items() if isinstance(values, Jagged)]
+    if not lists:
+        return
+    first = table[lists[0]]
+    alike = [name for name in lists if np.array_equal(table[name].offsets, first.offsets)]
+    sort = data.draw(st.sampled_from(["", *alike]))
+    layout = ObjectLayout("some", tuple(alike), length, sort, data.draw(st.booleans()))
+    normalisation = Normalisation.of(expected([block]), layout, method) if method else None
+    arguments = ([table[name] for name in alike], table[sort] if sort else None, events, layout, normalisation, fill)
+    for found, truth in zip(with_kernel(*arguments), with_numpy(*arguments), strict=True):
+        found, truth = (np.asarray(values) for values in (found, truth))
+        assert np.array_equal(found, truth, equal_nan=found.dtype.kind == "f")
+        assert np.array_equal(np.signbit(found[~np.isnan(found)]), np.signbit(truth[~np.isnan(truth)]))
+
+
+def test_equal_keys_keep_their_order_and_nan_comes_last():
+    offsets = np.array([0, 4])
+    table = {"key": Jagged(offsets, np.array([1, np.nan, 3, 1.0])), "value": Jagged(offsets, np.arange(4))}
+    for descending, truth in [(False, [0, 3, 2, 1]), (True, [2, 0, 3, 1])]:
+        x, _, _ = tensorise(table, 1, ObjectLayout("o", ("value",), 4, "key", descending), None)
+        assert x[0, :, 0].tolist() == truth
+
+
+def test_a_value_that_is_nan_is_filled_and_the_object_stays():
+    table = {"pt": Jagged(np.array([0, 2, 2]), np.array([np.nan, 2.0]))}
+    x, mask, _ = tensorise(table, 2, ObjectLayout("o", ("pt",), 3), None, 0.0)
+    assert x[..., 0].tolist() == [[0, 2, 0], [0, 0, 0]]
+    assert mask.tolist() == [[True, True, False], [False, False, False]]
+
+
+def test_lists_of_two_collections_are_refused_by_name():
+    table = {"pt": Jagged(np.array([0, 2]), np.zeros(2)), "eta": Jagged(np.array([0, 1]), np.zeros(1))}
+    with pytest.raises(ConfigError, match=r"input 'jets': 'pt' and 'eta' have lists of different lengths"):
+        tensorise(table, 1, ObjectLayout("jets", ("pt", "eta"), 3), None)

@@ -20,7 +20,9 @@ def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
     mask = rng.uniform(size=x.shape) > 0.2
     mask[:, 0] = True
     x[~mask] = 0
-    every = Batch(x, mask, y, np.ones(events, np.float32), {}, np.zeros(events, np.int32), np.arange(events))
+    every = Batch(
+        {"x": x, "mask": mask}, y, np.ones(events, np.float32), {}, np.zeros(events, np.int32), np.arange(events)
+    )
     return [every[start : start + size] for start in range(0, events, size)]
 
 

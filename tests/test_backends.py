@@ -104,11 +104,9 @@ def test_models_as_users_write_them_keep_the_contract(name, tmp_path):
 def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
     once = toy_batches(events=64, size=64)[0]
     weights = np.random.default_rng(0).integers(1, 4, 64)
-    weighted = Batch(once.x, once.mask, once.y, weights.astype(np.float32), {}, once.file, once.entry)
+    weighted = Batch(once.inputs, once.y, weights.astype(np.float32), {}, once.file, once.entry)
     repeated = once[np.repeat(np.arange(64), weights)]
-    repeated = Batch(
-        repeated.x, repeated.mask, repeated.y, np.ones_like(repeated.weight), {}, repeated.file, repeated.entry
-    )
+    repeated = Batch(repeated.inputs, repeated.y, np.ones_like(repeated.weight), {}, repeated.file, repeated.entry)
     file = write(tmp_path, MODELS[name])
     losses = [make_backend(file, WIDTH, 2, seed=5).fit([batch]) for batch in (weighted, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -13,7 +13,10 @@ def numbered(start, stop):
     """Events whose every field can be told from their number."""
     number = np.arange(start, stop)
     return Batch(
-        x=np.stack([number, -number], axis=1).astype(np.float32), mask=np.stack([number % 2 == 0, number > 0], axis=1),
+        inputs={
+            "x": np.stack([number, -number], axis=1).astype(np.float32),
+            "mask": np.stack([number % 2 == 0, number > 0], axis=1),
+        },
         y=number % 3, weight=number.astype(np.float32), ids={"event": number + 2**60}, file=number.astype(np.int32),
         entry=number,
     )  # fmt: skip

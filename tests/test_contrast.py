@@ -15,8 +15,8 @@ def events():
     x = np.stack([number, number, np.where(number % 2, 0, number + 0.5)], axis=1).astype(np.float32)
     mask = np.stack([number >= 0, number >= 0, number % 2 == 0], axis=1)
     return Batch(
-        x, mask, np.ones(count, np.int64), np.ones(count, np.float32), {"event": number}, np.zeros(count, np.int32),
-        number,
+        {"x": x, "mask": mask}, np.ones(count, np.int64), np.ones(count, np.float32), {"event": number},
+        np.zeros(count, np.int32), number,
     )  # fmt: skip
 
 

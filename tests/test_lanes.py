@@ -12,7 +12,7 @@ def batch_of(numbers):
     entry = np.array(numbers, np.int64)
     count = len(entry)
     return Batch(
-        np.zeros((count, 1), np.float32), np.ones((count, 1), bool), np.zeros(count, np.int64),
+        {"x": np.zeros((count, 1), np.float32), "mask": np.ones((count, 1), bool)}, np.zeros(count, np.int64),
         np.ones(count, np.float32), {}, np.zeros(count, np.int32), entry,
     )  # fmt: skip
 

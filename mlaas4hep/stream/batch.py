@@ -7,8 +7,9 @@ How the events of a batch are chosen is decided in `generator`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from typing_extensions import Self
@@ -19,40 +20,57 @@ class Batch:
     """Some events of a sample.
 
     Attributes:
-        x: float32 (events, features), normalised, 0 where there is no value.
-        mask: bool (events, features), True where a value stands.
+        inputs: what a model is given, by name: float32 tensors (events, ...), normalised, 0 where there is no value,
+            and bool masks; see `reader.inputs`.
         y: int64 (events,), the class of each event.
         weight: float32 (events,).
         ids: the identifier's columns, uint64 (events,) each; int64 or float64 where a file has signed or real ones.
         file: int32 (events,), index of the file that the event came from.
         entry: int64 (events,), number of the event in that file; -1 for the shuffled copies of `contrast`.
+        x: the vectors, float32 (events, features), where the params name no inputs.
+        mask: bool (events, features), True where a value stands.
     """
 
-    x: np.ndarray
-    mask: np.ndarray
+    inputs: Mapping[str, np.ndarray]
     y: np.ndarray
     weight: np.ndarray
     ids: Mapping[str, np.ndarray]
     file: np.ndarray
     entry: np.ndarray
 
+    @property
+    def x(self) -> np.ndarray:
+        return self.inputs["x"]
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.inputs["mask"]
+
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Self:
         """Return some of the events: a slice, an index or a bool mask."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "ids"}
-        ids = {name: values[rows] for name, values in self.ids.items()}
-        return type(self)(ids=ids, **{name: values[rows] for name, values in arrays.items()})
+        return self._map(lambda values: values[rows])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Return the events of at least one part, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        names = [field.name for field in fields(cls) if field.name != "ids"]
-        ids = {name: np.concatenate([part.ids[name] for part in parts]) for name in parts[0].ids}
-        return cls(ids=ids, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        first, *others = parts
+        if not others:
+            return first
+        return first._map(lambda *columns: np.concatenate(columns), *others)
+
+    def _map(self, do: Callable[..., np.ndarray], *others: Self) -> Self:
+        """Return a batch of what `do` makes of each array, and of the same array of other batches."""
+        made: dict[str, Any] = {}
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), [getattr(other, field.name) for other in others]
+            if isinstance(mine, Mapping):
+                made[field.name] = {name: do(mine[name], *(each[name] for each in theirs)) for name in mine}
+            else:
+                made[field.name] = do(mine, *theirs)
+        return type(self)(**made)
 
 
 def rebatch(chunks: Iterable[Batch], size: int) -> Iterator[Batch]:

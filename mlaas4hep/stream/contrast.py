@@ -20,8 +20,7 @@ def with_shuffled_copies(events: Batch, rng: np.random.Generator) -> Batch:
     rows = rng.permuted(np.broadcast_to(np.arange(count)[:, None], (count, width)), axis=0)
     columns = np.arange(width)
     copies = Batch(
-        x=events.x[rows, columns],
-        mask=events.mask[rows, columns],
+        inputs={name: values[rows, columns] for name, values in events.inputs.items()},
         y=np.zeros(count, np.int64),
         weight=events.weight,
         ids={name: np.zeros_like(values) for name, values in events.ids.items()},

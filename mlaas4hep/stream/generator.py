@@ -68,7 +68,7 @@ class DataGenerator(Closing):
         self.params = parse_params(params)
         self.sample = Sample(files, labels, self.params, specs, preproc)
         groups = self.sample.labels.by_file or [0] * len(self.sample.files)
-        self._plan = plan(self.layout.width, len(set(groups)), len(self.sample.files))
+        self._plan = plan(self.sample.inputs.width, len(set(groups)), len(self.sample.files))
         lanes = make_lanes(self.sample.entries, groups, self._plan.lanes)
         self._lanes = [lane for lane in lanes if sum(self.sample.entries[file] for file in lane)]
 
@@ -81,6 +81,11 @@ class DataGenerator(Closing):
     def layout(self) -> VectorLayout:
         """Which column of x holds what."""
         return self.sample.layout
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one event, by input, without masks: {"x": (features,)} where the params name no inputs."""
+        return self.sample.inputs.shapes
 
     @property
     def columns(self) -> list[str]:
@@ -110,7 +115,7 @@ class DataGenerator(Closing):
             shuffle: whether the order is random; None: as the params say.
 
         Yields:
-            Batch with x float32 (n, features), 0 where the mask is False. n <= batch_size; the last may be short.
+            Batch of n events, n <= batch_size; the last may be short.
 
         Raises:
             FileUnreadable: a file cannot be read any more, or is damaged.

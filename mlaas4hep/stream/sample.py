@@ -23,6 +23,7 @@ from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
 from mlaas4hep.reader import DataReader, Normalisation, ReadOptions, Specs, VectorLayout
+from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
@@ -40,6 +41,7 @@ class Sample:
         files: paths, URLs or LFNs, in the order given.
         labels: the classes, and which event is of which.
         specs: of all files together.
+        inputs: the tensors that events become.
         layout, normalisation: how events become rows of x.
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
@@ -76,8 +78,11 @@ class Sample:
         self.specs = self._examine()
         self._known = self.specs
         self.close()  # the readers know only their own file's specs
+        self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
         self.layout = VectorLayout.of(self.specs)
         self.normalisation = Normalisation.of(self.specs, self.layout, params.normalise)
+        if self.labels.contrast and not branch and params.inputs:
+            raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
         if branch:
             self.labels = labels_by_branch(branch, self._unique(branch))
 
@@ -161,8 +166,7 @@ class Sample:
             chunk = chunk[part_of(hashed, self.params.split) == PARTS.index(part)]
         column = chunk.extra[self.labels.branch] if self.labels.branch else None
         return Batch(
-            chunk.x,
-            chunk.mask,
+            chunk.inputs,
             self.labels.of(file, len(chunk), column),
             np.ones(len(chunk), np.float32),
             {name: _convert(values, self._id_types[name], name) for name, values in chunk.ids.items()},
@@ -213,6 +217,7 @@ def _read_options(params: Params, preproc: Preproc | None, label: str | None, fi
         workers=max(params.workers // files, 1),
         patience=Patience(params.timeout, params.retries),
         on_error=params.on_error,
+        inputs=params.inputs,
     )
 
 

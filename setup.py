@@ -22,6 +22,7 @@ EXTRAS = {
 }
 # Not in all: s3fs wants versions of its own of much that others want too.
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "s3" for package in packages})
+EXTRAS["bench"] = ["weaver-core>=0.5"]  # what is measured beside us
 EXTRAS["test"] = [
     "hypothesis>=6",
     "mypy>=1.15",

@@ -99,7 +99,10 @@ class Params(BaseModel):
     inputs: Annotated[dict[str, InputParams], AfterValidator(_check_input_names)] = Field(
         {}, description="named tensors in place of one vector: {name: {branches, length, sort, normalise}}"
     )
-    split: list[float] = Field([0.7, 0.15, 0.15], description="shares of training, validation and test part")
+    weight: str = Field("", description="weight of an event: a branch or an expression; negative ones are kept")
+    split: list[float] | dict[str, str] = Field(
+        [0.7, 0.15, 0.15], description="shares of training, validation, test part; or {valid: expression, test: ...}"
+    )
     seed: int = Field(
         0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
     )
@@ -117,7 +120,11 @@ class Params(BaseModel):
 
     @field_validator("split")
     @classmethod
-    def _shares_add_up(cls, shares: list[float]) -> list[float]:
+    def _shares_add_up(cls, shares: list[float] | dict[str, str]) -> list[float] | dict[str, str]:
+        if isinstance(shares, dict):
+            if set(shares) != {"valid", "test"}:
+                raise ValueError('expressions for "valid" and "test" are needed; the rest is for training')
+            return shares
         if not (len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError("three positive shares that add up to 1 are needed, as in [0.7, 0.15, 0.15]")
         return shares

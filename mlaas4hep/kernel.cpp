@@ -4,10 +4,12 @@
 //   decode(baskets, jobs, spots, content, offsets, lists)        baskets -> numbers and lists
 //   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
 //   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask)     columns -> objects
+//   gather(sources, block, row, out)                             rows of blocks -> a batch
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
-// Each has a twin in NumPy (in `io.baskets`, `reader.vectors`, `reader.objects` and `reader.specs`) that gives the same bits: every operation
-// below is one that IEEE 754 rounds correctly, in the same order, and the compiler is told to fuse none of them.
+// Each has a twin in NumPy (in `io.baskets`, `reader.vectors`, `reader.objects`, `reader.specs` and `stream.picks`) that gives
+// the same bits: every operation below is one that IEEE 754 rounds correctly, in the same order, and the compiler is told to
+// fuse none of them.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -809,6 +811,47 @@ PyObject *assemble_objects(PyObject *, PyObject *args) {
     return PyLong_FromLongLong(lost);
 }
 
+// ------------------------------------------------------------------------------------------- blocks -> a batch
+
+// gather(sources, block, row, out): copy row[i] of sources[block[i]] to row i of `out`, arrays whose rows are of one size.
+PyObject *gather(PyObject *, PyObject *args) {
+    PyObject *list, *block_object, *row_object, *out_object;
+    if (!PyArg_ParseTuple(args, "OOOO", &list, &block_object, &row_object, &out_object)) return nullptr;
+    Buffer block, row, out;
+    std::vector<Buffer> sources;
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_TypeError, "sources: not a list");
+        return nullptr;
+    }
+    if (!block.take(block_object, INT64, false, "block") || !row.take(row_object, INT64, false, "row") ||
+        !out.take(out_object, NUMBERS, true, "out"))
+        return nullptr;
+    const int64_t count = row.size();
+    const int64_t bytes = count ? out.size() * out.itemsize() / count : 0; // of a row
+    if (!expect(block.size() == count, "block") || !expect(bytes * count == out.size() * out.itemsize(), "out"))
+        return nullptr;
+    std::vector<int64_t> rows;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
+        if (!sources.emplace_back().take(PyList_GET_ITEM(list, i), NUMBERS, false, "source")) return nullptr;
+        rows.push_back(bytes ? sources.back().size() * sources.back().itemsize() / bytes : 0);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t from = block.data<int64_t>()[i];
+        if (from < 0 || from >= static_cast<int64_t>(rows.size()) || row.data<int64_t>()[i] < 0 ||
+            (bytes && row.data<int64_t>()[i] >= rows[from])) {
+            PyErr_SetString(PyExc_IndexError, "a row that no source has");
+            return nullptr;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    char *to = out.data<char>();
+    for (int64_t i = 0; i < count; ++i)
+        std::memcpy(to + i * bytes, sources[block.data<int64_t>()[i]].data<char>() + row.data<int64_t>()[i] * bytes,
+                    static_cast<size_t>(bytes));
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 // ----------------------------------------------------------------------------------------- columns -> statistics
 
 using u128 = unsigned __int128;
@@ -1111,6 +1154,7 @@ PyMethodDef methods[] = {
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
     {"assemble_objects", assemble_objects, METH_VARARGS,
      "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask) -> lost"},
+    {"gather", gather, METH_VARARGS, "gather(sources, block, row, out)"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -20,9 +20,8 @@ def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
     mask = rng.uniform(size=x.shape) > 0.2
     mask[:, 0] = True
     x[~mask] = 0
-    every = Batch(
-        {"x": x, "mask": mask}, y, np.ones(events, np.float32), {}, np.zeros(events, np.int32), np.arange(events)
-    )
+    inputs, ones = {"x": x, "mask": mask}, np.ones(events, np.float32)
+    every = Batch(inputs, y, ones, {}, np.zeros(events, np.int8), np.zeros(events, np.int32), np.arange(events))
     return [every[start : start + size] for start in range(0, events, size)]
 
 

@@ -1,5 +1,7 @@
 """Keras and PyTorch behind one interface: shipped models, and models as users write them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from check_backend import WIDTH, check_backend, toy_batches
@@ -104,9 +106,11 @@ def test_models_as_users_write_them_keep_the_contract(name, tmp_path):
 def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
     once = toy_batches(events=64, size=64)[0]
     weights = np.random.default_rng(0).integers(1, 4, 64)
-    weighted = Batch(once.inputs, once.y, weights.astype(np.float32), {}, once.file, once.entry)
+    weighted = replace(once, weight=weights.astype(np.float32))
     repeated = once[np.repeat(np.arange(64), weights)]
-    repeated = Batch(repeated.inputs, repeated.y, np.ones_like(repeated.weight), {}, repeated.file, repeated.entry)
+    repeated = Batch(
+        repeated.inputs, repeated.y, np.ones_like(repeated.weight), {}, repeated.part, repeated.file, repeated.entry
+    )
     file = write(tmp_path, MODELS[name])
     losses = [make_backend(file, WIDTH, 2, seed=5).fit([batch]) for batch in (weighted, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

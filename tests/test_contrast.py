@@ -16,7 +16,7 @@ def events():
     mask = np.stack([number >= 0, number >= 0, number % 2 == 0], axis=1)
     return Batch(
         {"x": x, "mask": mask}, np.ones(count, np.int64), np.ones(count, np.float32), {"event": number},
-        np.zeros(count, np.int32), number,
+        np.zeros(count, np.int8), np.zeros(count, np.int32), number,
     )  # fmt: skip
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.stream.labels import CONTRAST, MAX_CLASSES, labels_by_branch, labels_by_file, read_labels
+from mlaas4hep.stream.labels import (
+    CONTRAST,
+    MAX_CLASSES,
+    labels_by_branch,
+    labels_by_branches,
+    labels_by_file,
+    read_labels,
+)
 
 
 def test_labels_are_a_file_a_comma_list_or_a_branch(tmp_path):
@@ -26,23 +33,40 @@ def test_classes_are_numbered_by_value_or_by_alphabet():
 
 def test_y_of_a_file_is_the_class_of_its_label():
     labels = labels_by_file(["b", "a"], ["one", "two"])
-    assert labels.of(0, 3, None).tolist() == [1, 1, 1]
-    assert labels.of(1, 2, None).dtype == np.int64
+    assert labels.of(0, 3, {}).tolist() == [1, 1, 1]
+    assert labels.of(1, 2, {}).dtype == np.int64
 
 
 def test_y_of_a_branch_is_the_index_of_its_value():
     labels = labels_by_branch("kind", np.array([-5, 0, 24]))
     assert labels.classes == ("-5", "0", "24")
-    assert labels.of(0, 4, np.array([24, -5, 0, 24])).tolist() == [2, 0, 1, 2]
+    assert labels.of(0, 4, {"kind": np.array([24, -5, 0, 24])}).tolist() == [2, 0, 1, 2]
     with pytest.raises(ConfigError, match="label branch 'kind' has the value 25, which is no class"):
-        labels.of(0, 1, np.array([25]))
+        labels.of(0, 1, {"kind": np.array([25])})
     assert labels_by_branch("isSignal", np.array([False, True])).classes == ("0", "1")
+
+
+def test_y_of_flags_is_the_one_that_is_set():
+    labels = labels_by_branches(["is_b", "is_a"])
+    assert labels.classes == ("is_b", "is_a")
+    assert labels.of(0, 3, {"is_a": np.array([1, 0, 1]), "is_b": np.array([0, 1, 0])}).tolist() == [1, 0, 1]
+    for found, flags in ((0, [1, 0]), (2, [1, 1])):
+        columns = {"is_b": np.array(flags), "is_a": np.array([0, found // 2])}
+        with pytest.raises(ConfigError, match=f"an event has {found} of the labels is_b, is_a, not 1"):
+            labels.of(0, 2, columns)
+    with pytest.raises(ConfigError, match="there is nothing to tell apart"):
+        labels_by_branches(["is_b"])
+
+
+def test_a_pattern_means_branches():
+    assert read_labels("label_*") == "label_*"
+    assert read_labels("/is_./") == "/is_./"
 
 
 def test_without_labels_events_are_class_1():
     assert CONTRAST.contrast
     assert CONTRAST.classes[1] == "event"
-    assert CONTRAST.of(0, 2, None).tolist() == [1, 1]
+    assert CONTRAST.of(0, 2, {}).tolist() == [1, 1]
 
 
 def test_labels_that_do_not_match_the_files_are_counted():

@@ -6,19 +6,20 @@ import numpy as np
 
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.lanes import BYTES_A_VALUE, MAX_LANES, MEMORY, Block, Lane, make_lanes, plan, shares
+from mlaas4hep.stream.picks import Picks
 
 
-def batch_of(numbers):
+def picks_of(numbers):
     entry = np.array(numbers, np.int64)
     count = len(entry)
-    return Batch(
+    return Picks.of(Batch(
         {"x": np.zeros((count, 1), np.float32), "mask": np.ones((count, 1), bool)}, np.zeros(count, np.int64),
-        np.ones(count, np.float32), {}, np.zeros(count, np.int32), entry,
-    )  # fmt: skip
+        np.ones(count, np.float32), {}, np.zeros(count, np.int8), np.zeros(count, np.int32), entry,
+    ))  # fmt: skip
 
 
 def entries(batches):
-    return [batch.entry.tolist() for batch in batches]
+    return [picks.gather().entry.tolist() for picks in batches]
 
 
 def test_every_chunk_takes_from_every_lane_in_proportion_to_its_length():
@@ -49,7 +50,7 @@ def test_blocks_under_way_fit_into_memory():
 def test_a_lane_gives_its_blocks_in_order_whatever_is_asked_for():
     blocks = [Block(0, 0, 4), Block(0, 4, 6), Block(1, 0, 3)]
     with ThreadPoolExecutor(2) as pool:
-        lane = Lane(iter(blocks), lambda block: batch_of(range(10 * block.start, 10 * block.stop, 10)), pool)
+        lane = Lane(iter(blocks), lambda block: picks_of(range(10 * block.start, 10 * block.stop, 10)), pool)
         assert entries(lane.take(1)) == [[0]]
         assert entries(lane.take(4)) == [[10, 20, 30], [40]]
         assert entries(lane.take(0)) == []
@@ -59,7 +60,7 @@ def test_a_lane_gives_its_blocks_in_order_whatever_is_asked_for():
 def test_of_a_block_that_lost_events_to_a_cut_a_share_is_given():
     survivors = {0: [1, 3, 5, 7], 10: []}
     with ThreadPoolExecutor(1) as pool:
-        lane = Lane(iter([Block(0, 0, 10), Block(0, 10, 20)]), lambda block: batch_of(survivors[block.start]), pool)
+        lane = Lane(iter([Block(0, 0, 10), Block(0, 10, 20)]), lambda block: picks_of(survivors[block.start]), pool)
         assert entries(lane.take(5)) == [[1, 3]]
         assert entries(lane.take(10)) == [[5, 7], []]
         assert entries(lane.take(5)) == [[]]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tinyroot import write_events, write_tree
 
 from mlaas4hep import DataGenerator, DataReader
-from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch
 from mlaas4hep.stream.lanes import MAX_LANES, make_lanes, shares
 from mlaas4hep.stream.sample import MAX_OPEN
 from mlaas4hep.stream.split import PARTS
@@ -193,6 +193,92 @@ def test_a_label_branch_gives_the_classes_and_is_no_feature(tmp_path):
         assert "kind" not in generator.columns
         for batch in generator:
             np.testing.assert_array_equal(np.array([-1, 3, 7])[batch.y], kind[batch.entry])
+
+
+def test_flags_of_several_branches_give_the_classes_and_are_no_features(tmp_path):
+    kind = np.arange(200) * 7 % 3
+    flags = {f"is_{name}": (kind == index).astype("i4") for index, name in enumerate("abc")}
+    write_events(tmp_path / "a.root", 200, **flags)
+    with DataGenerator(str(tmp_path / "a.root"), "is_*") as generator:
+        assert generator.classes == ("is_a", "is_b", "is_c")
+        assert not [name for name in generator.columns if name.startswith("is_")]
+        for batch in generator:
+            np.testing.assert_array_equal(batch.y, kind[batch.entry])
+
+
+def test_weights_come_of_an_expression_and_negative_ones_stay(tmp_path):
+    gen = np.where(np.arange(300) % 5 == 0, -1.5, 1.0)
+    columns = write_events(tmp_path / "a.root", 300, genWeight=gen)
+    with DataGenerator(str(tmp_path / "a.root"), None, {"weight": "genWeight * met"}) as generator:
+        assert generator.columns == ["npt", "pt_0", "pt_1", "pt_2", "pt_3"]  # what weighs an event is no feature
+        for batch in generator.batches():
+            mine = batch.entry >= 0
+            truth = (gen * columns["met"])[batch.entry[mine]]
+            np.testing.assert_allclose(batch.weight[mine], truth, rtol=1e-6)
+            assert (truth < 0).any()
+
+
+def test_expressions_say_which_events_are_for_what(tmp_path):
+    columns = write_events(tmp_path / "a.root", 300, kind=np.arange(300) % 2)
+    params = {"split": {"valid": "event % 5 == 0", "test": "event % 5 == 1 & met > 0"}}
+    with DataGenerator(str(tmp_path / "a.root"), "kind", params) as generator:
+        for part, remainders in (("train", {2, 3, 4}), ("valid", {0}), ("test", {1})):
+            entries = np.concatenate([batch.entry for batch in generator.batches(part)])
+            truth = np.flatnonzero(np.isin(columns["event"] % 5, list(remainders)))
+            assert sorted(entries.tolist()) == truth.tolist()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"weight": "genWeigth"}, "weight: branch 'genWeigth' is not in tree 'Events' of .*; closest: 'genWeight'"),
+        ({"weight": "pt"}, r"weight: 'pt' gives a list an event; take one of its values, as in Jet_pt\[:, 0\]"),
+        ({"weight": "1 / (event - event)"}, "weight: '1 / .event - event.' of an event of .* is no finite number"),
+        ({"weight": "met +"}, "weight: .*met"),
+        ({"split": {"valid": "met > 1", "test": "met > 2"}}, "split: 'met > 2' and the other expression both choose"),
+        ({"split": {"valid": "met > 1"}}, 'expressions for "valid" and "test" are needed'),
+        (
+            {"inputs": {"jets": {"branches": ["met"], "length": 3}}},
+            "'met' is one number an event; put it into an input",
+        ),
+        ({"inputs": {"jets": {"branches": ["pt"], "lenght": 3}}}, "input 'jets' of params has an unknown key 'lenght'"),
+        ({"inputs": {"jets": {"length": 3}}}, "input 'jets' of params has no 'branches'"),
+        ({"inputs": {"a b": {"branches": ["pt"]}}}, "'a b' cannot name an input"),
+        ({"inputs": {"a": {"branches": ["pt"], "sort": "-pt"}}}, "input 'a' is sorted, and has no length"),
+        ({"inputs": {"a": {"branches": ["mett"]}}}, "branch 'mett' is not in tree 'Events' of .*; closest: 'met'"),
+        ({"inputs": {"a": {"branches": ["met"]}}, "selected_branches": "met"}, "both selected branches and inputs"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_a_line(tmp_path, params, message):
+    write_events(tmp_path / "a.root", 20, genWeight=np.ones(20), kind=np.arange(20) % 2)
+    with pytest.raises(MLaaS4HEPError, match=message), DataGenerator(str(tmp_path / "a.root"), "kind", params) as made:
+        list(made)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_named_inputs_are_shuffled_with_their_events(sample, workers):
+    paths, labels, truth = sample
+    params = {
+        "workers": workers, "chunk_size": 300, "batch_size": 64, "normalise": "none",
+        "inputs": {"tracks": {"branches": ["pt"], "length": 2, "sort": "-pt"}, "event": {"branches": ["met"]}},
+    }  # fmt: skip
+    by_file = []
+    for path in paths:
+        with DataReader(path, normalise="none", nan=0) as reader:
+            by_file.append(
+                [dict(zip(reader.columns, row, strict=True)) for chunk in reader for row in chunk.x.tolist()]
+            )
+    with DataGenerator(paths, labels, params) as generator:
+        assert generator.shapes == {"tracks": (2, 1), "event": (1,)}
+        batches = list(generator.batches(epoch=3))
+    assert identities(batches) == truth
+    for batch in batches:
+        assert set(batch.inputs) == {"tracks", "tracks_mask", "event", "event_mask"}
+        for row, (file, entry) in enumerate(zip(batch.file, batch.entry, strict=True)):
+            event = by_file[file][entry]
+            pt = sorted((value for name, value in event.items() if name.startswith("pt_")), reverse=True)
+            assert batch.inputs["event"][row, 0] == event["met"]
+            assert batch.inputs["tracks"][row, :, 0].tolist() == [*pt, 0, 0][:2]
 
 
 def test_files_that_do_not_agree_are_named_with_what_they_lack(tmp_path):

@@ -33,11 +33,12 @@ from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.methods import Choice, parse_choice
+from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import VECTOR, Inputs, branches_of
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, select
+from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, match, select
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics
 
@@ -51,7 +52,7 @@ class Chunk:
         x: the vectors, float32 (events, features); normalised values are finite, padding and NaN hold the fill value.
         mask: bool (events, features), True where a real value stands, False where padding or NaN does.
         ids: the identifier's columns, each (events,) in the file's own integer type; never features.
-        extra: further flat columns that were asked for (labels, weights), as read.
+        extra: further flat columns that were asked for, as read, and what was derived, (events,) each.
         entries: int64 (events,), the entry numbers of the events in the file.
     """
 
@@ -95,7 +96,8 @@ class ReadOptions:
         fill: what stands in x where there is no value.
         preproc: new branches and cuts.
         redirectors: where LFNs are looked for that are not on disk.
-        extra: flat columns that come along and are no features.
+        extra: flat columns that come along and are no features: names, globs, `/regular expressions/`.
+        derived: further numbers that come along, as expressions, by what they are for.
         workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
         patience: how long to wait for servers.
         on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read.
@@ -117,6 +119,7 @@ class ReadOptions:
     patience: Patience = PATIENCE
     on_error: str = "raise"
     inputs: Mapping[str, InputParams] = field(default_factory=dict)
+    derived: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chunk_size < 1:
@@ -138,6 +141,7 @@ class DataReader(Closing):
         available: every column of the file, those that are no numbers included, after preprocessing.
         features: branches that go into the vector: flat ones sorted, then jagged ones sorted.
         identifier: columns that name an event and are there.
+        extra: flat columns that come along.
         truncated: by jagged branch, how many values did not fit into the vector so far.
         skipped: the stretches of entries that could not be read so far (with on_error="skip"), and why.
     """
@@ -233,7 +237,9 @@ class DataReader(Closing):
             self.available = options.preproc.columns(self._source.columns)
         optional = tuple(options.identifier) == IDENTIFIER
         self.identifier = flat_columns(self.available, options.identifier, where, optional)
-        flat_columns(self.available, options.extra, where)
+        self.extra = flat_columns(self.available, match(self.available, options.extra, where), where)
+        self._derived = Derived(options.derived)
+        self._derived.check(self.available, where)
         chosen = options.selected_branches
         if options.inputs:
             if chosen:
@@ -242,12 +248,12 @@ class DataReader(Closing):
         if specs is not None and not chosen:
             self.features = list(VectorLayout.of(specs).branches)
         else:
-            gone = (*options.identifier, *options.extra)
+            gone = (*options.identifier, *self.extra)
             self.features = select(self.available, chosen, options.exclude_branches, gone, where)
         if specs is not None:
             found = {name: self.available[name] for name in self.features if name in self.available}
             _check_belongs(specs, found, where)
-        self._needed = self._needs([*self.features, *self.identifier, *options.extra])
+        self._needed = self._needs([*self.features, *self.identifier, *self.extra, *self._derived.names])
 
     @property
     def location(self) -> str:
@@ -329,7 +335,7 @@ class DataReader(Closing):
         return Chunk(
             arrays,
             _flat(values, self.identifier),
-            _flat(values, self.options.extra),
+            {**_flat(values, self.extra), **self._derived.evaluate(values, len(entries))},
             entries,
         )
 

@@ -1,13 +1,14 @@
 """Some events of a sample, with all that training needs to know of them.
 
-    for batch in rebatch(chunks, 256): ...
+    batch.x, batch.mask, batch.y, batch.weight
+    batch.inputs["jets"], batch.inputs["jets_mask"]
 
 How the events of a batch are chosen is decided in `generator`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +26,7 @@ class Batch:
         y: int64 (events,), the class of each event.
         weight: float32 (events,).
         ids: the identifier's columns, uint64 (events,) each; int64 or float64 where a file has signed or real ones.
+        part: int8 (events,), the index in PARTS of the part that the event belongs to.
         file: int32 (events,), index of the file that the event came from.
         entry: int64 (events,), number of the event in that file; -1 for the shuffled copies of `contrast`.
         x: the vectors, float32 (events, features), where the params name no inputs.
@@ -35,6 +37,7 @@ class Batch:
     y: np.ndarray
     weight: np.ndarray
     ids: Mapping[str, np.ndarray]
+    part: np.ndarray
     file: np.ndarray
     entry: np.ndarray
 
@@ -51,7 +54,7 @@ class Batch:
 
     def __getitem__(self, rows: slice | np.ndarray) -> Self:
         """Return some of the events: a slice, an index or a bool mask."""
-        return self._map(lambda values: values[rows])
+        return self.map(lambda values: values[rows])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -59,9 +62,9 @@ class Batch:
         first, *others = parts
         if not others:
             return first
-        return first._map(lambda *columns: np.concatenate(columns), *others)
+        return first.map(lambda *columns: np.concatenate(columns), *others)
 
-    def _map(self, do: Callable[..., np.ndarray], *others: Self) -> Self:
+    def map(self, do: Callable[..., np.ndarray], *others: Self) -> Self:
         """Return a batch of what `do` makes of each array, and of the same array of other batches."""
         made: dict[str, Any] = {}
         for field in fields(self):
@@ -71,20 +74,3 @@ class Batch:
             else:
                 made[field.name] = do(mine, *theirs)
         return type(self)(**made)
-
-
-def rebatch(chunks: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Cut chunks of any size into batches of `size` events, in order; the last one may be short."""
-    rest: list[Batch] = []
-    waiting = 0
-    for chunk in chunks:
-        start = 0
-        while waiting + len(chunk) - start >= size:
-            stop = start + size - waiting
-            yield Batch.concatenate([*rest, chunk[start:stop]])
-            rest, waiting, start = [], 0, stop
-        if start < len(chunk):
-            rest.append(chunk[start:])
-            waiting += len(chunk) - start
-    if rest:
-        yield Batch.concatenate(rest)

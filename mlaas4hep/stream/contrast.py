@@ -24,6 +24,7 @@ def with_shuffled_copies(events: Batch, rng: np.random.Generator) -> Batch:
         y=np.zeros(count, np.int64),
         weight=events.weight,
         ids={name: np.zeros_like(values) for name, values in events.ids.items()},
+        part=events.part,
         file=events.file,
         entry=np.full(count, -1, np.int64),
     )

@@ -21,16 +21,21 @@ import numpy as np
 from mlaas4hep.closing import Closing
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.io.ahead import in_background
 from mlaas4hep.reader import Specs, VectorLayout
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.stream.batch import Batch, rebatch
+from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.contrast import with_shuffled_copies
 from mlaas4hep.stream.lanes import Block, Lane, make_lanes, plan, shares
+from mlaas4hep.stream.picks import Picks, rebatch
 from mlaas4hep.stream.sample import Sample, parse_params
 from mlaas4hep.stream.split import PARTS
 
 # One stream of random numbers for each use, so that none depends on how much another has drawn.
 _ORDER, _ROWS, _CHUNK, _COPIES = range(4)
+
+AHEAD = 4
+"""Batches that wait for who trains on them."""
 
 
 class DataGenerator(Closing):
@@ -123,19 +128,21 @@ class DataGenerator(Closing):
         if part is not None and part not in PARTS:
             raise ConfigError(f"there is no part '{part}'", hint="parts are " + ", ".join(PARTS))
         order = self.params.shuffle if shuffle is None else shuffle
-        return rebatch(self._chunks(part, epoch, order), self.params.batch_size)
+        batches = rebatch(self._chunks(part, epoch, order), self.params.batch_size)
+        return in_background((picks.gather() for picks in batches), AHEAD)
 
     def examples(self, count: int, part: str = "test") -> Batch:
         """Return up to `count` events of a part, from each file in turn, with x as in the files (NaN: no value)."""
         by_file = []
         for file in range(len(self.sample.files)):
             for start, stop in self.sample.blocks(file, self._plan.rows)[:1]:
-                by_file.append(self.sample.load(file, start, stop, part, raw=True))
+                events = self.sample.load(file, start, stop, raw=True)
+                by_file.append(events[events.part == PARTS.index(part)])
         events = Batch.concatenate(by_file)
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])
         return events[np.argsort(rank, kind="stable")[:count]]
 
-    def _chunks(self, part: str | None, epoch: int, shuffle: bool) -> Iterator[Batch]:
+    def _chunks(self, part: str | None, epoch: int, shuffle: bool) -> Iterator[Picks]:
         """Yield the part's events of chunks of about chunk_size entries, each with the sample's composition."""
         lengths = [sum(self.sample.entries[file] for file in files) for files in self._lanes]
         count = -(-sum(lengths) // self.params.chunk_size)
@@ -146,22 +153,24 @@ class DataGenerator(Closing):
                 pieces = [piece for lane, share in pairs for piece in lane.take(share)]
                 if not pieces:
                     continue
-                chunk = Batch.concatenate(pieces)
+                chunk = Picks.concatenate(pieces)
                 if shuffle:
                     chunk = chunk[self._rng(_CHUNK, epoch, index).permutation(len(chunk))]
                 if self.sample.labels.contrast:
-                    chunk = with_shuffled_copies(chunk, self._rng(_COPIES, epoch if shuffle else 0, index))
+                    rng = self._rng(_COPIES, epoch if shuffle else 0, index)
+                    chunk = Picks.of(with_shuffled_copies(chunk.gather(), rng))
                 if len(chunk):
                     yield chunk
 
     def _open_lane(
         self, files: Sequence[int], part: str | None, epoch: int, shuffle: bool, pool: ThreadPoolExecutor
     ) -> Lane:
-        def load(block: Block) -> Batch:
-            events = self.sample.load(block.file, block.start, block.stop, part)
+        def load(block: Block) -> Picks:
+            events = self.sample.load(block.file, block.start, block.stop)
+            rows = np.arange(len(events)) if part is None else np.flatnonzero(events.part == PARTS.index(part))
             if shuffle:
-                events = events[self._rng(_ROWS, epoch, block.file, block.start).permutation(len(events))]
-            return events
+                rows = self._rng(_ROWS, epoch, block.file, block.start).permutation(rows)
+            return Picks.of(events, rows)
 
         return Lane(self._blocks(files, epoch, shuffle), load, pool)
 

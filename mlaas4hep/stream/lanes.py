@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mlaas4hep.io.blocks import READ_ROWS
-from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.picks import Picks
 
 MAX_LANES = 16
 MEMORY = 512_000_000
@@ -85,15 +85,15 @@ def shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
 class Lane:
     """Blocks one after the other, of which one is being read ahead while another is given away."""
 
-    def __init__(self, blocks: Iterator[Block], load: Callable[[Block], Batch], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, blocks: Iterator[Block], load: Callable[[Block], Picks], pool: ThreadPoolExecutor) -> None:
         self._blocks = blocks
         self._load = load
         self._pool = pool
         self._ahead = self._submit()
-        self._events: Batch | None = None
+        self._events: Picks | None = None
         self._entries = self._given = 0
 
-    def take(self, count: int) -> Iterator[Batch]:
+    def take(self, count: int) -> Iterator[Picks]:
         """Yield the events of the next `count` entries; of a block's events, as many as its share of entries says."""
         while count:
             if self._events is None:
@@ -114,7 +114,7 @@ class Lane:
         self._entries, self._given = block.stop - block.start, 0
         self._ahead = self._submit()
 
-    def _submit(self) -> tuple[Block, Future[Batch]] | None:
+    def _submit(self) -> tuple[Block, Future[Picks]] | None:
         block = next(self._blocks, None)
         return None if block is None else (block, self._pool.submit(self._load, block))
 

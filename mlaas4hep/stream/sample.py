@@ -1,7 +1,7 @@
 """The files of a sample as one: they agree on their branches, and any stretch of any of them can be loaded.
 
     sample = Sample(["ggH.root", "VBF.root"], ["ggH", "VBF"], Params())
-    sample.load(file=0, start=0, stop=1000, part="train")
+    sample.load(file=0, start=0, stop=1000)
 
 In which order stretches are loaded and how they are mixed is the business of `generator`.
 """
@@ -23,12 +23,23 @@ from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
 from mlaas4hep.reader import DataReader, Normalisation, ReadOptions, Specs, VectorLayout
+from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.labels import CONTRAST, labels_by_branch, labels_by_file, read_labels
-from mlaas4hep.stream.split import PARTS, identity_hash, part_of
+from mlaas4hep.stream.labels import (
+    CONTRAST,
+    is_pattern,
+    labels_by_branch,
+    labels_by_branches,
+    labels_by_file,
+    read_labels,
+)
+from mlaas4hep.stream.split import Split, identity_hash
+
+WEIGHT = "weight"
+"""What the expression of the events' weights is called."""
 
 MAX_OPEN = 32
 """Files that stay open between the blocks that are read of them."""
@@ -64,10 +75,12 @@ class Sample:
         branch = wanted if isinstance(wanted, str) else None
         self.labels = CONTRAST if wanted is None or branch else labels_by_file(wanted, self.files)
         self.params = params
+        self.split = split_of(params)
         self.options = _read_options(
             params,
             Preproc.load(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc,
             branch,
+            {**self.split.derived, **({WEIGHT: params.weight} if params.weight else {})},
             len(self.files),
         )
         self.truncated: dict[str, int] = {}
@@ -83,13 +96,16 @@ class Sample:
         self.normalisation = Normalisation.of(self.specs, self.layout, params.normalise)
         if self.labels.contrast and not branch and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
-        if branch:
+        if branch and is_pattern(branch):
+            self.labels = labels_by_branches(self._extra)
+        elif branch:
             self.labels = labels_by_branch(branch, self._unique(branch))
 
     def _examine(self) -> Specs:
         """Open every file once: check that they agree, count their events, learn the specs."""
         self.entries: list[int] = []
         self.identifier: tuple[str, ...] = ()
+        self._extra: tuple[str, ...] = ()
         self._id_types: dict[str, np.dtype[Any]] = {}
         specs: Specs | None = None
         files = range(len(self.files))
@@ -101,7 +117,12 @@ class Sample:
                     f"{file} names its events by {reader.identifier}, {self.files[0]} by {self.identifier}",
                     hint="set 'identifier' in the params to branches that all files have",
                 )
-            self.identifier = reader.identifier
+            if specs is not None and reader.extra != self._extra:
+                raise SpecsMismatch(
+                    f"{file} has other label branches than {self.files[0]}: {', '.join(reader.extra)}",
+                    hint="name branches that all files have",
+                )
+            self.identifier, self._extra = reader.identifier, reader.extra
             for name in self.identifier:
                 self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
             self.entries.append(reader.stop)
@@ -148,28 +169,29 @@ class Sample:
         if len(self._readers) > MAX_OPEN:
             self._readers.popitem(last=False)[1].close()
 
-    def load(self, file: int, start: int, stop: int, part: str | None = None, raw: bool = False) -> Batch:
-        """Read some entries of a file, in the order of the file.
+    def load(self, file: int, start: int, stop: int, raw: bool = False) -> Batch:
+        """Read some entries of a file, in the order of the file, whatever their part.
 
         Args:
-            part: keep only the events of "train", "valid" or "test".
-            raw: leave x as it is in the file, NaN where there is no value.
+            raw: leave values as they are in the file, NaN where there is none.
 
         Raises:
             FileUnreadable: the file cannot be read, or is damaged.
+            ConfigError: a label, a weight or a split makes no sense for an event.
         """
         with self.reader(file) as reader:
             chunk = reader.read_block(start, stop, raw)
             self._note_losses(file, reader)
-        if part is not None:
-            hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
-            chunk = chunk[part_of(hashed, self.params.split) == PARTS.index(part)]
-        column = chunk.extra[self.labels.branch] if self.labels.branch else None
+        hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
+        weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
+        if not np.isfinite(weight).all():
+            raise ConfigError(f"weight: '{self.params.weight}' of an event of {self.files[file]} is no finite number")
         return Batch(
             chunk.inputs,
-            self.labels.of(file, len(chunk), column),
-            np.ones(len(chunk), np.float32),
+            self.labels.of(file, len(chunk), chunk.extra),
+            weight.astype(np.float32),
             {name: _convert(values, self._id_types[name], name) for name, values in chunk.ids.items()},
+            self.split.parts(hashed, chunk.extra),
             np.full(len(chunk), file, np.int32),
             chunk.entries,
         )
@@ -201,11 +223,23 @@ class Sample:
                 self._readers.popitem()[1].close()
 
 
-def _read_options(params: Params, preproc: Preproc | None, label: str | None, files: int) -> ReadOptions:
+def split_of(params: Params) -> Split:
+    """Return the rule that some parameters ask for."""
+    if isinstance(params.split, dict):
+        return Split(expressions=params.split)
+    return Split(params.split)
+
+
+def _read_options(
+    params: Params, preproc: Preproc | None, label: str | None, derived: Mapping[str, str], files: int
+) -> ReadOptions:
+    exclude = list(params.exclude_branches)
+    if params.weight and not params.selected_branches:
+        exclude += sorted(Derived({WEIGHT: params.weight}).names)  # what weighs an event often tells its class
     return ReadOptions(
         branch=params.branch,
         selected_branches=params.selected_branches,
-        exclude_branches=params.exclude_branches,
+        exclude_branches=exclude,
         identifier=params.identifier,
         nevts=params.nevts,
         chunk_size=params.chunk_size,
@@ -218,6 +252,7 @@ def _read_options(params: Params, preproc: Preproc | None, label: str | None, fi
         patience=Patience(params.timeout, params.retries),
         on_error=params.on_error,
         inputs=params.inputs,
+        derived=derived,
     )
 
 

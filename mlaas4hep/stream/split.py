@@ -1,21 +1,72 @@
 """Which part of the sample an event belongs to: training, validation or test.
 
-    parts = part_of(identity_hash(chunk.ids, chunk.entries, reader.identity), [0.7, 0.15, 0.15])
+    split = Split([0.7, 0.15, 0.15])
+    parts = split.parts(identity_hash(chunk.ids, chunk.entries, reader.identity), chunk.extra)
 
 The rule is a hash of the event's identity (run, luminosityBlock, event). It depends on nothing else: not on the order,
 the number of workers, the names of files or the seed, so that an event that was in the test part stays there, and
 copies of an event fall into the same part. Where a file has no identifiers, the identity is the file's own (its UUID)
-and the number of the entry.
+and the number of the entry. Instead, expressions may say which events are for validation and which for the test.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlaas4hep.errors import ConfigError
+
 PARTS = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rule; see the module's docstring.
+
+    Attributes:
+        shares: of training, validation and test part.
+        expressions: by part, which events belong to it; then the shares do not count, and the rest is for training.
+    """
+
+    shares: Sequence[float] = (0.7, 0.15, 0.15)
+    expressions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def share_of_training(self) -> float:
+        """About how much of the sample is for training; all of it where only the events know."""
+        return 1.0 if self.expressions else self.shares[0]
+
+    @property
+    def derived(self) -> dict[str, str]:
+        """The expressions that `parts` wants to be evaluated."""
+        return {_purpose(part): text for part, text in self.expressions.items()}
+
+    def parts(self, hashed: np.ndarray, derived: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the index in PARTS of each event, int8 (events,).
+
+        Args:
+            hashed: of the events' identities, see `identity_hash`.
+            derived: what came of the expressions, (events,) each.
+
+        Raises:
+            ConfigError: an event belongs to two parts.
+        """
+        if self.expressions:
+            return self._by_expression(derived, len(hashed))
+        return part_of(hashed, self.shares)
+
+    def _by_expression(self, derived: Mapping[str, np.ndarray], events: int) -> np.ndarray:
+        parts = np.full(events, TRAIN, np.int8)
+        for part, text in self.expressions.items():
+            chosen = derived[_purpose(part)].astype(bool)
+            if (parts[chosen] != TRAIN).any():
+                raise ConfigError(f"split: '{text}' and the other expression both choose some events")
+            parts[chosen] = PARTS.index(part)
+        return parts
 
 
 def identity_hash(ids: Mapping[str, np.ndarray], entries: np.ndarray, identity: str) -> np.ndarray:
@@ -35,6 +86,10 @@ def part_of(hashed: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """Return the index in PARTS of each event, int8 (events,), given the shares of the parts (sum 1)."""
     edges = np.cumsum(shares)[:-1]
     return np.searchsorted(edges, hashed / 2.0**64, side="right").astype(np.int8)
+
+
+def _purpose(part: str) -> str:
+    return f"split: {part}"
 
 
 def _mix(z: np.ndarray) -> np.ndarray:

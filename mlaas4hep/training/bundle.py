@@ -222,7 +222,7 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
             )
         ],
         "classes": list(sample.labels.classes),
-        "label_branch": sample.labels.branch,
+        "label_branches": list(sample.labels.branches),
         "contrast": sample.labels.contrast,
         "columns": sample.layout.columns,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},

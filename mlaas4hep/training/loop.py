@@ -150,7 +150,7 @@ class _Counted(Iterable[Batch]):
 
     def __init__(self, batches: Iterable[Batch], generator: DataGenerator, title: str) -> None:
         self._batches = batches
-        self._total = int(generator.num_entries * generator.params.split[0])
+        self._total = int(generator.num_entries * generator.sample.split.share_of_training)
         self._title = title
         self.events = 0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import all_classes, roc_curve
 
@@ -182,15 +182,16 @@ def _epochs(history: History) -> str:
 
 def _sample(generator: DataGenerator, training: Mapping[str, Any]) -> str:
     rows = [[file["name"], file.get("label", ""), f"{file['entries']:,}"] for file in training["files"]]
-    shares = generator.params.split
-    split = f"<p>{shares[0]:.0%} training, {shares[1]:.0%} validation, {shares[2]:.0%} test,"
-    split += " by a hash of the event's identity"
+    return _table(["file", "label", "events"], rows, numbers_from=2) + f"<p>{_text(_split(generator))}</p>"
+
+
+def _split(generator: DataGenerator) -> str:
+    split, words = generator.sample.split, {"train": "training", "valid": "validation", "test": "test"}
+    if split.expressions:
+        return "; ".join(f"{words[part]}: {text}" for part, text in split.expressions.items()) + "; training: the rest."
+    shares = ", ".join(f"{share:.0%} {words[part]}" for part, share in zip(PARTS, split.shares, strict=True))
     identity = ", ".join(generator.sample.identifier)
-    return (
-        _table(["file", "label", "events"], rows, numbers_from=2)
-        + split
-        + (f" ({_text(identity)}).</p>" if identity else ".</p>")
-    )
+    return f"{shares}, by a hash of the event's identity" + (f" ({identity})." if identity else ".")
 
 
 def _features(generator: DataGenerator) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlaas4hep.errors import first_line, require
 from mlaas4hep.io.byte_ranges import ByteRanges, Place, Stretch, cut, join
+from mlaas4hep.io.grid_proxy import advice
 from mlaas4hep.io.location import shown
 
 LONGEST = 4_000_000
@@ -25,13 +26,16 @@ GRACE = 5.0
 """Seconds beyond its timeout after which a request is given up although its library says nothing."""
 
 PERMANENT_ANSWERS = {3000: "it is no valid name", 3010: "permission denied", 3011: "no such file",
-                     3016: "it is a folder", 3030: "authentication failed"}  # fmt: skip
-"""What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory, AuthFailed in XProtocol.hh) when
-asking again is no use."""
+                     3016: "it is a folder"}  # fmt: skip
+"""What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory in XProtocol.hh) when asking again
+is no use."""
 
-PERMANENT_STATES = (101, 203, 204)
-"""What XRootD's client says when asking again is no use (errInvalidAddr, errLoginFailed, errAuthFailed in
-XrdClStatus.hh)."""
+PERMANENT_STATES = (101, 203)
+"""What XRootD's client says when asking again is no use (errInvalidAddr, errLoginFailed in XrdClStatus.hh)."""
+
+AUTHENTICATION_ANSWER, AUTHENTICATION_STATE = 3030, 204
+"""What XRootD's servers answer (kXR_AuthFailed), and its client says (errAuthFailed), when they do not know who we
+are."""
 
 ERROR_RESPONSE = 400
 """XRootD's client: the server answered with an error (errErrorResponse)."""
@@ -135,8 +139,11 @@ class XRootDRanges:
     def _check(self, status: Any) -> None:
         if status.ok:
             return
-        if status.code == ERROR_RESPONSE and status.errno in PERMANENT_ANSWERS:
-            raise Refused(PERMANENT_ANSWERS[status.errno])
+        answer = status.errno if status.code == ERROR_RESPONSE else None
+        if answer == AUTHENTICATION_ANSWER or status.code == AUTHENTICATION_STATE:
+            raise Refused(f"it asks who we are, and {advice()}")
+        if answer in PERMANENT_ANSWERS:
+            raise Refused(PERMANENT_ANSWERS[answer])
         message = status.message.replace("[ERROR]", "").replace("[FATAL]", "").strip()
         message = "no answer in time" if message == "Operation expired" else message
         raise (Refused if status.code in PERMANENT_STATES else OSError)(message)

@@ -20,11 +20,13 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8", "mplhep>=0.3", "hist>=2.7"],
     "dask": ["dask>=2024.8", "distributed>=2024.8"],
 }
-# Not in all: s3fs wants versions of its own of much that others want too.
-EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "s3" for package in packages})
+EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["bench"] = ["weaver-core>=0.5"]  # what is measured beside us
 EXTRAS["test"] = [
+    "flask>=3",  # moto's server needs it
+    "flask-cors>=4",
     "hypothesis>=6",
+    "moto[s3]>=5",
     "mypy>=1.15",
     "pytest>=8",
     "pytest-timeout>=2.3",

@@ -4,15 +4,14 @@ In each case every event comes exactly once, or one clear error.
 """
 
 import importlib.util
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from threading import Thread
 
 import numpy as np
 import pytest
 import uproot
+from counting_proxy import CountingProxy
 from scripts import ROOT, only_error_line, run_script
 from tinyroot import write_events
 from xrootd_server import XRootDServer, free_port
@@ -247,37 +246,6 @@ def test_xrootd_is_read_in_a_process_that_has_loaded_a_framework(servers, packag
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == str(EVENTS)
-
-
-class CountingProxy:
-    """Passes bytes between clients and a server, and counts those that the server sends."""
-
-    def __init__(self, port):
-        self.received = 0
-        self._target = port
-        self._listener = socket.create_server(("localhost", 0))
-        self.port = self._listener.getsockname()[1]
-        Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("localhost", self._target))
-            Thread(target=self._pass_on, args=(client, server, False), daemon=True).start()
-            Thread(target=self._pass_on, args=(server, client, True), daemon=True).start()
-
-    def _pass_on(self, source, target, count):
-        with source, suppress(OSError):  # whoever closes first
-            while data := source.recv(65536):
-                self.received += len(data) * count
-                target.sendall(data)
-        target.close()
-
-    def close(self):
-        self._listener.close()
 
 
 def test_only_the_baskets_of_the_branches_that_are_asked_for_cross_the_network(servers, local):

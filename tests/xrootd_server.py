@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from grid import Grid
 
 CONFIG = """xrd.port {port}
 all.export /store r/o
@@ -20,11 +21,20 @@ all.adminpath {admin}
 all.pidpath {admin}
 """
 
+ASK_FOR_PROXIES = """xrootd.seclib libXrdSec.so
+sec.protocol gsi -certdir:{grid.authorities} -cert:{grid.certificate} -key:{grid.key} -crl:0 -gmapopt:0 -vomsat:0
+sec.protbind * only gsi
+"""
+
 
 class XRootDServer:
-    """Serves the files that `put` gives it as root://localhost:PORT//store/NAME."""
+    """Serves the files that `put` gives it as root://localhost:PORT//store/NAME.
 
-    def __init__(self) -> None:
+    Args:
+        grid: whether it is of a `grid`, and asks for its proxies.
+    """
+
+    def __init__(self, grid: bool = False) -> None:
         if shutil.which("xrootd") is None:
             pytest.skip("there is no xrootd here: apt-get install xrootd-server")
         self.folder = Path(tempfile.mkdtemp(prefix="xrootd-"))
@@ -33,9 +43,12 @@ class XRootDServer:
         (self.folder / "root" / "store").mkdir(parents=True)
         (self.folder / "admin").mkdir()
         config = CONFIG.format(port=self.port, root=self.folder / "root", admin=self.folder / "admin")
-        (self.folder / "server.cfg").write_text(config)
         for path in (self.folder, *self.folder.rglob("*")):
             path.chmod(0o777)
+        if grid:
+            self.grid = Grid(self.folder / "grid")
+            config += ASK_FOR_PROXIES.format(grid=self.grid)
+        (self.folder / "server.cfg").write_text(config)
 
     def put(self, source: str | Path | bytes, name: str) -> str:
         """Give it a file, by path or content; return its URL."""

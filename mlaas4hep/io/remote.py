@@ -16,6 +16,7 @@ from typing import Any
 
 from mlaas4hep.errors import first_line, require
 from mlaas4hep.io.byte_ranges import ByteRanges, Place, Stretch, cut, join
+from mlaas4hep.io.grid_proxy import advice
 from mlaas4hep.io.location import shown
 
 LONGEST = 4_000_000
@@ -25,13 +26,16 @@ GRACE = 5.0
 """Seconds beyond its timeout after which a request is given up although its library says nothing."""
 
 PERMANENT_ANSWERS = {3000: "it is no valid name", 3010: "permission denied", 3011: "no such file",
-                     3016: "it is a folder", 3030: "authentication failed"}  # fmt: skip
-"""What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory, AuthFailed in XProtocol.hh) when
-asking again is no use."""
+                     3016: "it is a folder"}  # fmt: skip
+"""What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory in XProtocol.hh) when asking again
+is no use."""
 
-PERMANENT_STATES = (101, 203, 204)
-"""What XRootD's client says when asking again is no use (errInvalidAddr, errLoginFailed, errAuthFailed in
-XrdClStatus.hh)."""
+PERMANENT_STATES = (101, 203)
+"""What XRootD's client says when asking again is no use (errInvalidAddr, errLoginFailed in XrdClStatus.hh)."""
+
+AUTHENTICATION_ANSWER, AUTHENTICATION_STATE = 3030, 204
+"""What XRootD's servers answer (kXR_AuthFailed), and its client says (errAuthFailed), when they do not know who we
+are."""
 
 ERROR_RESPONSE = 400
 """XRootD's client: the server answered with an error (errErrorResponse)."""
@@ -66,7 +70,7 @@ def open_remote(url: str, timeout: float) -> ByteRanges:
         return XRootDRanges(url, timeout)
     if scheme in PACKAGES:
         require(*PACKAGES[scheme], f"{scheme}://")
-    return FsspecRanges(url, timeout)
+    return S3Ranges(url, timeout) if scheme == "s3" else FsspecRanges(url, timeout)
 
 
 class XRootDRanges:
@@ -135,8 +139,11 @@ class XRootDRanges:
     def _check(self, status: Any) -> None:
         if status.ok:
             return
-        if status.code == ERROR_RESPONSE and status.errno in PERMANENT_ANSWERS:
-            raise Refused(PERMANENT_ANSWERS[status.errno])
+        answer = status.errno if status.code == ERROR_RESPONSE else None
+        if answer == AUTHENTICATION_ANSWER or status.code == AUTHENTICATION_STATE:
+            raise Refused(f"it asks who we are, and {advice()}")
+        if answer in PERMANENT_ANSWERS:
+            raise Refused(PERMANENT_ANSWERS[answer])
         message = status.message.replace("[ERROR]", "").replace("[FATAL]", "").strip()
         message = "no answer in time" if message == "Operation expired" else message
         raise (Refused if status.code in PERMANENT_STATES else OSError)(message)
@@ -190,30 +197,38 @@ def _forget(*_: Any) -> None:
 class FsspecRanges:
     """A file that fsspec knows how to reach."""
 
+    denied = "permission denied"
+
     def __init__(self, url: str, timeout: float) -> None:
         """Find it, and ask for its length."""
-        from fsspec.core import url_to_fs
-
         self.location = shown(url)
         self._timeout = timeout
-        with _Explained():
-            self._system, self._path = url_to_fs(url)
-            size = self._call("info", self._path).get("size")
-        if size is None:
+        with _Explained(self):
+            info = self._find(url)
+        if info.get("type") == "directory":
+            raise Refused("it is a folder")
+        if info.get("size") is None:
             raise Refused("its server does not tell how long it is, and cannot be read in parts; copy the file")
-        self.size = int(size)
+        self.size = int(info["size"])
+
+    def _find(self, url: str, **options: Any) -> dict[str, Any]:
+        """Return what the server tells about the file; `options` are those of fsspec's file system."""
+        from fsspec.core import url_to_fs
+
+        self._system, self._path = url_to_fs(url, **options)
+        return dict(self._call("info", self._path))
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
         """See `ByteRanges`; requests go out together where the server's library can do that."""
         stretches = list(join(places, self.size, longest=LONGEST))
         starts = [start for start, _, _ in stretches]
         ends = [start + length for start, length, _ in stretches]
-        with _Explained():
+        with _Explained(self):
             contents = self._call("cat_ranges", [self._path] * len(stretches), starts, ends) if stretches else []
         found: dict[Place, memoryview] = {}
         for (start, length, members), content in zip(stretches, contents, strict=True):
             if isinstance(content, Exception):
-                with _Explained():
+                with _Explained(self):
                     raise content
             if len(content) == self.size > length:
                 raise Refused("its server sends the whole file for every part of it; copy the file")
@@ -236,8 +251,46 @@ class FsspecRanges:
         """See `ByteRanges`."""
 
 
+class S3Ranges(FsspecRanges):
+    """An object in an S3 store; AWS_ENDPOINT_URL, AWS_PROFILE and the like reach it through its client.
+
+    Whoever has no credentials asks as nobody, as public buckets allow.
+    """
+
+    denied = "permission denied to the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of AWS_PROFILE"
+    denied_to_nobody = (
+        "permission denied without credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    )
+
+    def _find(self, url: str, **options: Any) -> dict[str, Any]:
+        """Find it with one attempt a request, since others try again, and with our timeout before the client's own."""
+        from botocore.exceptions import NoCredentialsError
+
+        patience = self._timeout + GRACE
+        config = {"connect_timeout": patience, "read_timeout": patience, "retries": {"total_max_attempts": 1}}
+        try:
+            try:
+                return super()._find(url, config_kwargs=config)
+            except NoCredentialsError:
+                self.denied = self.denied_to_nobody
+                return super()._find(url, config_kwargs=config, anon=True)
+        except OSError:
+            self._system.clear_instance_cache()  # so that other credentials are found next time
+            raise
+
+
+PASSING = (408, 425, 429)
+"""The statuses of HTTP between 400 and 499 that may be others next time."""
+
+CLIENT_REFUSALS = {"NoRegionError", "ParamValidationError", "PartialCredentialsError", "ProfileNotFound"}
+"""What S3's client finds wrong itself, by the names of its exceptions."""
+
+
 class _Explained:
     """Turn whatever fsspec's libraries raise into an OSError that says it, or into `Refused`."""
+
+    def __init__(self, ranges: FsspecRanges) -> None:
+        self._ranges = ranges
 
     def __enter__(self) -> None:
         pass
@@ -247,13 +300,27 @@ class _Explained:
             return
         if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
             error = error.__cause__  # which fsspec's HTTP says of whatever went wrong
-        status = getattr(error, "status", None)
+        status, code = _answer_of(error)
+        if code == "NoSuchBucket":
+            raise Refused("no such bucket") from error
         if isinstance(error, FileNotFoundError) or status == 404:
             raise Refused("no such file") from error
         if isinstance(error, PermissionError) or status in (401, 403):
-            raise Refused("permission denied") from error
+            raise Refused(self._ranges.denied) from error
         if isinstance(error, TimeoutError):
             raise OSError("no answer in time") from error
-        if isinstance(error, (ImportError, TypeError, ValueError)):
+        if status is not None and 400 <= status < 500 and status not in PASSING:
+            hint = "; have the credentials expired?" if code and status == 400 else ""  # which S3 answers then
+            raise Refused(first_line(error) + hint) from error
+        if isinstance(error, (ImportError, TypeError, ValueError)) or type(error).__name__ in CLIENT_REFUSALS:
             raise Refused(first_line(error)) from error
         raise OSError(first_line(error)) from error
+
+
+def _answer_of(error: BaseException) -> tuple[int | None, str]:
+    """Return the status that a server answered with, None if it did not, and S3's code for what went wrong."""
+    for origin in (error, error.__cause__):
+        response = getattr(origin, "response", None)
+        if isinstance(response, dict):  # S3's client
+            return response["ResponseMetadata"].get("HTTPStatusCode"), response["Error"].get("Code", "")
+    return getattr(error, "status", None), ""

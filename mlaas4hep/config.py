@@ -108,6 +108,8 @@ class Params(BaseModel):
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
     workers: int = Field(1, ge=1, description="threads that read ahead")
+    cache: bool = Field(True, description="keep events on disk as they were made, so that later epochs need not read")
+    cache_gb: float = Field(20.0, gt=0, strict=False, description="gigabytes (10^9) that this and other runs may keep")
     timeout: float = Field(60.0, gt=0, strict=False, description="seconds that a server may take to answer a request")
     retries: int = Field(4, ge=0, description="attempts to reach servers that fail, after 1, 2, 4, ... seconds")
     on_error: Literal["raise", "skip"] = Field("raise", description="skip: leave out clusters that are damaged")

@@ -9,6 +9,7 @@ from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import ModelFile
 
 WIDTH = 6
+SHAPES = {"x": (WIDTH,)}
 
 
 def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
@@ -27,29 +28,29 @@ def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
 
 def check_backend(file: ModelFile, classes: int, folder) -> Backend:
     """Train, save and export the model of a file, and check every promise of `Backend`."""
-    backend = make_backend(file, WIDTH, classes, seed=1)
+    backend = make_backend(file, SHAPES, classes, seed=1)
     batches = toy_batches(classes=classes)
     every = Batch.concatenate(batches)
 
-    scores = backend.predict(every.x, every.mask)
+    scores = backend.predict(every.inputs)
     assert scores.shape == (len(every), backend.outputs)
     assert scores.dtype == np.float32
     assert ((scores >= 0) & (scores <= 1)).all()
     if backend.outputs > 1:
         np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(scores, backend.predict(every.x, every.mask))
+    np.testing.assert_array_equal(scores, backend.predict(every.inputs))
 
     before = backend.snapshot()
     losses = [backend.fit(batches) for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
-    trained = backend.predict(every.x, every.mask)
+    trained = backend.predict(every.inputs)
     assert auc(every.y, trained) > 0.85
 
     after = backend.snapshot()
     backend.restore(before)
-    np.testing.assert_allclose(backend.predict(every.x, every.mask), scores, atol=1e-6)
+    np.testing.assert_allclose(backend.predict(every.inputs), scores, atol=1e-6)
     backend.restore(after)
-    np.testing.assert_allclose(backend.predict(every.x, every.mask), trained, atol=1e-6)
+    np.testing.assert_allclose(backend.predict(every.inputs), trained, atol=1e-6)
 
     assert backend.parameters() > 0
     assert (folder / backend.save(folder)).stat().st_size > 0
@@ -63,9 +64,9 @@ def check_export(backend, every, expected, path):
     backend.export(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [slot.name for slot in session.get_inputs()]
-    assert len(names) == (2 if backend.takes_mask else 1)
+    arrays = [every.inputs[name].astype(np.float32) for name in backend.takes]
     for events in (1, 7, len(every)):
-        feed = dict(zip(names, [every.x[:events], every.mask[:events].astype(np.float32)], strict=False))
+        feed = dict(zip(names, [values[:events] for values in arrays], strict=True))
         np.testing.assert_allclose(session.run(None, feed)[0], expected[:events], atol=1e-5)
 
 
@@ -73,8 +74,8 @@ def check_same_seed_gives_same_weights(file, classes, batches, every):
     """Two runs with one seed end in the same scores; another seed gives others."""
     scores = []
     for seed in (3, 3, 4):
-        backend = make_backend(file, WIDTH, classes, seed=seed)
+        backend = make_backend(file, SHAPES, classes, seed=seed)
         backend.fit(batches)
-        scores.append(backend.predict(every.x, every.mask))
+        scores.append(backend.predict(every.inputs))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
     assert np.abs(scores[0] - scores[2]).max() > 1e-3

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_backend import WIDTH, check_backend, toy_batches
+from check_backend import SHAPES, check_backend, toy_batches
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch
@@ -112,33 +112,33 @@ def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
         repeated.inputs, repeated.y, np.ones_like(repeated.weight), {}, repeated.part, repeated.file, repeated.entry
     )
     file = write(tmp_path, MODELS[name])
-    losses = [make_backend(file, WIDTH, 2, seed=5).fit([batch]) for batch in (weighted, repeated)]
+    losses = [make_backend(file, SHAPES, 2, seed=5).fit([batch]) for batch in (weighted, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(idim, 5)")
     with pytest.raises(ConfigError, match="it must give 1 or 2 numbers an event"):
-        make_backend(file, WIDTH, 2, seed=0)
+        make_backend(file, SHAPES, 2, seed=0)
     with pytest.raises(ConfigError, match="3 numbers an event, one for each class"):
-        make_backend(file, WIDTH, 3, seed=0)
+        make_backend(file, SHAPES, 3, seed=0)
 
 
 def test_a_model_for_other_vectors_is_refused_before_training(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(17, 1)")
     with pytest.raises(ConfigError, match="does not take vectors of 6 numbers"):
-        make_backend(file, WIDTH, 2, seed=0)
+        make_backend(file, SHAPES, 2, seed=0)
 
 
 def test_something_that_is_no_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"returns a builtins\.int.*must be a Keras model or a torch\.nn\.Module"):
-        make_backend(write(tmp_path, "def model(idim): return 3"), WIDTH, 2, seed=0)
+        make_backend(write(tmp_path, "def model(idim): return 3"), SHAPES, 2, seed=0)
 
 
 def test_a_torch_model_is_saved_so_that_loading_unpickles_nothing(tmp_path):
     import torch
 
-    backend = make_backend(load_model_file("ex_pytorch.py"), WIDTH, 2, seed=0)
+    backend = make_backend(load_model_file("ex_pytorch.py"), SHAPES, 2, seed=0)
     weights = torch.load(tmp_path / backend.save(tmp_path), weights_only=True)
     assert sum(weight.numel() for weight in weights.values()) == backend.parameters()
 
@@ -146,7 +146,7 @@ def test_a_torch_model_is_saved_so_that_loading_unpickles_nothing(tmp_path):
 def test_a_keras_model_is_saved_so_that_loading_runs_no_code(tmp_path):
     import keras
 
-    backend = make_backend(load_model_file("ex_keras.py"), WIDTH, 2, seed=0)
+    backend = make_backend(load_model_file("ex_keras.py"), SHAPES, 2, seed=0)
     every = toy_batches(events=8)[0]
     again = keras.saving.load_model(tmp_path / backend.save(tmp_path), compile=False, safe_mode=True)
-    np.testing.assert_allclose(again.predict_on_batch(every.x), backend.predict(every.x, every.mask), atol=1e-6)
+    np.testing.assert_allclose(again.predict_on_batch(every.x), backend.predict(every.inputs), atol=1e-6)

@@ -40,7 +40,7 @@ def boosting_auc(generator, seed):
 
 def network_auc(generator, name, seed):
     """AUC on the test part of a shipped model, trained as `make demo` does."""
-    backend = make_backend(load_model_file(name), generator.layout.width, 2, seed)
+    backend = make_backend(load_model_file(name), generator.shapes, 2, seed)
     train(generator, backend, generator.params)
     test = evaluate(generator, backend, "test")
     return auc(test.y, test.scores)
@@ -95,12 +95,10 @@ def framework_scores(bundle):
     """Raw events of the test part, and the scores that the framework itself gives for them, loaded from the bundle."""
     training = json.loads((bundle / "training.json").read_text())
     with DataGenerator(FILES, LABELS, training["params"], bundle / "specs.json") as generator:
-        raw = generator.examples(300)
-        x = raw.x.copy()
-        mask = generator.sample.normalisation.apply(x, fill=0.0)
-        backend = make_backend(load_model_file(str(bundle / "model.py")), generator.layout.width, 2, seed=99)
+        raw, events = generator.examples(300, raw=True), generator.examples(300)
+        backend = make_backend(load_model_file(str(bundle / "model.py")), generator.shapes, 2, seed=99)
         load_weights(backend, bundle)
-        return generator.columns, raw, backend.predict(x, mask)
+        return generator.columns, raw, backend.predict(events.inputs)
 
 
 def load_weights(backend, bundle):

@@ -7,11 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from test_statistics import expected
 
+from mlaas4hep.config import parse_inputs
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import METHODS, Normalisation, Specs, VectorLayout
+from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.specs import BranchSpecs
-from mlaas4hep.training.onnx_graph import describe, with_normalisation
+from mlaas4hep.training.onnx_graph import describe, with_inputs
 
 
 def specs_of_odd_columns():
@@ -64,7 +67,8 @@ def test_the_graph_normalises_as_the_reader_does(method, takes_mask, tmp_path):
     specs = specs_of_odd_columns()
     layout = VectorLayout.of(specs)
     normalisation = Normalisation.of(specs, layout, method)
-    graph = with_normalisation(passing_network(layout.width, takes_mask), normalisation, takes_mask)
+    takes = ("x", "mask") if takes_mask else ("x",)
+    graph = with_inputs(passing_network(layout.width, takes_mask), Inputs.of(specs, {}, method), takes)
     x = raw_events(layout, np.random.default_rng(1))
     if method == "none":
         x[:2] = 1  # infinities stay infinite there
@@ -82,10 +86,53 @@ def test_the_graph_normalises_as_the_reader_does(method, takes_mask, tmp_path):
 def test_the_graph_says_what_its_columns_are():
     specs = specs_of_odd_columns()
     layout = VectorLayout.of(specs)
-    graph = with_normalisation(passing_network(layout.width, False), Normalisation.of(specs, layout), False)
+    graph = with_inputs(passing_network(layout.width, False), Inputs.of(specs), ("x",))
     describe(graph, layout, ["background", "signal"], {"mlaas4hep.name": "toy"})
     props = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(props["mlaas4hep.keys"])[-3:] == ["list_0", "list_1", "list_2"]
     assert json.loads(props["mlaas4hep.branches"])["list"] == [6, 3, "jagged"]
     assert json.loads(props["mlaas4hep.labels"]) == ["background", "signal"]
     onnx.checker.check_model(graph)
+
+
+def identity_network(arrays, opset):
+    """A network that gives back all that it gets, flattened and side by side."""
+    slots = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *values.shape[1:]]) for name, values in arrays
+    ]
+    nodes = [helper.make_node("Flatten", [name], [f"flat {name}"], axis=1) for name, _ in arrays]
+    nodes.append(helper.make_node("Concat", [f"flat {name}" for name, _ in arrays], ["out"], axis=1))
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", None])
+    graph = helper.make_graph(nodes, "network", slots, [out])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+@pytest.mark.parametrize("sort", ["", "pt", "-pt", "-rank"])
+@pytest.mark.parametrize("length", [2, 6, 9])
+@pytest.mark.parametrize(("method", "opset"), list(zip(METHODS, (13, 15, 18, 20), strict=True)))
+def test_the_graph_makes_objects_as_the_reader_does(method, opset, length, sort):
+    rng = np.random.default_rng(length)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 7, 150))])
+    total = offsets[-1]
+    table = {
+        "pt": Jagged(offsets, rng.exponential(30, total).round().astype("f4")),  # many are the same
+        "eta": Jagged(offsets, rng.normal(size=total).astype("f4")),
+        "rank": Jagged(offsets, rng.permutation(total)),
+        "met": rng.exponential(50, 150),
+        "hits": rng.normal(size=(150, 3)).astype("f4"),
+    }
+    table["eta"].content[::7] = np.nan
+    table["pt"].content[3::7] = np.nan  # never all of an object, which would be none for the graph
+    table["met"][:5] = np.nan
+    specs = expected([(table, 150)])
+    params = {"jets": {"branches": ["eta", "pt"], "length": length, "sort": sort}, "event": {"branches": ["met"]},
+              "track": {"branches": ["hits", "met"], "normalise": "none"}}  # fmt: skip
+    inputs = Inputs.of(specs, parse_inputs(params), method)
+    arrays, _ = inputs.make(table, 150)
+    rows, _ = inputs.rows(table, 150)
+    taken = [(name, arrays[name]) for name in ("event", "jets_mask", "jets", "track", "track_mask")]
+    graph = with_inputs(identity_network(taken, opset), inputs, [name for name, _ in taken])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(["scores"], {"inputs": rows["x"]})[0]
+    truth = np.concatenate([values.reshape(150, -1).astype(np.float32) for _, values in taken], axis=1)
+    np.testing.assert_allclose(found, truth, rtol=2e-6, atol=2e-6)

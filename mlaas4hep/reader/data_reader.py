@@ -284,8 +284,8 @@ class DataReader(Closing):
 
     @cached_property
     def layout(self) -> VectorLayout:
-        """Which column of x holds what."""
-        return VectorLayout.of(self.specs)
+        """Which column of x holds what; of the rows of raw numbers, where there are other inputs."""
+        return self.inputs.layout
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -324,13 +324,16 @@ class DataReader(Closing):
         """Read the entries start <= i < stop that pass the cuts as one chunk, of whatever size.
 
         Args:
-            raw: leave the values as they are, NaN where there is none.
+            raw: make rows of numbers as they are in the file (`layout`), NaN where there is none, whatever the inputs.
 
         Raises:
             FileUnreadable: the bytes cannot be had or are damaged.
         """
         values, entries = self._read(start, stop)
-        arrays, truncated = self.inputs.make(values, len(entries), raw, self.options.fill)
+        if raw:
+            arrays, truncated = self.inputs.rows(values, len(entries))
+        else:
+            arrays, truncated = self.inputs.make(values, len(entries), self.options.fill)
         self._note(truncated)
         return Chunk(
             arrays,

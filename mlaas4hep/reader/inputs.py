@@ -5,7 +5,8 @@
     inputs.shapes                                   # {"jets": (8, 2), "event": (1,)}
     arrays, lost = inputs.make(values, events)      # "jets" (n, 8, 2), "jets_mask" (n, 8), "event" (n, 1), "event_mask"
 
-Without names there is one input, "x", the vector of all branches, and its "mask".
+Without names there is one input, "x", the vector of all branches, and its "mask". Whatever the inputs are, `layout` is
+one row of raw numbers that holds all that they are made of: what a server is sent.
 """
 
 from __future__ import annotations
@@ -46,29 +47,39 @@ class Input:
     @property
     def mask(self) -> str:
         """The name of its mask."""
-        return "mask" if self.name == VECTOR else f"{self.name}_mask"
+        return mask_of(self.name)
+
+    @property
+    def branches(self) -> list[str]:
+        """What it is made of, a branch that orders it included."""
+        return self.layout.needed if isinstance(self.layout, ObjectLayout) else list(self.layout.branches)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one event: (features,), or (objects, features)."""
         return self.layout.shape if isinstance(self.layout, ObjectLayout) else (self.layout.width,)
 
-    def make(self, values: Columns, events: int, raw: bool, fill: float) -> tuple[Arrays, dict[str, int]]:
-        """Return the tensor and its mask by name; and by branch, how many values did not fit."""
-        normalisation, blank = (None, np.nan) if raw else (self.normalisation, fill)
+    def make(self, values: Columns, events: int, fill: float) -> tuple[Arrays, dict[str, int]]:
+        """Return the tensor and its mask by name; and by branch, or by this input, how much did not fit."""
         if isinstance(self.layout, ObjectLayout):
-            x, mask, count = tensorise(values, events, self.layout, normalisation, blank)
-            lost = dict.fromkeys(self.layout.branches, count) if count else {}
+            x, mask, count = tensorise(values, events, self.layout, self.normalisation, fill)
+            lost = {self.name: count} if count else {}
         else:
-            x, mask, lost = vectorise(values, events, self.layout, normalisation, blank)
+            x, mask, lost = vectorise(values, events, self.layout, self.normalisation, fill)
         return {self.name: x, self.mask: mask}, lost
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a model is given; see the module's docstring."""
+    """Everything that a model is given; see the module's docstring.
+
+    Attributes:
+        members: the inputs, in the order in which they were named.
+        layout: of the raw numbers that all of them are made of.
+    """
 
     members: tuple[Input, ...]
+    layout: VectorLayout
 
     @classmethod
     def of(cls, specs: Specs, params: Mapping[str, InputParams] | None = None, normalise: Choice = "auto") -> Inputs:
@@ -84,8 +95,10 @@ class Inputs:
         """
         if not params:
             layout = VectorLayout.of(specs)
-            return cls((Input(VECTOR, layout, Normalisation.of(specs, layout, normalise)),))
-        return cls(tuple(_input(name, specs, one, normalise) for name, one in params.items()))
+            return cls((Input(VECTOR, layout, Normalisation.of(specs, layout, normalise)),), layout)
+        members = tuple(_input(name, specs, one, normalise) for name, one in params.items())
+        used = {branch for one in members for branch in one.branches}
+        return cls(members, VectorLayout.of(Specs({name: specs.branches[name] for name in sorted(used)})))
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -97,24 +110,34 @@ class Inputs:
         """Numbers an event, masks not counted."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
-    def make(self, values: Columns, events: int, raw: bool = False, fill: float = 0.0) -> tuple[Arrays, dict[str, int]]:
+    def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[Arrays, dict[str, int]]:
         """Make the tensors of some events.
 
         Args:
             values: every branch, over the same events.
-            raw: leave values as they are, NaN where there is none.
             fill: what stands where there is no value.
 
         Returns:
-            float32 tensors (events, ...) and bool masks by name; and by branch, how many values did not fit.
+            float32 tensors (events, ...) and bool masks by name; and how much did not fit: values by branch, or
+            objects by input.
         """
         arrays: Arrays = {}
         lost: dict[str, int] = {}
         for one in self.members:
-            mine, cut = one.make(values, events, raw, fill)
+            mine, cut = one.make(values, events, fill)
             arrays |= mine
             lost |= cut
         return arrays, lost
+
+    def rows(self, values: Columns, events: int) -> tuple[Arrays, dict[str, int]]:
+        """Make rows of raw numbers as `layout` has them, NaN where there is none, as if they were the only input."""
+        x, mask, lost = vectorise(values, events, self.layout, None, np.nan)
+        return {VECTOR: x, mask_of(VECTOR): mask}, lost
+
+
+def mask_of(name: str) -> str:
+    """Return what the mask of an input is called."""
+    return "mask" if name == VECTOR else f"{name}_mask"
 
 
 def branches_of(params: Mapping[str, InputParams], columns: Mapping[str, object], where: str) -> list[str]:

@@ -18,12 +18,14 @@ def losses(truncated: Mapping[str, int], skipped: Mapping[tuple[int, int], str],
     """Return a line for every loss.
 
     Args:
-        truncated: by jagged branch, how many values were cut off.
+        truncated: by jagged branch, how many values were cut off; or by input, how many objects.
         skipped: stretches of entries that were left out, and why.
         specs: what is known of the branches.
     """
     lines = [
         f"{count} values of '{name}' lie beyond the longest list that the specs know, and were cut off"
+        if name in specs.branches
+        else f"{count} objects of input '{name}' lie beyond its length, and were cut off"
         for name, count in truncated.items()
     ]
     lines += [

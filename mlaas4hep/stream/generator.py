@@ -84,8 +84,8 @@ class DataGenerator(Closing):
 
     @property
     def layout(self) -> VectorLayout:
-        """Which column of x holds what."""
-        return self.sample.layout
+        """Which column of x holds what; of the rows of raw numbers, where there are other inputs."""
+        return self.sample.inputs.layout
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -131,12 +131,16 @@ class DataGenerator(Closing):
         batches = rebatch(self._chunks(part, epoch, order), self.params.batch_size)
         return in_background((picks.gather() for picks in batches), AHEAD)
 
-    def examples(self, count: int, part: str = "test") -> Batch:
-        """Return up to `count` events of a part, from each file in turn, with x as in the files (NaN: no value)."""
+    def examples(self, count: int, part: str = "test", raw: bool = False) -> Batch:
+        """Return up to `count` events of a part, from each file in turn.
+
+        Args:
+            raw: as rows of numbers as they are in the files (`layout`), NaN where there is none.
+        """
         by_file = []
         for file in range(len(self.sample.files)):
             for start, stop in self.sample.blocks(file, self._plan.rows)[:1]:
-                events = self.sample.load(file, start, stop, raw=True)
+                events = self.sample.load(file, start, stop, raw)
                 by_file.append(events[events.part == PARTS.index(part)])
         events = Batch.concatenate(by_file)
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])

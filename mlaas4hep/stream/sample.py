@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +22,13 @@ from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
-from mlaas4hep.reader import DataReader, Normalisation, ReadOptions, Specs, VectorLayout
+from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.cache import BlockCache, Cached, key_of
 from mlaas4hep.stream.labels import (
     CONTRAST,
     is_pattern,
@@ -53,10 +54,8 @@ class Sample:
         labels: the classes, and which event is of which.
         specs: of all files together.
         inputs: the tensors that events become.
-        layout, normalisation: how events become rows of x.
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
-        truncated: by jagged branch, how many values did not fit into the vector in what was loaded so far.
         skipped: (file, start, stop) of the entries that could not be read so far (with on_error="skip"), and why.
     """
 
@@ -83,7 +82,7 @@ class Sample:
             {**self.split.derived, **({WEIGHT: params.weight} if params.weight else {})},
             len(self.files),
         )
-        self.truncated: dict[str, int] = {}
+        self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self.skipped: dict[tuple[int, int, int], str] = {}
         self._readers: OrderedDict[int, DataReader] = OrderedDict()
         self._lock = threading.Lock()
@@ -92,20 +91,20 @@ class Sample:
         self._known = self.specs
         self.close()  # the readers know only their own file's specs
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
-        self.layout = VectorLayout.of(self.specs)
-        self.normalisation = Normalisation.of(self.specs, self.layout, params.normalise)
         if self.labels.contrast and not branch and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
         if branch and is_pattern(branch):
             self.labels = labels_by_branches(self._extra)
         elif branch:
             self.labels = labels_by_branch(branch, self._unique(branch))
+        self._cache = self._open_cache()
 
     def _examine(self) -> Specs:
         """Open every file once: check that they agree, count their events, learn the specs."""
         self.entries: list[int] = []
         self.identifier: tuple[str, ...] = ()
         self._extra: tuple[str, ...] = ()
+        self._origins: list[list[object]] = []
         self._id_types: dict[str, np.dtype[Any]] = {}
         specs: Specs | None = None
         files = range(len(self.files))
@@ -126,6 +125,7 @@ class Sample:
             for name in self.identifier:
                 self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
             self.entries.append(reader.stop)
+            self._origins.append([reader.identity, reader.num_entries, _stamp(reader.location)])
             specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
         assert specs is not None  # there is at least one file
         if not specs.events and not specs.legacy:
@@ -137,7 +137,7 @@ class Sample:
         """Return the reader of a file, of which specs are known."""
         with self.reader(index) as reader:
             reader.specs  # noqa: B018  a first pass, unless there are specs
-            self._note_losses(index, reader)
+            self._note_skipped(index, reader.skipped)
         return reader
 
     def _unique(self, branch: str) -> np.ndarray:
@@ -179,14 +179,28 @@ class Sample:
             FileUnreadable: the file cannot be read, or is damaged.
             ConfigError: a label, a weight or a split makes no sense for an event.
         """
+        block = self._cache.get(file, start, stop) if self._cache and not raw else None
+        if block is None:
+            block = self._read(file, start, stop, raw)
+            if self._cache and not raw:
+                self._cache.put(file, start, stop, block)
+        if not raw:
+            with self._lock:
+                self._truncated[file, start, stop] = block.truncated
+        self._note_skipped(file, block.skipped)
+        return block.batch
+
+    def _read(self, file: int, start: int, stop: int, raw: bool) -> Cached:
         with self.reader(file) as reader:
             chunk = reader.read_block(start, stop, raw)
-            self._note_losses(file, reader)
+            truncated = dict(reader.truncated)
+            reader.truncated.clear()
+            skipped = {stretch: why for stretch, why in reader.skipped.items() if start <= stretch[0] < stop}
         hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():
             raise ConfigError(f"weight: '{self.params.weight}' of an event of {self.files[file]} is no finite number")
-        return Batch(
+        batch = Batch(
             chunk.inputs,
             self.labels.of(file, len(chunk), chunk.extra),
             weight.astype(np.float32),
@@ -195,13 +209,34 @@ class Sample:
             np.full(len(chunk), file, np.int32),
             chunk.entries,
         )
+        return Cached(batch, truncated, skipped)
 
-    def _note_losses(self, file: int, reader: DataReader) -> None:
+    def _open_cache(self) -> BlockCache | None:
+        """Return where blocks are kept, by the name of all that they depend on."""
+        preproc = self.options.preproc
+        if not self.params.cache or (preproc is not None and not preproc.portable):
+            return None
+        said = self.params.model_dump(
+            include={"branch", "identifier", "inputs", "normalise", "on_error", "split", "weight"}
+        )
+        labels = [self.labels.classes, self.labels.by_file, self.labels.branches]
+        learnt = self.specs.to_json()["branches"]
+        made = None if preproc is None else preproc.to_json()
+        return BlockCache.open(key_of([self._origins, said, labels, learnt, made]), int(self.params.cache_gb * 1e9))
+
+    def _note_skipped(self, file: int, skipped: Mapping[tuple[int, int], str]) -> None:
         with self._lock:
-            self.skipped.update({(file, *stretch): reason for stretch, reason in reader.skipped.items()})
-            for name, count in reader.truncated.items():
-                self.truncated[name] = self.truncated.get(name, 0) + count
-            reader.truncated.clear()
+            self.skipped.update({(file, *stretch): reason for stretch, reason in skipped.items()})
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """By jagged branch, how many values did not fit into the vector in what was loaded, each once."""
+        with self._lock:
+            blocks = list(self._truncated.values())
+        total: Counter[str] = Counter()
+        for block in blocks:
+            total.update(block)
+        return dict(total)
 
     def losses(self) -> list[str]:
         """Return, in words, what did not make it into the vectors so far."""
@@ -254,6 +289,15 @@ def _read_options(
         inputs=params.inputs,
         derived=derived,
     )
+
+
+def _stamp(location: str) -> list[int]:
+    """Return what changes when a file on disk is written anew."""
+    try:
+        status = os.stat(location)
+    except OSError:  # it is elsewhere
+        return []
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _merge(specs: Specs | None, more: Specs, file: str, first: str) -> Specs:

@@ -129,7 +129,7 @@ def write_bundle(path: Path, trained: Trained) -> None:
         FileUnreadable: the folder cannot be written.
     """
     generator, problem = trained.generator, ""
-    examples = generator.examples(EXAMPLES)
+    examples = generator.examples(EXAMPLES, raw=True)
     with new_directory(path) as folder:
         training = _training(trained, trained.backend.save(folder))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
@@ -175,24 +175,20 @@ def _write_onnx(path: Path, trained: Trained) -> None:
     from mlaas4hep.training import onnx_graph
 
     trained.backend.export(path)
-    graph = onnx_graph.with_normalisation(
-        onnx.load(str(path)), trained.generator.sample.normalisation, trained.backend.takes_mask
-    )
+    graph = onnx_graph.with_inputs(onnx.load(str(path)), trained.generator.sample.inputs, trained.backend.takes)
     onnx_graph.describe(graph, trained.generator.layout, trained.generator.classes, {"mlaas4hep.name": trained.name})
     onnx.save(graph, str(path))
 
 
 def _check_onnx(path: Path, trained: Trained, examples: Batch) -> None:
-    """Compare the graph's scores for raw events with the framework's for the same events normalised."""
+    """Compare the graph's scores for raw events with the framework's for the same events as it was trained on."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
         return  # an extra of the server; the tests compare in any case
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(["scores"], {"inputs": examples.x})[0]
-    x = examples.x.copy()
-    mask = trained.generator.sample.normalisation.apply(x, fill=0.0)
-    expected = trained.backend.predict(x, mask)
+    expected = trained.backend.predict(trained.generator.examples(EXAMPLES).inputs)
     worst = float(np.abs(found - expected).max(initial=0.0))
     if not worst <= TOLERANCE:
         raise ConfigError(
@@ -224,7 +220,8 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
         "classes": list(sample.labels.classes),
         "label_branches": list(sample.labels.branches),
         "contrast": sample.labels.contrast,
-        "columns": sample.layout.columns,
+        "columns": trained.generator.columns,
+        "inputs": {name: list(shape) for name, shape in trained.generator.shapes.items()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
 

@@ -1,11 +1,11 @@
-"""Keras 3 models: from vectors (and, if there is a second input, masks) to scores. A compiled one keeps its loss."""
+"""Keras 3 models: from inputs, and masks if there are inputs for them, to scores. A compiled one keeps its loss."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, require, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Output, probe, probe_inputs
+from mlaas4hep.training.backend import Output, Shapes, array_shapes, choose, describe_shapes, probe, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
 
 LEARNING_RATE = 1e-3
@@ -27,18 +27,18 @@ class KerasBackend:
 
     framework = "keras"
 
-    def __init__(self, model: keras.Model, file: ModelFile, idim: int, classes: int) -> None:
+    def __init__(self, model: keras.Model, file: ModelFile, shapes: Shapes, classes: int) -> None:
         if file.training_step is not None:
             raise ConfigError(
                 f"{file.path} defines training_step, which is for PyTorch",
                 hint="in Keras, give the model a method train_step",
             )
         self.model = model
-        self._idim = idim
+        self._shapes = shapes
         self._file = file
-        if not model.built:
-            model.build((None, idim))
-        self.takes_mask = len(model.inputs) > 1
+        if not model.built and "x" in shapes:
+            model.build((None, *shapes["x"]))
+        self.takes = choose([tensor.name for tensor in model.inputs], shapes, f"the model of {file.path}")
         self.outputs, self._output = self._probe(classes)
         if not model.compiled:
             model.compile(
@@ -49,17 +49,16 @@ class KerasBackend:
         self._scores = _with_activation(model, self.outputs, self._output)
 
     def _probe(self, classes: int) -> tuple[int, Output]:
-        x = probe_inputs(self._idim)
         try:
-            output = keras.ops.convert_to_numpy(self.model(self._inputs(x, np.ones_like(x)), training=False))
+            output = keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
         except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own for a wrong shape
-            raise ConfigError(
-                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {said(error)}"
-            ) from error
+            wanted = describe_shapes(self._shapes)
+            raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
         return probe(output, classes, self._file.path)
 
-    def _inputs(self, x: np.ndarray, mask: np.ndarray) -> Any:
-        return [x, mask.astype(np.float32)] if self.takes_mask else x
+    def _given(self, inputs: Mapping[str, np.ndarray]) -> Any:
+        given = [np.asarray(inputs[name], np.float32) for name in self.takes]
+        return given if len(given) > 1 else given[0]
 
     def fit(self, batches: Iterable[Batch]) -> float:
         """Train on batches, one step each, and return the mean loss."""
@@ -69,16 +68,14 @@ class KerasBackend:
             y = y[:, None].astype(np.float32) if self.outputs == 1 else y
             weight = batch.weight / batch.weight.mean()  # Keras divides by the number of events, not by the weights
             self.model.reset_metrics()
-            logs = self.model.train_on_batch(
-                self._inputs(batch.x, batch.mask), y, sample_weight=weight, return_dict=True
-            )
+            logs = self.model.train_on_batch(self._given(batch.inputs), y, sample_weight=weight, return_dict=True)
             total += float(logs["loss"]) * len(batch)
             count += len(batch)
         return total / max(count, 1)
 
-    def predict(self, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return probabilities, float32 (events, outputs)."""
-        return np.asarray(self._scores.predict_on_batch(self._inputs(x, mask)), np.float32)
+        return np.asarray(self._scores.predict_on_batch(self._given(inputs)), np.float32)
 
     def snapshot(self) -> Any:
         """Return a copy of the weights."""
@@ -98,16 +95,14 @@ class KerasBackend:
         return "model.keras"
 
     def export(self, path: Path) -> None:
-        """Write an ONNX graph from normalised events to probabilities."""
+        """Write an ONNX graph from what the model takes to probabilities."""
         require("tf2onnx", "keras", "writing a Keras model as ONNX")
-        spec = [
-            keras.InputSpec(shape=(None, self._idim), dtype="float32", name=name)
-            for name in (("x", "mask") if self.takes_mask else ("x",))
-        ]
+        shapes = array_shapes(self._shapes)
+        spec = [keras.InputSpec(shape=(None, *shapes[name]), dtype="float32", name=name) for name in self.takes]
         silent = contextlib.redirect_stdout(io.StringIO())
         with silent, warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised; the rest is chatter
             warnings.simplefilter("ignore")
-            self._scores.export(path, format="onnx", input_signature=[spec] if self.takes_mask else spec, verbose=False)
+            self._scores.export(path, format="onnx", input_signature=[spec] if len(spec) > 1 else spec, verbose=False)
 
 
 def default_loss(outputs: int, output: Output) -> Any:

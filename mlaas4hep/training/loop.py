@@ -121,10 +121,7 @@ def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:
     Raises:
         ConfigError: the part is empty.
     """
-    found = [
-        (batch.y, backend.predict(batch.x, batch.mask), batch.weight)
-        for batch in generator.batches(part, shuffle=False)
-    ]
+    found = [(batch.y, backend.predict(batch.inputs), batch.weight) for batch in generator.batches(part, shuffle=False)]
     if not found:
         raise _empty(part)
     y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))

@@ -1,10 +1,11 @@
 """The user's model file: found, run, and asked for a model.
 
     file = load_model_file("ex_keras.py")
-    model = file.build(idim=73, classes=2)
+    model = file.build({"x": (73,)}, classes=2)
 
-A model file defines `def model(idim)`, or `def model(idim, classes)`, and may define `loss`, `optimizer`, `metrics` and
-`training_step`. Which framework the model belongs to is asked of the model itself, see `backend`.
+A model file defines `def model(idim)`, or where the params name inputs `def model(shapes)`; a second argument gets
+the number of classes. It may define `loss`, `optimizer`, `metrics` and `training_step`. Which framework the model
+belongs to is asked of the model itself, see `backend`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,23 +49,27 @@ class ModelFile:
     metrics: Any = None
     training_step: Any = None
 
-    def build(self, idim: int, classes: int) -> Any:
-        """Return the model for vectors of `idim` numbers and so many classes.
+    def build(self, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Any:
+        """Return the model for inputs of some shapes and so many classes.
+
+        Args:
+            shapes: of one event, by input; the model of a vector alone is told how many numbers it has.
 
         Raises:
             ConfigError: `model` fails, or returns nothing.
         """
-        arguments: tuple[int, ...] = (idim,)
+        given = shapes["x"][0] if set(shapes) == {"x"} else dict(shapes)
+        arguments: tuple[Any, ...] = (given,)
         if len(inspect.signature(self.model).parameters) > 1:
-            arguments = (idim, classes)
+            arguments = (given, classes)
         try:
             built = self.model(*arguments)
         except MLaaS4HEPError:
             raise
         except Exception as error:
-            raise ConfigError(f"model({idim}) of {self.path} fails: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"model({given}) of {self.path} fails: {type(error).__name__}: {error}") from error
         if built is None:
-            raise ConfigError(f"model({idim}) of {self.path} returns nothing", hint="end it with: return model")
+            raise ConfigError(f"model({given}) of {self.path} returns nothing", hint="end it with: return model")
         return built
 
 

@@ -58,7 +58,7 @@ def train_model(
     file = load_model_file(model)
     with DataGenerator(files, labels, params, specs, preproc=preproc) as generator:
         with _explained(file):
-            backend = make_backend(file, generator.layout.width, len(generator.classes), params.seed)
+            backend = make_backend(file, generator.shapes, len(generator.classes), params.seed)
         _own_metrics(file, _no_scores(backend.outputs))  # so that a mistake in them does not cost a training
         if started:
             started(generator, backend)

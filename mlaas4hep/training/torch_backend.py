@@ -1,4 +1,4 @@
-"""PyTorch models: a `torch.nn.Module` from vectors (and, if `forward` has a second argument, masks) to scores."""
+"""PyTorch models: a `torch.nn.Module` from inputs, and masks if `forward` has arguments for them, to scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Output, probe, probe_inputs
+from mlaas4hep.training.backend import Output, Shapes, array_shapes, choose, describe_shapes, probe, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
 
 LEARNING_RATE = 1e-3
@@ -31,11 +31,11 @@ class TorchBackend:
 
     framework = "pytorch"
 
-    def __init__(self, model: nn.Module, file: ModelFile, idim: int, classes: int) -> None:
+    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, classes: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
-        self.takes_mask = len(inspect.signature(model.forward).parameters) > 1
-        self._idim = idim
+        self.takes = choose(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
+        self._shapes = shapes
         self._file = file
         self.outputs, self._output = self._probe(classes)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -46,18 +46,16 @@ class TorchBackend:
 
     def _probe(self, classes: int) -> tuple[int, Output]:
         self.model.eval()
-        x = torch.from_numpy(probe_inputs(self._idim)).to(self.device)
         try:
             with torch.no_grad():
-                output = self._forward(x, torch.ones_like(x))
+                output = self._forward(self._tensors(probe_inputs(self._shapes)))
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"the model of {self._file.path} does not take vectors of {self._idim} numbers: {said(error)}"
-            ) from error
+            wanted = describe_shapes(self._shapes)
+            raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
         return probe(output.cpu().numpy(), classes, self._file.path)
 
-    def _forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.model(x, mask) if self.takes_mask else self.model(x)
+    def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        output: torch.Tensor = self.model(*(inputs[name] for name in self.takes))
         return output[:, None] if output.ndim == 1 else output
 
     def fit(self, batches: Iterable[Batch]) -> float:
@@ -67,28 +65,32 @@ class TorchBackend:
         for batch in batches:
             if len(batch) < 2:  # batch normalisation needs two
                 continue
-            x, mask, y, weight = self._tensors(batch)
+            inputs = self._tensors(batch.inputs)
+            y, weight = self._tensor(batch.y), self._tensor(batch.weight)
             self._optimizer.zero_grad()
             if self._file.training_step:
-                loss = self._file.training_step(self.model, x, mask, y, weight)
+                given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
+                loss = self._file.training_step(self.model, *given, y, weight)
             else:
-                loss = self._loss(self._forward(x, mask), y, weight)
+                loss = self._loss(self._forward(inputs), y, weight)
             loss.backward()
             self._optimizer.step()
             total += loss.detach() * len(batch)
             count += len(batch)
         return float(total) / max(count, 1)
 
-    def _tensors(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        arrays = (batch.x, batch.mask.astype(np.float32), batch.y, batch.weight)
-        return tuple(torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in arrays)
+    def _tensors(self, inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {name: self._tensor(np.asarray(values, np.float32)) for name, values in inputs.items()}
 
-    def predict(self, x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return probabilities, float32 (events, outputs)."""
         scores = Scores(self, self._output).eval()
         with torch.no_grad():
-            inputs = [torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device) for array in (x, mask)]
-            return np.asarray(scores(*inputs).float().cpu().numpy())
+            given = self._tensors({name: inputs[name] for name in self.takes})
+            return np.asarray(scores(*given.values()).float().cpu().numpy())
 
     def snapshot(self) -> Any:
         """Return a copy of the weights."""
@@ -110,19 +112,19 @@ class TorchBackend:
         return "model.pt"
 
     def export(self, path: Path) -> None:
-        """Write an ONNX graph from normalised events to probabilities."""
+        """Write an ONNX graph from what the model takes to probabilities."""
         scores = Scores(self, self._output).eval().cpu()
-        names = ["x", "mask"] if self.takes_mask else ["x"]
-        examples = tuple(torch.zeros(2, self._idim) for _ in names)  # two tensors, or the exporter takes them for one
+        shapes = array_shapes(self._shapes)
+        examples = tuple(torch.zeros(2, *shapes[name]) for name in self.takes)
         with warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised; the rest is chatter
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 scores,
                 examples,
                 path,
-                input_names=names,
+                input_names=list(self.takes),
                 output_names=["scores"],
-                dynamic_shapes=({0: torch.export.Dim("events")},) * len(names),
+                dynamic_shapes=(({0: torch.export.Dim("events")},) * len(examples),),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -138,15 +140,24 @@ class Scores(nn.Module):  # type: ignore[misc]  # mypy is told not to follow tor
         self.model = backend.model
         self._output = output
         self._outputs = backend.outputs
-        self._takes_mask = backend.takes_mask
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return probabilities (events, outputs)."""
-        output: torch.Tensor = self.model(x, mask) if self._takes_mask else self.model(x)
+        output: torch.Tensor = self.model(*inputs)
         output = output[:, None] if output.ndim == 1 else output
         if self._output == "logits":
             return torch.sigmoid(output) if self._outputs == 1 else torch.softmax(output, dim=1)
         return torch.exp(output) if self._output == "log_probabilities" else output
+
+
+def _arguments(model: nn.Module, shapes: Shapes) -> list[str]:
+    """Return what the arguments of `forward` are called; those that have a default may be others than inputs."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if "x" in shapes:
+        return [one.name for one in parameters]
+    known = array_shapes(shapes)
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    return [one.name for one in named if one.name in known or one.default is one.empty]
 
 
 def default_loss(outputs: int, output: Output) -> Loss:

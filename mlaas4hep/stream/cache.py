@@ -1,0 +1,202 @@
+"""Blocks of events as they were made, on disk, so that only the first epoch reads and decodes the files.
+
+    cache = BlockCache.open(key_of(everything that the events depend on), limit=20_000_000_000)
+    cache.put(file, start, stop, Cached(batch, {}, {}))
+    cache.get(file, start, stop).batch            # its arrays are mapped into memory, not read
+
+Blocks lie in $MLAAS4HEP_CACHE (a folder of the system's for temporary files, unless it is set), in a folder for each
+key, and later runs over the same events find them there. The folders of other keys go when there is too little room,
+those first that were not used for longest. Losing the cache at any time loses nothing but time.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mlaas4hep
+from mlaas4hep import console
+from mlaas4hep.stream.batch import Batch
+
+MAGIC = b"MLBLOCK1"
+ALIGNMENT = 64
+RESERVE = 2_000_000_000
+"""Bytes of the disk that are left to others."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A block, and what was noted when it was made.
+
+    Attributes:
+        batch: all events of the block.
+        truncated: by jagged branch, how many values were cut off.
+        skipped: stretches of entries that could not be read, and why.
+    """
+
+    batch: Batch
+    truncated: Mapping[str, int]
+    skipped: Mapping[tuple[int, int], str]
+
+
+class BlockCache:
+    """The blocks of one sample as it is read by one set of parameters; threads may share it."""
+
+    def __init__(self, root: Path, key: str, limit: int) -> None:
+        """Use the folder `key` of `root`, which exists, and up to `limit` bytes of it and its neighbours."""
+        self.folder = root / key
+        self.folder.mkdir(exist_ok=True)
+        os.utime(self.folder)
+        self._root = root
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._used = sum(map(_size, root.iterdir()))
+        self._full = False
+
+    @classmethod
+    def open(cls, key: str, limit: int) -> BlockCache | None:
+        """Return the cache of a key; None where there is no place for one."""
+        named = os.environ.get("MLAAS4HEP_CACHE")
+        root = Path(named or Path(tempfile.gettempdir(), f"mlaas4hep-cache-{os.getuid()}"))
+        try:
+            root.mkdir(mode=0o700, parents=named is not None, exist_ok=True)
+            if root.stat().st_uid != os.getuid() or (named is None and root.is_symlink()):
+                raise PermissionError(f"{root} belongs to somebody else")
+            return cls(root, key, limit)
+        except OSError as error:
+            console.notice(f"no cache, so every epoch reads the files: {error}; set MLAAS4HEP_CACHE to a folder")
+            return None
+
+    def get(self, file: int, start: int, stop: int) -> Cached | None:
+        """Return a block, or None if it is not there."""
+        try:
+            with self._path(file, start, stop).open("rb") as opened:
+                populate = getattr(mmap, "MAP_POPULATE", 0)
+                memory = mmap.mmap(opened.fileno(), 0, mmap.MAP_SHARED | populate, mmap.PROT_READ)
+            return _unpack(memoryview(memory))
+        except (OSError, ValueError):
+            return None
+
+    def put(self, file: int, start: int, stop: int, block: Cached) -> None:
+        """Write a block, if there is room."""
+        header, arrays = _pack(block)
+        size = len(header) + sum(_padded(array.nbytes) for array in arrays)
+        if not self._make_room(size):
+            return
+        temporary = self.folder / f".{os.getpid()}-{threading.get_ident()}"
+        try:
+            with temporary.open("wb") as opened:
+                opened.write(header)
+                for array in arrays:
+                    opened.write(array.data.cast("B") if array.size else b"")
+                    opened.write(bytes(_padded(array.nbytes) - array.nbytes))
+            temporary.rename(self._path(file, start, stop))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            self._give_up(str(error))
+
+    def _path(self, file: int, start: int, stop: int) -> Path:
+        return self.folder / f"{file}-{start}-{stop}"
+
+    def _make_room(self, size: int) -> bool:
+        """Count `size` bytes more, without others that are older if need be; return whether there is room for them."""
+        with self._lock:
+            if self._full:
+                return False
+            if shutil.disk_usage(self._root).free < size + RESERVE:
+                self._give_up(f"there are less than {RESERVE / 1e9:.0f} GB free on the disk of {self._root}")
+                return False
+            others = sorted(
+                (folder for folder in self._root.iterdir() if folder != self.folder), key=lambda it: it.stat().st_mtime
+            )
+            while self._used + size > self._limit and others:
+                self._used -= _size(others[0])
+                shutil.rmtree(others.pop(0), ignore_errors=True)
+            if self._used + size > self._limit:
+                self._give_up(f"'cache_gb' in the params allows {self._limit / 1e9:g} GB")
+                return False
+            self._used += size
+            return True
+
+    def _give_up(self, reason: str) -> None:
+        if not self._full:
+            console.notice(f"the cache holds a part of the events, and every epoch reads the others: {reason}")
+        self._full = True
+
+
+def key_of(content: Any) -> str:
+    """Return a name for all that the events of a sample depend on, given as JSON would have it."""
+    text = json.dumps([mlaas4hep.__version__, MAGIC.decode(), content], sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _pack(block: Cached) -> tuple[bytes, list[np.ndarray]]:
+    """Return the head of a block's file, and the arrays that follow it, each from a multiple of ALIGNMENT on."""
+    names, arrays, places, position = [], [], [], 0
+    for name, array in _arrays_of(block.batch):
+        names.append(name)
+        arrays.append(np.ascontiguousarray(array))
+        places.append([arrays[-1].dtype.str, list(array.shape), position])
+        position += _padded(arrays[-1].nbytes)
+    skipped = [[start, stop, reason] for (start, stop), reason in block.skipped.items()]
+    content = {"arrays": list(zip(names, places, strict=True)), "bytes": position,
+               "truncated": dict(block.truncated), "skipped": skipped}  # fmt: skip
+    text = json.dumps(content).encode()
+    head = MAGIC + len(text).to_bytes(8, "little") + text
+    return head + bytes(_padded(len(head)) - len(head)), arrays
+
+
+def _unpack(memory: memoryview) -> Cached:
+    """Return what `_pack` took apart.
+
+    Raises:
+        ValueError: the memory holds no whole block.
+    """
+    length = int.from_bytes(memory[8:16], "little")
+    if bytes(memory[:8]) != MAGIC or len(memory) < 16 + length:
+        raise ValueError("not a block")
+    content = json.loads(bytes(memory[16 : 16 + length]))
+    begin = _padded(16 + length)
+    if len(memory) != begin + content["bytes"]:
+        raise ValueError("a block that was cut off")
+    made: dict[str, Any] = {field.name: {} for field in fields(Batch)}
+    for (outer, inner), (dtype, shape, position) in content["arrays"]:
+        array = np.frombuffer(memory, dtype, int(np.prod(shape)), begin + position).reshape(shape)
+        if inner:
+            made[outer][inner] = array
+        else:
+            made[outer] = array
+    skipped = {(start, stop): reason for start, stop, reason in content["skipped"]}
+    return Cached(Batch(**made), content["truncated"], skipped)
+
+
+def _arrays_of(batch: Batch) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    for field in fields(batch):
+        values = getattr(batch, field.name)
+        if isinstance(values, Mapping):
+            yield from (((field.name, name), array) for name, array in values.items())
+        else:
+            yield (field.name, ""), values
+
+
+def _padded(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes that the files of a folder take; one that vanishes has none."""
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except OSError:
+        return 0

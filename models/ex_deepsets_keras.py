@@ -1,0 +1,29 @@
+"""Deep Sets over jets, in Keras: what is learnt of an event does not depend on the order of its jets.
+
+workflow.py --files=files.txt --labels=labels.txt --model=ex_deepsets_keras.py --params=objects.json
+
+with inputs `jets` (of some length) and `event` in the params. Zaheer et al., arXiv:1703.06114.
+"""
+
+import keras
+from keras import layers, ops
+
+
+def model(shapes, classes=2, width=64):
+    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; probabilities come out."""
+    jets = keras.Input(shapes["jets"], name="jets")
+    jets_mask = keras.Input(shapes["jets"][:1], name="jets_mask")
+    event = keras.Input(shapes["event"], name="event")
+
+    present = layers.Reshape((shapes["jets"][0], 1))(jets_mask)
+    encoded = layers.Dense(width, activation="relu")(jets)
+    encoded = layers.Dense(width, activation="relu")(encoded) * present
+    mean = ops.sum(encoded, axis=1) / ops.maximum(ops.sum(present, axis=1), 1)
+
+    hidden = layers.Concatenate()([mean, ops.max(encoded, axis=1), event])
+    hidden = layers.Dense(2 * width, activation="relu")(hidden)
+    hidden = layers.Dropout(0.2)(hidden)
+    hidden = layers.Dense(width, activation="relu")(hidden)
+    outputs = 1 if classes == 2 else classes
+    scores = layers.Dense(outputs, activation="sigmoid" if outputs == 1 else "softmax")(hidden)
+    return keras.Model([jets, jets_mask, event], scores)

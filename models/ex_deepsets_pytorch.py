@@ -1,0 +1,37 @@
+"""Deep Sets over jets, in PyTorch: what is learnt of an event does not depend on the order of its jets.
+
+workflow.py --files=files.txt --labels=labels.txt --model=ex_deepsets_pytorch.py --params=objects.json
+
+with inputs `jets` (of some length) and `event` in the params. Zaheer et al., arXiv:1703.06114.
+"""
+
+import torch
+from torch import nn
+
+
+def model(shapes, classes=2):
+    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
+    return DeepSets(shapes["jets"][1], shapes["event"][0], 1 if classes == 2 else classes)
+
+
+class DeepSets(nn.Module):
+    """One network for each jet, mean and maximum over the jets, and a second network for these and the event."""
+
+    def __init__(self, features, numbers, outputs, width=64):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.all = nn.Sequential(
+            nn.Linear(2 * width + numbers, 2 * width),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(2 * width, width),
+            nn.ReLU(),
+            nn.Linear(width, outputs),
+        )
+
+    def forward(self, jets, jets_mask, event):
+        """Return logits; `jets` (n, 8, 4), `jets_mask` (n, 8), `event` (n, 5)."""
+        present = jets_mask[:, :, None]
+        encoded = self.each(jets) * present
+        mean = encoded.sum(dim=1) / present.sum(dim=1).clamp(min=1)
+        return self.all(torch.cat([mean, encoded.amax(dim=1), event], dim=1))

@@ -1,0 +1,55 @@
+"""A small transformer over jets, in PyTorch: every jet looks at all others, and a token at all of them.
+
+workflow.py --files=files.txt --labels=labels.txt --model=ex_transformer_pytorch.py --params=objects.json
+
+with inputs `jets` (of some length) and `event` in the params. Vaswani et al., arXiv:1706.03762.
+"""
+
+import torch
+from torch import nn
+
+
+def model(shapes, classes=2):
+    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
+    return Transformer(shapes["jets"][1], shapes["event"][0], 1 if classes == 2 else classes)
+
+
+class Transformer(nn.Module):
+    """Jets and a token of the event's own numbers through two layers of attention; the token is what is read off."""
+
+    def __init__(self, features, numbers, outputs, width=64, layers=2):
+        super().__init__()
+        self.jet = nn.Linear(features, width)
+        self.token = nn.Linear(numbers, width)
+        self.layers = nn.ModuleList([Layer(width) for _ in range(layers)])
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+
+    def forward(self, jets, jets_mask, event):
+        """Return logits; `jets` (n, 8, 4), `jets_mask` (n, 8), `event` (n, 5)."""
+        tokens = torch.cat([self.token(event)[:, None], self.jet(jets)], dim=1)
+        present = torch.cat([torch.ones_like(jets_mask[:, :1]), jets_mask], dim=1) > 0
+        for layer in self.layers:
+            tokens = layer(tokens, present)
+        return self.out(tokens[:, 0])
+
+
+class Layer(nn.Module):
+    """Attention and a network for each token, each added to what came in."""
+
+    def __init__(self, width, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys, self.values, self.mix = (nn.Linear(width, width) for _ in range(4))
+        self.each = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
+
+    def forward(self, tokens, present):
+        """Return tokens (n, count, width); those that are not present are looked at by none."""
+        normed = self.before(tokens)
+        split = (*tokens.shape[:2], self.heads, -1)
+        queries, keys, values = (
+            part(normed).reshape(split).transpose(1, 2) for part in (self.queries, self.keys, self.values)
+        )
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values, present[:, None, None])
+        tokens = tokens + self.mix(seen.transpose(1, 2).reshape(tokens.shape))
+        return tokens + self.each(self.between(tokens))

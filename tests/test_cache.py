@@ -1,0 +1,129 @@
+"""Events that come from the cache are those of the files, whatever happens to either."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tinyroot import write_events
+
+from mlaas4hep import DataGenerator
+from mlaas4hep.stream.cache import BlockCache, key_of
+
+PARAMS = {"batch_size": 50, "chunk_size": 200}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        write_events(tmp_path / f"{name}.root", 300, seed=seed, run=seed, kind=np.arange(300) % 2)
+    return [str(tmp_path / "a.root"), str(tmp_path / "b.root")]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLAAS4HEP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def epochs(files, params, numbers=(0, 1)):
+    """All that batches hold, epoch by epoch."""
+    with DataGenerator(files, "kind", {**PARAMS, **params}) as generator:
+        return [[content_of(batch) for batch in generator.batches(epoch=number)] for number in numbers]
+
+
+def content_of(batch):
+    arrays = {**batch.inputs, **batch.ids, "y": batch.y, "weight": batch.weight, "part": batch.part, "file": batch.file}
+    return {name: (values.dtype.str, values.tolist()) for name, values in {**arrays, "entry": batch.entry}.items()}
+
+
+def blocks_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_the_same_with_and_without(files, folder, workers):
+    truth = epochs(files, {"cache": False})
+    assert not folder.exists()
+    assert epochs(files, {"workers": workers}) == truth
+    assert blocks_in(folder)
+    assert epochs(files, {"workers": workers}) == truth  # of a later run
+
+
+def test_the_second_epoch_does_not_read_the_files(files, folder):
+    first, second = epochs(files, {"cache": False})
+    with DataGenerator(files, "kind", PARAMS) as generator:
+        assert [content_of(batch) for batch in generator.batches(epoch=0)] == first
+        for file in files:
+            with open(file, "r+b") as opened:
+                opened.seek(300)
+                opened.write(bytes(os.path.getsize(file) - 300))
+        assert [content_of(batch) for batch in generator.batches(epoch=1)] == second
+
+
+@pytest.mark.parametrize(
+    "change", [{"normalise": "none"}, {"selected_branches": "met"}, {"weight": "met"},
+               {"split": {"valid": "event % 3 == 0", "test": "event % 3 == 1"}},
+               {"inputs": {"tracks": {"branches": ["pt"], "length": 2}}}, {"nevts": 100}]
+)  # fmt: skip
+def test_other_parameters_have_other_events(files, folder, change):
+    epochs(files, {})
+    assert epochs(files, change) == epochs(files, {**change, "cache": False})
+
+
+def test_a_file_that_was_written_anew_is_read_anew(files, folder):
+    epochs(files, {})
+    write_events(files[0], 300, seed=3, run=1, kind=np.arange(300) % 2)
+    assert epochs(files, {}) == epochs(files, {"cache": False})
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: bytes(100)])
+def test_a_damaged_block_is_made_anew(files, folder, damage):
+    truth = epochs(files, {})
+    for path in blocks_in(folder):
+        path.write_bytes(damage(path.read_bytes()))
+    assert epochs(files, {}) == truth
+
+
+def test_of_what_does_not_fit_every_epoch_reads_the_files(files, folder, capsys):
+    truth = epochs(files, {"cache": False})
+    epochs(files, {})
+    whole = sum(path.stat().st_size for path in blocks_in(folder))
+    for path in blocks_in(folder):
+        path.unlink()
+    assert epochs(files, {"cache_gb": 0.7 * whole / 1e9}) == truth
+    assert 0 < sum(path.stat().st_size for path in blocks_in(folder)) <= 0.7 * whole
+    assert capsys.readouterr().err.count("the cache holds a part of the events") == 1
+
+
+def test_what_was_not_used_for_longest_makes_room(folder):
+    folder.mkdir()
+    for age, name in ((300, "old"), (100, "young"), (200, "older")):
+        (folder / name).mkdir()
+        (folder / name / "0-0-1").write_bytes(bytes(100))
+        os.utime(folder / name, (0, 1_000_000 - age))
+    cache = BlockCache.open(key_of("mine"), 350)
+    assert cache._make_room(200)
+    assert sorted(path.name for path in folder.iterdir() if path != cache.folder) == ["young"]
+
+
+def test_without_a_place_there_is_no_cache(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLAAS4HEP_CACHE", str(tmp_path / "file"))
+    assert epochs(files, {}) == epochs(files, {"cache": False})
+    assert "set MLAAS4HEP_CACHE to a folder" in capsys.readouterr().err
+
+
+def test_losses_are_told_of_cached_events_too_and_once(files, folder, tmp_path):
+    with DataGenerator([files[0]], "kind", PARAMS) as generator:
+        short = generator.specs
+    short.branches["pt"] = replace(short.branches["pt"], dim=2)
+    lines = []
+    for _ in range(2):
+        with DataGenerator(files, "kind", PARAMS, short) as generator:
+            for epoch in range(2):
+                for _ in generator.batches(epoch=epoch):
+                    pass
+            lines.append(generator.sample.losses())
+    assert lines[0] == lines[1]
+    assert "values of 'pt' lie beyond" in lines[0][0]

@@ -1,0 +1,102 @@
+"""Models over objects: the shipped model files from ROOT files to ONNX, and what is said where they do not fit."""
+
+import awkward as ak
+import numpy as np
+import onnxruntime
+import pytest
+from tinyroot import write_tree
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.training import train_model
+
+PARAMS = {
+    "epochs": 6, "batch_size": 64, "selected_branches": [],
+    "inputs": {
+        "jets": {"branches": ["Jet_pt", "Jet_eta"], "length": 4, "sort": "-Jet_pt"},
+        "event": {"branches": ["MET_pt", "Muon_pt"]},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Signal has two jets of high momentum far apart, somewhere in an unsorted list; no jet at all is possible."""
+    folder = tmp_path_factory.mktemp("jets")
+    for seed, name in enumerate(("background", "signal")):
+        rng = np.random.default_rng(seed)
+        counts, muons = rng.integers(0, 7, 1500), rng.integers(0, 3, 1500)
+        pt, eta = rng.exponential(20, counts.sum()), rng.normal(0, 1.5, counts.sum())
+        if name == "signal":
+            pt, eta = pt * rng.choice([1, 4], len(pt)), eta * 2
+        columns = {
+            "run": np.full(1500, seed, np.uint32),
+            "luminosityBlock": np.ones(1500, np.uint32),
+            "event": np.arange(1500, dtype=np.uint64),
+            "MET_pt": rng.exponential(30, 1500).astype("f4"),
+            "Muon_pt": ak.unflatten(rng.exponential(20, muons.sum()).astype("f4"), muons),
+            "Jet_pt": ak.unflatten(pt.astype("f4"), counts),
+            "Jet_eta": ak.unflatten(eta.astype("f4"), counts),
+        }
+        write_tree(folder / f"{name}.root", columns, clusters=2)
+    return [str(folder / "background.root"), str(folder / "signal.root")]
+
+
+@pytest.mark.parametrize(
+    "model", ["ex_deepsets_keras", "ex_deepsets_pytorch", "ex_transformer_keras", "ex_transformer_pytorch"]
+)
+def test_shipped_models_learn_and_onnx_gives_their_scores_for_raw_events(files, model, tmp_path):
+    labels = ["background", "signal"]
+    trained = train_model(files, labels, f"{model}.py", Params.parse(PARAMS), fout=tmp_path / "bundle")
+    assert trained.metrics()["test"]["auc"] > 0.8
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
+    raw, events = trained.generator.examples(400, raw=True), trained.generator.examples(400)
+    assert np.isfinite(raw.x[:, trained.generator.columns.index("Jet_pt_4")]).any()  # some lists are longer than 4
+    assert np.isnan(raw.x[:, trained.generator.columns.index("Jet_pt_0")]).any()  # some events have no jet
+    found = session.run(["scores"], {"inputs": raw.x})[0]
+    np.testing.assert_allclose(found, trained.backend.predict(events.inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("ex_pytorch.py", "fails: TypeError"),
+        (
+            """
+import torch
+class Net(torch.nn.Module):
+    def forward(self, jet, event):
+        return event
+def model(shapes):
+    return Net()
+""",
+            "takes 'jet', and there is no such input; closest: 'jets'.*; there are jets, event, jets_mask, event_mask",
+        ),
+        (
+            """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Linear(99, 1)
+    def forward(self, event):
+        return self.out(event)
+def model(shapes):
+    return Net()
+""",
+            r"does not take inputs of the shapes jets \\(4, 2\\), event \\(3,\\)",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_the_inputs_is_told_what_there_is(files, model, message, tmp_path):
+    name = model
+    if not model.endswith(".py"):
+        (tmp_path / "own.py").write_text(model)
+        name = str(tmp_path / "own.py")
+    with pytest.raises(ConfigError, match=message.replace("\\\\", "\\")):
+        train_model(files, ["a", "b"], name, Params.parse(PARAMS), fout=tmp_path / "bundle")
+
+
+def test_several_inputs_need_labels(files, tmp_path):
+    with pytest.raises(ConfigError, match="events of several inputs need labels"):
+        train_model(files, None, "ex_deepsets_pytorch.py", Params.parse(PARAMS), fout=tmp_path / "bundle")

@@ -40,6 +40,7 @@ from mlaas4hep.reader.preproc import Preproc
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MLAAS4HEP_TESTDATA", ROOT.parent / "shared" / "data"))
+CACHE = True
 FILES, JETS, BATCH, LENGTH = 4, 25_000, 1024, 128
 CLASSES = ["QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl"]
 DERIVED = {
@@ -119,7 +120,7 @@ Epoch = Callable[[], Iterator[dict[str, Any]]]
 def ours(files: list[str], workers: int) -> tuple[DataGenerator, Epoch]:
     """Return an epoch of ours, after the first pass; weaver too is given its constants."""
     params = {
-        "branch": "tree", "batch_size": BATCH, "workers": workers, "identifier": [],
+        "branch": "tree", "batch_size": BATCH, "workers": workers, "identifier": [], "cache": CACHE,
         "inputs": {
             "points": {"branches": POINTS, "length": LENGTH, "normalise": "none"},
             "features": {"branches": FEATURES, "length": LENGTH, "normalise": "standard"},

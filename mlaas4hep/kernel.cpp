@@ -3,8 +3,9 @@
 //   measure(baskets, jobs, bytes)                                baskets -> how much room their numbers take
 //   decode(baskets, jobs, spots, content, offsets, lists)        baskets -> numbers and lists
 //   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
-//   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask)     columns -> objects
+//   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x)     columns -> objects
 //   gather(sources, block, row, out)                             rows of blocks -> a batch
+//   gather_objects(sources, offsets, block, row, length, fill, x, mask)
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
 // Each has a twin in NumPy (in `io.baskets`, `reader.vectors`, `reader.objects`, `reader.specs` and `stream.picks`) that gives
@@ -750,23 +751,24 @@ template <class T> void sort_positions(const T *numbers, int64_t length, bool de
         std::stable_sort(positions.begin(), positions.end(), before);
 }
 
+// assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x) -> lost
+//
+// Write objects to x, (objects, features), those of an event behind those of the one before, at most `length` of each.
 PyObject *assemble_objects(PyObject *, PyObject *args) {
-    PyObject *list, *keys, *curves_object, *curved_object, *x_object, *mask_object;
+    PyObject *list, *keys, *curves_object, *curved_object, *x_object;
     Py_ssize_t events, length;
     int descending;
     double fill;
-    if (!PyArg_ParseTuple(args, "OnnOpOOdOO", &list, &events, &length, &keys, &descending, &curves_object, &curved_object,
-                          &fill, &x_object, &mask_object))
+    if (!PyArg_ParseTuple(args, "OnnOpOOdO", &list, &events, &length, &keys, &descending, &curves_object, &curved_object,
+                          &fill, &x_object))
         return nullptr;
-    Buffer x, mask;
+    Buffer x;
     Curves curves;
     std::vector<Column> columns, key;
-    if (!take_columns(list, events, columns) || !take_columns(keys, events, key) || !x.take(x_object, "f", true, "x") ||
-        !mask.take(mask_object, "?", true, "mask"))
+    if (!take_columns(list, events, columns) || !take_columns(keys, events, key) || !x.take(x_object, "f", true, "x"))
         return nullptr;
     const auto features = static_cast<int64_t>(columns.size());
-    if (!curves.take(curves_object, curved_object, features) || !expect(features > 0 && key.size() <= 1, "columns") ||
-        !expect(length >= 0 && x.size() == events * length * features, "x") || !expect(mask.size() == events * length, "mask"))
+    if (!curves.take(curves_object, curved_object, features) || !expect(features > 0 && key.size() <= 1, "columns"))
         return nullptr;
     const int64_t *offsets = columns[0].offsets;
     const auto alike = [&](const Column &column) {
@@ -776,21 +778,20 @@ PyObject *assemble_objects(PyObject *, PyObject *args) {
     if (!expect(offsets && std::all_of(columns.begin(), columns.end(), alike) && std::all_of(key.begin(), key.end(), alike),
                 "lists"))
         return nullptr;
-    int64_t lost = 0;
+    int64_t objects = 0;
+    for (int64_t row = 0; row < events; ++row) objects += std::min<int64_t>(offsets[row + 1] - offsets[row], length);
+    if (!expect(length >= 0 && x.size() == objects * features, "x")) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
     Tile tile(columns.size());
     std::vector<int64_t> positions;
-    const auto blank = static_cast<float>(fill);
+    float *to = x.data<float>();
     for (int64_t start = 0; start < events; start += TILE) {
         tile.take(columns, start, std::min<int64_t>(start + TILE, events));
-        prepare(columns, curves, blank, tile);
+        prepare(columns, curves, static_cast<float>(fill), tile);
         const int64_t apart = tile.at[1];
         for (int64_t row = start; row < tile.stop; ++row) {
-            const int64_t from = offsets[row] - offsets[start], found = offsets[row + 1] - offsets[row];
-            const int64_t kept = std::min<int64_t>(found, length);
-            const float *z = tile.z.data() + from;
-            float *to = x.data<float>() + row * length * features;
-            lost += found - kept;
+            const int64_t found = offsets[row + 1] - offsets[row], kept = std::min<int64_t>(found, length);
+            const float *z = tile.z.data() + offsets[row] - offsets[start];
             if (key.empty()) {
                 transpose(z, apart, features, kept, to, features);
             } else {
@@ -801,14 +802,11 @@ PyObject *assemble_objects(PyObject *, PyObject *args) {
                 for (int64_t i = 0; i < kept; ++i)
                     for (int64_t k = 0; k < features; ++k) to[i * features + k] = z[k * apart + positions[i]];
             }
-            std::fill(to + kept * features, to + length * features, blank);
-            uint8_t *is_object = mask.data<uint8_t>() + row * length;
-            std::memset(is_object, 1, static_cast<size_t>(kept));
-            std::memset(is_object + kept, 0, static_cast<size_t>(length - kept));
+            to += kept * features;
         }
     }
     Py_END_ALLOW_THREADS;
-    return PyLong_FromLongLong(lost);
+    return PyLong_FromLongLong(static_cast<long long>(offsets[events] - objects));
 }
 
 // ------------------------------------------------------------------------------------------- blocks -> a batch
@@ -848,6 +846,60 @@ PyObject *gather(PyObject *, PyObject *args) {
     for (int64_t i = 0; i < count; ++i)
         std::memcpy(to + i * bytes, sources[block.data<int64_t>()[i]].data<char>() + row.data<int64_t>()[i] * bytes,
                     static_cast<size_t>(bytes));
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+// gather_objects(sources, offsets, block, row, length, fill, x, mask): the same for objects, of which an event has those that
+// the offsets of its source say, at most `length`; in x they have room for so many, and behind them stands the fill value.
+PyObject *gather_objects(PyObject *, PyObject *args) {
+    PyObject *list, *offsets_list, *block_object, *row_object, *x_object, *mask_object;
+    Py_ssize_t length;
+    double fill;
+    if (!PyArg_ParseTuple(args, "OOOOndOO", &list, &offsets_list, &block_object, &row_object, &length, &fill, &x_object,
+                          &mask_object))
+        return nullptr;
+    Buffer block, row, x, mask;
+    std::vector<Buffer> sources, offsets;
+    if (!PyList_Check(list) || !PyList_Check(offsets_list) || PyList_GET_SIZE(list) != PyList_GET_SIZE(offsets_list)) {
+        PyErr_SetString(PyExc_TypeError, "sources and offsets: not two lists of the same length");
+        return nullptr;
+    }
+    if (!block.take(block_object, INT64, false, "block") || !row.take(row_object, INT64, false, "row") ||
+        !x.take(x_object, "f", true, "x") || !mask.take(mask_object, "?", true, "mask"))
+        return nullptr;
+    const int64_t count = row.size(), places = count * length;
+    const int64_t features = places ? x.size() / places : 0;
+    if (!expect(length >= 0 && block.size() == count, "block") || !expect(features * places == x.size(), "x") ||
+        !expect(mask.size() == places, "mask"))
+        return nullptr;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i)
+        if (!sources.emplace_back().take(PyList_GET_ITEM(list, i), "f", false, "source") ||
+            !offsets.emplace_back().take(PyList_GET_ITEM(offsets_list, i), INT64, false, "offsets"))
+            return nullptr;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t from = block.data<int64_t>()[i], at = row.data<int64_t>()[i];
+        bool valid = from >= 0 && from < static_cast<int64_t>(sources.size()) && at >= 0 && at + 1 < offsets[from].size();
+        if (valid) {
+            const int64_t begin = offsets[from].data<int64_t>()[at], end = offsets[from].data<int64_t>()[at + 1];
+            valid = begin >= 0 && begin <= end && end - begin <= length && end * features <= sources[from].size();
+        }
+        if (!valid) {
+            PyErr_SetString(PyExc_IndexError, "a row that no source has, or with more objects than there is room for");
+            return nullptr;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t from = block.data<int64_t>()[i], at = row.data<int64_t>()[i];
+        const int64_t begin = offsets[from].data<int64_t>()[at], kept = offsets[from].data<int64_t>()[at + 1] - begin;
+        float *to = x.data<float>() + i * length * features;
+        std::memcpy(to, sources[from].data<float>() + begin * features, static_cast<size_t>(kept * features) * sizeof(float));
+        std::fill(to + kept * features, to + length * features, static_cast<float>(fill));
+        uint8_t *is_object = mask.data<uint8_t>() + i * length;
+        std::memset(is_object, 1, static_cast<size_t>(kept));
+        std::memset(is_object + kept, 0, static_cast<size_t>(length - kept));
+    }
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -1153,8 +1205,9 @@ PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS, "decode(baskets, jobs, spots, content, offsets, lists)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
     {"assemble_objects", assemble_objects, METH_VARARGS,
-     "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x, mask) -> lost"},
+     "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x) -> lost"},
     {"gather", gather, METH_VARARGS, "gather(sources, block, row, out)"},
+    {"gather_objects", gather_objects, METH_VARARGS, "gather_objects(sources, offsets, block, row, length, fill, x, mask)"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},
     {nullptr, nullptr, 0, nullptr},
 };

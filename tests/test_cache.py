@@ -1,6 +1,7 @@
 """Events that come from the cache are those of the files, whatever happens to either."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_a_damaged_block_is_made_anew(files, folder, damage):
     for path in blocks_in(folder):
         path.write_bytes(damage(path.read_bytes()))
     assert epochs(files, {}) == truth
+
+
+def test_who_clears_the_cache_in_between_loses_nothing_but_time(files, folder):
+    truth = epochs(files, {"cache": False}, range(3))
+    with DataGenerator(files, "kind", PARAMS) as generator:
+        for epoch in range(3):
+            batches = generator.batches(epoch=epoch)
+            found = [content_of(next(batches))]
+            shutil.rmtree(folder)
+            assert found + [content_of(batch) for batch in batches] == truth[epoch]
 
 
 def test_of_what_does_not_fit_every_epoch_reads_the_files(files, folder, capsys):

@@ -10,8 +10,8 @@ from test_statistics import expected, needs_kernel
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Jagged
-from mlaas4hep.reader import METHODS, Normalisation
-from mlaas4hep.reader.objects import ObjectLayout, tensorise, with_kernel, with_numpy
+from mlaas4hep.reader import METHODS, Normalisation, objects
+from mlaas4hep.reader.objects import ObjectLayout, Objects, gather, make_objects, with_kernel, with_numpy
 
 
 def collection(events, seed=0, names=("pt", "eta", "index")):
@@ -26,7 +26,8 @@ def collection(events, seed=0, names=("pt", "eta", "index")):
 def test_objects_are_those_of_awkward_array(length, descending):
     table = collection(200)
     layout = ObjectLayout("jets", ("pt", "eta"), length, "index", descending)
-    x, mask, lost = tensorise(table, 200, layout, None, 0.0)
+    made, lost = make_objects(table, 200, layout, None)
+    x, mask = made.pad()
     arrays = {name: ak.unflatten(lists.content, lists.counts) for name, lists in table.items()}
     order = ak.argsort(arrays["index"], ascending=not descending)
     for index, name in enumerate(layout.branches):
@@ -41,7 +42,7 @@ def test_objects_are_those_of_awkward_array(length, descending):
 @needs_kernel
 @given(tables(), st.integers(1, 5), st.sampled_from([None, *METHODS]), st.sampled_from([np.nan, 0.0, -7.5]), st.data())
 def test_any_lists_give_the_same_bits_compiled(block, length, method, fill, data):
-    table, events = block
+    table, _ = block
     lists = [name for name, values in table.items() if isinstance(values, Jagged)]
     if not lists:
         return
@@ -50,24 +51,52 @@ def test_any_lists_give_the_same_bits_compiled(block, length, method, fill, data
     sort = data.draw(st.sampled_from(["", *alike]))
     layout = ObjectLayout("some", tuple(alike), length, sort, data.draw(st.booleans()))
     normalisation = Normalisation.of(expected([block]), layout, method) if method else None
-    arguments = ([table[name] for name in alike], table[sort] if sort else None, events, layout, normalisation, fill)
-    for found, truth in zip(with_kernel(*arguments), with_numpy(*arguments), strict=True):
-        found, truth = (np.asarray(values) for values in (found, truth))
-        assert np.array_equal(found, truth, equal_nan=found.dtype.kind == "f")
-        assert np.array_equal(np.signbit(found[~np.isnan(found)]), np.signbit(truth[~np.isnan(truth)]))
+    total = int(np.minimum(first.counts, length).sum())
+    arguments = ([table[name] for name in alike], table[sort] if sort else None, layout, normalisation, fill, total)
+    found, truth = with_kernel(*arguments), with_numpy(*arguments)
+    assert np.array_equal(found, truth, equal_nan=True)
+    assert np.array_equal(np.signbit(found[~np.isnan(found)]), np.signbit(truth[~np.isnan(truth)]))
+
+
+@needs_kernel
+@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=3), st.data())
+def test_events_of_several_blocks_are_padded_the_same_compiled(counts, data):
+    rng = np.random.default_rng(0)
+    sources = [
+        Objects(rng.normal(size=(sum(some), 3)).astype("f4"), np.concatenate([[0], np.cumsum(some)]), 4)
+        for some in counts
+    ]
+    block = np.array(data.draw(st.lists(st.integers(0, len(sources) - 1), max_size=20)), np.int64)
+    row = np.array([data.draw(st.integers(0, len(sources[index]) - 1)) for index in block], np.int64)
+    found = gather(sources, block, row, -3.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "KERNEL", None)
+        truth = gather(sources, block, row, -3.0)
+    for one, other in zip(found, truth, strict=True):
+        assert np.array_equal(one, other)
+
+
+@needs_kernel
+def test_the_compiled_loop_pads_nothing_that_lies_outside():
+    source = Objects(np.zeros((3, 2), np.float32), np.array([0, 2, 3]), 2)
+    for block, row in [(0, 2), (0, -1), (1, 0)]:
+        with pytest.raises(IndexError):
+            gather([source], np.array([block]), np.array([row]))
+    with pytest.raises(IndexError):
+        gather([Objects(source.content, np.array([0, 4]), 4)], np.array([0]), np.array([0]))
 
 
 def test_equal_keys_keep_their_order_and_nan_comes_last():
     offsets = np.array([0, 4])
     table = {"key": Jagged(offsets, np.array([1, np.nan, 3, 1.0])), "value": Jagged(offsets, np.arange(4))}
     for descending, truth in [(False, [0, 3, 2, 1]), (True, [2, 0, 3, 1])]:
-        x, _, _ = tensorise(table, 1, ObjectLayout("o", ("value",), 4, "key", descending), None)
-        assert x[0, :, 0].tolist() == truth
+        made, _ = make_objects(table, 1, ObjectLayout("o", ("value",), 4, "key", descending), None)
+        assert made.content[:, 0].tolist() == truth
 
 
 def test_a_value_that_is_nan_is_filled_and_the_object_stays():
     table = {"pt": Jagged(np.array([0, 2, 2]), np.array([np.nan, 2.0]))}
-    x, mask, _ = tensorise(table, 2, ObjectLayout("o", ("pt",), 3), None, 0.0)
+    x, mask = make_objects(table, 2, ObjectLayout("o", ("pt",), 3), None, 0.0)[0].pad()
     assert x[..., 0].tolist() == [[0, 2, 0], [0, 0, 0]]
     assert mask.tolist() == [[True, True, False], [False, False, False]]
 
@@ -75,4 +104,4 @@ def test_a_value_that_is_nan_is_filled_and_the_object_stays():
 def test_lists_of_two_collections_are_refused_by_name():
     table = {"pt": Jagged(np.array([0, 2]), np.zeros(2)), "eta": Jagged(np.array([0, 1]), np.zeros(1))}
     with pytest.raises(ConfigError, match=r"input 'jets': 'pt' and 'eta' have lists of different lengths"):
-        tensorise(table, 1, ObjectLayout("jets", ("pt", "eta"), 3), None)
+        make_objects(table, 1, ObjectLayout("jets", ("pt", "eta"), 3), None)

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from typing_extensions import Self
@@ -34,7 +34,7 @@ from mlaas4hep.io.location import is_url, shown
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.methods import Choice, parse_choice
 from mlaas4hep.reader.derived import Derived
-from mlaas4hep.reader.inputs import VECTOR, Inputs, branches_of
+from mlaas4hep.reader.inputs import VECTOR, Inputs, Parts, branches_of, padded
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
@@ -56,18 +56,20 @@ class Chunk:
         entries: int64 (events,), the entry numbers of the events in the file.
     """
 
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
     ids: Mapping[str, np.ndarray]
     extra: Mapping[str, np.ndarray]
     entries: np.ndarray
 
     @property
     def x(self) -> np.ndarray:
-        return self.inputs[VECTOR]
+        x: np.ndarray = self.inputs[VECTOR]
+        return x
 
     @property
     def mask(self) -> np.ndarray:
-        return self.inputs["mask"]
+        mask: np.ndarray = self.inputs["mask"]
+        return mask
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -320,23 +322,25 @@ class DataReader(Closing):
         file = Provenance(shown(self._name), self.identity, self.num_entries, stop)
         return Specs(whole.branches, whole.events, (file,))
 
-    def read_block(self, start: int, stop: int, raw: bool = False) -> Chunk:
+    def read_block(self, start: int, stop: int, raw: bool = False, pad: bool = True) -> Chunk:
         """Read the entries start <= i < stop that pass the cuts as one chunk, of whatever size.
 
         Args:
             raw: make rows of numbers as they are in the file (`layout`), NaN where there is none, whatever the inputs.
+            pad: give every event room for as many objects; else inputs of objects are `Objects`, and have no mask.
 
         Raises:
             FileUnreadable: the bytes cannot be had or are damaged.
         """
         values, entries = self._read(start, stop)
+        parts: Parts
         if raw:
-            arrays, truncated = self.inputs.rows(values, len(entries))
+            parts, truncated = self.inputs.rows(values, len(entries))
         else:
-            arrays, truncated = self.inputs.make(values, len(entries), self.options.fill)
+            parts, truncated = self.inputs.make(values, len(entries), self.options.fill)
         self._note(truncated)
         return Chunk(
-            arrays,
+            padded(parts, self.options.fill) if pad else parts,
             _flat(values, self.identifier),
             {**_flat(values, self.extra), **self._derived.evaluate(values, len(entries))},
             entries,

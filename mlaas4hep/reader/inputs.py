@@ -3,7 +3,8 @@
     inputs = Inputs.of(specs, {"jets": InputParams(branches=["Jet_pt", "Jet_eta"], length=8, sort="-Jet_pt"),
                                "event": InputParams(branches=["MET_pt"])})
     inputs.shapes                                   # {"jets": (8, 2), "event": (1,)}
-    arrays, lost = inputs.make(values, events)      # "jets" (n, 8, 2), "jets_mask" (n, 8), "event" (n, 1), "event_mask"
+    parts, lost = inputs.make(values, events)
+    padded(parts, fill=0.0)          # "jets" (n, 8, 2), "jets_mask" (n, 8), "event" (n, 1), "event_mask" (n, 1)
 
 Without names there is one input, "x", the vector of all branches, and its "mask". Whatever the inputs are, `layout` is
 one row of raw numbers that holds all that they are made of: what a server is sent.
@@ -24,7 +25,7 @@ from mlaas4hep.io import Columns, Kind
 from mlaas4hep.methods import Choice
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
-from mlaas4hep.reader.objects import ObjectLayout, tensorise
+from mlaas4hep.reader.objects import ObjectLayout, Objects, make_objects
 from mlaas4hep.reader.selection import match
 from mlaas4hep.reader.specs import Specs
 from mlaas4hep.reader.vectors import vectorise
@@ -34,6 +35,9 @@ VECTOR = "x"
 
 Arrays = dict[str, np.ndarray]
 """Inputs and their masks by name."""
+
+Parts = dict[str, np.ndarray | Objects]
+"""The same, where the objects of all events do not have their room yet."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,12 @@ class Input:
         """Of one event: (features,), or (objects, features)."""
         return self.layout.shape if isinstance(self.layout, ObjectLayout) else (self.layout.width,)
 
-    def make(self, values: Columns, events: int, fill: float) -> tuple[Arrays, dict[str, int]]:
-        """Return the tensor and its mask by name; and by branch, or by this input, how much did not fit."""
+    def make(self, values: Columns, events: int, fill: float) -> tuple[Parts, dict[str, int]]:
+        """Return the objects, or the vectors and their mask, by name; and by input or branch, how much did not fit."""
         if isinstance(self.layout, ObjectLayout):
-            x, mask, count = tensorise(values, events, self.layout, self.normalisation, fill)
-            lost = {self.name: count} if count else {}
-        else:
-            x, mask, lost = vectorise(values, events, self.layout, self.normalisation, fill)
+            objects, count = make_objects(values, events, self.layout, self.normalisation, fill)
+            return {self.name: objects}, {self.name: count} if count else {}
+        x, mask, lost = vectorise(values, events, self.layout, self.normalisation, fill)
         return {self.name: x, self.mask: mask}, lost
 
 
@@ -110,18 +113,18 @@ class Inputs:
         """Numbers an event, masks not counted."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
-    def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[Arrays, dict[str, int]]:
-        """Make the tensors of some events.
+    def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[Parts, dict[str, int]]:
+        """Make the inputs of some events; `padded` makes tensors of objects.
 
         Args:
             values: every branch, over the same events.
             fill: what stands where there is no value.
 
         Returns:
-            float32 tensors (events, ...) and bool masks by name; and how much did not fit: values by branch, or
-            objects by input.
+            by name, objects, or vectors, float32 (events, features), and bool masks of the same shape; and how much did
+            not fit: values by branch, or objects by input.
         """
-        arrays: Arrays = {}
+        arrays: Parts = {}
         lost: dict[str, int] = {}
         for one in self.members:
             mine, cut = one.make(values, events, fill)
@@ -129,10 +132,21 @@ class Inputs:
             lost |= cut
         return arrays, lost
 
-    def rows(self, values: Columns, events: int) -> tuple[Arrays, dict[str, int]]:
+    def rows(self, values: Columns, events: int) -> tuple[Parts, dict[str, int]]:
         """Make rows of raw numbers as `layout` has them, NaN where there is none, as if they were the only input."""
         x, mask, lost = vectorise(values, events, self.layout, None, np.nan)
         return {VECTOR: x, mask_of(VECTOR): mask}, lost
+
+
+def padded(parts: Mapping[str, np.ndarray | Objects], fill: float) -> Arrays:
+    """Return tensors: float32 (events, length, features) and bool (events, length) for objects."""
+    arrays: Arrays = {}
+    for name, part in parts.items():
+        if isinstance(part, Objects):
+            arrays[name], arrays[mask_of(name)] = part.pad(fill=fill)
+        else:
+            arrays[name] = part
+    return arrays
 
 
 def mask_of(name: str) -> str:

@@ -1,7 +1,8 @@
 """Columns of a file → the objects of each event: jets, muons, particles, as a network over sets takes them.
 
     layout = ObjectLayout("jets", ("Jet_pt", "Jet_eta"), length=8, sort="Jet_pt", descending=True)
-    x, mask, lost = tensorise(source.read(layout.needed, 0, 1000), 1000, layout, normalisation, fill=0.0)
+    objects, lost = make_objects(source.read(layout.needed, 0, 1000), 1000, layout, normalisation)
+    x, mask = objects.pad()
 
 The compiled loop (`kernel.cpp`) does it where it is there; `with_numpy` is what it must agree with, bit by bit.
 """
@@ -21,7 +22,51 @@ from mlaas4hep.io.recycler import MEMORY
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.normalise import Normalisation
 
-Objects = tuple[np.ndarray, np.ndarray, int]
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of some events, without the room that is left over behind them.
+
+    Attributes:
+        content: float32 (objects, features).
+        offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]].
+        length: objects an event has room for; none has more.
+    """
+
+    content: np.ndarray
+    offsets: np.ndarray
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def pad(self, rows: np.ndarray | None = None, fill: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return x, float32 (events, length, features), and mask, bool (events, length), True where there is an object.
+
+        Args:
+            rows: int64, which events, in which order; None: all.
+            fill: what stands where there is no object.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        return gather([self], np.zeros(len(rows), np.int64), rows, fill)
+
+
+def gather(
+    sources: Sequence[Objects], block: np.ndarray, row: np.ndarray, fill: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return event row[i] of sources[block[i]] for every i, as `Objects.pad` does; all have the same length."""
+    length, features = sources[0].length, sources[0].content.shape[1]
+    x, mask = MEMORY.empty((len(row), length, features), np.float32), MEMORY.empty((len(row), length), bool)
+    if KERNEL is None:
+        x[:], mask[:] = fill, False
+        for index, source in enumerate(sources):
+            for place in np.flatnonzero(block == index):
+                start, stop = source.offsets[row[place] : row[place] + 2]
+                x[place, : stop - start], mask[place, : stop - start] = source.content[start:stop], True
+        return x, mask
+    contents, offsets = [source.content for source in sources], [source.offsets for source in sources]
+    KERNEL.gather_objects(contents, offsets, block, row, length, fill, x, mask)
+    return x, mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +108,19 @@ class ObjectLayout:
         return tuple(Slot(branch, Kind.JAGGED, index, 1) for index, branch in enumerate(self.branches))
 
 
-def tensorise(
-    values: Columns, events: int, layout: ObjectLayout, normalisation: Normalisation | None, fill: float = np.nan
-) -> Objects:
+def make_objects(
+    values: Columns, events: int, layout: ObjectLayout, normalisation: Normalisation | None, fill: float = 0.0
+) -> tuple[Objects, int]:
     """Make objects of lists.
 
     Args:
         values: every branch that the layout needs, over the same events.
         events: how many events these are.
         normalisation: None leaves values as they are.
-        fill: what stands where there is no object, and where a value is NaN.
+        fill: what stands where a value is NaN.
 
     Returns:
-        x, float32 (events, length, features); mask, bool (events, length), True where there is an object; and how many
-        objects were cut off.
+        the objects, and how many were cut off.
 
     Raises:
         ConfigError: the lists are not of the same lengths.
@@ -84,56 +128,55 @@ def tensorise(
     lists = [_as_lists(values[branch]) for branch in layout.needed]
     _check_alike(lists, layout)
     features, key = lists[: len(layout.branches)], lists[layout.needed.index(layout.sort)] if layout.sort else None
+    offsets = np.zeros(events + 1, np.int64)
+    np.cumsum(np.minimum(features[0].counts, layout.length), out=offsets[1:])
     make = with_numpy if KERNEL is None else with_kernel
-    return make(features, key, events, layout, normalisation, fill)
+    content = make(features, key, layout, normalisation, fill, int(offsets[-1]))
+    return Objects(content, offsets, layout.length), int(features[0].offsets[-1] - offsets[-1])
 
 
 def with_numpy(
     features: Sequence[Jagged],
     key: Jagged | None,
-    events: int,
     layout: ObjectLayout,
     normalisation: Normalisation | None,
     fill: float,
-) -> Objects:
-    """Do what `tensorise` says, step by step."""
+    total: int,
+) -> np.ndarray:
+    """Return the content of the `total` objects that are left, step by step."""
     offsets, counts = features[0].offsets, features[0].counts
-    event = np.repeat(np.arange(events), counts)
+    event = np.repeat(np.arange(len(counts)), counts)
     position = np.arange(len(event)) - np.repeat(offsets[:-1], counts)
-    order = np.lexsort((position, _rank(key.content, layout.descending), event)) if key else slice(None)
-    kept = position < layout.length
-    x = np.full((events, *layout.shape), np.nan, np.float32)
+    order = np.lexsort((position, _rank(key.content, layout.descending), event)) if key else np.arange(len(event))
+    kept = order[position < layout.length]
+    x = np.empty((total, len(features)), np.float32)
     with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, as the specs count it
         for index, feature in enumerate(features):
-            x[event[kept], position[kept], index] = feature.content[order][kept]
-    mask = np.arange(layout.length) < counts[:, None]
+            x[:, index] = feature.content[kept]
     if normalisation is not None:
         normalisation.apply(x, fill)
     elif not np.isnan(fill):
         x[np.isnan(x)] = fill
-    return x, mask, int((~kept).sum())
+    return x
 
 
 def with_kernel(
     features: Sequence[Jagged],
     key: Jagged | None,
-    events: int,
     layout: ObjectLayout,
     normalisation: Normalisation | None,
     fill: float,
-) -> Objects:
-    """Do what `tensorise` says, compiled."""
+    total: int,
+) -> np.ndarray:
+    """Return the content of the `total` objects that are left, compiled."""
     curves = bends = None
     if normalisation is not None and not normalisation.is_plain:
         curves, bends = normalisation.curves, normalisation.bends
-    x = MEMORY.empty((events, *layout.shape), np.float32)
-    mask = MEMORY.empty((events, layout.length), bool)
+    x = MEMORY.empty((total, len(features)), np.float32)
     columns, keys = [buffers(feature) for feature in features], [buffers(key)] if key else []
     assert KERNEL is not None
-    lost = KERNEL.assemble_objects(
-        columns, events, layout.length, keys, layout.descending, curves, bends, fill, x, mask
-    )
-    return x, mask, lost
+    KERNEL.assemble_objects(columns, len(features[0]), layout.length, keys, layout.descending, curves, bends, fill, x)
+    return x
 
 
 def _as_lists(values: Values) -> Jagged:

@@ -22,7 +22,7 @@ class Batch:
 
     Attributes:
         inputs: what a model is given, by name: float32 tensors (events, ...), normalised, 0 where there is no value,
-            and bool masks; see `reader.inputs`.
+            and bool masks; see `reader.inputs`. In a block that batches are made of, objects may be `Objects` instead.
         y: int64 (events,), the class of each event.
         weight: float32 (events,).
         ids: the identifier's columns, uint64 (events,) each; int64 or float64 where a file has signed or real ones.
@@ -33,7 +33,7 @@ class Batch:
         mask: bool (events, features), True where a value stands.
     """
 
-    inputs: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
     y: np.ndarray
     weight: np.ndarray
     ids: Mapping[str, np.ndarray]
@@ -43,11 +43,13 @@ class Batch:
 
     @property
     def x(self) -> np.ndarray:
-        return self.inputs["x"]
+        x: np.ndarray = self.inputs["x"]
+        return x
 
     @property
     def mask(self) -> np.ndarray:
-        return self.inputs["mask"]
+        mask: np.ndarray = self.inputs["mask"]
+        return mask
 
     def __len__(self) -> int:
         return len(self.y)
@@ -64,7 +66,7 @@ class Batch:
             return first
         return first.map(lambda *columns: np.concatenate(columns), *others)
 
-    def map(self, do: Callable[..., np.ndarray], *others: Self) -> Self:
+    def map(self, do: Callable[..., Any], *others: Self) -> Self:
         """Return a batch of what `do` makes of each array, and of the same array of other batches."""
         made: dict[str, Any] = {}
         for field in fields(self):

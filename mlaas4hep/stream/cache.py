@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 
 import mlaas4hep
 from mlaas4hep import console
+from mlaas4hep.reader.objects import Objects
 from mlaas4hep.stream.batch import Batch
 
 MAGIC = b"MLBLOCK1"
@@ -92,10 +94,11 @@ class BlockCache:
         """Write a block, if there is room."""
         header, arrays = _pack(block)
         size = len(header) + sum(_padded(array.nbytes) for array in arrays)
-        if not self._make_room(size):
-            return
         temporary = self.folder / f".{os.getpid()}-{threading.get_ident()}"
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleared up
+            if not self._make_room(size):
+                return
             with temporary.open("wb") as opened:
                 opened.write(header)
                 for array in arrays:
@@ -103,7 +106,8 @@ class BlockCache:
                     opened.write(bytes(_padded(array.nbytes) - array.nbytes))
             temporary.rename(self._path(file, start, stop))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             self._give_up(str(error))
 
     def _path(self, file: int, start: int, stop: int) -> Path:
@@ -117,9 +121,7 @@ class BlockCache:
             if shutil.disk_usage(self._root).free < size + RESERVE:
                 self._give_up(f"there are less than {RESERVE / 1e9:.0f} GB free on the disk of {self._root}")
                 return False
-            others = sorted(
-                (folder for folder in self._root.iterdir() if folder != self.folder), key=lambda it: it.stat().st_mtime
-            )
+            others = sorted((folder for folder in self._root.iterdir() if folder != self.folder), key=_last_used)
             while self._used + size > self._limit and others:
                 self._used -= _size(others[0])
                 shutil.rmtree(others.pop(0), ignore_errors=True)
@@ -149,9 +151,13 @@ def _pack(block: Cached) -> tuple[bytes, list[np.ndarray]]:
         arrays.append(np.ascontiguousarray(array))
         places.append([arrays[-1].dtype.str, list(array.shape), position])
         position += _padded(arrays[-1].nbytes)
-    skipped = [[start, stop, reason] for (start, stop), reason in block.skipped.items()]
-    content = {"arrays": list(zip(names, places, strict=True)), "bytes": position,
-               "truncated": dict(block.truncated), "skipped": skipped}  # fmt: skip
+    content = {
+        "arrays": list(zip(names, places, strict=True)),
+        "bytes": position,
+        "lengths": {name: part.length for name, part in block.batch.inputs.items() if isinstance(part, Objects)},
+        "truncated": dict(block.truncated),
+        "skipped": [[start, stop, reason] for (start, stop), reason in block.skipped.items()],
+    }
     text = json.dumps(content).encode()
     head = MAGIC + len(text).to_bytes(8, "little") + text
     return head + bytes(_padded(len(head)) - len(head)), arrays
@@ -177,6 +183,8 @@ def _unpack(memory: memoryview) -> Cached:
             made[outer][inner] = array
         else:
             made[outer] = array
+    for name, length in content["lengths"].items():
+        made["inputs"][name] = Objects(made.pop(f"{name}: content"), made.pop(f"{name}: offsets"), length)
     skipped = {(start, stop): reason for start, stop, reason in content["skipped"]}
     return Cached(Batch(**made), content["truncated"], skipped)
 
@@ -184,14 +192,23 @@ def _unpack(memory: memoryview) -> Cached:
 def _arrays_of(batch: Batch) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     for field in fields(batch):
         values = getattr(batch, field.name)
-        if isinstance(values, Mapping):
-            yield from (((field.name, name), array) for name, array in values.items())
-        else:
-            yield (field.name, ""), values
+        for name, part in values.items() if isinstance(values, Mapping) else [("", values)]:
+            if isinstance(part, Objects):
+                yield (f"{name}: content", ""), part.content
+                yield (f"{name}: offsets", ""), part.offsets
+            else:
+                yield (field.name, name), part
 
 
 def _padded(length: int) -> int:
     return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # another process was quicker
+        return 0.0
 
 
 def _size(folder: Path) -> int:

@@ -141,7 +141,7 @@ class DataGenerator(Closing):
         for file in range(len(self.sample.files)):
             for start, stop in self.sample.blocks(file, self._plan.rows)[:1]:
                 events = self.sample.load(file, start, stop, raw)
-                by_file.append(events[events.part == PARTS.index(part)])
+                by_file.append(Picks.of(events, np.flatnonzero(events.part == PARTS.index(part))).gather())
         events = Batch.concatenate(by_file)
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])
         return events[np.argsort(rank, kind="stable")[:count]]

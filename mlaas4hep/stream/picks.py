@@ -10,12 +10,15 @@ The compiled loop (`kernel.cpp`) copies where it is there; `with_numpy` does the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io.recycler import MEMORY
+from mlaas4hep.reader.inputs import mask_of
+from mlaas4hep.reader.objects import Objects, gather
 from mlaas4hep.stream.batch import Batch
 
 
@@ -59,7 +62,18 @@ class Picks:
         block, row = np.ascontiguousarray(self.block), np.ascontiguousarray(self.row)
         first, *others = self.blocks
         take = with_numpy if KERNEL is None else with_kernel
-        return first.map(lambda *sources: take(sources, block, row), *others)
+
+        def bring(*sources: Any) -> Any:
+            return (gather if isinstance(sources[0], Objects) else take)(sources, block, row)
+
+        batch = first.map(bring, *others)
+        inputs = {}
+        for name, found in batch.inputs.items():
+            if isinstance(found, tuple):
+                inputs[name], inputs[mask_of(name)] = found
+            else:
+                inputs[name] = found
+        return replace(batch, inputs=inputs)
 
 
 def rebatch(chunks: Iterable[Picks], size: int) -> Iterator[Picks]:

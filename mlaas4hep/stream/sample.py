@@ -192,7 +192,7 @@ class Sample:
 
     def _read(self, file: int, start: int, stop: int, raw: bool) -> Cached:
         with self.reader(file) as reader:
-            chunk = reader.read_block(start, stop, raw)
+            chunk = reader.read_block(start, stop, raw, pad=False)
             truncated = dict(reader.truncated)
             reader.truncated.clear()
             skipped = {stretch: why for stretch, why in reader.skipped.items() if start <= stretch[0] < stop}

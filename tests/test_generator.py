@@ -176,7 +176,7 @@ def test_nevts_is_a_limit_for_each_file(tmp_path):
 def test_examples_come_from_each_file_in_turn_as_they_are_in_the_files(tmp_path):
     columns = [write_events(tmp_path / f"{name}.root", 200, seed=seed) for seed, name in enumerate("ab")]
     with DataGenerator([tmp_path / "a.root", tmp_path / "b.root"], ["a", "b"]) as generator:
-        events = generator.examples(6)
+        events = generator.examples(6, raw=True)
         test = {
             (f, e)
             for batch in generator.batches("test")

@@ -11,7 +11,16 @@ import keyword
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from mlaas4hep.errors import ConfigError, nearest
@@ -25,6 +34,9 @@ def _as_names(value: Any) -> Any:
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
 
+
+TaskName = Literal["classification", "multilabel", "regression"]
+"""Telling classes apart; labels of which an event may have several; estimating numbers."""
 
 Names = Annotated[list[str], BeforeValidator(_as_names)]
 
@@ -99,7 +111,15 @@ class Params(BaseModel):
     inputs: Annotated[dict[str, InputParams], AfterValidator(_check_input_names)] = Field(
         {}, description="named tensors in place of one vector: {name: {branches, length, sort, normalise}}"
     )
+    task: TaskName = Field("classification", description="what labels are: classes, multilabel or numbers (regression)")
     weight: str = Field("", description="weight of an event: a branch or an expression; negative ones are kept")
+    balance: Literal["none", "weights", "sampling"] = Field(
+        "none", description="make classes count alike in training: by weights, or by repeating events of smaller ones"
+    )
+    mix: Literal["proportional", "balanced", "sequential"] = Field(
+        "proportional", description="of files in a chunk: by their lengths, as many of each, or one after the other"
+    )
+    kfold: int = Field(0, ge=0, le=100, description="models, of which each never sees one of so many parts; 0: one")
     split: list[float] | dict[str, str] = Field(
         [0.7, 0.15, 0.15], description="shares of training, validation, test part; or {valid: expression, test: ...}"
     )
@@ -107,6 +127,11 @@ class Params(BaseModel):
         0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
+    checkpoint: float = Field(10.0, ge=0, strict=False, description="minutes between checkpoints within an epoch")
+    fit_gb: float = Field(
+        4.0, gt=0, strict=False, description="gigabytes (10^9) that models may take that need all events at once"
+    )
+    tensorboard: str = Field("", description="folder for TensorBoard's event files; empty: none")
     workers: int = Field(1, ge=1, description="threads that read ahead")
     cache: bool = Field(True, description="keep events on disk as they were made, so that later epochs need not read")
     cache_gb: float = Field(20.0, gt=0, strict=False, description="gigabytes (10^9) that this and other runs may keep")
@@ -130,6 +155,14 @@ class Params(BaseModel):
         if not (len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) <= 1e-6):
             raise ValueError("three positive shares that add up to 1 are needed, as in [0.7, 0.15, 0.15]")
         return shares
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        if self.kfold == 1:
+            raise ValueError("'kfold' is 1; it is 0 for one model, or at least 2")
+        if self.kfold and isinstance(self.split, dict):
+            raise ValueError("'kfold' divides the events itself; give no expressions in 'split'")
+        return self
 
     @classmethod
     def load(cls, path: str, **overrides: Any) -> Self:
@@ -167,6 +200,8 @@ def _explain(error: ValidationError, where: str, known: Mapping[str, Any]) -> Co
             f"{where} has an unknown key '{key}'", nearest=nearest(key, known), hint="known keys: " + ", ".join(known)
         )
     reason = first["msg"].removeprefix("Value error, ")
+    if not key and first["type"] == "value_error":
+        return ConfigError(f"{where}: {reason}")
     what = f"'{key}' in {where} cannot be {first['input']!r}" if key else f"{where} cannot be {first['input']!r}"
     if first["type"] == "missing":
         what = f"{where} has no '{key}'"

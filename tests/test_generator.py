@@ -1,5 +1,6 @@
 """DataGenerator by hand and at its edges; the property that every event comes once is in test_stream.py."""
 
+import json
 from collections import Counter
 
 import awkward as ak
@@ -197,3 +198,69 @@ def test_a_sample_of_empty_files_is_an_error(tmp_path):
 def test_no_files_are_an_error():
     with pytest.raises(ConfigError, match="there are no files to read"):
         DataGenerator([])
+
+
+def pairs(batches):
+    """File and entry of each event, in order."""
+    return [pair for batch in batches for pair in zip(batch.file.tolist(), batch.entry.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("mix", ["proportional", "balanced", "sequential"])
+def test_shards_have_no_event_in_common_and_together_all(forty, world, mix):
+    paths, labels, truth = forty
+    for part in (None, "train"):
+        found = []
+        for rank in range(world):
+            with DataGenerator(paths, labels, {"mix": mix, "chunk_size": 500}) as generator:
+                found.append(Counter(pairs(generator.batches(part, epoch=2, shard=(rank, world)))))
+                whole = Counter(pairs(generator.batches(part, epoch=2)))
+        assert sum(found, Counter()) == whole
+        assert max(whole.values()) == 1
+        if part is None:
+            assert sum(whole.values()) == sum(truth.values())
+            assert min(map(len, found)) > 0.8 * len(truth) / world
+
+
+def test_a_rank_outside_of_the_world_is_refused(forty):
+    paths, _, _ = forty
+    with DataGenerator(paths[:2], ["a", "b"]) as generator, pytest.raises(ConfigError, match="no rank 2 among 2"):
+        generator.batches(shard=(2, 2))
+
+
+def test_sequential_files_come_one_after_the_other_and_balanced_ones_as_many_of_each(tmp_path):
+    for name, events in (("a", 60), ("b", 20)):
+        write_events(tmp_path / f"{name}.root", events, clusters=2)
+    files = [tmp_path / "a.root", tmp_path / "b.root"]
+    with DataGenerator(files, ["s", "b"], {"mix": "sequential", "chunk_size": 10}) as generator:
+        assert [file for file, _ in pairs(generator)] == [0] * 60 + [1] * 20
+    with DataGenerator(files, ["s", "b"], {"mix": "balanced", "chunk_size": 10, "batch_size": 10}) as generator:
+        counts = [np.bincount(batch.file, minlength=2).tolist() for batch in generator]
+    assert counts == [[5, 5]] * 4 + [[10, 0]] * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("taken", [0, 1, 7])
+def test_a_stream_goes_on_with_the_next_event_from_where_it_was_left(forty, taken, workers):
+    paths, labels, _ = forty
+    params = {"chunk_size": 300, "batch_size": 100, "workers": workers, "cache": False}
+    with DataGenerator(paths, labels, params) as generator:
+        whole = content(generator.batches("train", epoch=3))
+        stream = generator.batches("train", epoch=3)
+        first = content(next(stream) for _ in range(taken))
+        state = json.loads(json.dumps(generator.state_dict()))
+    with DataGenerator(paths, labels, params) as generator:
+        generator.load_state_dict(state)
+        rest = content(generator.batches("train", epoch=3))
+        assert generator.state_dict()["batches"] == len(whole)
+        again = content(generator.batches("train", epoch=3))
+    assert first + rest == whole == again
+
+
+def test_a_state_of_other_events_is_refused(forty):
+    paths, labels, _ = forty
+    with DataGenerator(paths, labels) as generator:
+        next(iter(generator))
+        state = generator.state_dict()
+    with DataGenerator(paths, labels, {"seed": 1}) as generator, pytest.raises(ConfigError, match="belongs to other"):
+        generator.load_state_dict(state)

@@ -255,7 +255,8 @@ class DataReader(Closing):
         if specs is not None:
             found = {name: self.available[name] for name in self.features if name in self.available}
             _check_belongs(specs, found, where)
-        self._needed = self._needs([*self.features, *self.identifier, *self.extra, *self._derived.names])
+        self._beside = [*self.identifier, *self.extra, *self._derived.names]
+        self._needed = self._needs([*self.features, *self._beside])
 
     @property
     def location(self) -> str:
@@ -266,6 +267,11 @@ class DataReader(Closing):
     def identity(self) -> str:
         """A name of the file's content that renaming does not change."""
         return self._source.identity
+
+    @property
+    def boundaries(self) -> Sequence[int]:
+        """Where clusters begin, 0 and the number of entries included."""
+        return self._source.boundaries
 
     @property
     def stop(self) -> int:
@@ -322,19 +328,23 @@ class DataReader(Closing):
         file = Provenance(shown(self._name), self.identity, self.num_entries, stop)
         return Specs(whole.branches, whole.events, (file,))
 
-    def read_block(self, start: int, stop: int, raw: bool = False, pad: bool = True) -> Chunk:
+    def read_block(self, start: int, stop: int, raw: bool = False, pad: bool = True, features: bool = True) -> Chunk:
         """Read the entries start <= i < stop that pass the cuts as one chunk, of whatever size.
 
         Args:
             raw: make rows of numbers as they are in the file (`layout`), NaN where there is none, whatever the inputs.
             pad: give every event room for as many objects; else inputs of objects are `Objects`, and have no mask.
+            features: without them, only identifiers and what comes along are read, and there are no inputs.
 
         Raises:
             FileUnreadable: the bytes cannot be had or are damaged.
         """
-        values, entries = self._read(start, stop)
-        parts: Parts
-        if raw:
+        values, entries = self._read(start, stop, None if features else self._beside)
+        parts: Parts = {}
+        truncated: Mapping[str, int] = {}
+        if not features:
+            pass
+        elif raw:
             parts, truncated = self.inputs.rows(values, len(entries))
         else:
             parts, truncated = self.inputs.make(values, len(entries), self.options.fill)
@@ -370,9 +380,14 @@ class DataReader(Closing):
         seen = [np.unique(cast(np.ndarray, self._read(*block, (name,))[0][name])) for block in self.blocks()]
         return np.unique(np.concatenate(seen)) if seen else np.empty(0)
 
-    def _read(self, start: int, stop: int, names: Sequence[str] = ()) -> tuple[Columns, np.ndarray]:
+    def read_columns(self, start: int, stop: int) -> tuple[Columns, np.ndarray]:
+        """Return all that a chunk is made of, by branch, and the entries that pass the cuts, int64 (events,)."""
+        return self._read(start, stop)
+
+    def _read(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
-        values, entries = self._read_columns(sorted(self._needs(names) if names else self._needed), start, stop)
+        needed = self._needed if names is None else self._needs(names)
+        values, entries = self._read_columns(sorted(needed), start, stop)
         if self.options.preproc is not None:
             values, kept = self.options.preproc.apply(values)
             entries = entries[kept]

@@ -5,6 +5,9 @@
 Labels are one a file (a list, a comma list, a file with one a line), or the values of a branch, or which of several
 branches is not 0 (`label_*`), or none: then the model learns to tell the events from copies of themselves (`contrast`).
 Classes are numbered in sorted order, numbers by value and names by alphabet; of branches as in the file.
+
+Events of several labels at the same time (multilabel) have one branch for each. Numbers to be estimated (regression)
+are branches too, or one number a file.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_lines
 
@@ -26,32 +30,42 @@ class Labels:
     """What the model learns to tell apart.
 
     Attributes:
-        classes: names of the classes; y counts them from 0.
+        classes: names of the classes, y counts them from 0; of the labels that an event may have; or of the targets.
         by_file: the class of each file, or None.
-        branches: the branch that holds the class, or one for each class, of which one is 1 and the others are 0; with
-            neither, events are told from shuffled copies.
+        by_number: the target of each file, or None.
+        branches: the branch that holds the class, or one for each class, of which one is 1 and the others are 0; or one
+            for each label or target. With neither, events are told from shuffled copies.
         values: the one branch's value for each class, sorted.
+        task: whether y is a class, labels or targets.
+        centre, spread: of regression, mean and standard deviation of each target in the sample.
     """
 
     classes: tuple[str, ...]
     by_file: tuple[int, ...] | None = None
+    by_number: tuple[float, ...] | None = None
     branches: tuple[str, ...] = ()
     values: np.ndarray | None = None
+    task: TaskName = "classification"
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
     @property
     def contrast(self) -> bool:
         """Whether there are no labels, and shuffled copies stand in for a second class."""
-        return self.by_file is None and not self.branches
+        return self.by_file is None and self.by_number is None and not self.branches
 
     def of(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return y of some events of a file, int64 (events,).
+        """Return y of some events of a file: int64 (events,), or float32 (events, classes) of labels and targets.
 
         Args:
             columns: the label branches, (events,) each.
 
         Raises:
-            ConfigError: a label branch has a value that was not seen before, or an event is of no class, or of two.
+            ConfigError: a label branch has a value that was not seen before, or that is no number, or an event is of no
+                class, or of two.
         """
+        if self.task != "classification":
+            return self._numbers(file, events, columns)
         if self.by_file is not None:
             return np.full(events, self.by_file[file], np.int64)
         if not self.branches:
@@ -66,6 +80,17 @@ class Labels:
             raise ConfigError(f"label branch '{self.branches[0]}' has the value {value}, which is no class")
         return index.astype(np.int64)
 
+    def _numbers(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        if self.by_number is not None:
+            return np.full((events, 1), self.by_number[file], np.float32)
+        for name in self.branches:
+            if not np.isfinite(columns[name]).all():
+                raise ConfigError(
+                    f"label branch '{name}' of an event is no finite number", hint="cut such events away with --preproc"
+                )
+        y = np.stack([columns[name] for name in self.branches], axis=1)
+        return (y != 0 if self.task == "multilabel" else y).astype(np.float32)
+
     def _only_one(self, flags: Sequence[np.ndarray]) -> np.ndarray:
         one_hot = np.stack(flags, axis=1)
         count = one_hot.sum(axis=1)
@@ -73,7 +98,7 @@ class Labels:
             found = int(count[count != 1][0])
             raise ConfigError(
                 f"an event has {found} of the labels {', '.join(self.branches)}, not 1",
-                hint="cut such events away with --preproc, or name other branches",
+                hint="cut such events away with --preproc, or set 'task' to 'multilabel' in the params",
             )
         chosen: np.ndarray = one_hot.argmax(axis=1)
         return chosen
@@ -99,6 +124,26 @@ def read_labels(text: str) -> list[str] | str:
     return text
 
 
+def label_branches(wanted: str | Sequence[object] | None, task: TaskName) -> tuple[str, ...]:
+    """Return which branches hold the labels, as names or patterns; none if files have labels, or nothing has."""
+    if wanted is None:
+        return ()
+    if isinstance(wanted, str):
+        return (wanted,)
+    names = [str(label) for label in wanted]
+    if task == "multilabel" or (task == "regression" and not all(map(_is_number, names))):
+        return tuple(names)
+    return ()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_pattern(text: str) -> bool:
     """Whether it is a glob or /regular expression/ of branches."""
     return any(sign in text for sign in "*?[") or (len(text) > 2 and text[0] == text[-1] == "/")
@@ -110,10 +155,7 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
     Raises:
         ConfigError: there are more or fewer than files, or all are the same.
     """
-    if len(labels) != len(files):
-        raise ConfigError(
-            f"there are {len(labels)} labels for {len(files)} files", hint="give one label a file, in the same order"
-        )
+    _check_count(labels, files)
     names = [str(label) for label in labels]
     classes = tuple(sorted(set(names), key=_sort_key))
     _check_classes(classes, "all files have the label")
@@ -129,7 +171,7 @@ def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
         raise ConfigError(
             f"label branch '{branch}' holds numbers that are not whole",
-            hint="classes are whole numbers; make some with --preproc",
+            hint="classes are whole numbers; to estimate a number set 'task' to 'regression' in the params",
         )
     if len(values) > MAX_CLASSES:
         raise ConfigError(f"label branch '{branch}' has {len(values)} different values, more than {MAX_CLASSES}")
@@ -146,6 +188,57 @@ def labels_by_branches(branches: Sequence[str]) -> Labels:
     """
     _check_classes(branches, "there is one label branch,")
     return Labels(tuple(branches), branches=tuple(branches))
+
+
+def flags_by_branches(branches: Sequence[str]) -> Labels:
+    """Return labels of which an event may have any number, a branch for each."""
+    return Labels(tuple(branches), branches=tuple(branches), task="multilabel")
+
+
+def targets_by_file(labels: Sequence[object], files: Sequence[str], events: Sequence[int]) -> Labels:
+    """Return a target of which each file has one value.
+
+    Args:
+        events: of each file.
+
+    Raises:
+        ConfigError: there are more or fewer than files, one is no number, or all are the same.
+    """
+    _check_count(labels, files)
+    try:
+        values = np.array([float(str(label)) for label in labels])
+    except ValueError as error:
+        raise ConfigError(f"the labels of a regression are numbers: {error}") from error
+    weight = np.maximum(np.array(events, np.float64), 1e-9)
+    centre = float(np.average(values, weights=weight))
+    spread = float(np.sqrt(np.average((values - centre) ** 2, weights=weight)))
+    _check_spread(["target"], [spread])
+    numbers = tuple(values.tolist())
+    return Labels(("target",), by_number=numbers, task="regression", centre=(centre,), spread=(spread,))
+
+
+def targets_by_branches(branches: Sequence[str], centre: Sequence[float], spread: Sequence[float]) -> Labels:
+    """Return targets that branches hold, given mean and standard deviation of each.
+
+    Raises:
+        ConfigError: one is the same in all events.
+    """
+    _check_spread(branches, spread)
+    names = tuple(branches)
+    return Labels(names, branches=names, task="regression", centre=tuple(centre), spread=tuple(spread))
+
+
+def _check_spread(names: Sequence[str], spread: Sequence[float]) -> None:
+    for name, value in zip(names, spread, strict=True):
+        if not value > 0 or not np.isfinite(value):
+            raise ConfigError(f"'{name}' is the same in all events: there is nothing to estimate")
+
+
+def _check_count(labels: Sequence[object], files: Sequence[str]) -> None:
+    if len(labels) != len(files):
+        raise ConfigError(
+            f"there are {len(labels)} labels for {len(files)} files", hint="give one label a file, in the same order"
+        )
 
 
 def _check_classes(classes: Sequence[str], what: str) -> None:

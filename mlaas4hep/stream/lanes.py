@@ -82,6 +82,22 @@ def shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
     return [total * (chunk + 1) // chunks - total * chunk // chunks for total in lane_entries]
 
 
+def even_shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
+    """Return what `shares` returns, with as much of each lane as of any other, as long as the shorter ones last."""
+    before, after = (_level(lane_entries, sum(lane_entries) * index // chunks) for index in (chunk, chunk + 1))
+    return [more - less for less, more in zip(before, after, strict=True)]
+
+
+def _level(lengths: Sequence[int], total: int) -> list[int]:
+    """Return how much each lane has given when all have given `total`: the same each, none more than it has."""
+    given = [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda lane: (lengths[lane], lane))
+    for place, lane in enumerate(order):
+        given[lane] = min(lengths[lane], total // (len(order) - place))
+        total -= given[lane]
+    return given
+
+
 class Lane:
     """Blocks one after the other, of which one is being read ahead while another is given away."""
 

@@ -13,15 +13,20 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.io import Columns
 from mlaas4hep.io.ahead import ahead
+from mlaas4hep.io.blocks import blocks
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
+from mlaas4hep.methods import Choice
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import Inputs
@@ -29,14 +34,21 @@ from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, Cached, key_of
+from mlaas4hep.stream.census import Composition, count, moments
 from mlaas4hep.stream.labels import (
     CONTRAST,
+    Labels,
+    flags_by_branches,
     is_pattern,
+    label_branches,
     labels_by_branch,
     labels_by_branches,
     labels_by_file,
     read_labels,
+    targets_by_branches,
+    targets_by_file,
 )
+from mlaas4hep.stream.lanes import plan
 from mlaas4hep.stream.split import Split, identity_hash
 
 WEIGHT = "weight"
@@ -56,6 +68,7 @@ class Sample:
         inputs: the tensors that events become.
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
+        plan: how many files are read beside each other, and how much at a time.
         skipped: (file, start, stop) of the entries that could not be read so far (with on_error="skip"), and why.
     """
 
@@ -66,19 +79,24 @@ class Sample:
         params: Params,
         specs: str | os.PathLike[str] | Specs | None = None,
         preproc: str | os.PathLike[str] | Preproc | None = None,
+        fold: int = 0,
     ) -> None:
+        """Open the files; `fold` is that which is the test part, where there are folds."""
         self.files = read_file_list(files) if isinstance(files, str) else expand(os.fspath(file) for file in files)
         if not self.files:
             raise ConfigError("there are no files to read")
         wanted = read_labels(labels) if isinstance(labels, str) else labels
-        branch = wanted if isinstance(wanted, str) else None
-        self.labels = CONTRAST if wanted is None or branch else labels_by_file(wanted, self.files)
+        branches = label_branches(wanted, params.task)
+        _check_task(params, wanted)
+        self.labels = CONTRAST
+        if wanted is not None and not branches and params.task == "classification":
+            self.labels = labels_by_file([wanted] if isinstance(wanted, str) else wanted, self.files)
         self.params = params
-        self.split = split_of(params)
+        self.split = split_of(params, fold)
         self.options = _read_options(
             params,
             Preproc.load(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc,
-            branch,
+            branches,
             {**self.split.derived, **({WEIGHT: params.weight} if params.weight else {})},
             len(self.files),
         )
@@ -91,17 +109,49 @@ class Sample:
         self._known = self.specs
         self.close()  # the readers know only their own file's specs
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
-        if self.labels.contrast and not branch and params.inputs:
+        if wanted is None and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
-        if branch and is_pattern(branch):
-            self.labels = labels_by_branches(self._extra)
-        elif branch:
-            self.labels = labels_by_branch(branch, self._unique(branch))
+        self.plan = plan(self.inputs.width, len(set(self.groups)), len(self.files))
+        if branches or params.task == "regression":
+            assert wanted is not None  # see _check_task
+            self.labels = self._labels(wanted, branches)
+        self._cache = self._open_cache()
+
+    @property
+    def groups(self) -> Sequence[int]:
+        """Which files may follow each other where files are mixed: those with the same number, (files,)."""
+        return self.labels.by_file or [0] * len(self.files)
+
+    def _labels(self, wanted: str | Sequence[object], branches: Sequence[str]) -> Labels:
+        """Return the labels that branches hold, or that are numbers of files."""
+        if not branches:
+            return targets_by_file(wanted, self.files, self.entries)
+        if self.params.task == "multilabel":
+            return flags_by_branches(self._extra)
+        if self.params.task == "regression":
+            self.labels = targets_by_branches(self._extra, *np.ones((2, len(self._extra))).tolist())
+            centre, spread = moments(self, self._extra)
+            return targets_by_branches(self._extra, centre.tolist(), spread.tolist())
+        if is_pattern(branches[0]):
+            return labels_by_branches(self._extra)
+        return labels_by_branch(branches[0], self._unique(branches[0]))
+
+    @cached_property
+    def composition(self) -> Composition:
+        """How many events there are of what class in which part."""
+        return count(self)
+
+    def renormalise(self, choice: Choice) -> None:
+        """Normalise in another way from now on."""
+        self.options = replace(self.options, normalise=choice)
+        self.inputs = Inputs.of(self.specs, self.params.inputs, choice)
+        self.close()
         self._cache = self._open_cache()
 
     def _examine(self) -> Specs:
         """Open every file once: check that they agree, count their events, learn the specs."""
         self.entries: list[int] = []
+        self._boundaries: list[Sequence[int]] = []
         self.identifier: tuple[str, ...] = ()
         self._extra: tuple[str, ...] = ()
         self._origins: list[list[object]] = []
@@ -125,6 +175,7 @@ class Sample:
             for name in self.identifier:
                 self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
             self.entries.append(reader.stop)
+            self._boundaries.append(reader.boundaries)
             self._origins.append([reader.identity, reader.num_entries, _stamp(reader.location)])
             specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
         assert specs is not None  # there is at least one file
@@ -181,7 +232,7 @@ class Sample:
         """
         block = self._cache.get(file, start, stop) if self._cache and not raw else None
         if block is None:
-            block = self._read(file, start, stop, raw)
+            block = self._read(file, start, stop, raw=raw)
             if self._cache and not raw:
                 self._cache.put(file, start, stop, block)
         if not raw:
@@ -190,13 +241,21 @@ class Sample:
         self._note_skipped(file, block.skipped)
         return block.batch
 
-    def _read(self, file: int, start: int, stop: int, raw: bool) -> Cached:
+    def bare(self, file: int, start: int, stop: int) -> Batch:
+        """Do what `load` does, without features."""
+        return self._read(file, start, stop, features=False).batch
+
+    def hashes(self, values: Columns, entries: np.ndarray, identity: str) -> np.ndarray:
+        """Return the hash of each event's identity, uint64 (events,), given its columns; see `identity_hash`."""
+        return identity_hash({name: np.asarray(values[name]) for name in self.identifier}, entries, identity)
+
+    def _read(self, file: int, start: int, stop: int, raw: bool = False, features: bool = True) -> Cached:
         with self.reader(file) as reader:
-            chunk = reader.read_block(start, stop, raw, pad=False)
+            chunk = reader.read_block(start, stop, raw, pad=False, features=features)
             truncated = dict(reader.truncated)
             reader.truncated.clear()
             skipped = {stretch: why for stretch, why in reader.skipped.items() if start <= stretch[0] < stop}
-        hashed = identity_hash(chunk.ids, chunk.entries, reader.identity)
+        hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():
             raise ConfigError(f"weight: '{self.params.weight}' of an event of {self.files[file]} is no finite number")
@@ -217,12 +276,20 @@ class Sample:
         if not self.params.cache or (preproc is not None and not preproc.portable):
             return None
         said = self.params.model_dump(
-            include={"branch", "identifier", "inputs", "normalise", "on_error", "split", "weight"}
+            include={"branch", "identifier", "inputs", "kfold", "on_error", "split", "task", "weight"}
         )
-        labels = [self.labels.classes, self.labels.by_file, self.labels.branches]
-        learnt = self.specs.to_json()["branches"]
+        labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
+        learnt = [self.specs.to_json()["branches"], self.options.normalise, self.split.fold]
         made = None if preproc is None else preproc.to_json()
         return BlockCache.open(key_of([self._origins, said, labels, learnt, made]), int(self.params.cache_gb * 1e9))
+
+    @property
+    def key(self) -> str:
+        """A name of the events and of how they are read, mixed and shuffled: the same key gives the same batches."""
+        said = self.params.model_dump(exclude={"workers", "cache", "cache_gb", "timeout", "retries", "redirector",
+                                               "verbose", "hist", "name", "checkpoint", "tensorboard"})  # fmt: skip
+        labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
+        return key_of([self._origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
 
     def _note_skipped(self, file: int, skipped: Mapping[tuple[int, int], str]) -> None:
         with self._lock:
@@ -232,9 +299,9 @@ class Sample:
     def truncated(self) -> dict[str, int]:
         """By jagged branch, how many values did not fit into the vector in what was loaded, each once."""
         with self._lock:
-            blocks = list(self._truncated.values())
+            counts = list(self._truncated.values())
         total: Counter[str] = Counter()
-        for block in blocks:
+        for block in counts:
             total.update(block)
         return dict(total)
 
@@ -248,8 +315,7 @@ class Sample:
 
     def blocks(self, file: int, rows: int) -> list[tuple[int, int]]:
         """Return the stretches of a file that are best read at a time, of about so many rows."""
-        with self.reader(file) as reader:
-            return reader.blocks(rows)
+        return blocks(self._boundaries[file], self.entries[file], rows)
 
     def close(self) -> None:
         """Close all files; they are opened again when something is loaded."""
@@ -258,15 +324,22 @@ class Sample:
                 self._readers.popitem()[1].close()
 
 
-def split_of(params: Params) -> Split:
+def split_of(params: Params, fold: int = 0) -> Split:
     """Return the rule that some parameters ask for."""
     if isinstance(params.split, dict):
         return Split(expressions=params.split)
-    return Split(params.split)
+    return Split(params.split, folds=params.kfold, fold=fold)
+
+
+def _check_task(params: Params, wanted: str | Sequence[object] | None) -> None:
+    if params.task != "classification" and wanted is None:
+        raise ConfigError(f"'task' is '{params.task}', and there are no labels", hint="name branches with --labels")
+    if params.balance != "none" and params.task != "classification":
+        raise ConfigError(f"'balance' is for classes, and 'task' is '{params.task}'", hint="give a 'weight' instead")
 
 
 def _read_options(
-    params: Params, preproc: Preproc | None, label: str | None, derived: Mapping[str, str], files: int
+    params: Params, preproc: Preproc | None, labels: Sequence[str], derived: Mapping[str, str], files: int
 ) -> ReadOptions:
     exclude = list(params.exclude_branches)
     if params.weight and not params.selected_branches:
@@ -282,7 +355,7 @@ def _read_options(
         fill=0.0,
         preproc=preproc,
         redirectors=params.redirector,
-        extra=(label,) if label else (),
+        extra=tuple(labels),
         workers=max(params.workers // files, 1),
         patience=Patience(params.timeout, params.retries),
         on_error=params.on_error,

@@ -6,7 +6,8 @@
 The rule is a hash of the event's identity (run, luminosityBlock, event). It depends on nothing else: not on the order,
 the number of workers, the names of files or the seed, so that an event that was in the test part stays there, and
 copies of an event fall into the same part. Where a file has no identifiers, the identity is the file's own (its UUID)
-and the number of the entry. Instead, expressions may say which events are for validation and which for the test.
+and the number of the entry. Instead, expressions may say which events are for validation and which for the test. Of k
+folds, by the same hash, one is the test part, and the shares divide the others.
 """
 
 from __future__ import annotations
@@ -30,14 +31,20 @@ class Split:
     Attributes:
         shares: of training, validation and test part.
         expressions: by part, which events belong to it; then the shares do not count, and the rest is for training.
+        folds: into how many folds the events are divided; 0: none.
+        fold: which of them is the test part.
     """
 
     shares: Sequence[float] = (0.7, 0.15, 0.15)
     expressions: Mapping[str, str] = field(default_factory=dict)
+    folds: int = 0
+    fold: int = 0
 
     @property
     def share_of_training(self) -> float:
         """About how much of the sample is for training; all of it where only the events know."""
+        if self.folds:
+            return (1 - 1 / self.folds) * self.shares[0] / (self.shares[0] + self.shares[1])
         return 1.0 if self.expressions else self.shares[0]
 
     @property
@@ -57,6 +64,10 @@ class Split:
         """
         if self.expressions:
             return self._by_expression(derived, len(hashed))
+        if self.folds:
+            train, valid, _ = self.shares
+            rest = part_of(_mix(hashed), [train / (train + valid), valid / (train + valid), 0.0])
+            return np.where(fold_of(hashed, self.folds) == self.fold, np.int8(TEST), rest)
         return part_of(hashed, self.shares)
 
     def _by_expression(self, derived: Mapping[str, np.ndarray], events: int) -> np.ndarray:
@@ -86,6 +97,11 @@ def part_of(hashed: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """Return the index in PARTS of each event, int8 (events,), given the shares of the parts (sum 1)."""
     edges = np.cumsum(shares)[:-1]
     return np.searchsorted(edges, hashed / 2.0**64, side="right").astype(np.int8)
+
+
+def fold_of(hashed: np.ndarray, folds: int) -> np.ndarray:
+    """Return the fold of each event, int8 (events,), given the hashes of their identities."""
+    return np.minimum(hashed / 2.0**64 * folds, folds - 1).astype(np.int8)
 
 
 def _purpose(part: str) -> str:

@@ -11,8 +11,9 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "mlaas4hep/__init__.py").r
 EXTRAS = {
     "keras": ["keras>=3.5", "tensorflow>=2.17", "tf2onnx>=1.17", "onnx>=1.16"],
     "torch": ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.2"],
-    "sklearn": ["scikit-learn>=1.5"],
-    "xgboost": ["xgboost>=2.1"],
+    "sklearn": ["scikit-learn>=1.5", "skl2onnx>=1.19", "onnx>=1.16"],
+    "xgboost": ["xgboost>=3.0", "scikit-learn>=1.5", "onnxmltools>=1.14", "onnx>=1.16"],
+    "tensorboard": ["tensorboard>=2.17"],
     "server": ["starlette>=0.40", "uvicorn[standard]>=0.30", "python-multipart>=0.0.12", "onnxruntime>=1.20"],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],

@@ -14,7 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from mlaas4hep.training.backend import Backend
     from mlaas4hep.training.bundle import Trained
     from mlaas4hep.training.loop import Epoch
+    from mlaas4hep.training.run import Watch
 
 __all__ = ["DataGenerator"]
 
@@ -64,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option("--fout", metavar="DIR", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)")
+    option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
     console.add_verbose(parser, "1: say more, and keep tracebacks")
     return parser
 
@@ -77,6 +82,7 @@ def command(args: argparse.Namespace) -> int:
     """Train, and say how it went."""
     from mlaas4hep.training import train_model
     from mlaas4hep.training.model_file import default_model
+    from mlaas4hep.training.run import AlreadyTrained, Watch
 
     params = load_params(args.params)
     model = args.model or default_model()
@@ -85,26 +91,50 @@ def command(args: argparse.Namespace) -> int:
     if not args.labels:
         console.notice("no --labels: the model learns to tell events from copies of themselves with shuffled columns")
 
-    def started(generator: DataGenerator, backend: Backend) -> None:
+    def started(generator: DataGenerator, backend: Backend, fold: int) -> None:
+        if fold:
+            return
         if len(set(map(os.path.realpath, generator.sample.files))) < len(generator.sample.files):
             console.notice("a file is in the list more than once, and so are its events")
         print_sample(generator, backend)
         if params.hist:
             plot(generator, params.hist)
 
-    trained = train_model(
-        args.files,
-        args.labels or None,
-        model,
-        params,
-        fout=args.fout,
-        specs=args.specs,
-        preproc=args.preproc,
-        started=started,
-        report=print_epoch,
-    )
+    def report(epoch: Epoch, best: bool, fold: int) -> None:
+        print_epoch(epoch, best, fold if params.kfold else None)
+
+    watch = Watch(started, report, args.resume)
+    with stopped_by_sigterm(watch):
+        try:
+            trained = train_model(
+                args.files,
+                args.labels or None,
+                model,
+                params,
+                fout=args.fout,
+                specs=args.specs,
+                preproc=args.preproc,
+                watch=watch,
+            )
+        except AlreadyTrained as done:
+            console.notice(str(done))
+            return 0
     print_result(trained, Path(args.fout))
     return 0
+
+
+@contextmanager
+def stopped_by_sigterm(watch: Watch) -> Iterator[None]:
+    """Let a batch system's SIGTERM end the run after the batch under way, with a checkpoint."""
+
+    def stop(*_: object) -> None:
+        watch.stop = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_params(path: str | None) -> Params:
@@ -125,30 +155,41 @@ def print_sample(generator: DataGenerator, backend: Backend) -> None:
         f" {specs.num_flat} flat and {specs.num_jagged} jagged branches, {generator.layout.width} columns,"
         f" classes {', '.join(generator.classes)}"
     )
-    console.say(f"Model : {backend.framework}, {backend.parameters()} weights, {backend.outputs} outputs")
+    console.say(f"Model : {backend.framework}, {backend.size()}, {backend.outputs} outputs")
 
 
-def print_epoch(epoch: Epoch, best: bool) -> None:
+def print_epoch(epoch: Epoch, best: bool, fold: int | None) -> None:
     """Print one line an epoch."""
+    figures = in_words({name: value for name, value in epoch.figures.items() if name != "loss"})
     console.say(
-        f"epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}  validation loss {epoch.loss:.4f}"
-        f"  accuracy {epoch.accuracy:.4f}  AUC {epoch.auc:.4f}  {epoch.seconds:6.1f} s"
-        f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} events/s{'  *' if best else ''}",
+        f"{'' if fold is None else f'fold {fold}  '}epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}"
+        f"  validation loss {epoch.loss:.4f}{figures}  {epoch.seconds:6.1f} s"
+        f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} events/s"
+        f"  waiting {epoch.waiting / max(epoch.seconds, 1e-9):.0%}{'  *' if best else ''}",
     )
+
+
+def in_words(figures: Mapping[str, float | None], uncertainty: float | None = None) -> str:
+    """Return figures of merit by name, two spaces before each."""
+    words = []
+    for name, value in figures.items():
+        more = f" +- {uncertainty:.4f}" if name == "auc" and uncertainty else ""
+        shown = f"{value:.4g}" if value and abs(value) >= 10 else f"{value or 0:.4f}"
+        shown = "unknown: a class is missing" if value is None else shown
+        words.append(f"  {'AUC' if name == 'auc' else name} {shown}{more}")
+    return "".join(words)
 
 
 def print_result(trained: Trained, folder: Path) -> None:
     """Print the figures of the test part, and where everything lies."""
     for line in trained.generator.sample.losses():
         console.notice(line)
-    figures = trained.metrics()["test"]
-    uncertainty = f" +- {figures['auc_uncertainty']:.4f}" if figures.get("auc_uncertainty") else ""
-    auc = "unknown: a class is missing" if figures["auc"] is None else f"{figures['auc']:.4f}"
-    more = "".join(f"  {name} {value:.4f}" for name, value in trained.more.items())
-    console.say(
-        f"Test  : {figures['events']} events  loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.4f}"
-        f"  AUC {auc}{uncertainty}{more}  (weights of epoch {trained.history.best})"
-    )
+    figures = dict(trained.metrics()["test"])
+    events, uncertainty = figures.pop("events"), figures.pop("auc_uncertainty", None)
+    whose = "each fold by the model that did not see it"
+    if not trained.folds:
+        whose = f"weights of epoch {trained.fits[0].history.best}"
+    console.say(f"Test  : {events} events{in_words(figures, uncertainty)}  ({whose})")
     console.say(f"Report: {folder / 'report.html'}")
     console.say(f"Bundle: {folder} (serve it: tfaas_client.py --upload={shlex.quote(str(folder / 'upload.json'))})")
 

@@ -25,8 +25,12 @@ from mlaas4hep.errors import ConfigError, FileUnreadable
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def new_file(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `path` when the block ends without an error.
+
+    Args:
+        alone: nobody else writes this file at the same time: the temporary name is always the same, so that what a
+            killed process leaves of it is gone with the next time.
 
     Raises:
         FileUnreadable: the folder cannot be made or written.
@@ -36,9 +40,13 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileUnreadable(f"cannot write {path}: it is no plain file")
     with _explain_os_error("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+        if alone:
+            temporary = unfinished(path)
+            temporary.touch(mode=0o600)
+        else:
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
     try:
         with _explain_full_disk(path):
             yield temporary
@@ -48,6 +56,11 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Return where `new_file` writes a file that nobody else writes."""
+    return path.with_name(f".{path.name}.unfinished")
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import keras
 from keras import layers, ops
 
 
-def model(shapes, classes=2, width=64):
-    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; probabilities come out."""
+def model(shapes, outputs=1, width=64):
+    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
     jets = keras.Input(shapes["jets"], name="jets")
     jets_mask = keras.Input(shapes["jets"][:1], name="jets_mask")
     event = keras.Input(shapes["event"], name="event")
@@ -24,6 +24,4 @@ def model(shapes, classes=2, width=64):
     hidden = layers.Dense(2 * width, activation="relu")(hidden)
     hidden = layers.Dropout(0.2)(hidden)
     hidden = layers.Dense(width, activation="relu")(hidden)
-    outputs = 1 if classes == 2 else classes
-    scores = layers.Dense(outputs, activation="sigmoid" if outputs == 1 else "softmax")(hidden)
-    return keras.Model([jets, jets_mask, event], scores)
+    return keras.Model([jets, jets_mask, event], layers.Dense(outputs)(hidden))

@@ -7,12 +7,11 @@ import keras
 from keras import layers
 
 
-def model(idim, classes=2):
-    """Return a network for vectors of `idim` numbers; probabilities come out.
+def model(idim, outputs=1):
+    """Return a network for vectors of `idim` numbers; logits come out, or the numbers to be estimated.
 
     A model that is not compiled gets Adam and the cross-entropy that fits its output.
     """
-    outputs = 1 if classes == 2 else classes
     return keras.Sequential(
         [
             keras.Input((idim,)),
@@ -20,6 +19,6 @@ def model(idim, classes=2):
             layers.Dropout(0.3),
             layers.Dense(64, activation="relu"),
             layers.Dropout(0.3),
-            layers.Dense(outputs, activation="sigmoid" if outputs == 1 else "softmax"),
+            layers.Dense(outputs),
         ]
     )

@@ -6,12 +6,11 @@ workflow.py --files=files.txt --labels=labels.txt --model=ex_pytorch.py
 from torch import nn
 
 
-def model(idim, classes=2):
-    """Return a network for vectors of `idim` numbers; logits come out.
+def model(idim, outputs=1):
+    """Return a network for vectors of `idim` numbers; logits come out, or the numbers to be estimated.
 
     `forward(x)` gets the vectors with 0 where there is no value; `forward(x, mask)` would get the mask as well.
     """
-    outputs = 1 if classes == 2 else classes
     return nn.Sequential(
         nn.Linear(idim, 128),
         nn.ReLU(),

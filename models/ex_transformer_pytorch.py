@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 
-def model(shapes, classes=2):
+def model(shapes, outputs=1):
     """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
-    return Transformer(shapes["jets"][1], shapes["event"][0], 1 if classes == 2 else classes)
+    return Transformer(shapes["jets"][1], shapes["event"][0], outputs)
 
 
 class Transformer(nn.Module):

@@ -1,12 +1,16 @@
 """The contract of a training backend; every framework's must pass it."""
 
+import re
+
 import numpy as np
 import onnxruntime
 
+from mlaas4hep.config import Params
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Backend, make_backend
+from mlaas4hep.training.backend import AtOnce, Backend, Stepwise, make_backend
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.task import Task
 
 WIDTH = 6
 SHAPES = {"x": (WIDTH,)}
@@ -26,9 +30,17 @@ def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
     return [every[start : start + size] for start in range(0, events, size)]
 
 
-def check_backend(file: ModelFile, classes: int, folder) -> Backend:
-    """Train, save and export the model of a file, and check every promise of `Backend`."""
-    backend = make_backend(file, SHAPES, classes, seed=1)
+def epoch_of(backend: Backend, batches) -> float:
+    """Train on some batches; return the mean loss."""
+    steps = [(float(loss), weight) for loss, weight in backend.steps(batches)]
+    return float(np.average([loss for loss, _ in steps], weights=[weight for _, weight in steps]))
+
+
+def check_stepwise(file: ModelFile, classes: int, folder) -> Backend:
+    """Train, save and export the model of a file, and check every promise of `Stepwise`."""
+    task = Task.classification(classes)
+    backend = make_backend(file, SHAPES, task, Params(seed=1))
+    assert isinstance(backend, Stepwise)
     batches = toy_batches(classes=classes)
     every = Batch.concatenate(batches)
 
@@ -41,7 +53,7 @@ def check_backend(file: ModelFile, classes: int, folder) -> Backend:
     np.testing.assert_array_equal(scores, backend.predict(every.inputs))
 
     before = backend.snapshot()
-    losses = [backend.fit(batches) for _ in range(8)]
+    losses = [epoch_of(backend, batches) for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
     trained = backend.predict(every.inputs)
     assert auc(every.y, trained) > 0.85
@@ -52,14 +64,49 @@ def check_backend(file: ModelFile, classes: int, folder) -> Backend:
     backend.restore(after)
     np.testing.assert_allclose(backend.predict(every.inputs), trained, atol=1e-6)
 
-    assert backend.parameters() > 0
+    assert re.fullmatch(r"[\d,]+ weights", backend.size())
     assert (folder / backend.save(folder)).stat().st_size > 0
     check_export(backend, every, trained, folder / "network.onnx")
-    check_same_seed_gives_same_weights(file, classes, batches, every)
+    check_same_seed_gives_same_weights(file, task, batches, every)
+    check_state(file, task, batches, every)
     return backend
 
 
-def check_export(backend, every, expected, path):
+def check_at_once(file: ModelFile, task: Task, batches, folder) -> Backend:
+    """Train, save and export the model of a file, and check every promise of `AtOnce`."""
+    backend = make_backend(file, SHAPES, task, Params(seed=1, epochs=10))
+    assert isinstance(backend, AtOnce)
+    rounds = []
+    backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
+    assert [number for number, _, _ in rounds] == list(range(1, len(rounds) + 1))
+    every = Batch.concatenate(batches)
+    scores = backend.predict(every.inputs)
+    assert scores.shape == (len(every), backend.outputs)
+    assert scores.dtype == np.float32
+    if task.name != "regression":
+        assert ((scores >= 0) & (scores <= 1)).all()
+    name = backend.save(folder)
+    assert not name or (folder / name).stat().st_size > 0
+    check_export(backend, every, scores, folder / "network.onnx", 1e-5 * max(1.0, float(np.abs(scores).max())))
+    return backend
+
+
+def check_state(file, task, batches, every):
+    """A model that goes on from a state takes the same steps as the one whose state it was."""
+    first = make_backend(file, SHAPES, task, Params(seed=5))
+    epoch_of(first, batches[:5])
+    state = first.state()
+    second = make_backend(file, SHAPES, task, Params(seed=6))
+    epoch_of(second, batches[:2])
+    losses = []
+    for backend in (first, second):
+        backend.load_state(state)  # the random numbers are those of the process
+        losses.append(epoch_of(backend, batches[5:]))
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(first.predict(every.inputs), second.predict(every.inputs))
+
+
+def check_export(backend, every, expected, path, tolerance=1e-5):
     """The exported graph gives the same probabilities for any number of events."""
     backend.export(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -67,15 +114,15 @@ def check_export(backend, every, expected, path):
     arrays = [every.inputs[name].astype(np.float32) for name in backend.takes]
     for events in (1, 7, len(every)):
         feed = dict(zip(names, [values[:events] for values in arrays], strict=True))
-        np.testing.assert_allclose(session.run(None, feed)[0], expected[:events], atol=1e-5)
+        np.testing.assert_allclose(session.run(None, feed)[0], expected[:events], atol=tolerance)
 
 
-def check_same_seed_gives_same_weights(file, classes, batches, every):
+def check_same_seed_gives_same_weights(file, task, batches, every):
     """Two runs with one seed end in the same scores; another seed gives others."""
     scores = []
     for seed in (3, 3, 4):
-        backend = make_backend(file, SHAPES, classes, seed=seed)
-        backend.fit(batches)
+        backend = make_backend(file, SHAPES, task, Params(seed=seed))
+        epoch_of(backend, batches)
         scores.append(backend.predict(every.inputs))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
     assert np.abs(scores[0] - scores[2]).max() > 1e-3

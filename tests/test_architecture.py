@@ -15,6 +15,8 @@ OWNERS = {
     "keras": {"training/keras_backend.py"},
     "torch": {"training/torch_backend.py"},
     "onnx": {"training/onnx_graph.py"},
+    "sklearn": {"training/sklearn_backend.py"},
+    "xgboost": {"training/xgboost_backend.py"},
     "starlette": {"serving/app.py", "serving/guard.py"},
     "uvicorn": {"serving/server.py"},
 }

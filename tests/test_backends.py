@@ -4,12 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_backend import SHAPES, check_backend, toy_batches
+from check_backend import SHAPES, check_at_once, check_export, check_stepwise, epoch_of, toy_batches
 
+from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.task import Task
+
+TWO = Task.classification(2)
 
 MODELS = {
     "torch, sigmoid at the end": """
@@ -93,13 +98,155 @@ def write(folder, text):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ["ex_keras.py", "ex_pytorch.py"])
 def test_shipped_models_keep_the_contract(name, classes, tmp_path):
-    backend = check_backend(load_model_file(name), classes, tmp_path)
+    backend = check_stepwise(load_model_file(name), classes, tmp_path)
     assert backend.outputs == (1 if classes == 2 else 3)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_as_users_write_them_keep_the_contract(name, tmp_path):
-    check_backend(write(tmp_path, MODELS[name]), 2, tmp_path)
+    check_stepwise(write(tmp_path, MODELS[name]), 2, tmp_path)
+
+
+ESTIMATORS = {
+    "xgboost": "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=20)",
+    "forest": "from sklearn.ensemble import RandomForestClassifier\n"
+    "def model(idim): return RandomForestClassifier(20, max_depth=6)",
+    "boosting": "from sklearn.ensemble import HistGradientBoostingClassifier\n"
+    "def model(idim): return HistGradientBoostingClassifier(max_iter=20)",
+    "perceptron, by epochs": "from sklearn.neural_network import MLPClassifier\n"
+    "def model(idim): return MLPClassifier((16,))",
+    "linear, by epochs": "from sklearn.linear_model import SGDClassifier\n"
+    "def model(idim): return SGDClassifier(loss='log_loss')",
+    "pipeline": "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
+    "from sklearn.preprocessing import StandardScaler\n"
+    "def model(idim): return make_pipeline(StandardScaler(), LogisticRegression())",
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_keep_the_contract(name, classes, tmp_path):
+    task, batches = Task.classification(classes), toy_batches(classes=classes)
+    backend = check_at_once(write(tmp_path, ESTIMATORS[name]), task, batches, tmp_path)
+    every = Batch.concatenate(batches)
+    scores = backend.predict(every.inputs)
+    assert auc(every.y, scores) > 0.8
+    assert backend.outputs == (1 if classes == 2 else 3)
+    again = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, task, Params(seed=1, epochs=10))
+    again.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: None)
+    np.testing.assert_array_equal(again.predict(every.inputs), scores)
+
+
+@pytest.mark.parametrize("name", ["xgboost", "forest", "boosting"])
+def test_a_weight_tells_an_estimator_how_much_an_event_counts(name, tmp_path):
+    """With all weight on events whose labels are turned round, so is what is learnt."""
+    batches = toy_batches()
+    turned = [
+        replace(batch, y=np.where(np.arange(len(batch)) % 2, 1 - batch.y, batch.y),
+                weight=np.where(np.arange(len(batch)) % 2, 1, 1e-6).astype(np.float32))
+        for batch in batches
+    ]  # fmt: skip
+    backend = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, TWO, Params())
+    backend.fit(lambda epoch: turned, lambda: turned[:3], lambda *figures: None)
+    every = Batch.concatenate(batches)
+    assert auc(every.y, backend.predict(every.inputs)) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "says"),
+    [
+        ("from sklearn.svm import LinearSVC as Any", {}, "LinearSVC of .* gives no probabilities"),
+        ("from sklearn.linear_model import LinearRegression as Any", {}, "is no classifier"),
+        ("from sklearn.ensemble import RandomForestClassifier as Any", {"fit_gb": 1e-5}, "more than the 1e-05 GB of"),
+    ],
+)
+def test_estimators_that_cannot_do_it_say_why(text, params, says, tmp_path):
+    file = write(tmp_path, f"{text}\ndef model(idim): return Any()")
+    with pytest.raises(ConfigError, match=says):
+        make_backend(file, SHAPES, TWO, Params(**params)).fit(lambda epoch: toy_batches(), list, print)
+
+
+def test_an_estimator_without_weights_refuses_them(tmp_path):
+    text = "from sklearn.neighbors import KNeighborsClassifier\ndef model(idim): return KNeighborsClassifier()"
+    batches = [replace(batch, weight=2 * batch.weight) for batch in toy_batches()]
+    with pytest.raises(ConfigError, match=r"KNeighborsClassifier of .* takes no weights"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params()).fit(lambda epoch: batches, list, print)
+
+
+def test_xgboost_refuses_negative_weights(tmp_path):
+    batches = [replace(batch, weight=-batch.weight) for batch in toy_batches()]
+    backend = make_backend(load_model_file("ex_xgboost.py"), SHAPES, TWO, Params())
+    with pytest.raises(ConfigError, match="XGBoost takes no negative weights"):
+        backend.fit(lambda epoch: batches, lambda: batches, print)
+
+
+def test_xgboost_on_disk_learns_what_it_learns_in_memory(tmp_path):
+    file, batches = write(tmp_path, ESTIMATORS["xgboost"]), toy_batches()
+    scores = []
+    for limit in (4.0, 1e-6):
+        backend = make_backend(file, SHAPES, TWO, Params(fit_gb=limit))
+        backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: None)
+        scores.append(backend.predict(Batch.concatenate(batches).inputs))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+def several(task, batches):
+    """The same events with two labels, or two targets of very different size."""
+
+    def changed(batch):
+        first = batch.x[:, 0] + batch.x[:, 1]
+        both = np.stack([first, 5000 + 300 * batch.x[:, 2]], axis=1)
+        y = both if task == "regression" else both > np.array([1.0, 5000.0])
+        return replace(batch, y=y.astype(np.float32))
+
+    changed_batches = [changed(batch) for batch in batches]
+    y = np.concatenate([batch.y for batch in changed_batches])
+    names = ("first", "second")
+    if task == "regression":
+        return Task(task, names, tuple(y.mean(axis=0).tolist()), tuple(y.std(axis=0).tolist())), changed_batches
+    return Task(task, names), changed_batches
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+@pytest.mark.parametrize("name", ["ex_keras.py", "ex_pytorch.py", "ex_xgboost.py", "ex_sklearn.py", "neighbours"])
+def test_labels_and_targets_are_learnt_by_all_frameworks(name, task, tmp_path):
+    kind = "Classifier" if task == "multilabel" else "Regressor"
+    text = f"from sklearn.neighbors import KNeighbors{kind} as M\ndef model(idim): return M()"
+    file = write(tmp_path, text) if name == "neighbours" else load_model_file(name)
+    whole, batches = several(task, toy_batches())
+    every = Batch.concatenate(batches)
+    if name in ("ex_keras.py", "ex_pytorch.py"):
+        backend = make_backend(file, SHAPES, whole, Params(seed=1))
+        for _ in range(20):
+            epoch_of(backend, batches)
+        size = 1e-4 if task == "multilabel" else 0.05
+        check_export(backend, every, backend.predict(every.inputs), tmp_path / "network.onnx", size)
+    else:
+        backend = check_at_once(file, whole, batches, tmp_path)
+    figures = whole.figures(every.y, backend.predict(every.inputs), every.weight)
+    if task == "multilabel":
+        assert figures["auc"] > 0.95
+    else:
+        assert figures["loss"] < 0.25
+        assert figures["rmse_second"] < 150
+
+
+@pytest.mark.parametrize("name", ["torch, two logits", "keras, logits, not compiled"])
+def test_negative_weights_push_the_other_way(name, tmp_path):
+    """The loss is the sum of the signed terms over the sum of the sizes of the weights."""
+    batch = toy_batches(events=64, size=64)[0]
+    weight = np.where(np.arange(64) % 3 == 0, -0.5, 1.0).astype(np.float32)
+    file = write(tmp_path, MODELS[name])
+    plus, minus = (
+        epoch_of(
+            make_backend(file, SHAPES, TWO, Params(seed=5)),
+            [replace(batch[mine], weight=np.ones(mine.sum(), np.float32))],
+        )
+        for mine in (weight > 0, weight < 0)
+    )
+    found = epoch_of(make_backend(file, SHAPES, TWO, Params(seed=5)), [replace(batch, weight=weight)])
+    positive, negative = (weight > 0).sum(), (weight < 0).sum()
+    assert found == pytest.approx((positive * plus - 0.5 * negative * minus) / (positive + 0.5 * negative), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["torch, two logits", "keras, logits, not compiled"])
@@ -112,41 +259,44 @@ def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
         repeated.inputs, repeated.y, np.ones_like(repeated.weight), {}, repeated.part, repeated.file, repeated.entry
     )
     file = write(tmp_path, MODELS[name])
-    losses = [make_backend(file, SHAPES, 2, seed=5).fit([batch]) for batch in (weighted, repeated)]
+    losses = [epoch_of(make_backend(file, SHAPES, TWO, Params(seed=5)), [batch]) for batch in (weighted, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(idim, 5)")
     with pytest.raises(ConfigError, match="it must give 1 or 2 numbers an event"):
-        make_backend(file, SHAPES, 2, seed=0)
+        make_backend(file, SHAPES, TWO, Params())
     with pytest.raises(ConfigError, match="3 numbers an event, one for each class"):
-        make_backend(file, SHAPES, 3, seed=0)
+        make_backend(file, SHAPES, Task.classification(3), Params())
 
 
 def test_a_model_for_other_vectors_is_refused_before_training(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(17, 1)")
     with pytest.raises(ConfigError, match="does not take vectors of 6 numbers"):
-        make_backend(file, SHAPES, 2, seed=0)
+        make_backend(file, SHAPES, TWO, Params())
 
 
 def test_something_that_is_no_model_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"returns a builtins\.int.*must be a Keras model or a torch\.nn\.Module"):
-        make_backend(write(tmp_path, "def model(idim): return 3"), SHAPES, 2, seed=0)
+    with pytest.raises(
+        ConfigError, match=r"returns a builtins\.int.*must be a Keras model, a torch\.nn\.Module, or an estimator"
+    ):
+        make_backend(write(tmp_path, "def model(idim): return 3"), SHAPES, TWO, Params())
 
 
 def test_a_torch_model_is_saved_so_that_loading_unpickles_nothing(tmp_path):
     import torch
 
-    backend = make_backend(load_model_file("ex_pytorch.py"), SHAPES, 2, seed=0)
+    backend = make_backend(load_model_file("ex_pytorch.py"), SHAPES, TWO, Params())
     weights = torch.load(tmp_path / backend.save(tmp_path), weights_only=True)
-    assert sum(weight.numel() for weight in weights.values()) == backend.parameters()
+    assert f"{sum(weight.numel() for weight in weights.values()):,} weights" == backend.size()
 
 
 def test_a_keras_model_is_saved_so_that_loading_runs_no_code(tmp_path):
     import keras
 
-    backend = make_backend(load_model_file("ex_keras.py"), SHAPES, 2, seed=0)
+    backend = make_backend(load_model_file("ex_keras.py"), SHAPES, TWO, Params())
     every = toy_batches(events=8)[0]
     again = keras.saving.load_model(tmp_path / backend.save(tmp_path), compile=False, safe_mode=True)
-    np.testing.assert_allclose(again.predict_on_batch(every.x), backend.predict(every.inputs), atol=1e-6)
+    scores = 1 / (1 + np.exp(-again.predict_on_batch(every.x)))
+    np.testing.assert_allclose(scores, backend.predict(every.inputs), atol=1e-6)

@@ -17,6 +17,7 @@ from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.loop import evaluate, train
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.task import Task
 
 FILES, LABELS = str(HTAUTAU / "files.txt"), str(HTAUTAU / "labels.txt")
 MODELS = ("ex_keras.py", "ex_pytorch.py")
@@ -40,7 +41,7 @@ def boosting_auc(generator, seed):
 
 def network_auc(generator, name, seed):
     """AUC on the test part of a shipped model, trained as `make demo` does."""
-    backend = make_backend(load_model_file(name), generator.shapes, 2, seed)
+    backend = make_backend(load_model_file(name), generator.shapes, Task.of(generator.sample.labels), generator.params)
     train(generator, backend, generator.params)
     test = evaluate(generator, backend, "test")
     return auc(test.y, test.scores)
@@ -96,7 +97,8 @@ def framework_scores(bundle):
     training = json.loads((bundle / "training.json").read_text())
     with DataGenerator(FILES, LABELS, training["params"], bundle / "specs.json") as generator:
         raw, events = generator.examples(300, raw=True), generator.examples(300)
-        backend = make_backend(load_model_file(str(bundle / "model.py")), generator.shapes, 2, seed=99)
+        file, two = load_model_file(str(bundle / "model.py")), Task.classification(2)
+        backend = make_backend(file, generator.shapes, two, Params(seed=99))
         load_weights(backend, bundle)
         return generator.columns, raw, backend.predict(events.inputs)
 

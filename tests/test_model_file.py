@@ -4,6 +4,9 @@ import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, PackageMissing
 from mlaas4hep.training.model_file import default_model, load_model_file
+from mlaas4hep.training.task import Task
+
+TWO = Task.classification(2)
 
 
 @pytest.fixture
@@ -24,16 +27,24 @@ def test_a_model_file_is_found_in_the_models_folder_from_anywhere(tmp_path, monk
 def test_a_file_of_the_working_directory_comes_before_the_shipped_one(write, tmp_path, monkeypatch):
     write("def model(idim): return idim", "ex_pytorch.py")
     monkeypatch.chdir(tmp_path)
-    assert load_model_file("ex_pytorch.py").build({"x": (7,)}, 2) == 7
+    assert load_model_file("ex_pytorch.py").build({"x": (7,)}, TWO) == 7
 
 
 def test_a_model_that_wants_the_number_of_classes_gets_it(write):
-    assert load_model_file(write("def model(idim, classes): return (idim, classes)")).build({"x": (7,)}, 3) == (7, 3)
+    file = load_model_file(write("def model(idim, classes): return (idim, classes)"))
+    assert file.build({"x": (7,)}, Task.classification(3)) == (7, 3)
+
+
+def test_a_model_is_told_what_its_further_arguments_ask_for(write):
+    file = load_model_file(write("def model(idim, outputs=9, width=64, *, task): return (idim, outputs, width, task)"))
+    assert file.build({"x": (7,)}, TWO) == (7, 1, 64, "classification")
+    assert file.build({"x": (7,)}, Task("regression", ("a", "b"))) == (7, 2, 64, "regression")
+    assert load_model_file(write("def model(idim, n): return n")).build({"x": (7,)}, TWO) == 2
 
 
 def test_a_model_of_named_inputs_gets_their_shapes_by_name(write):
     shapes = {"jets": (8, 4), "event": (2,)}
-    assert load_model_file(write("def model(shapes): return shapes")).build(shapes, 2) == shapes
+    assert load_model_file(write("def model(shapes): return shapes")).build(shapes, TWO) == shapes
 
 
 def test_loss_optimizer_and_metrics_of_the_file_are_kept(write):
@@ -69,12 +80,12 @@ def test_a_missing_file_is_named_with_the_nearest_shipped_one():
 def test_a_failing_model_function_is_reported_with_its_reason(write):
     file = load_model_file(write("def model(idim): raise ValueError('too wide')"))
     with pytest.raises(ConfigError, match=r"model\(9\) of .* fails: ValueError: too wide"):
-        file.build({"x": (9,)}, 2)
+        file.build({"x": (9,)}, TWO)
 
 
 def test_a_model_function_that_forgets_return_is_told_so(write):
     with pytest.raises(ConfigError, match="returns nothing"):
-        load_model_file(write("def model(idim): pass")).build({"x": (3,)}, 2)
+        load_model_file(write("def model(idim): pass")).build({"x": (3,)}, TWO)
 
 
 def test_what_a_model_file_writes_to_stderr_is_not_lost(write, capfd):

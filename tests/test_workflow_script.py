@@ -14,6 +14,7 @@ from tinyroot import write_tree
 FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
 FAST = {"nevts": 1500, "epochs": 2, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
 BUNDLE = {
+    "epochs.csv",
     "example.json",
     "labels.txt",
     "metrics.json",

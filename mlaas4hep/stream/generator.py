@@ -183,8 +183,8 @@ class DataGenerator(Closing):
             else:
                 yield replace(batch, weight=(batch.weight * factors[batch.y]).astype(np.float32))
 
-    def examples(self, count: int, part: str = "test", raw: bool = False) -> Batch:
-        """Return up to `count` events of a part, from each file in turn.
+    def examples(self, count: int, part: str | None = "test", raw: bool = False) -> Batch:
+        """Return up to `count` events of a part, or of all, from each file in turn.
 
         Args:
             raw: as rows of numbers as they are in the files (`layout`), NaN where there is none.
@@ -193,7 +193,7 @@ class DataGenerator(Closing):
         for file in range(len(self.sample.files)):
             for start, stop in self.sample.blocks(file, self.sample.plan.rows)[:1]:
                 events = self.sample.load(file, start, stop, raw)
-                by_file.append(Picks.of(events, np.flatnonzero(events.part == PARTS.index(part))).gather())
+                by_file.append(Picks.of(events, _rows_of(events, part)).gather())
         events = Batch.concatenate(by_file)
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])
         return events[np.argsort(rank, kind="stable")[:count]]
@@ -232,7 +232,7 @@ class DataGenerator(Closing):
 
         def load(block: Block) -> Picks:
             events = self.sample.load(block.file, block.start, block.stop)
-            rows = np.arange(len(events)) if part is None else np.flatnonzero(events.part == PARTS.index(part))
+            rows = _rows_of(events, part)
             if rates is not None:
                 rows = _repeated(rows, rates[events.y[rows]], self._rng(_REPEATS, epoch, block.file, block.start))
             if shuffle:
@@ -272,6 +272,10 @@ def _counted(batches: Iterator[Batch], position: dict[str, Any]) -> Iterator[Bat
     for batch in batches:
         position["batches"] += 1
         yield batch
+
+
+def _rows_of(events: Batch, part: str | None) -> np.ndarray:
+    return np.arange(len(events)) if part is None else np.flatnonzero(events.part == PARTS.index(part))
 
 
 def _repeated(rows: np.ndarray, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:

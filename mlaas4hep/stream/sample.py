@@ -54,6 +54,12 @@ from mlaas4hep.stream.split import Split, identity_hash
 WEIGHT = "weight"
 """What the expression of the events' weights is called."""
 
+BESIDE = (
+    *("workers", "cache", "cache_gb", "timeout", "retries", "redirector", "verbose", "hist", "name"),
+    *("checkpoint", "tensorboard", "epochs", "patience"),
+)
+"""Parameters that have no say in what batches hold."""
+
 MAX_OPEN = 32
 """Files that stay open between the blocks that are read of them."""
 
@@ -286,8 +292,7 @@ class Sample:
     @property
     def key(self) -> str:
         """A name of the events and of how they are read, mixed and shuffled: the same key gives the same batches."""
-        said = self.params.model_dump(exclude={"workers", "cache", "cache_gb", "timeout", "retries", "redirector",
-                                               "verbose", "hist", "name", "checkpoint", "tensorboard"})  # fmt: skip
+        said = self.params.model_dump(exclude=set(BESIDE))
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         return key_of([self._origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
 

@@ -1,26 +1,28 @@
 """What the training loop asks of a framework, and which framework a model belongs to.
 
-    backend = make_backend(file, {"x": (73,)}, classes=2, seed=0)
-    loss = backend.fit(batches)
+    backend = make_backend(file, {"x": (73,)}, Task.classification(2), seed=0)
+    for loss, weight in backend.steps(batches):
+        print(loss)
     scores = backend.predict({"x": x, "mask": mask})
 
-One module a framework; none is imported before a model of it was built by the user's own model file.
+One module a framework; none is imported before a model of it was built by the user's own model file. Models that learn
+step by step are `Stepwise`; those that need all events for that, or pass over them as often as they like, are `AtOnce`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.reader.inputs import mask_of
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.model_file import ModelFile
-
-Output = Literal["logits", "probabilities", "log_probabilities"]
+from mlaas4hep.training.task import Task
 
 
 class Backend(Protocol):
@@ -29,63 +31,108 @@ class Backend(Protocol):
     Attributes:
         framework: its name.
         takes: names of the inputs and masks that the model is given, in order; masks come as float32.
-        outputs: numbers it gives for an event: 1 (the probability of the second class) or one for each class.
+        outputs: numbers it gives for an event: 1 (the probability of the second class) or one for each class, label or
+            target.
+        normalised: whether it is best given normalised values; else values as they are in the files.
     """
 
     framework: str
     takes: tuple[str, ...]
     outputs: int
-
-    def fit(self, batches: Iterable[Batch]) -> float:
-        """Train on batches, one step each, and return the mean loss."""
+    normalised: bool
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return probabilities, float32 (events, outputs), for normalised events (0 where a mask is False)."""
+        """Return scores, float32 (events, outputs), for events as batches have them (0 where a mask is False).
 
-    def snapshot(self) -> Any:
-        """Return a copy of the weights."""
+        They are probabilities of classes or labels, or targets in their own units.
+        """
 
-    def restore(self, weights: Any) -> None:
-        """Set the weights to a copy that `snapshot` returned."""
-
-    def parameters(self) -> int:
-        """Return how many weights are trained."""
+    def size(self) -> str:
+        """Return how large the model is, in words."""
 
     def save(self, folder: Path) -> str:
-        """Write the model in the framework's own format, without pickles, and return the file's name."""
+        """Write the model in the framework's own format, without pickles, and return the file's name, or ""."""
 
     def export(self, path: Path) -> None:
-        """Write an ONNX graph from what the model takes to probabilities."""
+        """Write an ONNX graph from what the model takes to scores."""
+
+
+@runtime_checkable
+class Stepwise(Backend, Protocol):
+    """A model that learns a batch at a time."""
+
+    def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[Any, float]]:
+        """Train on batches, one step each; yield the loss of each, and the sum of the sizes of its weights."""
+
+    def snapshot(self) -> bytes:
+        """Return the weights."""
+
+    def restore(self, weights: bytes) -> None:
+        """Set the weights to what `snapshot` returned."""
+
+    def state(self) -> bytes:
+        """Return all that the next steps depend on: weights, optimizer, random numbers."""
+
+    def load_state(self, state: bytes) -> None:
+        """Go on from what `state` returned."""
+
+
+@runtime_checkable
+class AtOnce(Backend, Protocol):
+    """A model that is trained in one go."""
+
+    def fit(
+        self,
+        train: Callable[[int], Iterable[Batch]],
+        valid: Callable[[], Iterable[Batch]],
+        report: Callable[[int, float, float], None],
+    ) -> None:
+        """Train, and keep what was best for the validation part.
+
+        Args:
+            train: gives the batches of the training part in the order of an epoch, counted from 0.
+            valid: gives those of the validation part.
+            report: called with the number of a round, from 1, and the loss of training and of validation part.
+        """
 
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of one event, by input: {"x": (features,)}, or {"jets": (objects, features), "event": (features,)}."""
 
 
-def make_backend(file: ModelFile, shapes: Shapes, classes: int, seed: int) -> Backend:
+def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) -> Backend:
     """Build the model of a model file and wrap it.
 
     Args:
         shapes: of the inputs.
-        seed: of the initial weights, and of everything random in training.
+        task: what it is for.
+        params: among them the seed of the initial weights, and of everything random in training.
 
     Raises:
-        ConfigError: the model is of no known framework, or does not fit the classes.
+        ConfigError: the model is of no known framework, or does not fit the labels.
     """
-    _seed_everything(seed)
-    model = file.build(shapes, classes)
+    _seed_everything(params.seed)
+    model = file.build(shapes, task)
     ancestors = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "keras" in ancestors:
         from mlaas4hep.training.keras_backend import KerasBackend
 
-        return KerasBackend(model, file, shapes, classes)
+        return KerasBackend(model, file, shapes, task)
     if "torch" in ancestors:
         from mlaas4hep.training.torch_backend import TorchBackend
 
-        return TorchBackend(model, file, shapes, classes)
+        return TorchBackend(model, file, shapes, task)
+    if "xgboost" in ancestors:
+        from mlaas4hep.training.xgboost_backend import XGBoostBackend
+
+        return XGBoostBackend(model, file, shapes, task, params)
+    if "sklearn" in ancestors:
+        from mlaas4hep.training.sklearn_backend import SklearnBackend
+
+        return SklearnBackend(model, file, shapes, task, params)
     raise ConfigError(
         f"the function model of {file.path} returns a {type(model).__module__}.{type(model).__qualname__}",
-        hint="it must be a Keras model or a torch.nn.Module",
+        hint="it must be a Keras model, a torch.nn.Module, or an estimator of scikit-learn or XGBoost",
     )
 
 
@@ -100,31 +147,6 @@ def _seed_everything(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
     if "keras" in sys.modules:
         sys.modules["keras"].utils.set_random_seed(seed)
-
-
-def probe(output: np.ndarray, classes: int, where: Path) -> tuple[int, Output]:
-    """Find out what a model's outputs are, from outputs (events, k) for large random inputs.
-
-    Raises:
-        ConfigError: the number of outputs does not fit the number of classes.
-    """
-    if output.ndim != 2 or output.shape[1] not in ({1, 2} if classes == 2 else {classes}):
-        need = "1 or 2 numbers an event" if classes == 2 else f"{classes} numbers an event, one for each class"
-        raise ConfigError(
-            f"the model of {where} gives an output of shape {('n', *output.shape[1:])}".replace("'", ""),
-            hint=f"it must give {need}",
-        )
-    count = output.shape[1]
-    if _are_probabilities(output, count):
-        return count, "probabilities"
-    if count > 1 and (output <= 0).all() and _are_probabilities(np.exp(output), count):
-        return count, "log_probabilities"
-    return count, "logits"
-
-
-def _are_probabilities(output: np.ndarray, count: int) -> bool:
-    inside = bool(((output >= 0) & (output <= 1)).all())
-    return inside and (count == 1 or bool(np.allclose(output.sum(axis=1), 1, atol=1e-4)))
 
 
 def probe_inputs(shapes: Shapes) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@
     model.py        the model file
     specs.json, preproc.json | preproc.py    what one pass over the data learnt; new branches and cuts, if any
     training.json   files, labels, parameters, versions
-    metrics.json    figures of every epoch and of the test part
+    metrics.json, epochs.csv    figures of every epoch and of the test part; every epoch as a table
+    folds/0, ...    with `kfold`, the model, its graph and its specs that never saw fold 0; model.onnx is their mean
     labels.txt, params.json, upload.json    what a TFaaS server is told
     example.json    a few events of the test part with their true labels, as tfaas_client.py --predict takes them
     report.html     the run for people
@@ -22,7 +23,8 @@ import platform
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from mlaas4hep.reader.preproc_script import ScriptPreproc
 from mlaas4hep.reader.specs import FLOAT32_MAX
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training.backend import Backend
+from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import auc_uncertainty
 from mlaas4hep.training.model_file import ModelFile
@@ -48,45 +51,91 @@ TOLERANCE = 1e-4
 EXAMPLES = 8
 
 CONTENT = {
-    "model.onnx", "model.keras", "model.pt", "model.py", "specs.json", "preproc.json", "preproc.py", "training.json",
-    "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
+    "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
+    "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
+    "epochs.csv", "folds",
 }  # fmt: skip
 """Every name that a bundle may have in it; a folder with others is not replaced by one."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model and the run that it came from.
+class Fit:
+    """One model that was trained.
 
     Attributes:
-        name: of the model on a server.
+        generator: of the events as the model saw them.
         history: figures of every epoch.
         train, test: scores of the training and of the test part, by the weights of the best epoch.
-        more: what the model file's own `metrics` say of the test part.
     """
 
-    name: str
-    file: ModelFile
     backend: Backend
     generator: DataGenerator
     history: History
     train: Scored
     test: Scored
-    more: dict[str, float]
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of metrics.json."""
-        test: dict[str, float | int] = {**self.test.figures(), **self.more}
-        if len(self.generator.classes) == 2:
-            positives = int((self.test.y == 1).sum())
-            test["auc_uncertainty"] = auc_uncertainty(test["auc"], positives, len(self.test.y) - positives)
-        test["events"] = len(self.test.y)
+        """Return figures of both parts and of every epoch."""
         return {
-            "test": _finite(test),
+            "test": _finite({**self.test.figures(), "events": len(self.test.y)}),
             "train": _finite(self.train.figures()),
             "best_epoch": self.history.best,
             "epochs": [_finite(epoch) for epoch in self.history.to_json()],
         }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, or one for each fold, and the run that it came from.
+
+    Attributes:
+        name: of the model on a server.
+        generator: of the whole sample.
+        fits: the one model, or one for each fold.
+        key: names events, parameters and model file.
+        more: what the model file's own `metrics` say of the test part.
+    """
+
+    name: str
+    file: ModelFile
+    generator: DataGenerator
+    fits: tuple[Fit, ...]
+    key: str
+    more: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def backend(self) -> Backend:
+        """The model; of folds the first one."""
+        return self.fits[0].backend
+
+    @property
+    def folds(self) -> bool:
+        """Whether there is a model for each fold."""
+        return bool(self.generator.params.kfold)
+
+    @cached_property
+    def train(self) -> Scored:
+        """Scores of the training part; of folds those of the first."""
+        return self.fits[0].train
+
+    @cached_property
+    def test(self) -> Scored:
+        """Scores of the test part; of folds every event, scored by the model that did not see it."""
+        parts = [fit.test for fit in self.fits]
+        y, scores, weight = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "scores", "weight")
+        )
+        return Scored(y, scores, weight, parts[0].task)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the content of metrics.json."""
+        test: dict[str, float | int] = {**self.test.figures(), **self.more}
+        if len(self.generator.classes) == 2 and self.test.task.name == "classification":
+            positives = int((self.test.y == 1).sum())
+            test["auc_uncertainty"] = auc_uncertainty(test["auc"], positives, len(self.test.y) - positives)
+        test["events"] = len(self.test.y)
+        folds = {"folds": [fit.metrics() for fit in self.fits]} if self.folds else {}
+        return {**self.fits[0].metrics(), "test": _finite(test), **folds}
 
 
 def _finite(figures: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +170,7 @@ def model_name(path: Path, name: str = "") -> str:
     return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
 
 
-def write_bundle(path: Path, trained: Trained) -> None:
+def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
     """Write a bundle, replacing one that is there.
 
     Raises:
@@ -131,33 +180,34 @@ def write_bundle(path: Path, trained: Trained) -> None:
     generator, problem = trained.generator, ""
     examples = generator.examples(EXAMPLES, raw=True)
     with new_directory(path) as folder:
-        training = _training(trained, trained.backend.save(folder))
+        training = _training(trained, _save_models(folder, trained))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
         (folder / "labels.txt").write_text("".join(f"{label}\n" for label in generator.classes), encoding="utf-8")
         generator.specs.save(str(folder / "specs.json"))
         _write_preproc(folder, generator.sample.options.preproc)
         write_json(folder / "metrics.json", trained.metrics())
+        (folder / "epochs.csv").write_text(log.text(), encoding="utf-8")
         write_json(folder / "training.json", training)
         write_json(folder / "example.json", _example(trained, examples))
         write_report(
             folder / "report.html",
             trained.name,
             generator,
-            trained.history,
+            trained.fits[0].history,
             trained.train,
             trained.test,
             trained.metrics(),
             training,
         )
         try:
-            _write_onnx(folder / "model.onnx", trained)
-            _check_onnx(folder / "model.onnx", trained, examples)
+            _write_onnx(folder, trained)
         except Exception as error:  # whatever an exporter raises, the trained model must not be lost
             (folder / "model.onnx").unlink(missing_ok=True)
             problem = first_line(error)
         else:
             write_json(folder / "params.json", _tfaas_params(trained))
             write_json(folder / "upload.json", _upload(trained))
+    log.remove()
     if problem:
         raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
 
@@ -170,25 +220,51 @@ def _write_preproc(folder: Path, preproc: Preproc | None) -> None:
         write_json(folder / "preproc.json", preproc.to_json())
 
 
-def _write_onnx(path: Path, trained: Trained) -> None:
+def _save_models(folder: Path, trained: Trained) -> str:
+    """Write the models in the framework's own format; return the name of the file, of folds that in each folder."""
+    if not trained.folds:
+        return trained.backend.save(folder)
+    for fold, fit in enumerate(trained.fits):
+        mine = folder / "folds" / str(fold)
+        mine.mkdir(parents=True)
+        name = fit.backend.save(mine)
+        fit.generator.specs.save(str(mine / "specs.json"))
+    return name
+
+
+def _write_onnx(folder: Path, trained: Trained) -> None:
+    """Write the graph of the model; of folds that of each, and their mean."""
     onnx = require("onnx", "keras", "writing ONNX")
     from mlaas4hep.training import onnx_graph
 
-    trained.backend.export(path)
-    graph = onnx_graph.with_inputs(onnx.load(str(path)), trained.generator.sample.inputs, trained.backend.takes)
-    onnx_graph.describe(graph, trained.generator.layout, trained.generator.classes, {"mlaas4hep.name": trained.name})
-    onnx.save(graph, str(path))
+    def describe(graph: Any, path: Path) -> None:
+        classes, more = trained.generator.classes, {"mlaas4hep.name": trained.name}
+        onnx_graph.describe(graph, trained.generator.layout, classes, more)
+        onnx.save(graph, str(path))
+
+    graphs = []
+    for fold, fit in enumerate(trained.fits):
+        path = folder / (f"folds/{fold}/model.onnx" if trained.folds else "model.onnx")
+        fit.backend.export(path)
+        network = onnx.load(str(path))
+        inputs = fit.generator.sample.inputs
+        graphs.append(onnx_graph.with_inputs(network, inputs, fit.backend.takes, trained.generator.layout))
+        describe(graphs[-1], path)
+        _check_onnx(path, trained, fit)
+    if trained.folds:
+        describe(onnx_graph.mean(graphs), folder / "model.onnx")
 
 
-def _check_onnx(path: Path, trained: Trained, examples: Batch) -> None:
+def _check_onnx(path: Path, trained: Trained, fit: Fit) -> None:
     """Compare the graph's scores for raw events with the framework's for the same events as it was trained on."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
         return  # an extra of the server; the tests compare in any case
+    raw = trained.generator.examples(EXAMPLES, part=None, raw=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(["scores"], {"inputs": examples.x})[0]
-    expected = trained.backend.predict(trained.generator.examples(EXAMPLES).inputs)
+    found = session.run(["scores"], {"inputs": raw.x})[0]
+    expected = fit.backend.predict(fit.generator.examples(EXAMPLES, part=None).inputs)
     worst = float(np.abs(found - expected).max(initial=0.0))
     if not worst <= TOLERANCE:
         raise ConfigError(
@@ -208,7 +284,12 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
         "framework": trained.backend.framework,
         "model": model,
         "model_file": trained.file.path.name,
-        "weights": trained.backend.parameters(),
+        "size": trained.backend.size(),
+        "key": trained.key,
+        "task": trained.test.task.name,
+        "folds": trained.generator.params.kfold,
+        "identifier": list(sample.identifier),
+        "normalise": trained.fits[0].generator.sample.options.normalise,
         "command": sys.argv,
         "params": trained.generator.params.model_dump(),
         "files": [
@@ -226,7 +307,9 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
     }
 
 
-_PACKAGES = {"keras": ["keras", "tensorflow"], "pytorch": ["torch"]}
+_PACKAGES = {
+    "keras": ["keras", "tensorflow"], "pytorch": ["torch"], "scikit-learn": ["scikit-learn"], "xgboost": ["xgboost"]
+}  # fmt: skip
 
 
 def _version(package: str) -> str | None:
@@ -267,5 +350,5 @@ def _example(trained: Trained, examples: Batch) -> dict[str, Any]:
         "model": trained.name,
         "keys": trained.generator.columns,
         "values": values,
-        "labels": [trained.generator.classes[label] for label in examples.y],
+        "labels": [trained.generator.classes[y] if np.ndim(y) == 0 else y.tolist() for y in examples.y],
     }

@@ -2,13 +2,14 @@
 
     history = train(generator, backend, params)
 
-The loop knows neither files nor frameworks; the weights of the best epoch are the ones that stay.
+The loop knows neither files nor frameworks; the weights of the best epoch are the ones that stay. With a checkpoint,
+a run that was killed goes on from its last batch that was saved, and ends as it would have.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +17,16 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.stream.split import PARTS
-from mlaas4hep.training.backend import Backend
-from mlaas4hep.training.metrics import accuracy, auc, cross_entropy
+from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
+from mlaas4hep.training.checkpoint import Checkpoint, Standing
+from mlaas4hep.training.task import Task
+
+
+class Stopped(MLaaS4HEPError):
+    """Training was asked to stop, and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -28,43 +34,46 @@ class Scored:
     """The events of one part, with the model's scores.
 
     Attributes:
-        y: int64 (events,).
+        y: as batches have it.
         scores: float32 (events, outputs).
         weight: float32 (events,).
+        task: what the scores are.
     """
 
     y: np.ndarray
     scores: np.ndarray
     weight: np.ndarray
+    task: Task
 
     def figures(self) -> dict[str, float]:
-        """Return loss (cross-entropy in nats), accuracy and AUC."""
-        return {
-            "loss": cross_entropy(self.y, self.scores, self.weight),
-            "accuracy": accuracy(self.y, self.scores, self.weight),
-            "auc": auc(self.y, self.scores, self.weight),
-        }
+        """Return the figures of merit, see `Task.figures`."""
+        return self.task.figures(self.y, self.scores, self.weight)
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training part.
+    """One pass over the training part; of models that are trained at once, one of their rounds.
 
     Attributes:
         epoch: its number, from 1.
         train_loss: mean over the epoch, as the framework sees it (dropout on, weights moving).
-        loss, accuracy, auc: on the validation part, after the epoch.
+        figures: of the validation part, after the epoch, see `Task.figures`.
         seconds: of training, without validation.
         events: of the training part, shuffled copies included.
+        waiting: seconds of those in which training waited for data.
     """
 
     epoch: int
     train_loss: float
-    loss: float
-    accuracy: float
-    auc: float
+    figures: dict[str, float]
     seconds: float
     events: int
+    waiting: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Loss of the validation part."""
+        return self.figures["loss"]
 
 
 @dataclass(frozen=True)
@@ -76,84 +85,199 @@ class History:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the epochs as plain dicts."""
-        return [asdict(epoch) for epoch in self.epochs]
+        return [flat(epoch) for epoch in self.epochs]
 
 
-def train(
-    generator: DataGenerator, backend: Backend, params: Params, report: Callable[[Epoch, bool], None] | None = None
-) -> History:
+def flat(epoch: Epoch) -> dict[str, Any]:
+    """Return an epoch as a plain dict, with the figures among the rest."""
+    found = asdict(epoch)
+    figures = found.pop("figures")
+    return {**found, **figures}
+
+
+Report = Callable[[Epoch, bool], None]
+"""Called after every epoch, with whether it is the best so far."""
+
+
+@dataclass
+class Control:
+    """How a run is watched and stopped from outside.
+
+    Attributes:
+        report: what is told of every epoch, those that were before a checkpoint included.
+        checkpoint: where the run's standing is kept, if anywhere.
+        resume: whether to go on from there.
+    """
+
+    report: Report | None = None
+    checkpoint: Checkpoint | None = None
+    resume: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training is to stop after the batch under way."""
+        return False
+
+
+def train(generator: DataGenerator, backend: Backend, params: Params, control: Control | None = None) -> History:
     """Train until `params.epochs` have passed or the validation loss got no better for `params.patience` of them.
 
-    Args:
-        report: called after every epoch, with whether it is the best so far.
-
     Raises:
-        ConfigError: a part of the sample is empty, or the loss is no number.
+        ConfigError: the loss is no number.
+        Stopped: `control.stopped` said so.
     """
-    epochs: list[Epoch] = []
-    best, weights = 0, backend.snapshot()
-    for number in range(params.epochs):
-        start = time.perf_counter()
-        counted = _Counted(generator.batches("train", number), generator, f"epoch {number + 1}/{params.epochs}")
-        train_loss = backend.fit(counted)
-        seconds = time.perf_counter() - start
-        figures = evaluate(generator, backend, "valid").figures()
-        if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
-            raise ConfigError(
-                f"the loss of epoch {number + 1} is not a number",
-                hint="lower the learning rate of the model file, or set 'normalise' to 'auto' in the params",
-            )
-        epochs.append(Epoch(number + 1, train_loss, seconds=seconds, events=counted.events, **figures))
-        improved = number == 0 or figures["loss"] < epochs[best].loss
-        if improved:
-            best, weights = number, backend.snapshot()
-        if report:
-            report(epochs[-1], improved)
-        if number - best >= params.patience:
-            break
-    backend.restore(weights)
-    return History(tuple(epochs), epochs[best].epoch)
+    control = control or Control()
+    if isinstance(backend, AtOnce):
+        return _train_at_once(generator, backend, control)
+    assert isinstance(backend, Stepwise)
+    return _Run(generator, backend, params, control).train()
+
+
+class _Run:
+    """A training that goes step by step."""
+
+    def __init__(self, generator: DataGenerator, backend: Stepwise, params: Params, control: Control) -> None:
+        self._generator, self._backend, self._params, self._control = generator, backend, params, control
+        self._now = Standing()
+        self._best = backend.snapshot()
+        self._saved = time.monotonic()
+
+    def train(self) -> History:
+        """Train to the end, or from where a checkpoint stands."""
+        self._go_on()
+        now = self._now
+        while not now.finished:
+            train_loss = self._epoch()
+            figures = evaluate(self._generator, self._backend, "valid").figures()
+            if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
+                raise ConfigError(
+                    f"the loss of epoch {now.epoch + 1} is not a number",
+                    hint="lower the learning rate of the model file, or set 'normalise' to 'auto' in the params",
+                )
+            epoch = Epoch(now.epoch + 1, train_loss, figures, now.seconds, now.events, now.waiting)
+            improved = now.epoch == 0 or figures["loss"] < now.epochs[now.best]["figures"]["loss"]
+            now.epochs.append(asdict(epoch))
+            if improved:
+                now.best, self._best = now.epoch, self._backend.snapshot()
+            if self._control.report:
+                self._control.report(epoch, improved)
+            now.finished = self._is_over(now.epoch)
+            now.epoch += 1
+            now.batches = now.events = 0
+            now.loss = now.weight = now.seconds = now.waiting = 0.0
+            self._save()
+        self._backend.restore(self._best)
+        return History(tuple(Epoch(**epoch) for epoch in now.epochs), now.best + 1)
+
+    def _go_on(self) -> None:
+        found = self._control.checkpoint.load() if self._control.checkpoint and self._control.resume else None
+        if found is None:
+            return
+        self._now, state, self._best = found
+        self._backend.load_state(state)
+        self._now.finished = self._is_over(self._now.epoch - 1)
+        lowest = float("inf")
+        for epoch in (Epoch(**known) for known in self._now.epochs):
+            if self._control.report:
+                self._control.report(epoch, epoch.loss < lowest)
+            lowest = min(lowest, epoch.loss)
+
+    def _is_over(self, epoch: int) -> bool:
+        """Whether an epoch is the last one."""
+        return epoch - self._now.best >= self._params.patience or epoch + 1 >= self._params.epochs
+
+    def _epoch(self) -> float:
+        """Train on the rest of the epoch under way; return its mean loss."""
+        now = self._now
+        total = int(self._generator.num_entries * self._generator.sample.split.share_of_training)
+        title = f"epoch {now.epoch + 1}/{self._params.epochs}"
+        before, start = now.seconds, time.perf_counter()
+        with console.progress(title, total) as bar:
+            bar.advance(now.events)
+            for loss, weight in self._backend.steps(self._batches(bar)):
+                now.loss, now.weight = now.loss + loss * weight, now.weight + weight
+                now.batches, now.events = now.batches + 1, now.events + self._taken
+                now.seconds = before + time.perf_counter() - start
+                if self._control.stopped or time.monotonic() - self._saved >= 60 * self._params.checkpoint:
+                    self._save()
+                if self._control.stopped:
+                    raise Stopped(
+                        f"stopped in epoch {now.epoch + 1} after {now.batches} batches",
+                        hint="the same command with --resume goes on from there",
+                    )
+        return float(now.loss / now.weight) if now.weight else float("nan")
+
+    def _batches(self, bar: console.Progress) -> Iterator[Batch]:
+        """Yield the batches of the epoch under way, and count the time until they come."""
+        now = self._now
+        batches = self._generator.batches("train", now.epoch, skip=now.batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            now.waiting += time.perf_counter() - start
+            if batch is None:
+                return
+            self._taken = len(batch)
+            yield batch
+            waiting = f"loss {float(now.loss / now.weight):.4f}, " if now.weight else ""
+            share = now.waiting / max(now.seconds, 1e-9)
+            bar.advance(int((batch.entry >= 0).sum()), f"{waiting}waiting {share:.0%}")
+
+    def _save(self) -> None:
+        if self._control.checkpoint:
+            now = self._now
+            now.loss = float(now.loss)
+            self._control.checkpoint.save(now, self._backend.state(), self._best)
+        self._saved = time.monotonic()
+
+
+def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) -> History:
+    """Let a model train itself; every round is an epoch of the history."""
+    rounds: list[Epoch] = []
+    start = time.perf_counter()
+    count = int(generator.sample.composition.totals[PARTS.index("train")])
+
+    def report(number: int, train_loss: float, loss: float) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        best = min((one.loss for one in rounds), default=float("inf"))
+        rounds.append(Epoch(number, train_loss, {"loss": loss}, now - start, count))
+        start = now
+        if control.report:
+            control.report(rounds[-1], loss < best)
+
+    backend.fit(
+        lambda epoch: generator.batches("train", epoch),
+        lambda: generator.batches("valid", shuffle=False),
+        report,
+    )
+    if not rounds:
+        figures = [evaluate(generator, backend, part).figures() for part in ("train", "valid")]
+        rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
+        if control.report:
+            control.report(rounds[-1], True)
+    return History(tuple(rounds), min(rounds, key=lambda one: one.loss).epoch)
 
 
 def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:
-    """Return the scores of all events of a part.
-
-    Raises:
-        ConfigError: the part is empty.
-    """
+    """Return the scores of all events of a part."""
     found = [(batch.y, backend.predict(batch.inputs), batch.weight) for batch in generator.batches(part, shuffle=False)]
-    if not found:
-        raise _empty(part)
     y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Scored(y, scores, weight)
+    return Scored(y, scores, weight, Task.of(generator.sample.labels))
 
 
 def check_parts(generator: DataGenerator) -> None:
-    """Raise ConfigError, before hours of training, if a part of the sample is empty."""
-    for part in PARTS:
-        if next(generator.batches(part, shuffle=False), None) is None:
-            raise _empty(part)
-
-
-def _empty(part: str) -> ConfigError:
-    return ConfigError(
-        f"no event falls into the {part} part",
-        hint="more events are needed, or another 'identifier' in the params: the split goes by it",
-    )
-
-
-class _Counted(Iterable[Batch]):
-    """Batches that are counted, and drive a progress bar, as they go by."""
-
-    def __init__(self, batches: Iterable[Batch], generator: DataGenerator, title: str) -> None:
-        self._batches = batches
-        self._total = int(generator.num_entries * generator.sample.split.share_of_training)
-        self._title = title
-        self.events = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        with console.progress(self._title, self._total) as bar:
-            for batch in self._batches:
-                yield batch
-                self.events += len(batch)
-                bar.advance(int((batch.entry >= 0).sum()))
+    """Raise ConfigError, before hours of training, if a part of the sample is empty, or has no weight."""
+    composition = generator.sample.composition
+    for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
+        if not events:
+            raise ConfigError(
+                f"no event falls into the {part} part",
+                hint="more events are needed, or another 'identifier' in the params: the split goes by it",
+            )
+        if not weight > 0:
+            raise ConfigError(
+                f"the weights of the {part} part add up to {weight:.4g}, and must to more than 0",
+                hint=f"look at 'weight' in the params: '{generator.params.weight}'",
+            )
+    composition.factors(generator.params.balance)

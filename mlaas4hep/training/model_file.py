@@ -1,11 +1,12 @@
 """The user's model file: found, run, and asked for a model.
 
     file = load_model_file("ex_keras.py")
-    model = file.build({"x": (73,)}, classes=2)
+    model = file.build({"x": (73,)}, Task.classification(2))
 
-A model file defines `def model(idim)`, or where the params name inputs `def model(shapes)`; a second argument gets
-the number of classes. It may define `loss`, `optimizer`, `metrics` and `training_step`. Which framework the model
-belongs to is asked of the model itself, see `backend`.
+A model file defines `def model(idim)`, or where the params name inputs `def model(shapes)`. Further arguments may be
+`outputs`, which gets how many numbers an event the model must give, `classes`, which gets the number of classes, labels
+or targets, and `task`, which gets the task's name. The file may define `loss`, `optimizer`, `metrics` and
+`training_step`. Which framework the model belongs to is asked of the model itself, see `backend`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import mlaas4hep
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, nearest
+from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import run_file
 
 DEFAULTS = (("keras", "tensorflow", "ex_keras.py"), ("torch", "torch", "ex_pytorch.py"))
@@ -49,8 +51,8 @@ class ModelFile:
     metrics: Any = None
     training_step: Any = None
 
-    def build(self, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Any:
-        """Return the model for inputs of some shapes and so many classes.
+    def build(self, shapes: Mapping[str, tuple[int, ...]], task: Task) -> Any:
+        """Return the model for inputs of some shapes and a task.
 
         Args:
             shapes: of one event, by input; the model of a vector alone is told how many numbers it has.
@@ -59,11 +61,19 @@ class ModelFile:
             ConfigError: `model` fails, or returns nothing.
         """
         given = shapes["x"][0] if set(shapes) == {"x"} else dict(shapes)
-        arguments: tuple[Any, ...] = (given,)
-        if len(inspect.signature(self.model).parameters) > 1:
-            arguments = (given, classes)
+        classes = len(task.classes)
+        known = {
+            "classes": classes,
+            "outputs": 1 if task.name == "classification" and classes == 2 else classes,
+            "task": task.name,
+        }
+        others = list(inspect.signature(self.model).parameters.values())[1:]
+        more = {other.name: known[other.name] for other in others if other.name in known}
+        needed = [other for other in others if other.default is other.empty and other.name not in known]
+        if needed and needed[0].kind is needed[0].POSITIONAL_OR_KEYWORD:
+            more[needed[0].name] = classes
         try:
-            built = self.model(*arguments)
+            built = self.model(given, **more)
         except MLaaS4HEPError:
             raise
         except Exception as error:

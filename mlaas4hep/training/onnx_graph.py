@@ -24,15 +24,18 @@ from mlaas4hep.reader.objects import ObjectLayout
 INPUT, OUTPUT = "inputs", "scores"
 
 
-def with_inputs(network: onnx.ModelProto, inputs: Inputs, takes: Sequence[str]) -> onnx.ModelProto:
+def with_inputs(
+    network: onnx.ModelProto, inputs: Inputs, takes: Sequence[str], layout: VectorLayout | None = None
+) -> onnx.ModelProto:
     """Return a network's graph with all that makes its inputs in front of it.
 
     Args:
         network: a graph from inputs and masks to probabilities.
         takes: what the inputs of the network are, in order: names of inputs and of their masks.
+        layout: of the graph's rows, where they have room for more than the inputs need.
     """
     opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
-    front = _Front(inputs.layout)
+    front = _Front(layout or inputs.layout)
     for one in inputs.members:
         if {one.name, one.mask} & set(takes):
             front.add(one)
@@ -44,6 +47,33 @@ def with_inputs(network: onnx.ModelProto, inputs: Inputs, takes: Sequence[str]) 
     _rename_output(whole.graph, OUTPUT)
     onnx.checker.check_model(whole)
     return whole
+
+
+def mean(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """Return a graph of the mean of the scores of several that take the same rows."""
+    parts = [
+        compose.add_prefix(graph, f"fold{fold}/", rename_inputs=False, rename_nodes=True)
+        for fold, graph in enumerate(graphs)
+    ]
+    first = parts[0]
+    scores = [f"fold{fold}/{OUTPUT}" for fold in range(len(parts))]
+    last = helper.make_node("Mean", scores, [OUTPUT])
+    graph = helper.make_graph(
+        [*(node for part in parts for node in part.graph.node), last],
+        "mean of folds",
+        [first.graph.input[0]],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["events", None])],
+        [array for part in parts for array in part.graph.initializer],
+    )
+    functions = {(one.domain, one.name): one for part in parts for one in part.functions}
+    made = helper.make_model(
+        graph,
+        ir_version=first.ir_version,
+        opset_imports=list(first.opset_import),
+        functions=list(functions.values()),
+    )
+    onnx.checker.check_model(made)
+    return made
 
 
 def describe(model: onnx.ModelProto, layout: VectorLayout, classes: Sequence[str], more: Mapping[str, str]) -> None:

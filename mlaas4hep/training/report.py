@@ -56,7 +56,7 @@ def write_report(
     parts = [
         f"<h1>{_text(name)}</h1>",
         f"<p class=lead>{_text(training['framework'])} model of {_text(training['model_file'])},"
-        f" {training['weights']:,} weights, trained {_text(training['created'])}</p>",
+        f" {_text(training['size'])}, trained {_text(training['created'])}</p>",
         f"<p><span class=big>AUC {_number(figures['auc'])}{uncertainty}</span><br>"
         f"accuracy {_number(figures['accuracy'])}, loss {_number(figures['loss'])}"
         f" on the {figures['events']:,} events of the test part</p>",
@@ -169,14 +169,14 @@ def _epochs(history: History) -> str:
             f"{epoch.epoch}{' (kept)' if epoch.epoch == history.best else ''}",
             _number(epoch.train_loss),
             _number(epoch.loss),
-            _number(epoch.accuracy),
-            _number(epoch.auc),
+            *map(_number, (value for name, value in epoch.figures.items() if name != "loss")),
             f"{epoch.seconds:.1f}",
             f"{epoch.events / max(epoch.seconds, 1e-9):,.0f}",
         ]
         for epoch in history.epochs
     ]
-    head = ["epoch", "training loss", "validation loss", "accuracy", "AUC", "seconds", "events/s"]
+    figures = [name for name in history.epochs[0].figures if name != "loss"]
+    head = ["epoch", "training loss", "validation loss", *figures, "seconds", "events/s"]
     return f"<details open><summary>Every epoch</summary>{_table(head, rows, numbers_from=1)}</details>"
 
 

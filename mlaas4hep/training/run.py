@@ -7,9 +7,11 @@ Printing is left to the script.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,37 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream.cache import key_of
+from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import Backend, make_backend
-from mlaas4hep.training.bundle import Trained, check_destination, model_name, write_bundle
-from mlaas4hep.training.loop import Epoch, Scored, check_parts, evaluate, train
+from mlaas4hep.training.bundle import Fit, Trained, check_destination, model_name, write_bundle
+from mlaas4hep.training.checkpoint import Checkpoint
+from mlaas4hep.training.logs import EpochLog
+from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
+from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import explain
+
+
+class AlreadyTrained(MLaaS4HEPError):
+    """There is nothing to resume: the bundle is what the run would make."""
+
+
+@dataclass
+class Watch:
+    """What a run tells whom, and what stops it.
+
+    Attributes:
+        started: called when the training of a model begins, with the number of its fold.
+        report: called after every epoch, with whether it is the best so far, and the fold.
+        resume: go on from a checkpoint, where there is one.
+        stop: set it, and the run stops after the batch under way, with a checkpoint.
+    """
+
+    started: Callable[[DataGenerator, Backend, int], None] | None = None
+    report: Callable[[Epoch, bool, int], None] | None = None
+    resume: bool = False
+    stop: bool = False
 
 
 def train_model(
@@ -35,49 +63,109 @@ def train_model(
     fout: str | os.PathLike[str],
     specs: str | Specs | None = None,
     preproc: str | Preproc | None = None,
-    started: Callable[[DataGenerator, Backend], None] | None = None,
-    report: Callable[[Epoch, bool], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
-    """Train a model file's model and write the bundle.
+    """Train a model file's model, or one for each fold, and write the bundle.
 
     What is cheap and can go wrong (the model file, the folder, the files, the labels) is looked at first.
 
     Args:
         files, labels, specs, preproc: see `DataGenerator`.
         model: path or name of a model file.
-        fout: folder of the bundle.
-        started: called when training begins.
-        report: called after every epoch, with whether it is the best so far.
+        fout: folder of the bundle. Beside it lie, until it is written, checkpoints and a table of epochs.
 
     Raises:
+        AlreadyTrained: the run was to be resumed, and has its bundle.
         MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
     """
-    params = params or Params.parse({})
+    params, watch = params or Params.parse({}), watch or Watch()
     destination = Path(fout)
     check_destination(destination)
     file = load_model_file(model)
-    with DataGenerator(files, labels, params, specs, preproc=preproc) as generator:
-        with _explained(file):
-            backend = make_backend(file, generator.shapes, len(generator.classes), params.seed)
-        _own_metrics(file, _no_scores(backend.outputs))  # so that a mistake in them does not cost a training
-        if started:
-            started(generator, backend)
-        check_parts(generator)
-        with _explained(file):
-            history = train(generator, backend, params, report)
-        test = evaluate(generator, backend, "test")
-        trained = Trained(
-            model_name(destination, params.name),
-            file,
-            backend,
-            generator,
-            history,
-            evaluate(generator, backend, "train"),
-            test,
-            _own_metrics(file, test),
-        )
-        write_bundle(destination, trained)
+    with ExitStack() as stack:
+        whole = stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
+        key = key_of([whole.sample.key, file.source])
+        checkpoints = [Checkpoint(path, key) for path in _checkpoint_paths(destination, params.kfold)]
+        if watch.resume:
+            _check_unfinished(destination, key, checkpoints)
+        generators = [whole]
+        if params.kfold:
+            learnt = [whole.specs] * params.kfold if specs else specs_by_fold(whole.sample, params.kfold)
+            generators = [
+                stack.enter_context(DataGenerator(files, labels, params, mine, preproc=preproc, fold=fold))
+                for fold, mine in enumerate(learnt)
+            ]
+        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
+        stack.callback(log.close)
+        fits = []
+        for fold, (generator, checkpoint) in enumerate(zip(generators, checkpoints, strict=True)):
+            fits.append(_fit(generator, file, params, checkpoint, watch, log, fold))
+        trained = Trained(model_name(destination, params.name), file, whole, tuple(fits), key)
+        trained.more.update(_own_metrics(file, trained.test))
+        write_bundle(destination, trained, log)
+    for checkpoint in checkpoints:
+        checkpoint.remove()
     return trained
+
+
+def _fit(
+    generator: DataGenerator,
+    file: ModelFile,
+    params: Params,
+    checkpoint: Checkpoint,
+    watch: Watch,
+    log: EpochLog,
+    fold: int,
+) -> Fit:
+    """Train one model and look at what it has learnt."""
+    task = Task.of(generator.sample.labels)
+    with _explained(file):
+        backend = make_backend(file, generator.shapes, task, params)
+    if not backend.normalised and params.normalise == "auto":
+        generator.sample.renormalise("none")
+    _own_metrics(file, _no_scores(task, backend.outputs))  # so that a mistake in them does not cost a training
+    if watch.started:
+        watch.started(generator, backend, fold)
+    check_parts(generator)
+    control = _FoldControl(watch, log, fold, checkpoint)
+    with _explained(file):
+        history = train(generator, backend, params, control)
+    return Fit(backend, generator, history, evaluate(generator, backend, "train"), evaluate(generator, backend, "test"))
+
+
+class _FoldControl(Control):
+    """The control of one model's training, that hands on what it is told, with the fold."""
+
+    def __init__(self, watch: Watch, log: EpochLog, fold: int, checkpoint: Checkpoint) -> None:
+        def report(epoch: Epoch, best: bool) -> None:
+            log.add(epoch, fold)
+            if watch.report:
+                watch.report(epoch, best, fold)
+
+        super().__init__(report, checkpoint, watch.resume)
+        self._watch = watch
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._watch.stop
+
+
+def _checkpoint_paths(destination: Path, folds: int) -> list[Path]:
+    if not folds:
+        return [destination.with_name(f"{destination.name}.checkpoint")]
+    return [destination.with_name(f"{destination.name}.fold{fold}.checkpoint") for fold in range(folds)]
+
+
+def _check_unfinished(destination: Path, key: str, checkpoints: Sequence[Checkpoint]) -> None:
+    if any(checkpoint.path.exists() for checkpoint in checkpoints):
+        return
+    try:
+        known = json.loads((destination / "training.json").read_text(encoding="utf-8")).get("key")
+    except (OSError, ValueError):
+        return
+    if known == key:
+        raise AlreadyTrained(f"{destination} is trained already, with these files, labels, parameters and model file")
 
 
 @contextmanager
@@ -91,9 +179,9 @@ def _explained(file: ModelFile) -> Iterator[None]:
         explain(file.path, error)
 
 
-def _no_scores(outputs: int) -> Scored:
-    y = np.arange(20) % 2
-    return Scored(y, np.full((20, outputs), 0.5, np.float32), np.ones(20, np.float32))
+def _no_scores(task: Task, outputs: int) -> Scored:
+    y = np.arange(20) % 2 if task.name == "classification" else np.zeros((20, outputs), np.float32)
+    return Scored(y, np.full((20, outputs), 0.5, np.float32), np.ones(20, np.float32), task)
 
 
 def _own_metrics(file: ModelFile, test: Scored) -> dict[str, float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from torch import nn
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Output, Shapes, array_shapes, choose, describe_shapes, probe, probe_inputs
+from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.task import Output, Task
 
 LEARNING_RATE = 1e-3
 """Of AdamW, where the model file defines no `optimizer`."""
@@ -30,21 +30,23 @@ class TorchBackend:
     """A PyTorch model; see `Backend`."""
 
     framework = "pytorch"
+    normalised = True
 
-    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, classes: int) -> None:
+    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task) -> None:
+        self.task = task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
         self.takes = choose(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
         self._shapes = shapes
         self._file = file
-        self.outputs, self._output = self._probe(classes)
+        self.outputs, self._output = self._probe()
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         if not weights:
             raise ConfigError(f"the model of {file.path} has no weights to train")
         self._optimizer = file.optimizer(weights) if file.optimizer else torch.optim.AdamW(weights, LEARNING_RATE)
-        self._loss = _weighted(file.loss or default_loss(self.outputs, self._output), self.outputs)
+        self._loss = file.loss or default_loss(task, self.outputs, self._output)
 
-    def _probe(self, classes: int) -> tuple[int, Output]:
+    def _probe(self) -> tuple[int, Output]:
         self.model.eval()
         try:
             with torch.no_grad():
@@ -52,32 +54,36 @@ class TorchBackend:
         except (RuntimeError, TypeError, ValueError) as error:
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
-        return probe(output.cpu().numpy(), classes, self._file.path)
+        return self.task.probe(output.cpu().numpy(), self._file.path)
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         output: torch.Tensor = self.model(*(inputs[name] for name in self.takes))
         return output[:, None] if output.ndim == 1 else output
 
-    def fit(self, batches: Iterable[Batch]) -> float:
-        """Train on batches, one step each, and return the mean loss."""
-        self.model.train()
-        total, count = torch.zeros((), device=self.device), 0
+    def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, float]]:
+        """Train on batches, one step each; yield loss and sum of the sizes of weights."""
         for batch in batches:
             if len(batch) < 2:  # batch normalisation needs two
                 continue
-            inputs = self._tensors(batch.inputs)
-            y, weight = self._tensor(batch.y), self._tensor(batch.weight)
+            self.model.train()
+            inputs, weight = self._tensors(batch.inputs), self._tensor(batch.weight)
             self._optimizer.zero_grad()
-            if self._file.training_step:
-                given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
-                loss = self._file.training_step(self.model, *given, y, weight)
-            else:
-                loss = self._loss(self._forward(inputs), y, weight)
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                if self._file.training_step:
+                    given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
+                    loss = self._file.training_step(self.model, *given, self._tensor(batch.y), weight)
+                else:
+                    loss = self._weighted(self._forward(inputs), batch.y, weight)
             loss.backward()
             self._optimizer.step()
-            total += loss.detach() * len(batch)
-            count += len(batch)
-        return float(total) / max(count, 1)
+            yield loss.detach().double(), float(np.abs(batch.weight).sum(dtype=np.float64))
+
+    def _weighted(self, output: torch.Tensor, y: np.ndarray, weight: torch.Tensor) -> torch.Tensor:
+        """Return the loss as one number: the mean over events, by weights, whose signs stay."""
+        value = self._loss(output.float(), self._tensor(self.task.target(y, self.outputs)))
+        if value.ndim == 0:  # a loss that averages by itself
+            return value
+        return (value.reshape(len(y), -1).mean(dim=1) * weight).sum() / weight.abs().sum()
 
     def _tensors(self, inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {name: self._tensor(np.asarray(values, np.float32)) for name, values in inputs.items()}
@@ -86,33 +92,49 @@ class TorchBackend:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return probabilities, float32 (events, outputs)."""
+        """Return scores, float32 (events, outputs)."""
         scores = Scores(self, self._output).eval()
         with torch.no_grad():
             given = self._tensors({name: inputs[name] for name in self.takes})
             return np.asarray(scores(*given.values()).float().cpu().numpy())
 
-    def snapshot(self) -> Any:
-        """Return a copy of the weights."""
-        return copy.deepcopy(self.model.state_dict())
+    def snapshot(self) -> bytes:
+        """Return the weights; `torch.load(..., weights_only=True)` reads them without unpickling."""
+        return _packed(self.model.state_dict())
 
-    def restore(self, weights: Any) -> None:
-        """Set the weights to a copy that `snapshot` returned."""
-        self.model.load_state_dict(weights)
+    def restore(self, weights: bytes) -> None:
+        """Set the weights to what `snapshot` returned."""
+        self.model.load_state_dict(self._unpacked(weights))
 
-    def parameters(self) -> int:
-        """Return how many weights are trained."""
-        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+    def state(self) -> bytes:
+        """Return weights, state of the optimizer and of the random numbers."""
+        random = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [])]
+        return _packed({"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "random": random})
+
+    def load_state(self, state: bytes) -> None:
+        """Go on from what `state` returned."""
+        known = self._unpacked(state)
+        self.model.load_state_dict(known["model"])
+        self._optimizer.load_state_dict(known["optimizer"])
+        first, *others = (one.cpu() for one in known["random"])
+        torch.set_rng_state(first)
+        if others and self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(others)
+
+    def _unpacked(self, content: bytes) -> Any:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location=self.device)
+
+    def size(self) -> str:
+        """Return how many weights are trained, in words."""
+        return f"{sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad):,} weights"
 
     def save(self, folder: Path) -> str:
         """Write the weights; `torch.load(path, weights_only=True)` reads them without unpickling."""
-        content = io.BytesIO()  # torch itself says nothing useful of a full disk
-        torch.save(self.model.state_dict(), content)
-        (folder / "model.pt").write_bytes(content.getvalue())
+        (folder / "model.pt").write_bytes(self.snapshot())  # torch itself says nothing useful of a full disk
         return "model.pt"
 
     def export(self, path: Path) -> None:
-        """Write an ONNX graph from what the model takes to probabilities."""
+        """Write an ONNX graph from what the model takes to scores."""
         scores = Scores(self, self._output).eval().cpu()
         shapes = array_shapes(self._shapes)
         examples = tuple(torch.zeros(2, *shapes[name]) for name in self.takes)
@@ -133,20 +155,24 @@ class TorchBackend:
 
 
 class Scores(nn.Module):  # type: ignore[misc]  # mypy is told not to follow torch
-    """A model and what turns its outputs into probabilities."""
+    """A model and what turns its outputs into probabilities, or into targets in their own units."""
 
     def __init__(self, backend: TorchBackend, output: Output) -> None:
         super().__init__()
         self.model = backend.model
         self._output = output
-        self._outputs = backend.outputs
+        self._softmax = backend.task.name == "classification" and backend.outputs > 1
+        self.register_buffer("_centre", torch.tensor(backend.task.centre, device=backend.device), persistent=False)
+        self.register_buffer("_spread", torch.tensor(backend.task.spread, device=backend.device), persistent=False)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Return probabilities (events, outputs)."""
+        """Return scores (events, outputs)."""
         output: torch.Tensor = self.model(*inputs)
         output = output[:, None] if output.ndim == 1 else output
         if self._output == "logits":
-            return torch.sigmoid(output) if self._outputs == 1 else torch.softmax(output, dim=1)
+            return torch.softmax(output, dim=1) if self._softmax else torch.sigmoid(output)
+        if self._output == "numbers":
+            return output * self._spread + self._centre
         return torch.exp(output) if self._output == "log_probabilities" else output
 
 
@@ -160,9 +186,13 @@ def _arguments(model: nn.Module, shapes: Shapes) -> list[str]:
     return [one.name for one in named if one.name in known or one.default is one.empty]
 
 
-def default_loss(outputs: int, output: Output) -> Loss:
-    """Return the cross-entropy that fits a model's outputs, one number an event."""
-    if outputs == 1:
+def default_loss(task: Task, outputs: int, output: Output) -> Loss:
+    """Return the loss that fits a model's outputs, a number an event or several that are averaged: cross-entropy or,
+    of numbers to be estimated, the square of the error.
+    """
+    if task.name == "regression":
+        return lambda scores, y: nn.functional.mse_loss(scores, y, reduction="none")
+    if outputs == 1 or task.name == "multilabel":
         binary = (
             nn.functional.binary_cross_entropy_with_logits if output == "logits" else nn.functional.binary_cross_entropy
         )
@@ -175,13 +205,7 @@ def default_loss(outputs: int, output: Output) -> Loss:
     )
 
 
-def _weighted(loss: Loss, outputs: int) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the loss as one number; targets are float (events, 1) for one output, else int64 (events,)."""
-
-    def apply(scores: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        value = loss(scores, y[:, None].to(scores.dtype) if outputs == 1 else y)
-        if value.ndim == 0:  # a loss that averages by itself
-            return value
-        return (value.reshape(len(y), -1).mean(dim=1) * weight).sum() / weight.sum()
-
-    return apply
+def _packed(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()

@@ -1,0 +1,111 @@
+"""Where a run stands, on disk, so that a run that was killed goes on to the same end.
+
+    checkpoint = Checkpoint(Path("model.checkpoint"), key)
+    checkpoint.save(Standing(epoch=3), state, best)
+    standing, state, best = checkpoint.load()
+
+A checkpoint is one file (a zip archive without compression) that replaces the one before in a single step; nothing in
+it is pickled. Its key names the events, the parameters and the model file: with others it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.files import new_file, unfinished
+
+
+@dataclass
+class Standing:
+    """How far a run has come.
+
+    Attributes:
+        epoch: number of the epoch under way, from 0.
+        batches: of that epoch, which were trained on.
+        loss, weight: sums over these batches: of loss times weight, and of weights.
+        events: of these batches.
+        seconds, waiting: of these batches, in all and of waiting for data.
+        epochs: what is known of the epochs before, as `Epoch` has it.
+        best: index of the best of them.
+        finished: whether nothing is left to do.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    events: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best: int = 0
+    finished: bool = False
+
+
+class Checkpoint:
+    """A file that holds where a run stands; see the module's docstring."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Use a path, for the run of a key."""
+        self.path = path
+        self._key = key
+
+    def save(self, standing: Standing, state: bytes, best: bytes) -> None:
+        """Write where the run stands, with the state of model and optimizer, and the best weights so far."""
+        head = {"format": 1, "key": self._key, "standing": asdict(standing), "random": _random_state()}
+        with new_file(self.path, alone=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr("standing.json", json.dumps(head))
+            archive.writestr("state", state)
+            archive.writestr("best", best)
+
+    def load(self) -> tuple[Standing, bytes, bytes] | None:
+        """Return what was saved, None where there is nothing; random numbers go on from there.
+
+        Raises:
+            ConfigError: it was saved by another run.
+            FileUnreadable: it is damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                head = json.loads(archive.read("standing.json"))
+                state, best = archive.read("state"), archive.read("best")
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise FileUnreadable(
+                f"the checkpoint {self.path} cannot be read: {error}", hint="delete it and begin anew"
+            ) from error
+        if head["key"] != self._key:
+            raise ConfigError(
+                f"the checkpoint {self.path} belongs to a run with other files, labels, parameters or model file",
+                hint="give what that run was given, or leave out --resume to begin anew",
+            )
+        _set_random_state(head["random"])
+        return Standing(**head["standing"]), state, best
+
+    def remove(self) -> None:
+        """Delete the file, and what a killed process may have left of another."""
+        for path in (self.path, unfinished(self.path)):
+            path.unlink(missing_ok=True)
+
+
+def _random_state() -> dict[str, Any]:
+    """Return the global random numbers of Python and NumPy, which model files may draw from."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = state
+    return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002

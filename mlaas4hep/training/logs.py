@@ -1,0 +1,72 @@
+"""What happens in training, as it happens, for other programs: a table of epochs, and TensorBoard's event files.
+
+log = EpochLog(Path("model.epochs.csv"), tensorboard="runs")
+log.add(epoch, fold=0)
+log.text()                      # "fold,epoch,train_loss,loss,..."
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep.errors import require
+from mlaas4hep.files import new_file, unfinished
+from mlaas4hep.training.loop import Epoch, flat
+
+
+class EpochLog:
+    """Every epoch of a run; the table is written anew after each."""
+
+    def __init__(self, path: Path, tensorboard: str = "") -> None:
+        """Log to a CSV file, and to a folder of TensorBoard's, unless that is "".
+
+        Raises:
+            PackageMissing: TensorBoard is not installed.
+        """
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        self._folder = tensorboard
+        self._writers: dict[int, Any] = {}
+        if tensorboard:
+            require("tensorboard.summary", "tensorboard", "writing event files")
+
+    def add(self, epoch: Epoch, fold: int = 0) -> None:
+        """Log an epoch."""
+        self._rows.append({"fold": fold, **flat(epoch)})
+        with new_file(self.path, alone=True) as temporary:
+            temporary.write_text(self.text(), encoding="utf-8")
+        if self._folder:
+            self._to_tensorboard(epoch, fold)
+
+    def text(self) -> str:
+        """Return the table as CSV, a line an epoch."""
+        text = io.StringIO()
+        columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        return text.getvalue()
+
+    def _to_tensorboard(self, epoch: Epoch, fold: int) -> None:
+        if fold not in self._writers:
+            summary = require("tensorboard.summary", "tensorboard", "writing event files")
+            self._writers[fold] = summary.Writer(str(Path(self._folder, f"fold{fold}") if fold else self._folder))
+        writer = self._writers[fold]
+        values = {"loss/training": epoch.train_loss, "seconds": epoch.seconds, "waiting": epoch.waiting}
+        values |= {f"{name}/validation": value for name, value in epoch.figures.items()}
+        for name, value in values.items():
+            writer.add_scalar(name, float(value), epoch.epoch)
+        writer.flush()
+
+    def close(self) -> None:
+        """Close TensorBoard's files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def remove(self) -> None:
+        """Delete the table; a bundle has it."""
+        for path in (self.path, unfinished(self.path)):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,205 @@
+"""scikit-learn: estimators that learn bit by bit (`partial_fit`) see every epoch; others get all events at once.
+
+The latter take the memory that `fit_gb` in the params allows. An estimator that takes NaN (tags, `allow_nan`) is given
+values as they are in the files, and NaN where there is none, or 0 where its ONNX graph could not follow; another one
+normalised values, and 0.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn import base, ensemble, multioutput, pipeline, tree
+from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.stream import Batch
+from mlaas4hep.training.backend import Shapes
+from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.tables import Rows
+from mlaas4hep.training.task import Task
+
+NAN_UNKNOWN_TO_ONNX = (ensemble.BaseEnsemble, tree.BaseDecisionTree)
+"""Estimators that know what to do with NaN, of which their ONNX graphs know nothing (skl2onnx 1.20)."""
+
+
+class SklearnBackend:
+    """An estimator; see `AtOnce`."""
+
+    framework = "scikit-learn"
+
+    def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+        self.task = task
+        self._file = file
+        self._params = params
+        allowed = bool(get_tags(model).input_tags.allow_nan)
+        self.normalised = not allowed
+        self._rows = Rows(shapes, missing=allowed and not isinstance(model, NAN_UNKNOWN_TO_ONNX))
+        self.takes = self._rows.takes
+        classes = len(task.classes)
+        self.outputs = 1 if task.name == "classification" and classes == 2 else classes
+        self.model = self._prepared(model)
+
+    def _prepared(self, model: Any) -> Any:
+        """Return the estimator with a seed, wrapped where it is to give several numbers."""
+        regression = self.task.name == "regression"
+        if regression != base.is_regressor(model):
+            kind = "regressor" if regression else "classifier"
+            raise ConfigError(f"the task is {self.task.name}, and the estimator of {self._file.path} is no {kind}")
+        if not regression and not hasattr(model, "predict_proba"):
+            raise ConfigError(
+                f"{type(model).__name__} of {self._file.path} gives no probabilities",
+                hint="wrap it: sklearn.calibration.CalibratedClassifierCV(...)",
+            )
+        seeds = {name: self._params.seed for name, value in model.get_params().items()
+                 if name.rpartition("__")[2] == "random_state" and value is None}  # fmt: skip
+        model = base.clone(model).set_params(**seeds)
+        if self.task.name == "multilabel":
+            return multioutput.MultiOutputClassifier(model)
+        return multioutput.MultiOutputRegressor(model) if regression and self.outputs > 1 else model
+
+    def fit(
+        self,
+        train: Callable[[int], Iterable[Batch]],
+        valid: Callable[[], Iterable[Batch]],
+        report: Callable[[int, float, float], None],
+    ) -> None:
+        """Train on all events at once, or by epochs until the validation loss gets no better."""
+        if hasattr(self.model, "partial_fit") and not isinstance(self.model, pipeline.Pipeline):
+            self._fit_by_epochs(train, valid, report)
+            return
+        x, y, weight = self._everything(train(0))
+        self.model.fit(x, y, **self._weights(weight, "fit"))
+
+    def _everything(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all events: rows, labels, weights."""
+        limit = self._params.fit_gb * 1e9
+        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        size = 0
+        for batch in batches:
+            parts.append((self._rows.of(batch.inputs), batch.y, batch.weight))
+            size += 2 * parts[-1][0].nbytes  # once more when they are put together
+            if size > limit:
+                raise ConfigError(
+                    f"{type(self.model).__name__} needs all events at once, more than the {self._params.fit_gb:g} GB of"
+                    " 'fit_gb' in the params",
+                    hint="raise it, select fewer branches, or take an estimator with partial_fit, or XGBoost",
+                )
+        x, y, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+        x[0, np.isnan(x).all(axis=0)] = 0  # some cannot do with a column without any value
+        return x, self._target(y), weight
+
+    def _target(self, y: np.ndarray) -> np.ndarray:
+        return y[:, 0] if self.task.name == "regression" and self.outputs == 1 else y
+
+    def _weights(self, weight: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Return the keyword that hands weights to an estimator; none where all are 1."""
+        if (weight == 1).all():
+            return {}
+        last, prefix = self.model, ""
+        while isinstance(last, pipeline.Pipeline):
+            name, last = last.steps[-1]
+            prefix += f"{name}__"
+        if isinstance(last, (multioutput.MultiOutputClassifier, multioutput.MultiOutputRegressor)):
+            last = last.estimator
+        if not has_fit_parameter(last, "sample_weight"):
+            raise ConfigError(
+                f"{type(last).__name__} of {self._file.path} takes no weights",
+                hint="take 'weight' and 'balance' out of the params, or another estimator",
+            )
+        return {f"{prefix}sample_weight": weight}
+
+    def _fit_by_epochs(
+        self,
+        train: Callable[[int], Iterable[Batch]],
+        valid: Callable[[], Iterable[Batch]],
+        report: Callable[[int, float, float], None],
+    ) -> None:
+        best, lowest, since = copy.deepcopy(self.model), float("inf"), 0
+        for epoch in range(self._params.epochs):
+            for batch in train(epoch):
+                classes: dict[str, Any] = {}
+                if self.task.name == "classification":
+                    classes = {"classes": np.arange(len(self.task.classes))}
+                elif self.task.name == "multilabel":
+                    classes = {"classes": [np.arange(2)] * self.outputs}
+                more = self._weights(batch.weight, "partial_fit")
+                self.model.partial_fit(self._rows.of(batch.inputs), self._target(batch.y), **classes, **more)
+            loss, train_loss = self._loss(valid()), self._loss(train(epoch))
+            report(epoch + 1, train_loss, loss)
+            since = 0 if loss < lowest else since + 1
+            if loss < lowest:
+                best, lowest = copy.deepcopy(self.model), loss
+            if since >= self._params.patience:
+                break
+        self.model = best
+
+    def _loss(self, batches: Iterable[Batch]) -> float:
+        found = [(batch.y, self.predict(batch.inputs), batch.weight) for batch in batches]
+        y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
+        return self.task.figures(y, scores, weight)["loss"]
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return scores, float32 (events, outputs)."""
+        rows = self._rows.of(inputs)
+        if self.task.name == "regression":
+            scores = self.model.predict(rows).reshape(len(rows), -1)
+        elif self.task.name == "multilabel":
+            scores = np.stack([one[:, -1] for one in self.model.predict_proba(rows)], axis=1)
+        else:
+            scores = self.model.predict_proba(rows)
+            scores = scores[:, 1:] if self.outputs == 1 else scores
+        return np.asarray(scores, np.float32)
+
+    def size(self) -> str:
+        """Return what the model is, in words."""
+        return type(self.model).__name__
+
+    def save(self, folder: Path) -> str:
+        """Write nothing: scikit-learn's own format is a pickle; the ONNX graph is the model."""
+        return ""
+
+    def export(self, path: Path) -> None:
+        """Write an ONNX graph from inputs and masks to scores."""
+        converter = require("skl2onnx", "sklearn", "writing an estimator as ONNX")
+        onnx = require("onnx", "sklearn", "writing ONNX")
+        from skl2onnx.common.data_types import FloatTensorType
+
+        regression = self.task.name == "regression"
+        kinds = [("rows", FloatTensorType([None, self._rows.width]))]
+        # Labels have a graph each, since that of all of them gives a list.
+        models = self.model.estimators_ if self.task.name == "multilabel" else [self.model]
+        graphs = []
+        for model in models:
+            options = None if regression else {id(model): {"zipmap": False}}
+            with _numbers_for_bools():
+                graphs.append(converter.to_onnx(model, initial_types=kinds, options=options, target_opset=18))
+        binary = not regression and (self.outputs == 1 or self.task.name == "multilabel")
+        onnx.save(self._rows.network(graphs, 1 if binary else None), str(path))
+
+
+@contextmanager
+def _numbers_for_bools() -> Iterator[None]:
+    """Let skl2onnx (1.20) write the bools of its trees as the numbers that protobuf wants them to be."""
+    from skl2onnx.common import _container
+
+    make_node = _container.make_node
+
+    def make(*arguments: Any, **attributes: Any) -> Any:
+        for name, values in attributes.items():
+            if isinstance(values, list) and any(isinstance(value, (bool, np.bool_)) for value in values):
+                attributes[name] = [int(value) for value in values]
+        return make_node(*arguments, **attributes)
+
+    _container.make_node = make
+    try:
+        yield
+    finally:
+        _container.make_node = make_node

@@ -1,0 +1,199 @@
+"""XGBoost: an estimator of its scikit-learn interface says how to boost; the events come from the stream.
+
+A training part that takes more than `fit_gb` lies on disk while it is trained on (XGBoost's external memory). Trees see
+values as they are in the files, and NaN where there is none.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.stream import Batch
+from mlaas4hep.training.backend import Shapes
+from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.tables import Rows
+from mlaas4hep.training.task import Task
+
+ROWS = 50_000
+"""Events that are handed to XGBoost at a time, about."""
+
+OBJECTIVES = {"classification": ("binary:", "binary:logistic"), "multilabel": ("binary:", "binary:logistic"),
+              "regression": ("reg:", "reg:squarederror")}  # fmt: skip
+"""How the objectives begin that suit a task, and the usual one."""
+
+
+class XGBoostBackend:
+    """Boosted trees; see `AtOnce`. Of several labels or targets, each has trees of its own."""
+
+    framework = "xgboost"
+    normalised = False
+
+    def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+        self.task = task
+        self._file = file
+        self._rows = Rows(shapes, missing=True)
+        self.takes = self._rows.takes
+        classes = len(task.classes)
+        self._multiclass = task.name == "classification" and classes > 2
+        self.outputs = 1 if task.name == "classification" and classes == 2 else classes
+        self._rounds = model.get_num_boosting_rounds()
+        self._patience = model.early_stopping_rounds
+        self._limit = params.fit_gb * 1e9
+        self._params = self._parameters(model.get_xgb_params(), params.seed)
+        self._boosters: list[xgboost.Booster] = []
+
+    def _parameters(self, given: dict[str, Any], seed: int) -> dict[str, Any]:
+        params = {name: value for name, value in given.items() if value is not None and name != "missing"}
+        params.setdefault("seed", params.pop("random_state", seed))
+        begin, usual = OBJECTIVES[self.task.name]
+        if self._multiclass:
+            params |= {"objective": "multi:softprob", "num_class": len(self.task.classes)}
+        elif not str(params.get("objective", "")).startswith(begin):
+            params["objective"] = usual
+        return params
+
+    def fit(
+        self,
+        train: Callable[[int], Iterable[Batch]],
+        valid: Callable[[], Iterable[Batch]],
+        report: Callable[[int, float, float], None],
+    ) -> None:
+        """Boost, as long as the estimator's `early_stopping_rounds` says or to the end, and keep the best rounds."""
+        columns = [None] if self.task.name == "classification" else list(range(self.outputs))
+        several = len(columns) > 1
+        for column in columns:
+            rounds: list[tuple[float, float]] = []
+            booster = self._boost(lambda: train(0), valid, column, rounds)
+            self._boosters.append(booster)
+            for number, (one, other) in enumerate([] if several else rounds, start=1):
+                report(number, one, other)
+
+    def _boost(
+        self,
+        train: Callable[[], Iterable[Batch]],
+        valid: Callable[[], Iterable[Batch]],
+        column: int | None,
+        rounds: list[tuple[float, float]],
+    ) -> xgboost.Booster:
+        bins = {"max_bin": self._params["max_bin"]} if "max_bin" in self._params else {}
+        with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder:
+            learnt = _matrix(self._chunks(train, column), self._limit, f"{folder}/train", **bins)
+            looked_at = _matrix(self._chunks(valid, column), self._limit, f"{folder}/valid", ref=learnt, **bins)
+            trained = xgboost.train(
+                self._params,
+                learnt,
+                self._rounds,
+                evals=[(learnt, "train"), (looked_at, "valid")],
+                early_stopping_rounds=self._patience,
+                callbacks=[_Rounds(rounds)],
+                verbose_eval=False,
+            )
+            best = trained[: trained.best_iteration + 1] if self._patience else trained
+            booster = xgboost.Booster(model_file=best.save_raw("ubj"))
+            del learnt, looked_at, trained, best  # they hold files of the folder
+        return booster
+
+    def _chunks(self, batches: Callable[[], Iterable[Batch]], column: int | None) -> Callable[[], Iterable[_Chunk]]:
+        def chunks() -> Iterable[_Chunk]:
+            waiting: list[Batch] = []
+            for batch in batches():
+                if (batch.weight < 0).any():
+                    raise ConfigError(
+                        "XGBoost takes no negative weights",
+                        hint="give another 'weight' in the params, as abs(...) of it, or train a network",
+                    )
+                waiting.append(batch)
+                if sum(map(len, waiting)) >= ROWS:
+                    yield self._chunk(Batch.concatenate(waiting), column)
+                    waiting = []
+            if waiting:
+                yield self._chunk(Batch.concatenate(waiting), column)
+
+        return chunks
+
+    def _chunk(self, batch: Batch, column: int | None) -> _Chunk:
+        y = batch.y if column is None else batch.y[:, column]
+        return {"data": self._rows.of(batch.inputs), "label": y, "weight": batch.weight}
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return scores, float32 (events, outputs)."""
+        table = self._rows.of(inputs)
+        found = [booster.inplace_predict(table).reshape(len(table), -1) for booster in self._boosters]
+        return np.concatenate(found, axis=1).astype(np.float32)
+
+    def size(self) -> str:
+        """Return how many rounds there are, in words."""
+        if not self._boosters:
+            return f"up to {self._rounds:,} rounds"
+        return f"{sum(booster.num_boosted_rounds() for booster in self._boosters):,} rounds"
+
+    def save(self, folder: Path) -> str:
+        """Write the trees as UBJSON; of several labels or targets each by its number."""
+        names = ["model.ubj", *(f"model_{number}.ubj" for number in range(1, len(self._boosters)))]
+        for name, booster in zip(names, self._boosters, strict=True):
+            booster.save_model(folder / name)
+        return names[0]
+
+    def export(self, path: Path) -> None:
+        """Write an ONNX graph from inputs and masks to scores."""
+        converter = require("onnxmltools", "xgboost", "writing trees as ONNX")
+        onnx = require("onnx", "xgboost", "writing ONNX")
+        from onnxmltools.convert.common.data_types import FloatTensorType
+
+        kinds = [("rows", FloatTensorType([None, self._rows.width]))]
+        graphs = [converter.convert_xgboost(booster, initial_types=kinds) for booster in self._boosters]
+        binary = self.task.name != "regression" and not self._multiclass
+        onnx.save(self._rows.network(graphs, 1 if binary else None), str(path))
+
+
+_Chunk = dict[str, np.ndarray]
+
+
+class _Source(xgboost.DataIter):
+    """Chunks of events as XGBoost asks for them, as often as it likes."""
+
+    def __init__(self, chunks: Callable[[], Iterable[_Chunk]], cache: str | None) -> None:
+        self._chunks = chunks
+        self._iterator: Iterator[_Chunk] = iter(())
+        super().__init__(cache_prefix=cache, release_data=True)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._iterator = iter(self._chunks())
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Hand over the next chunk, and say whether there was one."""
+        chunk = next(self._iterator, None)
+        if chunk is None:
+            return False
+        input_data(**chunk)
+        return True
+
+
+def _matrix(chunks: Callable[[], Iterable[_Chunk]], limit: float, cache: str, **more: Any) -> Any:
+    """Return events as XGBoost keeps them: in memory, or at the path `cache` if they take more than `limit` bytes."""
+    if sum(chunk["data"].size for chunk in chunks()) <= limit:  # of a byte each, the number of a bin
+        return xgboost.QuantileDMatrix(_Source(chunks, None), **more)
+    return xgboost.ExtMemQuantileDMatrix(_Source(chunks, cache), **more)
+
+
+class _Rounds(xgboost.callback.TrainingCallback):
+    """Notes the losses of every round."""
+
+    def __init__(self, rounds: list[tuple[float, float]]) -> None:
+        super().__init__()
+        self._found = rounds
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Note the last metric that the round was measured by, which is also what ends training early."""
+        train, valid = (list(evals_log[name].values())[-1][-1] for name in ("train", "valid"))
+        self._found.append((float(train), float(valid)))
+        return False

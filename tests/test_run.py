@@ -1,0 +1,253 @@
+"""Whole runs: folds, weights, checkpoints, logs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+from scripts import ROOT, only_error_line, run_script
+from tinyroot import write_events, write_tree
+
+from mlaas4hep.config import Params
+from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream.split import fold_of, identity_hash
+from mlaas4hep.training import train_model
+from mlaas4hep.training.run import AlreadyTrained, Watch
+
+SMALL = """
+import torch
+def model(idim, outputs=1):
+    nn = torch.nn
+    return nn.Sequential(nn.Linear(idim, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, outputs))
+def optimizer(weights):
+    return torch.optim.Adam(weights, lr=0.01)
+"""
+SMALL_KERAS = """
+import keras
+def model(idim, outputs=1):
+    return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dropout(0.2),
+                             keras.layers.Dense(outputs)])
+"""
+
+
+def write_sample(folder, events=1500):
+    """A file of which branch `kind` says the class; met is larger for class 1. Returns its path and columns."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, events)
+    columns = write_events(
+        folder / "a.root", events, kind=kind, shift=(kind * 2 + rng.normal(size=events)).astype("f4")
+    )
+    return str(folder / "a.root"), columns
+
+
+def write_model(folder, text=SMALL):
+    (folder / "small.py").write_text(text)
+    return str(folder / "small.py")
+
+
+def out_of_fold(bundle, path, folds):
+    """Score each event by the model of its fold, through ONNX and a generator of the whole sample."""
+    training = json.loads((bundle / "training.json").read_text())
+    scores = {}
+    with DataGenerator(path, "kind", {**training["params"], "kfold": 0}, str(bundle / "specs.json")) as generator:
+        raw = generator.examples(10**6, part=None, raw=True)
+    ids = {name: raw.ids[name] for name in training["identifier"]}
+    fold = fold_of(identity_hash(ids, raw.entry, ""), folds)
+    for index in range(folds):
+        session = onnxruntime.InferenceSession(str(bundle / f"folds/{index}/model.onnx"))
+        mine = fold == index
+        found = session.run(["scores"], {"inputs": raw.x[mine]})[0]
+        scores.update(zip(raw.entry[mine].tolist(), found[:, 0].tolist(), strict=True))
+    return scores, dict(zip(raw.entry.tolist(), fold.tolist(), strict=True)), raw
+
+
+def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(tmp_path):
+    path, columns = write_sample(tmp_path)
+    model = write_model(tmp_path)
+    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500)
+    trained = train_model(path, "kind", model, params, fout=tmp_path / "first")
+    first, fold, raw = out_of_fold(tmp_path / "first", path, 3)
+    assert len(trained.test.y) == 1500
+    assert trained.metrics()["test"]["auc"] > 0.85
+    assert len(trained.metrics()["folds"]) == 3
+
+    changed = [entry for entry, its in fold.items() if its == 0][50:]
+    kept = [entry for entry, its in fold.items() if its == 0][:50]
+    shift, met = columns["shift"].copy(), columns["met"].copy()
+    shift[changed] = 100 - shift[changed]  # what the model of fold 0 must not notice
+    met[changed] *= 50
+    write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
+    train_model(path, "kind", model, params, fout=tmp_path / "second")
+    second, _, _ = out_of_fold(tmp_path / "second", path, 3)
+    np.testing.assert_array_equal([first[entry] for entry in kept], [second[entry] for entry in kept])
+    others = [entry for entry, its in fold.items() if its != 0]
+    assert np.mean([first[entry] != second[entry] for entry in others]) > 0.99
+
+    mean = onnxruntime.InferenceSession(str(tmp_path / "second" / "model.onnx")).run(None, {"inputs": raw.x[:9]})[0]
+    each = [
+        onnxruntime.InferenceSession(str(tmp_path / "second" / f"folds/{index}/model.onnx")).run(
+            None, {"inputs": raw.x[:9]}
+        )[0]
+        for index in range(3)
+    ]
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["ex_pytorch.py", "ex_xgboost.py"])
+def test_the_scores_of_a_whole_run_are_those_of_its_graph(model, tmp_path):
+    path, _ = write_sample(tmp_path)
+    train_model(path, "kind", model, Params(epochs=2), fout=tmp_path / "out")
+    with DataGenerator(path, "kind", {}, str(tmp_path / "out" / "specs.json")) as generator:
+        raw = generator.examples(500, raw=True)
+    scores = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx")).run(None, {"inputs": raw.x})[0]
+    assert np.mean((scores[:, 0] > 0.5) == raw.y) > 0.7
+
+
+def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
+    """The loss of validation and test part, by a model of no step at all."""
+    rng = np.random.default_rng(0)
+    kind, w = rng.integers(0, 2, 400), rng.integers(1, 4, 400)
+    columns = write_events(tmp_path / "once.root", 400, kind=kind, w=w)
+    (tmp_path / "frozen.py").write_text(SMALL.replace("lr=0.01", "lr=0.0"))
+    repeated = {name: values[np.repeat(np.arange(400), w)] for name, values in columns.items()}
+    write_tree(tmp_path / "often.root", repeated, clusters=3)
+    figures = []
+    for name, weight in (("once", "w"), ("often", "")):
+        params = Params(weight=weight, epochs=1, exclude_branches=["w"], normalise="none")
+        trained = train_model(
+            str(tmp_path / f"{name}.root"), "kind", str(tmp_path / "frozen.py"), params, fout=tmp_path / name
+        )
+        figures.append(trained.test.figures())
+    for key in ("loss", "accuracy", "auc"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-5)
+
+
+def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    (tmp_path / "p.json").write_text('{"weight": "-1 * met"}')
+    done = run_script(
+        "workflow.py",
+        "--files=a.root",
+        "--labels=kind",
+        f"--model={write_model(tmp_path)}",
+        "--params=p.json",
+        cwd=tmp_path,
+    )
+    assert only_error_line(done).startswith("error: the weights of the train part add up to -")
+
+
+def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
+    path, _ = write_sample(tmp_path)
+    params = Params(epochs=2, kfold=2, tensorboard=str(tmp_path / "runs"))
+    trained = train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out")
+    head, *rows = (tmp_path / "out" / "epochs.csv").read_text().splitlines()
+    assert head == "fold,epoch,train_loss,seconds,events,waiting,loss,accuracy,auc"
+    assert [row.split(",")[:2] for row in rows] == [["0", "1"], ["0", "2"], ["1", "1"], ["1", "2"]]
+    assert float(rows[0].split(",")[2]) == trained.fits[0].history.epochs[0].train_loss
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.root", "out", "runs", "small.py"]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "runs" / "fold1"))
+    events.Reload()
+    found = [event.tensor_proto.float_val[0] for event in events.Tensors("loss/validation")]
+    assert found == pytest.approx([epoch.loss for epoch in trained.fits[1].history.epochs], rel=1e-6)
+
+
+KILLED = ["--files=a.root", "--labels=kind", "--model=small.py", "--params=p.json", "--resume"]
+RUN = {"epochs": 4, "batch_size": 16, "chunk_size": 300, "checkpoint": 0, "patience": 9}
+
+
+def figures_of(bundle):
+    """The figures of a bundle without the times."""
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    for part in (metrics, *metrics.get("folds", [])):
+        for epoch in part["epochs"]:
+            del epoch["seconds"], epoch["waiting"]
+    return metrics
+
+
+@pytest.mark.parametrize(("text", "kfold"), [(SMALL, 0), (SMALL, 2), (SMALL_KERAS, 0)], ids=["torch", "folds", "keras"])
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(text, kfold, tmp_path):
+    """Killed at random moments of the training; `make soak` does it more often."""
+    write_sample(tmp_path, 600)
+    write_model(tmp_path, text)
+    (tmp_path / "p.json").write_text(json.dumps({**RUN, "kfold": kfold}))
+    whole = run_script("workflow.py", *KILLED, "--fout=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    rng, kills = random.Random(kfold), 0
+    for _ in range(3):
+        command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=killed"]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            path = tmp_path / ("killed.fold0.checkpoint" if kfold else "killed.checkpoint")
+            wanted = rng.randint(1, 25)  # checkpoints that this attempt may write before its end
+            written, last = 0, None
+            while written < wanted and process.poll() is None:
+                try:
+                    state = path.stat().st_mtime_ns
+                except FileNotFoundError:
+                    state = None
+                written, last = written + (state != last), state
+                time.sleep(0.001)
+            if process.poll() is None:
+                process.kill()
+                kills += 1
+    assert kills
+    done = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed"]
+    again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "note: killed is trained already" in again.stderr
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
+    write_sample(tmp_path, 600)
+    write_model(tmp_path)
+    (tmp_path / "p.json").write_text(json.dumps({**RUN, "epochs": 500, "patience": 500, "checkpoint": 60}))
+    command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "epoch   2" not in process.stdout.readline():
+            pass
+        os.kill(process.pid, signal.SIGTERM)
+        _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("error: stopped in epoch ")
+    assert stderr.rstrip().endswith("batches; the same command with --resume goes on from there")
+    assert (tmp_path / "out.checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_path):
+    path, _ = write_sample(tmp_path)
+    model = write_model(tmp_path)
+    watch = Watch()
+
+    def stop(*_):
+        watch.stop = True
+
+    watch.report = stop
+    with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):
+        train_model(path, "kind", model, Params(epochs=3), fout=tmp_path / "out", watch=watch)
+    with pytest.raises(Exception, match="belongs to a run with other files, labels, parameters or model file"):
+        train_model(path, "kind", model, Params(epochs=3, seed=1), fout=tmp_path / "out", watch=Watch(resume=True))
+    train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+    assert len(json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"]) == 5
+    assert not (tmp_path / "out.checkpoint").exists()
+    with pytest.raises(AlreadyTrained):
+        train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+    write_sample(tmp_path)
+    write_model(tmp_path)
+    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "out.checkpoint").write_bytes(b"PK nothing")
+    done = run_script("workflow.py", *KILLED, "--fout=out", cwd=tmp_path)
+    assert "the checkpoint out.checkpoint cannot be read" in only_error_line(done)

@@ -38,7 +38,7 @@ from mlaas4hep.reader.specs import FLOAT32_MAX
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.loop import History, Scored
-from mlaas4hep.training.metrics import auc_uncertainty
+from mlaas4hep.training.metrics import auc_uncertainty, effective_events
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.report import write_report
 
@@ -78,8 +78,8 @@ class Trained:
         """Return the content of metrics.json."""
         test: dict[str, float | int] = {**self.test.figures(), **self.more}
         if len(self.generator.classes) == 2:
-            positives = int((self.test.y == 1).sum())
-            test["auc_uncertainty"] = auc_uncertainty(test["auc"], positives, len(self.test.y) - positives)
+            background, signal = (effective_events(self.test.weight[self.test.y == label]) for label in (0, 1))
+            test["auc_uncertainty"] = auc_uncertainty(test["auc"], signal, background)
         test["events"] = len(self.test.y)
         return {
             "test": _finite(test),
@@ -139,16 +139,7 @@ def write_bundle(path: Path, trained: Trained) -> None:
         write_json(folder / "metrics.json", trained.metrics())
         write_json(folder / "training.json", training)
         write_json(folder / "example.json", _example(trained, examples))
-        write_report(
-            folder / "report.html",
-            trained.name,
-            generator,
-            trained.history,
-            trained.train,
-            trained.test,
-            trained.metrics(),
-            training,
-        )
+        write_report(folder / "report.html", trained, training)
         try:
             _write_onnx(folder / "model.onnx", trained)
             _check_onnx(folder / "model.onnx", trained, examples)

@@ -56,6 +56,7 @@ class Epoch:
         loss, accuracy, auc: on the validation part, after the epoch.
         seconds: of training, without validation.
         events: of the training part, shuffled copies included.
+        waiting: how many of the seconds the model waited for data.
     """
 
     epoch: int
@@ -65,14 +66,22 @@ class Epoch:
     auc: float
     seconds: float
     events: int
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
 class History:
-    """What happened in training, epoch by epoch, and which was the best."""
+    """What happened in training.
+
+    Attributes:
+        epochs: their figures, in order.
+        best: the number of the epoch whose weights stay.
+        valid: scores of the validation part, by these weights.
+    """
 
     epochs: tuple[Epoch, ...]
     best: int
+    valid: Scored
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the epochs as plain dicts."""
@@ -97,7 +106,8 @@ def train(
         counted = _Counted(generator.batches("train", number), generator, f"epoch {number + 1}/{params.epochs}")
         train_loss = backend.fit(counted)
         seconds = time.perf_counter() - start
-        figures = evaluate(generator, backend, "valid").figures()
+        scored = evaluate(generator, backend, "valid")
+        figures = scored.figures()
         if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
             raise ConfigError(
                 f"the loss of epoch {number + 1} is not a number",
@@ -106,13 +116,13 @@ def train(
         epochs.append(Epoch(number + 1, train_loss, seconds=seconds, events=counted.events, **figures))
         improved = number == 0 or figures["loss"] < epochs[best].loss
         if improved:
-            best, weights = number, backend.snapshot()
+            best, weights, valid = number, backend.snapshot(), scored
         if report:
             report(epochs[-1], improved)
         if number - best >= params.patience:
             break
     backend.restore(weights)
-    return History(tuple(epochs), epochs[best].epoch)
+    return History(tuple(epochs), epochs[best].epoch, valid)
 
 
 def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:

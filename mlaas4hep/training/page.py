@@ -15,17 +15,20 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 h1 { font-size: 1.6rem; margin-bottom: 0; overflow-wrap: anywhere }
 h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: .8rem }
 p { max-width: 46rem; overflow-wrap: anywhere } p.lead { color: #555; margin-top: .2rem }
-.big { font-size: 2rem; font-weight: 600 }
+.big { font-size: clamp(1.5rem, 6vw, 2rem); font-weight: 600 }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem } a { color: #1a5fb4 }
 .note { border-left: 4px solid #e8a33d; background: #fdf6e9; padding: .5rem .8rem }
-.table { overflow-x: auto; margin: .8rem 0 } table { border-collapse: collapse }
-caption { text-align: left; color: #555; font-size: .9rem; padding-bottom: .3rem }
-th, td { text-align: left; padding: .2rem 1.1rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
-th { font-weight: 600; vertical-align: bottom }
+.table { overflow-x: auto } table { border-collapse: collapse }
+.caption { color: #555; font-size: .9rem; margin: 1rem 0 .2rem } .table { margin: 0 0 .8rem }
+th, td { text-align: left; padding: .2rem 1.1rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top;
+  overflow-wrap: break-word }
+th { font-weight: 600; vertical-align: bottom } td.number { white-space: nowrap }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.2rem 2rem;
   align-items: start; margin: 1rem 0 }
-figure { margin: 0; max-width: 34rem } svg { width: 100%; height: auto; display: block }
+.plots > * { min-width: 0 } figure { margin: 0; max-width: 34rem; overflow-x: auto }
+svg { width: 100%; height: auto; display: block } svg.wide { min-width: 40rem }
+figure:has(svg.wide) { grid-column: 1 / -1; max-width: none }
 figcaption { color: #555; font-size: .9rem } summary { cursor: pointer } code { font-size: .9em }
 """
 
@@ -58,8 +61,8 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], numb
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (
-        f'<div class="table"><table><caption>{text(caption)}</caption><thead><tr>{cells("th", head)}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<p class="caption">{text(caption)}</p><div class="table"><table aria-label="{text(caption)}">'
+        f"<thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -73,10 +76,12 @@ def details(summary: str, content: str, opened: bool = False) -> str:
     return f"<details{' open' if opened else ''}><summary>{text(summary)}</summary>{content}</details>"
 
 
-def figures(drawn: Sequence[tuple[str, str]]) -> str:
-    """Return SVG elements, each with a caption, beside each other where there is room."""
+def figures(drawn: Sequence[tuple[str, str]], more: str = "") -> str:
+    """Return SVG elements with captions, side by side where there is room; what is said of one stands beside it."""
     found = "".join(f"<figure>{svg}<figcaption>{text(caption)}</figcaption></figure>" for svg, caption in drawn)
-    return f'<div class="plots">{found}</div>' if found else ""
+    if len(drawn) == 1:
+        return f'<div class="plots">{found}<div>{more}</div></div>'
+    return f'<div class="plots">{found}</div>{more}' if drawn else more
 
 
 def number(value: float | int | None) -> str:

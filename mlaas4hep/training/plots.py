@@ -154,12 +154,12 @@ def roc_curves(curves: Sequence[Roc]) -> str:
         for index, roc in enumerate(curves):
             x, y = _thinned(roc.false, roc.true)
             uncertainty = f" ± {roc.uncertainty:.4f}" if np.isfinite(roc.uncertainty) else ""
-            axes.plot(x, y, color=COLOURS[index], label=f"{_short(roc.label)}: AUC {roc.area:.4f}{uncertainty}")
+            axes.plot(x, y, color=COLOURS[index], label=_entry(roc.label, f": AUC {roc.area:.4f}{uncertainty}"))
         axes.plot([0, 1], [0, 1], color="#888", linestyle="--", linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=_efficiency(curves), xlabel="efficiency of the other classes")
         if len(curves) == 1:
             axes.set_xlabel("background efficiency")
-        _legend(axes, "lower right")
+        axes.legend(loc="lower right")
 
     return _svg("ROC curve on the test part", paint)
 
@@ -174,14 +174,14 @@ def rejection_curves(curves: Sequence[Roc]) -> str:
         for index, roc in enumerate(curves):
             drawn = np.isfinite(roc.rejection)
             x, y = _thinned(roc.true[drawn], np.log(roc.rejection[drawn]))
-            axes.plot(x, np.exp(y), color=COLOURS[index], label=_short(roc.label))
+            axes.plot(x, np.exp(y), color=COLOURS[index], label=_entry(roc.label))
         axes.set(xlim=(0, 1), xlabel=_efficiency(curves), ylabel="1 / background efficiency")
         axes.set_ylim(bottom=1)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.4)
         if len(curves) > 1:
-            _legend(axes, "upper right")
+            axes.legend(loc="upper right")
 
     return _svg("Inverse background efficiency against signal efficiency", paint)
 
@@ -204,7 +204,6 @@ def scores(train: Scored, test: Scored, column: int, groups: Sequence[tuple[str,
     def paint(axes: Any) -> None:
         heights = []
         for index, (name, members) in enumerate(groups):
-            label = _short(name)
             for part, scored in (("training", train), ("test", test)):
                 mine = np.isin(scored.y, members)
                 found = _density(all_classes(scored.scores)[mine, column], scored.weight[mine], edges)
@@ -214,11 +213,11 @@ def scores(train: Scored, test: Scored, column: int, groups: Sequence[tuple[str,
                 heights.append(density)
                 if scored is train:
                     axes.stairs(
-                        density, edges, fill=True, alpha=0.4, color=COLOURS[2 * index], label=f"{label}, {part}"
+                        density, edges, fill=True, alpha=0.4, color=COLOURS[2 * index], label=_entry(name, f", {part}")
                     )
                 else:
                     more = {"fmt": "o", "markersize": 3.5, "elinewidth": 1, "color": COLOURS[2 * index]}
-                    axes.errorbar(centres, density, error, label=f"{label}, {part}", **more)
+                    axes.errorbar(centres, density, error, label=_entry(name, f", {part}"), **more)
         axes.set(xlabel=f"score of {_short(of)}", ylabel="events, area 1", xlim=(0, 1))
         every = np.concatenate(heights) if heights else np.zeros(0)
         if is_steep(every * 1e6) and (every >= 0).all():
@@ -229,7 +228,7 @@ def scores(train: Scored, test: Scored, column: int, groups: Sequence[tuple[str,
             axes.set_ylim(top=every.max() * 30)
         else:
             axes.set_ylim(top=1.35 * axes.get_ylim()[1])
-        _legend(axes, "upper center", ncols=2 if len(groups) == 2 else 1)
+        axes.legend(loc="upper center", ncols=2 if len(groups) == 2 else 1)
 
     return _svg(f"Distribution of the score of {of}", paint)
 
@@ -248,23 +247,27 @@ def _density(values: np.ndarray, weight: np.ndarray, edges: np.ndarray) -> tuple
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """Draw shares of what each class is taken for, (classes, classes), with numbers in the cells."""
     count = len(classes)
-    side = max(4.2, 1.6 + 0.62 * count)
+    side = 1.6 + 0.62 * count
     digits = 3 if count <= 4 else 2
 
     def paint(axes: Any) -> None:
-        axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+        edges = np.arange(count + 1) - 0.5
+        axes.pcolormesh(edges, edges, matrix, cmap="Blues", vmin=0, vmax=1)  # imshow would be a bitmap
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
         for row, column in np.ndindex(matrix.shape):
             value = matrix[row, column]
             text = f"{value:.{digits}f}" if np.isfinite(value) else "–"
             axes.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 else "#111")
         names = [_short(name, 14) for name in classes]
-        axes.set_xticks(range(count), names, rotation=45 if max(map(len, names)) * count > 24 else 0)
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(count), names, **(turned if max(map(len, names)) * count > 24 else {}))
         axes.set_yticks(range(count), names)
         axes.tick_params(which="both", length=0)
         axes.minorticks_off()
         axes.set(xlabel="most probable class", ylabel="true class")
 
-    return _svg("Confusion matrix", paint, (side, side * 0.9))
+    return _svg("Confusion matrix", paint, (max(SIZE[0], side), max(SIZE[1], side * 0.9)))
 
 
 def reliability(found: Calibration, of: str) -> str:
@@ -278,7 +281,7 @@ def reliability(found: Calibration, of: str) -> str:
             found.predicted, found.observed, error, fmt="o-", markersize=4, color=COLOURS[0], label="observed"
         )
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"predicted probability {_short(of, 30)}", ylabel="observed share")
-        _legend(axes, "upper left")
+        axes.legend(loc="upper left")
 
     return _svg("Calibration", paint)
 
@@ -301,14 +304,14 @@ def importance(found: Importance) -> str:
     return _svg("Permutation importance by branch", paint, (SIZE[0], 0.9 + 0.24 * len(names)))
 
 
-def _legend(axes: Any, place: str, **more: Any) -> None:
-    axes.legend(loc=place, **more)
+def _entry(name: str, more: str = "") -> str:
+    """Return an entry of a legend; matplotlib leaves out those that begin with _."""
+    return f"{' ' if name.startswith('_') else ''}{_short(name)}{more}"
 
 
 def _short(name: str, most: int = 20) -> str:
-    """Return a name that fits into a plot; matplotlib keeps what begins with _ out of legends."""
-    short = name if len(name) <= most else f"{name[: most - 1]}…"
-    return f" {short}" if short.startswith("_") else short
+    """Return a name that fits into a plot."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -338,5 +341,5 @@ def _svg(title: str, paint: Callable[[Any], None], size: tuple[float, float] = S
     svg = re.sub(r"(font-family: |font: [^;\"]*?px )[^;\"]*", rf"\1{FONTS}", svg[svg.index("<svg") :])
     used = set(re.findall(r"#([\w-]+)", svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
-    head = f'<svg role="img" aria-label="{title}" '
+    head = f'<svg role="img" aria-label="{title}" {"class=wide " if size[0] > 1.2 * SIZE[0] else ""}'
     return svg.replace("<svg ", head, 1).replace(">", f"><title>{title}</title>", 1)

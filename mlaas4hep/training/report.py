@@ -22,6 +22,7 @@ from mlaas4hep.training.importance import EVENTS, Importance, permutation_import
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import all_classes, calibration, confusion_matrix, effective_events, kolmogorov_smirnov
 from mlaas4hep.training.page import details, figures, number, page, paragraph, table
+from mlaas4hep.training.plots import Roc
 
 if TYPE_CHECKING:
     from mlaas4hep.training.bundle import Trained
@@ -34,8 +35,8 @@ EFFICIENCIES = (0.3, 0.5, 0.7, 0.9)
 MOST_CELLS, MOST_SCORES, MOST_CONFUSIONS = 20, 6, 20
 """Classes whose confusion matrix, and whose scores, are drawn; confusions that are listed instead."""
 
-CHANCE = 0.01
-"""p-value below which a difference is called one."""
+CHANCE, FAR = 0.01, 3
+"""p-value below which, and standard errors beyond which, a difference is called one."""
 
 
 def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> None:
@@ -66,13 +67,14 @@ def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> N
     path.write_text(page(trained.name, lead, sections), encoding="utf-8")
 
 
-def _draw(*drawings: tuple[Callable[[], str], str]) -> str:
-    """Return plots with captions; nothing where they cannot be drawn."""
-    return figures([(draw(), caption) for draw, caption in drawings]) if plots.available() else ""
+def _draw(drawings: Sequence[tuple[Callable[[], str], str]], more: str) -> str:
+    """Return plots with captions, and what is said of them; that alone where nothing can be drawn."""
+    return figures([(draw(), caption) for draw, caption in drawings] if plots.available() else [], more)
 
 
 def _pairs(caption: str, values: Mapping[str, Any]) -> str:
-    return table(caption, ["key", "value"], [[key, str(value)] for key, value in values.items()])
+    shown = {key: value if isinstance(value, str) and value else repr(value) for key, value in values.items()}
+    return table(caption, ["key", "value"], list(map(list, shown.items())))
 
 
 def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
@@ -164,20 +166,19 @@ def _epochs(history: History) -> str:
     timed = any(epoch.waiting for epoch in history.epochs)
     rows = []
     for epoch in history.epochs:
-        row = [f"{epoch.epoch}{' (kept)' if epoch.epoch == history.best else ''}"]
+        row = [f"{epoch.epoch}\N{NO-BREAK SPACE}(kept)" if epoch.epoch == history.best else str(epoch.epoch)]
         row += [number(value) for value in (epoch.train_loss, epoch.loss, epoch.accuracy, epoch.auc)]
         row += [f"{epoch.seconds:.1f}", *([f"{epoch.waiting:.1f}"] if timed else [])]
         rows.append([*row, f"{epoch.events / max(epoch.seconds, 1e-9):,.0f}"])
     head = ["epoch", "training loss", "validation loss", "accuracy", "AUC", "seconds"]
     head += [*(["of them waiting"] if timed else []), "events/s"]
     caption = "Seconds and events/s are of training, without validation."
-    return (
-        _draw(
+    return _draw(
+        [
             (partial(plots.loss_curves, history), "Loss; that of training is taken while the weights still move."),
             (partial(plots.metric_curves, history), "AUC and accuracy on the validation part."),
-        )
-        + paragraph(_timing(history))
-        + details("Every epoch", table(caption, head, rows, 1), opened=len(rows) <= 30)
+        ],
+        paragraph(_timing(history)) + details("Every epoch", table(caption, head, rows, 1), opened=len(rows) <= 30),
     )
 
 
@@ -202,15 +203,23 @@ def _roc(test: Scored, classes: Sequence[str]) -> str:
     if len(classes) > len(plots.COLOURS):
         whose += f" These are the first {len(plots.COLOURS)} of {len(classes)} classes."
     rows = [
-        [roc.label, f"{roc.area:.4f} ± {roc.uncertainty:.4f}", *(number(roc.rejection_at(at)) for at in EFFICIENCIES)]
+        [roc.label, f"{roc.area:.4f} ± {roc.uncertainty:.4f}", *(_rejection(roc, at) for at in EFFICIENCIES)]
         for roc in curves
     ]
     head = ["class", "AUC", *(f"at {at:.0%}" for at in EFFICIENCIES)]
     caption = "1 / background efficiency at some efficiencies of the class; empty where fewer than 4 events are left."
     return _draw(
-        (partial(plots.roc_curves, curves), f"ROC on the test part, with event weights.{whose}"),
-        (partial(plots.rejection_curves, curves), f"Rejection, down to a background of 4 effective events.{whose}"),
-    ) + table(caption, head, rows, 1)
+        [
+            (partial(plots.roc_curves, curves), f"ROC on the test part, with event weights.{whose}"),
+            (partial(plots.rejection_curves, curves), f"Rejection, down to a background of 4 effective events.{whose}"),
+        ],
+        table(caption, head, rows, 1),
+    )
+
+
+def _rejection(roc: Roc, efficiency: float) -> str:
+    found = roc.rejection_at(efficiency)
+    return f"{found:,.3g}" if found < 1000 else f"{found:,.0f}" if np.isfinite(found) else ""
 
 
 def _scores(train: Scored, test: Scored, classes: Sequence[str]) -> str:
@@ -222,34 +231,45 @@ def _scores(train: Scored, test: Scored, classes: Sequence[str]) -> str:
         else:
             groups = [(classes[column], [column]), ("others", [*range(column), *range(column + 1, len(classes))])]
         drawings.append((partial(plots.scores, train, test, column, groups, classes[column]), caption))
-    return _draw(*drawings) + _overtraining(train, test, classes)
+    return _draw(drawings, _overtraining(train, test, classes))
 
 
 def _overtraining(train: Scored, test: Scored, classes: Sequence[str]) -> str:
     """Say whether the scores of training and test events of a class are of one distribution."""
-    rows, differ = [], []
+    rows, differ, limit = [], [], CHANCE / len(classes)
     for index, name in enumerate(classes):
         column = 1 if len(classes) == 2 else index
         (first, first_weight), (second, second_weight) = (
             (all_classes(part.scores)[part.y == index, column], part.weight[part.y == index]) for part in (train, test)
         )
         distance, p = kolmogorov_smirnov(first, second, first_weight, second_weight)
-        if p < CHANCE:
+        if p < limit:
             differ.append(name)
         sizes = [f"{effective_events(weight):,.0f}" for weight in (first_weight, second_weight)]
         rows.append([name, number(distance), f"{p:.2g}" if np.isfinite(p) else "", *sizes])
-    gap = train.figures()["auc"] - test.figures()["auc"]
-    verdict = (
-        f"Overtraining: scores of training and test events differ by more than chance for {', '.join(differ)}"
-        f" (p < {CHANCE}): the model knows its training events better than others."
+    scores = (
+        f"The scores of training and test events differ by more than chance for {', '.join(differ)} (p < {limit:.2g})."
         if differ
-        else f"No sign of overtraining: scores of training and test events differ by chance at most (p > {CHANCE})."
+        else f"The scores of training and test events differ no more than chance lets them (p > {limit:.2g})."
     )
-    if np.isfinite(gap):
-        verdict += f" The AUC of the training part is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}."
+    gap, far = _gap(train, test, classes)
+    verdict = "Overtraining." if differ or far else "No sign of overtraining."
     head = ["class", "distance", "p-value", "training events", "test events"]
     caption = "Kolmogorov-Smirnov test of each class's score, training against test; events are effective numbers."
-    return paragraph(verdict) + table(caption, head, rows, 1)
+    return paragraph(" ".join((verdict, scores, gap))) + table(caption, head, rows, 1)
+
+
+def _gap(train: Scored, test: Scored, classes: Sequence[str]) -> tuple[str, bool]:
+    """Say how much higher the AUC of the training part is, and whether that is more than chance."""
+    gap = train.figures()["auc"] - test.figures()["auc"]
+    if not np.isfinite(gap):
+        return "", False
+    words = f"The AUC of the training part is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}"
+    if len(classes) > 2:
+        return f"{words}.", False
+    errors = [plots.one_against_others(part, classes)[0].uncertainty for part in (train, test)]
+    error = float(np.linalg.norm(errors))
+    return f"{words}, {abs(gap) / error:.1f} standard errors." if error else f"{words}.", gap > FAR * error
 
 
 def _confusion(test: Scored, classes: Sequence[str]) -> str:
@@ -262,11 +282,11 @@ def _confusion(test: Scored, classes: Sequence[str]) -> str:
         rows = [[classes[true], classes[taken], f"{shares[true, taken]:.4f}"] for true, taken in pairs]
         caption = f"The most frequent confusions of {len(classes)} classes, test part, with event weights."
         return table(caption, ["class", "taken for", "share"], rows, 2)
-    drawn = _draw(
-        (partial(plots.confusion, shares, classes), "Share of each true class, test part, with event weights.")
-    )
     rows = [[name, *map(number, row)] for name, row in zip(classes, sums.tolist(), strict=True)]
-    return drawn + table("Sums of weights: true classes down, most probable ones across.", ["", *classes], rows, 1)
+    return _draw(
+        [(partial(plots.confusion, shares, classes), "Share of each true class, test part, with event weights.")],
+        table("Sums of weights: true classes down, most probable ones across.", ["", *classes], rows, 1),
+    )
 
 
 def _calibration(test: Scored, classes: Sequence[str]) -> str:
@@ -286,10 +306,9 @@ def _calibration(test: Scored, classes: Sequence[str]) -> str:
         " on average over the test part, from the share of events that are so."
     )
     caption = "Points: ten bins of the test part, with 68 % binomial intervals for effective numbers of events."
-    return (
-        _draw((partial(plots.reliability, found, of), caption))
-        + paragraph(words)
-        + details("Every bin", table(caption, head, rows, 0))
+    return _draw(
+        [(partial(plots.reliability, found, of), caption)],
+        paragraph(words) + table("The same in numbers.", head, rows, 0),
     )
 
 
@@ -301,10 +320,10 @@ def _importance(trained: Trained) -> str:
     found = permutation_importance(trained.backend, events, generator.sample.inputs, generator.params.seed)
     rows = [[drop.branch, f"{drop.value:.5f}", f"{drop.uncertainty:.5f}"] for drop in found.drops]
     what = "drop of the AUC" if found.measure == "AUC" else "rise of the loss"
-    return (
+    return _draw(
+        [(partial(plots.importance, found), f"The {len(rows)} most important branches.")],
         paragraph(_tried(found))
-        + _draw((partial(plots.importance, found), f"The {len(rows)} most important branches."))
-        + details("As a table", table("Most important first.", ["branch", what, "±"], rows, 1))
+        + details("In numbers", table("Most important first.", ["branch", what, "±"], rows, 1)),
     )
 
 

@@ -123,6 +123,7 @@ def test_the_kolmogorov_smirnov_test_counts_weights_as_events():
     size = effective_events(weight)
     assert p == pytest.approx(kstwo.sf(distance, round(size * 100 / (size + 100))))
     assert np.isnan(kolmogorov_smirnov(first, np.zeros(0))).all()
+    assert np.isnan(kolmogorov_smirnov(first, second[:3])[1])
 
 
 @pytest.mark.parametrize(("distance", "size"), [(0.05, 100), (0.02, 5000), (0.03, 5000), (0.1, 300), (0.001, 1000)])

@@ -198,7 +198,9 @@ def test_overtraining_is_said_in_words(trained, tmp_path):
     assert "No sign of overtraining." in page.words
     known = replace(trained.train, scores=np.where(trained.train.y[:, None] == 1, 0.99, 0.01).astype(np.float32))
     _, page = report(replace(trained, train=known), tmp_path)
-    assert re.search(r"Overtraining\. The scores .* differ by more than chance for 0, 1 \(p < 0\.005\)", page.words)
+    assert re.search(
+        r"Overtraining\. The scores .* differ by more than chance for classes 0, 1 \(p < 0\.005\)", page.words
+    )
 
 
 def test_time_spent_waiting_for_data_is_told_where_it_is_known(trained, tmp_path):

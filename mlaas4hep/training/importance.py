@@ -122,6 +122,7 @@ class _Sample:
         return len(self._events)
 
     def drop(self, places: Sequence[tuple[Input, Slot]], rng: np.random.Generator) -> float:
+        """Return how much worse the model is with one branch dealt out anew."""
         with _permuted(self._inputs, places, rng):
             return self._badness(self._scores()) - self._base
 

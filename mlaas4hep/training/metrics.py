@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEWEST = 4
+"""Effective events below which there is no p-value (Press et al., Numerical Recipes, section 14.3)."""
+
 
 def cross_entropy(y: np.ndarray, scores: np.ndarray, weight: np.ndarray | None = None) -> float:
     """Return the mean of -log of the probability of the true class, in nats; probabilities are kept above 1e-7."""
@@ -101,8 +104,8 @@ def kolmogorov_smirnov(
 ) -> tuple[float, float]:
     """Return the largest distance of the distribution functions of two samples, and its p-value.
 
-    The p-value is that of the asymptotic distribution for the effective numbers of events. NaN for a sample that has
-    no events, or whose weights add up to nothing.
+    The p-value is that of the asymptotic distribution for the effective numbers of events, NaN where these are too few.
+    Both are NaN for a sample that has no events, or whose weights add up to nothing.
     """
     grid = np.unique(np.concatenate([first, second]))
     weights = _weights(first, first_weight), _weights(second, second_weight)
@@ -114,7 +117,8 @@ def kolmogorov_smirnov(
         return float("nan"), float("nan")
     distance = float(np.abs(sums[0] / sums[0][-1] - sums[1] / sums[1][-1]).max())
     n, m = (effective_events(weight) for weight in weights)
-    return distance, _kolmogorov(distance, n * m / (n + m))
+    size = n * m / (n + m)
+    return distance, _kolmogorov(distance, size) if size >= FEWEST else float("nan")
 
 
 def _kolmogorov(distance: float, size: float) -> float:
@@ -123,7 +127,7 @@ def _kolmogorov(distance: float, size: float) -> float:
         from scipy.stats import kstwo
     except ModuleNotFoundError:
         return asymptotic_kolmogorov(distance, size)
-    return float(kstwo.sf(distance, max(round(size), 1)))
+    return float(kstwo.sf(distance, round(size)))
 
 
 def asymptotic_kolmogorov(distance: float, size: float) -> float:

@@ -26,10 +26,12 @@ th { font-weight: 600; vertical-align: bottom } td.number { white-space: nowrap 
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1.2rem 2rem;
   align-items: start; margin: 1rem 0 }
-.plots > * { min-width: 0 } figure { margin: 0; max-width: 34rem; overflow-x: auto }
+.plots > * { min-width: 0 } .plots > div > :first-child { margin-top: 0 }
+figure { margin: 0; max-width: 34rem; overflow-x: auto }
 svg { width: 100%; height: auto; display: block } svg.wide { min-width: 40rem }
 figure:has(svg.wide) { grid-column: 1 / -1; max-width: none }
-figcaption { color: #555; font-size: .9rem } summary { cursor: pointer } code { font-size: .9em }
+figcaption { color: #555; font-size: .9rem } summary { cursor: pointer }
+@media (max-width: 40rem) { table { font-size: .85rem } th, td { padding-right: .6rem } }
 """
 
 

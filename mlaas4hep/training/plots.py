@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.reader.histograms import is_steep
 from mlaas4hep.training.importance import Importance
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import (
@@ -58,6 +57,9 @@ RULES = {
 }
 
 BINS = 30
+STEEP = 100
+"""A distribution whose highest bin is so many times the median is drawn on a logarithmic scale."""
+
 POINTS = 300
 """Of a curve, at most."""
 
@@ -181,7 +183,7 @@ def rejection_curves(curves: Sequence[Roc]) -> str:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.4)
         if len(curves) > 1:
-            axes.legend(loc="upper right")
+            axes.legend(loc="lower left")
 
     return _svg("Inverse background efficiency against signal efficiency", paint)
 
@@ -220,7 +222,7 @@ def scores(train: Scored, test: Scored, column: int, groups: Sequence[tuple[str,
                     axes.errorbar(centres, density, error, label=_entry(name, f", {part}"), **more)
         axes.set(xlabel=f"score of {_short(of)}", ylabel="events, area 1", xlim=(0, 1))
         every = np.concatenate(heights) if heights else np.zeros(0)
-        if is_steep(every * 1e6) and (every >= 0).all():
+        if (every >= 0).all() and every.max(initial=0) > STEEP * np.median(every[every > 0]):
             from matplotlib.ticker import FuncFormatter
 
             axes.set_yscale("log")

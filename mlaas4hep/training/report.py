@@ -114,12 +114,16 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
         row = [name]
         for scored in parts.values():
             mine = scored.weight if index is None else scored.weight[scored.y == index]
-            row += [f"{len(mine):,}", number(float(mine.sum(dtype=float))), f"{effective_events(mine):,.0f}"][
+            row += [f"{len(mine):,}", _total(float(mine.sum(dtype=float))), f"{effective_events(mine):,.0f}"][
                 : len(columns)
             ]
         rows.append(row)
     head = ["class", *(f"{part} {column}" for part in parts for column in columns)]
     return _negative(weights) + table(caption, head, rows, 1) + paragraph(_split(generator))
+
+
+def _total(weights: float) -> str:
+    return f"{weights:,.0f}" if weights == round(weights) else number(weights)
 
 
 def _negative(weights: np.ndarray) -> str:
@@ -145,7 +149,9 @@ def _split(generator: DataGenerator) -> str:
 def _files(training: Mapping[str, Any]) -> str:
     rows = [[file["name"], file.get("label", ""), f"{file['entries']:,}"] for file in training["files"]]
     return details(
-        f"{len(rows)} files", table("Before cuts.", ["file", "label", "events"], rows, 2), opened=len(rows) <= 20
+        f"{len(rows)} file{'s' * (len(rows) > 1)}",
+        table("Before cuts.", ["file", "label", "events"], rows, 2),
+        opened=len(rows) <= 20,
     )
 
 
@@ -223,40 +229,47 @@ def _rejection(roc: Roc, efficiency: float) -> str:
 
 
 def _scores(train: Scored, test: Scored, classes: Sequence[str]) -> str:
-    caption = "Filled: training part; points: test part, with statistical errors; with event weights, each of area 1."
+    caption = "Filled: training part, points: test part with statistical errors; with event weights, each of area 1."
     drawings = []
-    for column in [1] if len(classes) == 2 else range(min(len(classes), MOST_SCORES)):
-        if len(classes) == 2:
-            groups = [(name, [index]) for index, name in enumerate(classes)]
-        else:
-            groups = [(classes[column], [column]), ("others", [*range(column), *range(column + 1, len(classes))])]
-        drawings.append((partial(plots.scores, train, test, column, groups, classes[column]), caption))
+    for one in [1] if len(classes) == 2 else range(min(len(classes), MOST_SCORES)):
+        groups = [(name, [index]) for index, name in enumerate(classes)]
+        if len(classes) > 2:
+            groups = [groups[one], ("others", [index for index in range(len(classes)) if index != one])]
+        drawings.append((partial(plots.scores, train, test, one, groups, classes[one]), caption))
     return _draw(drawings, _overtraining(train, test, classes))
 
 
 def _overtraining(train: Scored, test: Scored, classes: Sequence[str]) -> str:
     """Say whether the scores of training and test events of a class are of one distribution."""
-    rows, differ, limit = [], [], CHANCE / len(classes)
+    rows, differ, known, limit = [], [], False, CHANCE / len(classes)
     for index, name in enumerate(classes):
         column = 1 if len(classes) == 2 else index
         (first, first_weight), (second, second_weight) = (
             (all_classes(part.scores)[part.y == index, column], part.weight[part.y == index]) for part in (train, test)
         )
         distance, p = kolmogorov_smirnov(first, second, first_weight, second_weight)
+        known |= bool(np.isfinite(p))
         if p < limit:
             differ.append(name)
         sizes = [f"{effective_events(weight):,.0f}" for weight in (first_weight, second_weight)]
         rows.append([name, number(distance), f"{p:.2g}" if np.isfinite(p) else "", *sizes])
     scores = (
-        f"The scores of training and test events differ by more than chance for {', '.join(differ)} (p < {limit:.2g})."
+        f"The scores of training and test events differ by more than chance for {_classes(differ)} (p < {limit:.2g})."
         if differ
         else f"The scores of training and test events differ no more than chance lets them (p > {limit:.2g})."
     )
     gap, far = _gap(train, test, classes)
-    verdict = "Overtraining." if differ or far else "No sign of overtraining."
+    if not known:
+        scores = "There are too few events to compare the scores."
+    verdict = "Overtraining." if differ or far else "No sign of overtraining." if known else ""
     head = ["class", "distance", "p-value", "training events", "test events"]
     caption = "Kolmogorov-Smirnov test of each class's score, training against test; events are effective numbers."
-    return paragraph(" ".join((verdict, scores, gap))) + table(caption, head, rows, 1)
+    return paragraph(" ".join((verdict, scores, gap)).strip()) + table(caption, head, rows, 1)
+
+
+def _classes(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"class{'es' if len(names) > 1 else ''} {shown}"
 
 
 def _gap(train: Scored, test: Scored, classes: Sequence[str]) -> tuple[str, bool]:
@@ -282,7 +295,7 @@ def _confusion(test: Scored, classes: Sequence[str]) -> str:
         rows = [[classes[true], classes[taken], f"{shares[true, taken]:.4f}"] for true, taken in pairs]
         caption = f"The most frequent confusions of {len(classes)} classes, test part, with event weights."
         return table(caption, ["class", "taken for", "share"], rows, 2)
-    rows = [[name, *map(number, row)] for name, row in zip(classes, sums.tolist(), strict=True)]
+    rows = [[name, *map(_total, row)] for name, row in zip(classes, sums.tolist(), strict=True)]
     return _draw(
         [(partial(plots.confusion, shares, classes), "Share of each true class, test part, with event weights.")],
         table("Sums of weights: true classes down, most probable ones across.", ["", *classes], rows, 1),

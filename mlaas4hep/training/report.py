@@ -282,7 +282,9 @@ def _gap(train: Scored, test: Scored, classes: Sequence[str]) -> tuple[str, bool
         return f"{words}.", False
     errors = [plots.one_against_others(part, classes)[0].uncertainty for part in (train, test)]
     error = float(np.linalg.norm(errors))
-    return f"{words}, {abs(gap) / error:.1f} standard errors." if error else f"{words}.", gap > FAR * error
+    far = gap > FAR * error
+    by = f", {abs(gap) / error:.1f} standard errors" if error else ""
+    return f"{words}{by}{': more than chance' if far else ''}.", far
 
 
 def _confusion(test: Scored, classes: Sequence[str]) -> str:

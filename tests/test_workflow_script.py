@@ -71,7 +71,7 @@ def test_the_report_says_what_the_metrics_say(params, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert f"AUC {metrics['test']['auc']:.4f}" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 8
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
     assert "ggH.root" in page
 

@@ -41,7 +41,7 @@ from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import History, Scored
-from mlaas4hep.training.metrics import auc_uncertainty
+from mlaas4hep.training.metrics import auc_uncertainty, effective_events
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.report import write_report
 
@@ -65,13 +65,14 @@ class Fit:
     Attributes:
         generator: of the events as the model saw them.
         history: figures of every epoch.
-        train, test: scores of the training and of the test part, by the weights of the best epoch.
+        train, valid, test: scores of the parts, by the weights of the best epoch.
     """
 
     backend: Backend
     generator: DataGenerator
     history: History
     train: Scored
+    valid: Scored
     test: Scored
 
     def metrics(self) -> dict[str, Any]:
@@ -114,11 +115,6 @@ class Trained:
         return bool(self.generator.params.kfold)
 
     @cached_property
-    def train(self) -> Scored:
-        """Scores of the training part; of folds those of the first."""
-        return self.fits[0].train
-
-    @cached_property
     def test(self) -> Scored:
         """Scores of the test part; of folds every event, scored by the model that did not see it."""
         parts = [fit.test for fit in self.fits]
@@ -131,8 +127,8 @@ class Trained:
         """Return the content of metrics.json."""
         test: dict[str, float | int] = {**self.test.figures(), **self.more}
         if len(self.generator.classes) == 2 and self.test.task.name == "classification":
-            positives = int((self.test.y == 1).sum())
-            test["auc_uncertainty"] = auc_uncertainty(test["auc"], positives, len(self.test.y) - positives)
+            background, signal = (effective_events(self.test.weight[self.test.y == label]) for label in (0, 1))
+            test["auc_uncertainty"] = auc_uncertainty(test["auc"], signal, background)
         test["events"] = len(self.test.y)
         folds = {"folds": [fit.metrics() for fit in self.fits]} if self.folds else {}
         return {**self.fits[0].metrics(), "test": _finite(test), **folds}
@@ -189,16 +185,7 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
         (folder / "epochs.csv").write_text(log.text(), encoding="utf-8")
         write_json(folder / "training.json", training)
         write_json(folder / "example.json", _example(trained, examples))
-        write_report(
-            folder / "report.html",
-            trained.name,
-            generator,
-            trained.fits[0].history,
-            trained.train,
-            trained.test,
-            trained.metrics(),
-            training,
-        )
+        write_report(folder / "report.html", trained, training)
         try:
             _write_onnx(folder, trained)
         except Exception as error:  # whatever an exporter raises, the trained model must not be lost

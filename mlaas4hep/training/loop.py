@@ -78,7 +78,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """What happened in training, epoch by epoch, and which was the best."""
+    """What happened in training.
+
+    Attributes:
+        epochs: their figures, in order.
+        best: the number of the epoch whose weights stay.
+    """
 
     epochs: tuple[Epoch, ...]
     best: int

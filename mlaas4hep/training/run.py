@@ -20,7 +20,7 @@ from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import Backend, make_backend
@@ -130,7 +130,8 @@ def _fit(
     control = _FoldControl(watch, log, fold, checkpoint)
     with _explained(file):
         history = train(generator, backend, params, control)
-    return Fit(backend, generator, history, evaluate(generator, backend, "train"), evaluate(generator, backend, "test"))
+    train_part, valid, test = (evaluate(generator, backend, part) for part in PARTS)
+    return Fit(backend, generator, history, train_part, valid, test)
 
 
 class _FoldControl(Control):

@@ -1,0 +1,314 @@
+"""The report of a training as a person, a browser and a screen reader find it."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import awkward as ak
+import numpy as np
+import pytest
+from tinyroot import write_tree
+
+from mlaas4hep.config import Params
+from mlaas4hep.stream import PARTS, DataGenerator
+from mlaas4hep.training import plots, train_model
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.bundle import Fit, Trained
+from mlaas4hep.training.loop import Scored, evaluate, train
+from mlaas4hep.training.metrics import binary_auc
+from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.report import write_report
+from mlaas4hep.training.task import Task
+
+HOSTILE = ('<b>&"$x', "_ü</script>")
+LINEAR = """
+import torch
+def model(idim, classes): return torch.nn.Linear(idim, classes if classes > 2 else 1)
+def optimizer(weights): return torch.optim.AdamW(weights, 0.1)
+"""
+TRAINING = {
+    "framework": "pytorch", "model_file": "any.py", "size": "5 weights", "created": "2026-01-01T00:00:00Z",
+    "files": [{"name": "<a>.root", "entries": 10}], "params": {"name": ""}, "versions": {"numpy": "2"},
+}  # fmt: skip
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """A page whose tags close in the order in which they open, with its texts by tag."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.texts, self.ids, self.links, self.attributes = [], [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.links += [value for key, value in attrs if key in ("href", "xlink:href", "src")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag):
+        """Texts right inside of a tag."""
+        return [text for inside, text in self.texts if inside == tag]
+
+    @property
+    def words(self):
+        """All that is read."""
+        return " ".join(text for tag, text in self.texts if tag != "style")
+
+
+def make(folder, classes=2, events=1500, more=None):
+    """Train a linear model on one file in which the mean of `signal` is the class."""
+    rng = np.random.default_rng(0)
+    label = np.arange(events) % classes
+    counts = rng.integers(0, 3, events)
+    columns = {
+        "event": np.arange(events).astype(np.uint64),
+        "label": label,
+        "signal": rng.normal(2 * label, 1),
+        "noise": rng.normal(size=events),
+        "pt": ak.unflatten(rng.exponential(20, counts.sum()), counts),
+        "w": rng.choice([2.0, 1.0, 1.0, -1.0], events),
+        **(more or {}),
+    }
+    write_tree(folder / "a.root", columns)
+    (folder / "any.py").write_text(LINEAR)
+    file = load_model_file(str(folder / "any.py"))
+    params = {"identifier": ["event"], "epochs": 2, "batch_size": 64, "exclude_branches": ["w", "event"], "weight": "w"}
+    generator = DataGenerator([folder / "a.root"], "label", params)
+    backend = make_backend(file, generator.shapes, Task.of(generator.sample.labels), Params())
+    history = train(generator, backend, Params.parse(params))
+    parts = [evaluate(generator, backend, part) for part in PARTS]
+    return Trained("model", file, generator, (Fit(backend, generator, history, *parts),), "key", {"own": 0.125})
+
+
+def make_other(folder, task, labels):
+    """Train a linear model on labels, or on numbers to be estimated."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 2))
+    columns = {"event": np.arange(900).astype(np.uint64), "x": x[:, 0], "y": x[:, 1], "is_a": (x[:, 0] > 0) * 1,
+               "is_b": (x[:, 1] > 0.5) * 1, "mass": 125 + 10 * x[:, 0], "<width>": x[:, 1]}  # fmt: skip
+    write_tree(folder / "a.root", columns)
+    model = LINEAR.replace("classes if classes > 2 else 1", "outputs").replace("classes", "outputs")
+    (folder / "any.py").write_text(model)
+    params = Params(identifier=["event"], epochs=5, batch_size=64, task=task, selected_branches=["x", "y"])
+    return train_model(str(folder / "a.root"), labels, str(folder / "any.py"), params, fout=folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "sections", "shown"),
+    [
+        ("multilabel", "is_a,is_b", ["roc"], "AUC 0.9"),
+        ("regression", "mass,<width>", ["residuals"], "rmse_mass "),
+    ],
+)
+def test_labels_and_targets_have_a_report_of_their_own(task, labels, sections, shown, tmp_path):
+    make_other(tmp_path, task, labels)
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    found = [name for name in ("roc", "residuals", "scores", "confusion", "calibration") if name in page.ids]
+    assert found == sections
+    assert shown in page.words
+    assert "importance" in page.ids
+
+
+def changed(trained, **changes):
+    """The same run, of which something of the one model is another."""
+    return replace(trained, fits=(replace(trained.fits[0], **changes),))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    found = make(tmp_path_factory.mktemp("two"))
+    yield found
+    found.generator.close()
+
+
+def report(trained, folder, training=TRAINING):
+    """Write the report; return its text and what a parser makes of it."""
+    write_report(folder / "report.html", trained, training)
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    return source, Page(source)
+
+
+def test_the_page_is_well_formed_and_needs_nothing_beside_it(trained, tmp_path):
+    source, page = report(trained, tmp_path)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert "//" not in re.sub(r'xmlns(:xlink)?="http://www\.w3\.org/[^"]+"', "", source)
+    assert re.findall(r"url\((?!#)|@import|<script", source) == []
+    assert set(re.findall(r"url\(#([^)]+)\)", source)) <= set(page.ids)
+    assert source.count("<svg") == 8
+    assert source.count("<svg") == len(page.all("title")) - 1
+    drawn = [attributes for tag, attributes in page.attributes if tag == "svg"]
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawn)
+    assert all(attributes["aria-label"] for tag, attributes in page.attributes if tag == "table")
+    fonts = set(re.findall(r"font-family: ([^;\"]+)", source))
+    assert fonts == {plots.FONTS}
+
+
+def test_the_same_run_gives_the_same_plots(trained):
+    assert plots.loss_curves(trained.fits[0].history) == plots.loss_curves(trained.fits[0].history)
+
+
+def test_figures_of_the_page_are_those_of_the_sample(trained, tmp_path):
+    _, page = report(trained, tmp_path)
+    parts = (trained.fits[0].train, trained.fits[0].valid, trained.test)
+    rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+    head = next(row for row in cells if row[0] == "class")
+    assert head[1:4] == ["training events", "training Σw", "training effective"]
+    for index, name in enumerate(trained.generator.classes):
+        found = next(row for row in cells if row[0] == name)
+        assert [int(cell.replace(",", "")) for cell in found[1::3]] == [int((one.y == index).sum()) for one in parts]
+        sums = [float(cell.replace(",", "")) for cell in found[2::3]]
+        assert sums == pytest.approx([one.weight[one.y == index].sum() for one in parts], abs=0.5)
+    test = trained.metrics()["test"]
+    assert f"AUC {test['auc']:.4f} ± {test['auc_uncertainty']:.4f}" in page.words
+    assert ["own", "0.1250"] in cells
+    assert sum(len(one.y) for one in parts) == 1500
+
+
+def test_negative_weights_are_told_of(trained, tmp_path):
+    _, page = report(trained, tmp_path)
+    weights = np.concatenate([one.weight for one in (trained.fits[0].train, trained.fits[0].valid, trained.test)])
+    assert f"{(weights < 0).mean():.2%} of the events have a negative weight" in page.words
+    ones = changed(trained, train=unit(trained.fits[0].train), test=unit(trained.test),
+                   valid=unit(trained.fits[0].valid))  # fmt: skip
+    _, page = report(ones, tmp_path)
+    assert "negative" not in page.words
+    assert "all have weight 1" in page.words
+    assert "Σw" not in page.words
+
+
+def unit(scored):
+    """The same with weights of 1."""
+    return replace(scored, weight=np.ones_like(scored.weight))
+
+
+def test_the_uncertainty_of_the_auc_goes_by_effective_events(trained):
+    doubled = changed(trained, test=replace(trained.test, weight=2 * trained.test.weight))
+    figures, again = trained.metrics()["test"], doubled.metrics()["test"]
+    assert again["auc_uncertainty"] == pytest.approx(figures["auc_uncertainty"])
+    plain = changed(trained, test=unit(trained.test)).metrics()["test"]
+    assert figures["auc_uncertainty"] > 1.2 * plain["auc_uncertainty"]  # of signed weights
+
+
+def test_hostile_names_are_shown_as_they_are(trained, tmp_path, monkeypatch):
+    labels = trained.generator.sample.labels
+    monkeypatch.setattr(trained.generator.sample, "labels", replace(labels, classes=HOSTILE))
+    source, page = report(replace(trained, name="<i>&'\""), tmp_path)
+    assert page.all("h1") == ["<i>&'\""]
+    for name in HOSTILE:
+        assert name in page.all("td")
+        assert sum(name in text for text in page.all("text")) > 2
+        assert name not in source
+    assert "<a>.root" in page.all("td")
+
+
+def test_without_matplotlib_there_are_tables_alone(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "available", lambda: False)
+    source, page = report(trained, tmp_path)
+    assert "<svg" not in source
+    assert "pip install 'mlaas4hep[plot]'" in page.words
+    assert {"signal", "noise", "pt"} <= set(page.all("td"))
+
+
+def test_overtraining_is_said_in_words(trained, tmp_path):
+    _, page = report(trained, tmp_path)
+    assert "No sign of overtraining." in page.words
+    known = replace(
+        trained.fits[0].train, scores=np.where(trained.fits[0].train.y[:, None] == 1, 0.99, 0.01).astype(np.float32)
+    )
+    _, page = report(changed(trained, train=known), tmp_path)
+    assert re.search(
+        r"Overtraining\. The scores .* differ by more than chance for classes 0, 1 \(p < 0\.005\)", page.words
+    )
+
+
+def test_time_spent_waiting_for_data_is_told_where_it_is_known(trained, tmp_path):
+    history = trained.fits[0].history
+    unknown = replace(history, epochs=tuple(replace(epoch, waiting=0.0) for epoch in history.epochs))
+    _, page = report(changed(trained, history=unknown), tmp_path)
+    assert "waiting" not in page.words
+    epochs = tuple(replace(epoch, seconds=10.0, waiting=2.5, events=1000) for epoch in trained.fits[0].history.epochs)
+    _, page = report(changed(trained, history=replace(trained.fits[0].history, epochs=epochs)), tmp_path)
+    count = len(epochs)
+    assert f"{count * 7.5} s of training, and {count * 2.5} s (25%) of waiting for data" in page.words
+    assert f"{count} epochs in {count * 10.0} s, 100 events/s" in page.words
+
+
+def test_the_most_important_branch_leads(trained, tmp_path):
+    source, page = report(trained, tmp_path)
+    section = source[source.index('<section id="importance">') :]
+    assert re.search(r"<td>(\w+)</td>", section)[1] == "signal"
+    assert "of all 4 branches" in page.words  # uproot adds npt
+
+
+@pytest.mark.parametrize(("classes", "drawn"), [(3, 2 + 2 + 3 + 1 + 1 + 1), (25, 2 + 2 + 6 + 0 + 1 + 1)])
+def test_many_classes_are_drawn_as_far_as_one_can_see_them(classes, drawn, tmp_path):
+    trained = make(tmp_path, classes, events=4000)
+    with trained.generator:
+        source, page = report(trained, tmp_path)
+    assert source.count("<svg") == drawn
+    assert "rise of the loss" in page.words
+    if classes == 3:
+        shares = [text for text in page.all("text") if re.fullmatch(r"[01]\.\d{3}", text)]
+        assert len(shares) >= 9
+    else:
+        assert "These are the first 10 of 25 classes" in page.words
+        assert "The most frequent confusions of 25 classes" in page.words
+
+
+def test_a_class_that_no_test_event_has_leaves_a_report(trained, tmp_path):
+    ones = trained.test.y == 1
+    test = replace(trained.test, y=trained.test.y[ones], scores=trained.test.scores[ones],
+                   weight=trained.test.weight[ones])  # fmt: skip
+    _, page = report(changed(trained, test=test), tmp_path)
+    assert "all events of the test part are of one class" in page.words
+
+
+def test_nine_hundred_branches_stay_below_two_megabytes(tmp_path):
+    rng = np.random.default_rng(1)
+    more = {f"Collection_ofBranches_number{index:03d}": rng.normal(size=300).astype("f4") for index in range(943)}
+    trained = make(tmp_path, events=300, more=more)
+    with trained.generator:
+        source, page = report(trained, tmp_path)
+    assert f"{len(trained.generator.specs.branches)} branches" in page.words
+    assert len(source) < 1_000_000
+
+
+def test_a_roc_curve_of_many_events_is_drawn_with_few_points():
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 2, 200_000)
+    scores = 1 / (1 + np.exp(-rng.normal(y, 1)))[:, None]
+    curve = plots.one_against_others(scored(y, scores), ["a", "b"])
+    assert curve[0].area == binary_auc(y == 1, scores[:, 0])
+    assert len(plots.roc_curves(curve)) < 40_000
+    assert len(plots.rejection_curves(curve)) < 40_000
+
+
+def test_rejection_is_the_inverse_of_the_background_that_is_left():
+    score = np.concatenate([np.linspace(0.5, 1, 100), np.linspace(0, 0.75, 100)])[:, None]
+    (curve,) = plots.one_against_others(scored(np.repeat([1, 0], 100), score), ["background", "signal"])
+    assert curve.rejection_at(0.8) == pytest.approx(100 / (score[100:, 0] >= score[20, 0]).sum())
+    assert np.isnan(curve.rejection_at(0.3))  # no background is left
+
+
+def scored(y, scores):
+    """Scores with weights of 1."""
+    return Scored(y, scores, np.ones(len(y), np.float32), Task.classification(2))

@@ -4,6 +4,7 @@
     workflow.py --files=examples/htautau/files.txt --labels=examples/htautau/labels.txt --model=ex_keras.py --fout=model
     workflow.py --files=ggH.root,VBF.root --labels=ggH,VBF --model=ex_pytorch.py --params=params.json
     workflow.py --files=files.txt
+    workflow.py --predict=model --files=data.root --fout=scores
 
 Without labels the model learns to tell the events from copies of themselves whose columns were shuffled. Results go to
 stdout, progress and notices to stderr. In Python: from mlaas4hep import DataGenerator.
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DataGenerator"]
 
-DEFAULT_BUNDLE = "mlaas4hep_model"
+DEFAULT_BUNDLE, DEFAULT_SCORES = "mlaas4hep_model", "scores"
+FORMATS = ("root", "rntuple", "parquet")
 
 
 def __getattr__(name: str) -> Any:
@@ -67,7 +69,17 @@ def build_parser() -> argparse.ArgumentParser:
     option("--params", metavar="FILE", help="params.json: how to read and train (default: params.json if it is there)")
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
     option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
-    option("--fout", metavar="DIR", default=DEFAULT_BUNDLE, help="folder of the bundle (default: %(default)s)")
+    option(
+        "--predict",
+        metavar="BUNDLE",
+        help="train nothing: write the scores of a bundle for every event, in files that are friends of the inputs",
+    )
+    option("--format", choices=FORMATS, default="root", help="of the scores: %(choices)s (default: %(default)s)")
+    option(
+        "--fout",
+        metavar="DIR",
+        help=f"folder of the bundle, or of the scores (default: {DEFAULT_BUNDLE}, or {DEFAULT_SCORES})",
+    )
     option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
     console.add_verbose(parser, "1: say more, and keep tracebacks")
     return parser
@@ -79,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> int:
-    """Train, and say how it went."""
+    """Train, or score, and say how it went."""
+    if args.predict:
+        return predict(args)
+    args.fout = args.fout or DEFAULT_BUNDLE
     from mlaas4hep.training import train_model
     from mlaas4hep.training.model_file import default_model
     from mlaas4hep.training.run import AlreadyTrained, Watch
@@ -120,6 +135,24 @@ def command(args: argparse.Namespace) -> int:
             console.notice(str(done))
             return 0
     print_result(trained, Path(args.fout))
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write the scores of a bundle, and say where."""
+    from mlaas4hep.errors import ConfigError
+    from mlaas4hep.training.scoring import score_files
+
+    given = [name for name in ("labels", "model", "specs", "resume") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"--{given[0]} is for training, and --predict takes a model that is trained")
+    fout = args.fout or DEFAULT_SCORES
+    for path, events, lost in score_files(
+        args.predict, args.files, fout, args.format, load_params(args.params), args.preproc
+    ):
+        for line in lost:
+            console.notice(line)
+        console.say(f"Scores: {path} ({events} events)")
     return 0
 
 

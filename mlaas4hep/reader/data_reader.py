@@ -384,6 +384,19 @@ class DataReader(Closing):
         """Return all that a chunk is made of, by branch, and the entries that pass the cuts, int64 (events,)."""
         return self._read(start, stop)
 
+    def identifiers(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return the identifier's columns of all entries, those that do not pass the cuts included, (entries,) each.
+
+        Columns that only preprocessing makes are left out.
+        """
+        names = [name for name in self.identifier if name in self._source.columns]
+        try:
+            return _flat(self._source.read(names, start, stop), names)
+        except FileUnreadable:
+            if self.options.on_error == "raise":
+                raise
+        return {name: np.zeros(stop - start, self.available[name].dtype) for name in names}
+
     def _read(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
         needed = self._needed if names is None else self._needs(names)

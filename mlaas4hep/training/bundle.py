@@ -275,6 +275,7 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
         "key": trained.key,
         "task": trained.test.task.name,
         "folds": trained.generator.params.kfold,
+        "outputs": trained.backend.outputs,
         "identifier": list(sample.identifier),
         "normalise": trained.fits[0].generator.sample.options.normalise,
         "command": sys.argv,

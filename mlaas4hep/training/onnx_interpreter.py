@@ -76,10 +76,13 @@ class Interpreter:
         """Return some of a graph's values; `values` holds those that are there already, and gets the others."""
         for node in needed(graph, wanted):
             found = self._outputs(node, values)
-            values.update(zip(node.output, found, strict=False))
+            values.update((name, value) for name, value in zip(node.output, found, strict=False) if value is not None)
         return [values[name] for name in wanted]
 
     def _outputs(self, node: onnx.NodeProto, values: Values) -> list[Any]:
+        absent = [name for name in node.input if name and name not in values]
+        if absent:
+            raise ConfigError(f"the ONNX op {node.op_type} takes {absent[0]}, which cannot be written for TensorFlow")
         given = [values[name] if name else None for name in node.input]
         options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         about = Node(options, self._opset, len(node.output))

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlaas4hep.training.onnx_ops import Node, Op, known
-from mlaas4hep.training.onnx_shapes import dimensions, stack
+from mlaas4hep.training.onnx_shapes import dimensions, entries, stack
 
 
 def _matmul(node: Node, a: Any, b: Any) -> Any:
@@ -154,11 +154,14 @@ def _max_pool(node: Node, x: Any) -> Any:
 def _pool(node: Node, x: Any, edges: list[list[int]], kind: str, filler: float) -> Any:
     if any(map(any, edges)):
         x = tf.pad(x, [[0, 0], *edges, [0, 0]], constant_values=tf.cast(filler, x.dtype))
-    ones = [1] * len(edges)
-    options = {"strides": node.get("strides", ones), "dilations": node.get("dilations", ones)}
-    if kind == "MAX" or max(options["dilations"]) == 1:
-        return tf.nn.pool(x, node.get("kernel_shape"), kind, padding="VALID", **options)
-    raise ValueError("its windows are dilated")
+    window, ones = node.get("kernel_shape"), [1] * len(edges)
+    strides, dilations = node.get("strides", ones), node.get("dilations", ones)
+    leaps = max(dilations) > 1 or any(step > size for step, size in zip(strides, window, strict=True))
+    if not leaps:
+        return tf.nn.pool(x, window, kind, padding="VALID", strides=strides)
+    y = tf.nn.pool(x, window, kind, padding="VALID", dilations=dilations)  # which has no strides then
+    some = [slice(None), *(slice(None, None, step) for step in strides)]
+    return y[tuple(some)]
 
 
 def _average_pool(node: Node, x: Any) -> Any:
@@ -239,17 +242,20 @@ def _resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any 
     mode, rank = node.get("mode", "nearest"), len(x.shape)
     if mode not in ("nearest", "linear") or node.get("antialias", 0):
         raise ValueError(f"its mode is '{mode}'")
-    over = node.get("axes", list(range(rank)))
-    for index, axis in enumerate(over):
-        if scales is not None and len(scales):
-            scale = float(known(scales)[index])
-            new = int(np.floor(x.shape[axis] * scale)) if x.shape[axis] is not None else None
+    new_sizes = None if sizes is None else entries(sizes)
+    for index, axis in enumerate(node.get("axes", list(range(rank)))):
+        old = x.shape[axis]
+        if old is None:
+            continue  # events are not resized
+        if new_sizes is None:
+            scale = float(known(scales, "the scale")[index])
+            new = int(np.floor(old * scale))
         else:
-            new = int(known(sizes, "the size")[index])
-            scale = new / x.shape[axis]
-        if scale == 1:
+            new = int(new_sizes[index])
+            scale = new / old
+        if new == old and scale == 1:
             continue
-        weights = _cells(node, mode, x.shape[axis], new, scale)
+        weights = _cells(node, mode, old, new, scale)
         x = tf.tensordot(x, weights, [[axis], [0]])
         order = list(range(rank - 1))
         order.insert(axis, rank - 1)
@@ -257,10 +263,8 @@ def _resize(node: Node, x: Any, roi: Any = None, scales: Any = None, sizes: Any 
     return x
 
 
-def _cells(node: Node, mode: str, old: int, new: int | None, scale: float) -> np.ndarray:
+def _cells(node: Node, mode: str, old: int, new: int, scale: float) -> np.ndarray:
     """Return the matrix (old, new) of a resized dimension."""
-    if new is None:
-        raise ValueError("it resizes the events")
     places, way = np.arange(new), node.get("coordinate_transformation_mode", "half_pixel")
     if way == "align_corners":
         at = places * ((old - 1) / max(new - 1, 1))

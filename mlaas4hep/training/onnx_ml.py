@@ -111,29 +111,41 @@ def _sums(node: Node, x: Any, role: str, targets: int) -> Any:
 
 
 def _tree_regressor(node: Node, x: Any) -> Any:
-    scores = _sums(node, x, "target", node.get("n_targets", 1)) + _floats(node, "base_values", 0.0)
-    return _transformed(node, scores)
+    targets, kind = node.get("n_targets", 1), node.get("post_transform", "NONE")
+    scores = _sums(node, x, "target", targets) + _floats(node, "base_values", 0.0)
+    return scores if targets == 1 and kind != "PROBIT" else _transformed(node, scores)  # as ONNX Runtime does it
 
 
-def _tree_classifier(node: Node, x: Any) -> Any:
-    classes, used = len(_labels(node)), sorted(set(node.get("class_ids")))
-    base = _floats(node, "base_values", 0.0)
+def _tree_classifier(node: Node, x: Any) -> tuple[Any, Any]:
+    """Return label and scores; where all leaves are of the first of two classes, they speak for the second.
+
+    Which label it is of two ONNX Runtime has rules of its own for, so there is none.
+    """
+    classes, base = len(_labels(node)), _floats(node, "base_values", 0.0)
     scores = _sums(node, x, "class", classes)
-    if classes > 2 or len(used) > 1:
-        return _classified(node, scores + base)
-    return _classified(node, scores[:, used[0] : used[0] + 1] + base[-1:], min(node.get("class_weights")) >= 0)
+    if classes == 2 and set(node.get("class_ids")) == {0} and len(base) == 1:
+        return None, _of_two(node, scores[:, :1] + base, min(node.get("class_weights")) >= 0)
+    if base.any() and (classes == 2 or len(base) != classes):
+        raise ValueError("it adds one number to the scores of several classes")
+    scores = _transformed(node, scores + base)
+    return _label(node, tf.argmax(scores, axis=1)) if classes > 2 else None, scores
 
 
-def _linear_classifier(node: Node, x: Any) -> Any:
-    intercepts, x = _floats(node, "intercepts", 0.0), tf.cast(x, tf.float32)
-    weights = _floats(node, "coefficients").reshape(-1, x.shape[1]).T
-    return _classified(node, tf.matmul(x, weights) + intercepts)
+def _linear_classifier(node: Node, x: Any) -> tuple[Any, Any]:
+    scores = _linear(node, x)
+    if scores.shape[1] == 1 and len(_labels(node)) == 2:
+        return _label(node, tf.cast(scores[:, 0] > 0, tf.int32)), _of_two(node, scores, True)
+    return _label(node, tf.argmax(scores, axis=1)), _transformed(node, scores)
 
 
 def _linear_regressor(node: Node, x: Any) -> Any:
-    intercepts, x = _floats(node, "intercepts", 0.0), tf.cast(x, tf.float32)
-    weights = _floats(node, "coefficients").reshape(node.get("targets", 1), -1).T
-    return _transformed(node, tf.matmul(x, weights) + intercepts)
+    scores = _linear(node, x)
+    return scores if scores.shape[1] == 1 else _transformed(node, scores)
+
+
+def _linear(node: Node, x: Any) -> Any:
+    weights = _floats(node, "coefficients").reshape(-1, x.shape[1]).T
+    return tf.matmul(tf.cast(x, tf.float32), weights) + _floats(node, "intercepts", 0.0)
 
 
 def _floats(node: Node, name: str, default: float | None = None) -> np.ndarray:
@@ -145,18 +157,22 @@ def _labels(node: Node) -> np.ndarray:
     return np.array(next(node.get(name) for name in names if node.get(name)))
 
 
-def _classified(node: Node, scores: Any, probabilities: bool = False) -> Any:
-    """Return the label, and a number for each class; of one number for two classes, those of both are made.
+def _of_two(node: Node, score: Any, is_part: bool) -> Any:
+    """Return scores (events, 2) of one number for two classes, (events, 1), as ONNX Runtime makes them.
 
     Args:
-        scores: (events, classes), or (events, 1).
-        probabilities: whether one number is a probability.
+        is_part: the numbers of both classes add up to 1, not to 0.
     """
-    labels = _labels(node)
-    if scores.shape[1] == 1 and len(labels) == 2:
-        scores = tf.concat([1 - scores if probabilities else -scores, scores], 1)
-    label = tf.gather(tf.constant(labels), tf.argmax(scores, axis=1))
-    return label, _transformed(node, scores)
+    kind = node.get("post_transform", "NONE")
+    if kind == "LOGISTIC":
+        return tf.concat([tf.sigmoid(-score), tf.sigmoid(score)], 1)
+    if kind == "PROBIT":
+        raise ValueError("its transformation is PROBIT")
+    return tf.concat([1 - score if is_part else -score, score], 1)
+
+
+def _label(node: Node, place: Any) -> Any:
+    return tf.gather(tf.constant(_labels(node)), place)
 
 
 def _transformed(node: Node, scores: Any) -> Any:
@@ -170,8 +186,6 @@ def _transformed(node: Node, scores: Any) -> Any:
     if kind == "SOFTMAX_ZERO":
         powers = tf.where(tf.abs(scores) > 1e-7, tf.exp(scores - tf.reduce_max(scores, 1, keepdims=True)), 0.0)
         return powers / tf.reduce_sum(powers, 1, keepdims=True)
-    if kind == "PROBIT":
-        return tf.math.ndtri(scores)
     raise ValueError(f"its transformation is {kind}")
 
 

@@ -92,8 +92,8 @@ def _cast(node: Node, x: Any) -> Any:
 
 
 def _clip(node: Node, x: Any, low: Any = None, high: Any = None) -> Any:
-    x = x if low is None else tf.maximum(x, low)
-    return x if high is None else tf.minimum(x, high)
+    kind = tf.as_dtype(x.dtype)  # without a bound, infinity becomes the largest number
+    return tf.minimum(tf.maximum(x, kind.min if low is None else low), kind.max if high is None else high)
 
 
 def _gelu(node: Node, x: Any) -> Any:

@@ -114,6 +114,9 @@ def _unroll(step: Step, given: list[Any], state: tuple[Any, Any], lengths: Any, 
             there = tf.expand_dims(tf.less(place, lengths), 1)
             h, c = tf.where(there, new_h, h), tf.where(there, new_c, c)
             outputs[place] = tf.where(there, new_h, tf.zeros_like(new_h))
+    if lengths is not None:  # ONNX Runtime does not give back the first state where there is nothing
+        some = tf.expand_dims(lengths > 0, 1)
+        h, c = tf.where(some, h, tf.zeros_like(h)), tf.where(some, c, tf.zeros_like(c))
     return outputs, h, c
 
 

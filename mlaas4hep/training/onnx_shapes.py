@@ -141,6 +141,9 @@ def _bound(value: Any) -> Any:
 
 def _counted(indices: Any, size: Any) -> Any:
     """Return indices with negative ones counted from the end."""
+    fixed = tf.get_static_value(indices)
+    if fixed is not None and not tf.is_tensor(size):
+        return np.where(fixed < 0, fixed + size, fixed).astype(fixed.dtype)
     return tf.where(tf.less(indices, 0), indices + tf.cast(size, indices.dtype), indices)
 
 

@@ -11,10 +11,12 @@ from scripts import ROOT
 FLOORS = {"io": 1, "reader": 2, "stream": 3, "training": 4, "serving": 5}
 HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
+TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")
 OWNERS = {
     "keras": {"training/keras_backend.py"},
-    "torch": {"training/torch_backend.py"},
-    "onnx": {"training/onnx_graph.py"},
+    "torch": {"training/torch_backend.py", "training/torch_dataset.py"},
+    "onnx": {"training/onnx_graph.py", *(f"training/{name}.py" for name in TENSORFLOW)},
+    "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
     "sklearn": {"training/sklearn_backend.py"},
     "xgboost": {"training/xgboost_backend.py"},
     "starlette": {"serving/app.py", "serving/guard.py"},

@@ -14,17 +14,23 @@ from tinyroot import write_tree
 FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
 FAST = {"nevts": 1500, "epochs": 2, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
 BUNDLE = {
+    "assets",
     "epochs.csv",
     "example.json",
     "labels.txt",
     "metrics.json",
     "model.onnx",
+    "model.pb",
     "model.py",
     "params.json",
+    "params_tfaas.json",
     "report.html",
+    "saved_model.pb",
     "specs.json",
     "training.json",
     "upload.json",
+    "upload_tfaas.json",
+    "variables",
 }
 
 

@@ -10,6 +10,8 @@
     metrics.json, epochs.csv    figures of every epoch and of the test part; every epoch as a table
     folds/0, ...    with `kfold`, the model, its graph and its specs that never saw fold 0; model.onnx is their mean
     labels.txt, params.json, upload.json    what a TFaaS server is told
+    assets/, variables/, saved_model.pb    the graph as SavedModel, which a stock TFaaS server runs
+    model.pb, params_tfaas.json, upload_tfaas.json    the same as a frozen graph, for its form
     example.json    a few events of the test part with their true labels, as tfaas_client.py --predict takes them
     report.html     the run for people
 
@@ -18,9 +20,11 @@ A bundle appears whole or not at all; loading one never unpickles anything.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -32,6 +36,7 @@ from typing import Any
 import numpy as np
 
 import mlaas4hep
+from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, first_line, require
 from mlaas4hep.files import new_directory, read_text, write_json
 from mlaas4hep.reader.preproc import Preproc
@@ -53,7 +58,8 @@ EXAMPLES = 8
 CONTENT = {
     "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
     "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
-    "epochs.csv", "folds",
+    "epochs.csv", "folds", "assets", "variables", "saved_model.pb", "model.pb", "params_tfaas.json",
+    "upload_tfaas.json",
 }  # fmt: skip
 """Every name that a bundle may have in it; a folder with others is not replaced by one."""
 
@@ -192,8 +198,9 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
             (folder / "model.onnx").unlink(missing_ok=True)
             problem = first_line(error)
         else:
-            write_json(folder / "params.json", _tfaas_params(trained))
-            write_json(folder / "upload.json", _upload(trained))
+            write_json(folder / "params.json", _tfaas_params(trained, "model.onnx"))
+            write_json(folder / "upload.json", _upload(trained, "model.onnx", "params.json"))
+            _write_for_tfaas(folder, trained)
     log.remove()
     if problem:
         raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
@@ -240,6 +247,26 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
         _check_onnx(path, trained, fit)
     if trained.folds:
         describe(onnx_graph.mean(graphs), folder / "model.onnx")
+
+
+def _write_for_tfaas(folder: Path, trained: Trained) -> None:
+    """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return  # a server of ours needs none of it
+    from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
+
+    try:
+        write_frozen_graph(folder / "model.onnx", folder / "model.pb")
+        write_saved_model(folder / "model.onnx", folder)
+    except ConfigError as error:
+        console.notice(f"the bundle is for our own server alone, and not for stock TFaaS: {error}")
+        for name in ("assets", "variables"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("model.pb", "saved_model.pb"):
+            (folder / name).unlink(missing_ok=True)
+        return
+    write_json(folder / "params_tfaas.json", _tfaas_params(trained, "model.pb"))
+    write_json(folder / "upload_tfaas.json", _upload(trained, "model.pb", "params_tfaas.json"))
 
 
 def _check_onnx(path: Path, trained: Trained, fit: Fit) -> None:
@@ -307,11 +334,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _tfaas_params(trained: Trained) -> dict[str, Any]:
+def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
     classes = ", ".join(trained.generator.classes)
     return {
         "name": trained.name,
-        "model": "model.onnx",
+        "model": model,
         "labels": "labels.txt",
         "description": f"{trained.backend.framework}, {trained.file.path.name}, classes {classes}",
         "timestamp": time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime()),
@@ -327,8 +354,8 @@ def _tfaas_params(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _upload(trained: Trained) -> dict[str, str]:
-    return {"model": "model.onnx", "labels": "labels.txt", "name": trained.name, "params": "params.json"}
+def _upload(trained: Trained, model: str, params: str) -> dict[str, str]:
+    return {"model": model, "labels": "labels.txt", "name": trained.name, "params": params}
 
 
 def _example(trained: Trained, examples: Batch) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import xgboost
 
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, require
-from mlaas4hep.stream import Batch
+from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training.backend import Shapes
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.tables import Rows
@@ -103,25 +103,16 @@ class XGBoostBackend:
 
     def _chunks(self, batches: Callable[[], Iterable[Batch]], column: int | None) -> Callable[[], Iterable[_Chunk]]:
         def chunks() -> Iterable[_Chunk]:
-            waiting: list[Batch] = []
-            for batch in batches():
+            for batch in _joined(batches()):
                 if (batch.weight < 0).any():
                     raise ConfigError(
                         "XGBoost takes no negative weights",
                         hint="give another 'weight' in the params, as abs(...) of it, or train a network",
                     )
-                waiting.append(batch)
-                if sum(map(len, waiting)) >= ROWS:
-                    yield self._chunk(Batch.concatenate(waiting), column)
-                    waiting = []
-            if waiting:
-                yield self._chunk(Batch.concatenate(waiting), column)
+                y = batch.y if column is None else batch.y[:, column]
+                yield {"data": self._rows.of(batch.inputs), "label": y, "weight": batch.weight}
 
         return chunks
-
-    def _chunk(self, batch: Batch, column: int | None) -> _Chunk:
-        y = batch.y if column is None else batch.y[:, column]
-        return {"data": self._rows.of(batch.inputs), "label": y, "weight": batch.weight}
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""
@@ -183,6 +174,37 @@ def _matrix(chunks: Callable[[], Iterable[_Chunk]], limit: float, cache: str, **
     if sum(chunk["data"].size for chunk in chunks()) <= limit:  # of a byte each, the number of a bin
         return xgboost.QuantileDMatrix(_Source(chunks, None), **more)
     return xgboost.ExtMemQuantileDMatrix(_Source(chunks, cache), **more)
+
+
+class EventIterator(_Source):
+    """The events of a generator, for matrices of your own.
+
+        data = xgboost.ExtMemQuantileDMatrix(EventIterator(generator, "train", cache="/tmp/train"))
+
+    Where there is no value stands NaN. Labels come as the generator has them, in the order of its first epoch.
+    """
+
+    def __init__(self, generator: DataGenerator, part: str = "train", cache: str | None = None) -> None:
+        """Read a part; `cache` is where XGBoost may keep it on disk, the beginning of names of files."""
+        rows = Rows(generator.shapes, missing=True)
+
+        def chunks() -> Iterator[_Chunk]:
+            for batch in _joined(generator.batches(part)):
+                yield {"data": rows.of(batch.inputs), "label": batch.y, "weight": batch.weight}
+
+        super().__init__(chunks, cache)
+
+
+def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Put batches together until they have ROWS events."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= ROWS:
+            yield Batch.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield Batch.concatenate(waiting)
 
 
 class _Rounds(xgboost.callback.TrainingCallback):

@@ -1,0 +1,52 @@
+"""The stream of events as a data set of TensorFlow's, which `fit` of a Keras model takes.
+
+with DataGenerator(["ggH.root", "VBF.root"], ["ggH", "VBF"]) as generator:
+    model.fit(event_dataset(generator), validation_data=event_dataset(generator, "valid"), epochs=10)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.errors import require
+from mlaas4hep.reader.inputs import VECTOR
+from mlaas4hep.stream import DataGenerator
+from mlaas4hep.training.backend import array_shapes, choose
+from mlaas4hep.training.task import Task
+
+
+def event_dataset(generator: DataGenerator, part: str = "train", takes: Sequence[str] = (VECTOR,)) -> Any:
+    """Return a tf.data.Dataset of (inputs, y, weight); each pass over it is the next epoch.
+
+    Args:
+        takes: names of the inputs and masks that the model is given; one comes as a tensor, several come as a dict.
+
+    Raises:
+        ConfigError: there is no such input.
+        PackageMissing: TensorFlow is not installed.
+    """
+    tf = require("tensorflow", "keras", "a data set of TensorFlow's")
+    names = choose(takes, generator.shapes, "the model") if VECTOR not in generator.shapes else tuple(takes)
+    shapes = array_shapes(generator.shapes)
+    shapes |= {"mask": shapes[VECTOR]} if VECTOR in shapes else {}
+    task = Task.of(generator.sample.labels)
+    width = len(task.classes)
+    epochs = count()
+
+    def given(arrays: dict[str, Any]) -> Any:
+        return arrays if len(names) > 1 else arrays[names[0]]
+
+    def batches() -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+        epoch = next(epochs) if part == "train" else 0
+        for batch in generator.batches(part, epoch):
+            yield given({name: batch.inputs[name].astype(np.float32) for name in names}), batch.y, batch.weight
+
+    inputs = given({name: tf.TensorSpec((None, *shapes[name]), tf.float32) for name in names})
+    y = tf.TensorSpec((None,), tf.int64) if task.name == "classification" else tf.TensorSpec((None, width), tf.float32)
+    return tf.data.Dataset.from_generator(
+        batches, output_signature=(inputs, y, tf.TensorSpec((None,), tf.float32))
+    ).prefetch(1)

@@ -1,0 +1,158 @@
+"""What stock TFaaS servers are given computes what a bundle's ONNX graph does, by the names they feed and fetch."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from scripts import ROOT
+from test_onnx_graph import raw_events, specs_of_odd_columns
+from test_onnx_ops import ROWS, graph_of, grow, onnx_scores, weights
+from test_statistics import expected
+
+from mlaas4hep.config import Params, parse_inputs
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.io import Jagged
+from mlaas4hep.reader import VectorLayout
+from mlaas4hep.reader.inputs import Inputs
+from mlaas4hep.stream import DataGenerator
+from mlaas4hep.training import train_model
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.onnx_graph import with_inputs
+from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
+from mlaas4hep.training.task import Task
+
+tf = pytest.importorskip("tensorflow")
+
+
+def session_scores(folder, samples):
+    """What the Go server does: load for the tag `serve`, feed and fetch by the names of operations."""
+    with warnings.catch_warnings(), tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        warnings.simplefilter("ignore")
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        return [session.run("StatefulPartitionedCall:0", {"serving_default_inputs_input:0": x}) for x in samples]
+
+
+def frozen_scores(path, samples):
+    definition = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    assert not [node.name for node in definition.node if "Var" in node.op]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(definition, name="")
+        return [session.run("scores:0", {"inputs:0": x}) for x in samples]
+
+
+def check(folder, samples, tolerance):
+    """Both graphs in a folder give the scores that its ONNX graph gives for samples of events."""
+    model = onnx.load(folder / "model.onnx")
+    saved, frozen = session_scores(folder / "saved", samples), frozen_scores(folder / "frozen.pb", samples)
+    for events, one, other in zip(samples, saved, frozen, strict=True):
+        truth = onnx_scores(model, events)
+        assert np.isfinite(truth).all()
+        np.testing.assert_allclose(one, truth, atol=tolerance, rtol=0)
+        np.testing.assert_allclose(other, truth, atol=tolerance, rtol=0)
+
+
+def object_inputs():
+    """Jets, sorted and padded to 5, and numbers of the event; raw events have up to 6 jets."""
+    rng = np.random.default_rng(5)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 7, 300))])
+    table = {
+        "pt": Jagged(offsets, rng.exponential(30, offsets[-1]).astype("f4")),
+        "eta": Jagged(offsets, rng.normal(size=offsets[-1]).astype("f4")),
+        "met": rng.exponential(50, 300),
+        "hits": rng.normal(size=(300, 3)).astype("f4"),
+    }
+    params = {"jets": {"branches": ["eta", "pt"], "length": 5, "sort": "-pt"}, "event": {"branches": ["met", "hits"]}}
+    inputs = Inputs.of(expected([(table, 300)]), parse_inputs(params))
+    x = inputs.rows(table, 300)[0]["x"]
+    x[0], x[1], x[2], x[3] = np.nan, np.inf, -np.inf, 3e38
+    return inputs, x
+
+
+def vector_inputs():
+    specs = specs_of_odd_columns()
+    return Inputs.of(specs), raw_events(VectorLayout.of(specs), np.random.default_rng(1))
+
+
+def write_onnx(name, path, classes=2):
+    """Write a shipped model with its inputs in front, as a bundle does, and return raw events for it."""
+    vector = name in ("ex_keras", "ex_pytorch")
+    inputs, x = vector_inputs() if vector else object_inputs()
+    file, shapes = load_model_file(f"{name}.py"), {one.name: one.shape for one in inputs.members}
+    backend = make_backend(file, shapes, Task.classification(classes), Params(seed=3))
+    backend.export(path)
+    onnx.save(with_inputs(onnx.load(path), inputs, backend.takes), path)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("ex_keras", 3), ("ex_pytorch", 2), ("ex_deepsets_keras", 2), ("ex_deepsets_pytorch", 3),
+     ("ex_transformer_keras", 2), ("ex_transformer_pytorch", 2)],
+)  # fmt: skip
+def test_shipped_models_give_the_same_scores_by_the_names_that_tfaas_uses(name, classes, tmp_path, capfd):
+    x = write_onnx(name, tmp_path / "model.onnx", classes)
+    capfd.readouterr()
+    write_saved_model(tmp_path / "model.onnx", tmp_path / "saved")
+    write_frozen_graph(tmp_path / "model.onnx", tmp_path / "frozen.pb")
+    assert capfd.readouterr() == ("", "")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"assets", "variables", "saved_model.pb"}
+    check(tmp_path, [x[:1], x[:7], x], 1e-5)
+
+
+def test_trees_without_weights_of_a_network_are_served_by_the_same_names(tmp_path):
+    rng = np.random.default_rng(0)
+    options, leaves = grow(rng, ["BRANCH_LT"])
+    options |= weights(rng, leaves, "class", (0,)) | {"classlabels_int64s": [0, 1], "post_transform": "LOGISTIC"}
+    node = helper.make_node("TreeEnsembleClassifier", ["inputs"], ["label", "scores"], domain="ai.onnx.ml", **options)
+    x = rng.normal(0, 2, (7, 6)).astype(np.float32)
+    onnx.save(graph_of([node], x, {}), tmp_path / "model.onnx")
+    write_saved_model(tmp_path / "model.onnx", tmp_path / "saved")
+    write_frozen_graph(tmp_path / "model.onnx", tmp_path / "frozen.pb")
+    check(tmp_path, [x[:1], x], 1e-6)
+
+
+@pytest.mark.parametrize(("model", "kfold"), [("ex_xgboost", 0), ("ex_sklearn", 0), ("ex_pytorch", 2)])
+def test_a_bundle_is_a_saved_model_and_has_a_frozen_graph(model, kfold, tmp_path):
+    """What a whole run leaves, asked by TensorFlow's session as TFaaS does, against ONNX Runtime."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 900)
+    write_events(tmp_path / "a.root", 900, kind=kind, shift=(kind + rng.normal(size=900)).astype("f4"))
+    params = Params(kfold=kfold, epochs=1)
+    train_model(str(tmp_path / "a.root"), "kind", f"{model}.py", params, fout=tmp_path / "saved")
+    with DataGenerator(str(tmp_path / "a.root"), "kind", {}, str(tmp_path / "saved" / "specs.json")) as generator:
+        x = generator.examples(100, raw=True).x
+    (tmp_path / "model.onnx").write_bytes((tmp_path / "saved" / "model.onnx").read_bytes())
+    (tmp_path / "frozen.pb").write_bytes((tmp_path / "saved" / "model.pb").read_bytes())
+    check(tmp_path, [x[:1], x], 1e-5)
+    upload = json.loads((tmp_path / "saved" / "upload_tfaas.json").read_text())
+    told = json.loads((tmp_path / "saved" / upload["params"]).read_text())
+    assert (upload["model"], told["model"]) == ("model.pb", "model.pb")
+    assert (told["input_node"], told["output_node"], told["name"]) == ("inputs", "scores", upload["name"])
+
+
+def test_what_cannot_be_written_is_one_line_that_names_the_op(tmp_path):
+    nodes = [helper.make_node("Det", ["inputs"], ["a"]), helper.make_node("Own", ["a"], ["scores"], domain="mine"),
+             helper.make_node("Unknown", ["a"], ["nobody wants this"])]  # fmt: skip
+    onnx.save(graph_of(nodes, ROWS, {}), tmp_path / "model.onnx")
+    for write in (write_saved_model, write_frozen_graph):
+        with pytest.raises(ConfigError) as caught:
+            write(tmp_path / "model.onnx", tmp_path / "out")
+        assert str(caught.value) == "the ONNX ops Det, mine.Own cannot be written for TensorFlow"
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_printed_even_where_tensorflow_was_not_imported_before(tmp_path):
+    onnx.save(graph_of([helper.make_node("Relu", ["inputs"], ["scores"])], ROWS, {}), tmp_path / "model.onnx")
+    code = (
+        "import sys; from pathlib import Path; from mlaas4hep.training.saved_model import write_saved_model;"
+        "assert 'tensorflow' not in sys.modules; write_saved_model(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "model.onnx", tmp_path / "saved"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

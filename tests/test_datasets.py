@@ -41,7 +41,7 @@ def whole(files, part="train", epoch=0):
     return batches, sum((rows(batch.x, batch.y) for batch in batches), Counter())
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_processes_of_a_loader_share_the_events_of_an_epoch(files, workers):
     dataset = EventDataset(files, LABELS, PARAMS)
     assert dataset.classes == ("a", "b")
@@ -76,11 +76,13 @@ def test_keras_fits_on_a_data_set_whose_passes_are_epochs(files):
             found = [(x.numpy(), y.numpy(), w.numpy()) for x, y, w in dataset]
             assert [x.tobytes() for x, _, _ in found] == [batch.x.tobytes() for batch in batches]
             assert [y.tobytes() for _, y, _ in found] == [batch.y.tobytes() for batch in batches]
-        inputs, y, _ = next(iter(event_dataset(generator, "valid", ("x", "mask"))))
+        inputs, _, _ = next(iter(event_dataset(generator, "valid", ("x", "mask"))))
         assert set(inputs) == {"x", "mask"}
         model = keras.Sequential([keras.Input(generator.shapes["x"]), keras.layers.Dense(1, activation="sigmoid")])
         model.compile(loss="binary_crossentropy")
-        history = model.fit(dataset, validation_data=event_dataset(generator, "valid"), epochs=2, verbose=0)
+        history = model.fit(
+            dataset, validation_data=event_dataset(generator, "valid"), epochs=2, verbose=0, shuffle=False
+        )
     assert len(history.history["val_loss"]) == 2
 
 

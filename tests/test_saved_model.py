@@ -13,6 +13,7 @@ from scripts import ROOT
 from test_onnx_graph import raw_events, specs_of_odd_columns
 from test_onnx_ops import ROWS, graph_of, grow, onnx_scores, weights
 from test_statistics import expected
+from tinyroot import write_events
 
 from mlaas4hep.config import Params, parse_inputs
 from mlaas4hep.errors import ConfigError

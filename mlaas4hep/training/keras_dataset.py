@@ -14,7 +14,7 @@ import numpy as np
 
 from mlaas4hep.errors import require
 from mlaas4hep.reader.inputs import VECTOR
-from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.training.backend import array_shapes, choose
 from mlaas4hep.training.task import Task
 
@@ -47,6 +47,9 @@ def event_dataset(generator: DataGenerator, part: str = "train", takes: Sequence
 
     inputs = given({name: tf.TensorSpec((None, *shapes[name]), tf.float32) for name in names})
     y = tf.TensorSpec((None,), tf.int64) if task.name == "classification" else tf.TensorSpec((None, width), tf.float32)
-    return tf.data.Dataset.from_generator(
-        batches, output_signature=(inputs, y, tf.TensorSpec((None,), tf.float32))
-    ).prefetch(1)
+    signature = (inputs, y, tf.TensorSpec((None,), tf.float32))
+    found = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    if generator.params.balance != "sampling" or part != "train":  # else no two epochs are of the same length
+        events = int(generator.sample.composition.totals[PARTS.index(part)]) * (1 + generator.sample.labels.contrast)
+        found = found.apply(tf.data.experimental.assert_cardinality(-(-events // generator.params.batch_size)))
+    return found.prefetch(1)

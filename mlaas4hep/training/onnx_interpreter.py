@@ -87,18 +87,11 @@ class Interpreter:
         options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         about = Node(options, self._opset, len(node.output))
         try:
-            if node.op_type in FLOW:
-                return (
-                    self._loop(options, given, values) if node.op_type == "Loop" else self._if(options, given, values)
-                )
-            function = _table(node)[node.op_type]
-            if all(one is None or isinstance(one, np.ndarray) for one in given):
-                with tf.init_scope():
-                    found = function(about, *given)
-            else:
-                if node.op_type != "Resize":  # the factors of which have to be numbers
-                    given = [self._made(one) for one in given]
-                found = function(about, *given)
+            if node.op_type == "If":
+                return self._if(options, given, values)
+            if node.op_type == "Loop":
+                return self._loop(options, given, values)
+            found = self._computed(node, about, given)
         except MLaaS4HEPError:
             raise
         except Exception as error:  # TensorFlow raises kinds of its own, our functions ValueError
@@ -106,6 +99,15 @@ class Interpreter:
                 f"the ONNX op {node.op_type} cannot be written for TensorFlow: {first_line(error)}"
             ) from error
         return [_settled(one) for one in (found if isinstance(found, tuple) else (found,))]
+
+    def _computed(self, node: onnx.NodeProto, about: Node, given: list[Any]) -> Any:
+        function = _table(node)[node.op_type]
+        if all(one is None or isinstance(one, np.ndarray) for one in given):
+            with tf.init_scope():  # at once, and not as a part of the graph
+                return function(about, *given)
+        if node.op_type != "Resize":  # the factors of which have to be numbers
+            given = [self._made(one) for one in given]
+        return function(about, *given)
 
     def _made(self, value: Any) -> Any:
         """Return weights as a tensor; other constants stay what they are, since shapes and axes must be known."""
@@ -161,7 +163,7 @@ def needed(graph: onnx.GraphProto, wanted: Iterable[str]) -> list[onnx.NodeProto
     for node in reversed(graph.node):
         if names & set(node.output):
             nodes.append(node)
-            names |= {*node.input, *_from_outside(node)}
+            names |= {*node.input, *_from_outside(node)} - {""}
     return nodes[::-1]
 
 

@@ -1,5 +1,6 @@
 # make demo    events, two trained models, a server and its answers, in less than three minutes after installation
 # make test    every test
+# make soak    runs that are killed at thirty random moments, and must end as if they had not been
 # make lint    style and types
 # make bench   what we claim about speed
 # make clean   remove what the others made
@@ -9,13 +10,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test soak lint bench clean
 
 demo: $(VENV)/.demo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/htautau/demo.sh
 
+# Two processes; each of their threads would wait for those of the other.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: $(VENV)/.test
+	@MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
@@ -24,6 +29,7 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_reading.py
+	@$(BIN)/python benchmarks/bench_training.py
 
 clean:
 	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info mlaas4hep/_kernel*

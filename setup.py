@@ -31,6 +31,7 @@ EXTRAS["test"] = [
     "mypy>=1.15",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scikit-learn>=1.5",
     "types-psutil",

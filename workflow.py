@@ -36,6 +36,8 @@ __all__ = ["DataGenerator"]
 
 DEFAULT_BUNDLE, DEFAULT_SCORES = "mlaas4hep_model", "scores"
 FORMATS = ("root", "rntuple", "parquet")
+ROUNDS = 25
+"""Of the rounds of boosted trees beyond the number of epochs, each so-manieth is printed."""
 
 
 def __getattr__(name: str) -> Any:
@@ -116,7 +118,8 @@ def command(args: argparse.Namespace) -> int:
             plot(generator, params.hist)
 
     def report(epoch: Epoch, best: bool, fold: int) -> None:
-        print_epoch(epoch, best, fold if params.kfold else None)
+        if epoch.epoch <= params.epochs or epoch.epoch % ROUNDS == 0:  # trees have many rounds
+            print_epoch(epoch, best, fold if params.kfold else None)
 
     watch = Watch(started, report, args.resume)
     with stopped_by_sigterm(watch):
@@ -182,12 +185,14 @@ def load_params(path: str | None) -> Params:
 
 def print_sample(generator: DataGenerator, backend: Backend) -> None:
     """Print what is trained on what."""
-    specs = generator.specs
+    specs, nouns = generator.specs, {"classification": "classes", "multilabel": "labels", "regression": "targets"}
     console.say(
         f"Sample: {generator.num_entries} events of {len(generator.sample.files)} files,"
         f" {specs.num_flat} flat and {specs.num_jagged} jagged branches, {generator.layout.width} columns,"
-        f" classes {', '.join(generator.classes)}"
+        f" {nouns[generator.params.task]} {', '.join(generator.classes)}"
     )
+    if generator.params.inputs:
+        console.say("Inputs: " + ", ".join(f"{name} {shape}" for name, shape in generator.shapes.items()))
     console.say(f"Model : {backend.framework}, {backend.size()}, {backend.outputs} outputs")
 
 

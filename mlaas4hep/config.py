@@ -131,6 +131,7 @@ class Params(BaseModel):
     fit_gb: float = Field(
         4.0, gt=0, strict=False, description="gigabytes (10^9) that models may take that need all events at once"
     )
+    tfaas: bool = Field(True, description="write also what a stock TFaaS server takes: a SavedModel and a frozen graph")
     tensorboard: str = Field("", description="folder for TensorBoard's event files; empty: none")
     workers: int = Field(1, ge=1, description="threads that read ahead")
     cache: bool = Field(True, description="keep events on disk as they were made, so that later epochs need not read")

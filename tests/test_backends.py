@@ -77,6 +77,14 @@ def model(idim):
     net.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
     return net
 """,
+    "keras, activations that tf2onnx knows by other names": """
+import keras
+def model(idim):
+    x = keras.Input((idim,))
+    hidden = keras.layers.Dense(16, activation="gelu")(x)
+    hidden = keras.layers.Dense(16, activation="celu")(hidden)
+    return keras.Model(x, keras.layers.Dense(1)(hidden + keras.ops.log1p(keras.ops.relu(hidden))))
+""",
     "keras, with mask, loss and optimizer": """
 import keras
 def model(idim):

@@ -108,11 +108,11 @@ def load_weights(backend, bundle):
     if backend.framework == "keras":
         import keras
 
-        backend.restore(keras.saving.load_model(bundle / "model.keras", compile=False).get_weights())
+        backend.model.set_weights(keras.saving.load_model(bundle / "model.keras", compile=False).get_weights())
     else:
         import torch
 
-        backend.restore(torch.load(bundle / "model.pt", weights_only=True))
+        backend.model.load_state_dict(torch.load(bundle / "model.pt", weights_only=True))
 
 
 def test_the_server_gives_the_scores_of_the_framework(bundle, url):

@@ -161,7 +161,7 @@ def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
 
 
 KILLED = ["--files=a.root", "--labels=kind", "--model=small.py", "--params=p.json", "--resume"]
-RUN = {"epochs": 4, "batch_size": 16, "chunk_size": 300, "checkpoint": 0, "patience": 9}
+RUN = {"tfaas": False, "epochs": 4, "batch_size": 16, "chunk_size": 300, "checkpoint": 0, "patience": 9}
 
 
 def figures_of(bundle):
@@ -173,16 +173,16 @@ def figures_of(bundle):
     return metrics
 
 
-@pytest.mark.parametrize(("text", "kfold"), [(SMALL, 0), (SMALL, 2), (SMALL_KERAS, 0)], ids=["torch", "folds", "keras"])
+@pytest.mark.parametrize(("text", "kfold"), [(SMALL, 2), (SMALL_KERAS, 0)], ids=["torch, folds", "keras"])
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(text, kfold, tmp_path):
-    """Killed at random moments of the training; `make soak` does it more often."""
+    """Killed at random moments of the training; `make soak` does it thirty times."""
     write_sample(tmp_path, 600)
     write_model(tmp_path, text)
     (tmp_path / "p.json").write_text(json.dumps({**RUN, "kfold": kfold}))
     whole = run_script("workflow.py", *KILLED, "--fout=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     rng, kills = random.Random(kfold), 0
-    for _ in range(3):
+    for _ in range(int(os.environ.get("MLAAS4HEP_KILLS", "3"))):
         command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=killed"]
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             path = tmp_path / ("killed.fold0.checkpoint" if kfold else "killed.checkpoint")

@@ -239,7 +239,7 @@ class DataGenerator(Closing):
                 rows = self._rng(_ROWS, epoch, block.file, block.start).permutation(rows)
             return Picks.of(events, rows)
 
-        return Lane(iter(blocks), load, pool)
+        return Lane(iter(blocks), load, pool, max(1, self.params.workers // len(self._lanes)))
 
     def _owners(self, world: int) -> dict[Block, int]:
         """Give each block of a file to one of so many ranks, in turn to the one that has the fewest events."""

@@ -10,6 +10,7 @@ lanes, each file is a lane of its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,13 +100,17 @@ def _level(lengths: Sequence[int], total: int) -> list[int]:
 
 
 class Lane:
-    """Blocks one after the other, of which one is being read ahead while another is given away."""
+    """Blocks one after the other, of which `depth` are being read ahead while another is given away."""
 
-    def __init__(self, blocks: Iterator[Block], load: Callable[[Block], Picks], pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, blocks: Iterator[Block], load: Callable[[Block], Picks], pool: ThreadPoolExecutor, depth: int = 1
+    ) -> None:
         self._blocks = blocks
         self._load = load
         self._pool = pool
-        self._ahead = self._submit()
+        self._ahead: deque[tuple[Block, Future[Picks]]] = deque()
+        for _ in range(depth):
+            self._submit()
         self._events: Picks | None = None
         self._entries = self._given = 0
 
@@ -124,15 +129,15 @@ class Lane:
                 self._events = None
 
     def _next(self) -> None:
-        assert self._ahead is not None  # `shares` never gives out more than there is
-        block, future = self._ahead
+        block, future = self._ahead.popleft()  # `shares` never gives out more than there is
         self._events = future.result()
         self._entries, self._given = block.stop - block.start, 0
-        self._ahead = self._submit()
+        self._submit()
 
-    def _submit(self) -> tuple[Block, Future[Picks]] | None:
+    def _submit(self) -> None:
         block = next(self._blocks, None)
-        return None if block is None else (block, self._pool.submit(self._load, block))
+        if block is not None:
+            self._ahead.append((block, self._pool.submit(self._load, block)))
 
 
 def _distribute(members: Sequence[int], entries: Sequence[int], count: int) -> list[list[int]]:

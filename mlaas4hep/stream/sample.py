@@ -56,7 +56,7 @@ WEIGHT = "weight"
 
 BESIDE = (
     *("workers", "cache", "cache_gb", "timeout", "retries", "redirector", "verbose", "hist", "name"),
-    *("checkpoint", "tensorboard", "epochs", "patience"),
+    *("checkpoint", "tensorboard", "tfaas", "epochs", "patience"),
 )
 """Parameters that have no say in what batches hold."""
 

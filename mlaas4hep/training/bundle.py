@@ -251,7 +251,7 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
 
 def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
-    if importlib.util.find_spec("tensorflow") is None:
+    if not trained.generator.params.tfaas or importlib.util.find_spec("tensorflow") is None:
         return  # a server of ours needs none of it
     from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
 

@@ -120,6 +120,32 @@ class KerasBackend:
         with silent, warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised; the rest is chatter
             warnings.simplefilter("ignore")
             self._scores.export(path, format="onnx", input_signature=[spec] if len(spec) > 1 else spec, verbose=False)
+        onnx = require("onnx", "keras", "writing a Keras model as ONNX")
+        model = onnx.load(str(path))
+        _replace_unknown_ops(model)
+        onnx.save(model, str(path))
+
+
+def _replace_unknown_ops(model: Any) -> None:
+    """Write what tf2onnx (1.17) calls by TensorFlow's names, and ONNX does not know, in ops that it knows."""
+    from onnx import helper, numpy_helper
+
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.op_type not in ("Erfc", "Expm1", "Log1p") or node.domain:
+            nodes.append(node)
+            continue
+        (source,), (output,) = node.input, node.output
+        inner, one = f"{output}/inner", "mlaas4hep/one"
+        if node.op_type == "Log1p":
+            nodes += [helper.make_node("Add", [source, one], [inner]), helper.make_node("Log", [inner], [output])]
+        else:
+            second, first = ("Erf", [one, inner]) if node.op_type == "Erfc" else ("Exp", [inner, one])
+            nodes += [helper.make_node(second, [source], [inner]), helper.make_node("Sub", first, [output])]
+    if len(nodes) != len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "mlaas4hep/one"))
 
 
 def _packed(variables: Iterable[Any]) -> bytes:

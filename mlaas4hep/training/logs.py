@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mlaas4hep.training.loop import Epoch, flat
 
 
 class EpochLog:
-    """Every epoch of a run; the table is written anew after each."""
+    """Every epoch of a run; the table is written anew after each, once a second at most."""
 
     def __init__(self, path: Path, tensorboard: str = "") -> None:
         """Log to a CSV file, and to a folder of TensorBoard's, unless that is "".
@@ -28,6 +29,7 @@ class EpochLog:
         """
         self.path = path
         self._rows: list[dict[str, Any]] = []
+        self._written = float("-inf")
         self._folder = tensorboard
         self._writers: dict[int, Any] = {}
         if tensorboard:
@@ -36,8 +38,10 @@ class EpochLog:
     def add(self, epoch: Epoch, fold: int = 0) -> None:
         """Log an epoch."""
         self._rows.append({"fold": fold, **flat(epoch)})
-        with new_file(self.path, alone=True) as temporary:
-            temporary.write_text(self.text(), encoding="utf-8")
+        if time.monotonic() - self._written > 1:  # trees have many rounds a second
+            with new_file(self.path, alone=True) as temporary:
+                temporary.write_text(self.text(), encoding="utf-8")
+            self._written = time.monotonic()
         if self._folder:
             self._to_tensorboard(epoch, fold)
 

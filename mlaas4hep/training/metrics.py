@@ -118,16 +118,7 @@ def kolmogorov_smirnov(
     distance = float(np.abs(sums[0] / sums[0][-1] - sums[1] / sums[1][-1]).max())
     n, m = (effective_events(weight) for weight in weights)
     size = n * m / (n + m)
-    return distance, _kolmogorov(distance, size) if size >= FEWEST else float("nan")
-
-
-def _kolmogorov(distance: float, size: float) -> float:
-    """Return the probability of a larger distance, by SciPy if it is there."""
-    try:
-        from scipy.stats import kstwo
-    except ModuleNotFoundError:
-        return asymptotic_kolmogorov(distance, size)
-    return float(kstwo.sf(distance, round(size)))
+    return distance, asymptotic_kolmogorov(distance, size) if size >= FEWEST else float("nan")
 
 
 def asymptotic_kolmogorov(distance: float, size: float) -> float:

@@ -68,20 +68,16 @@ class XGBoostBackend:
     ) -> None:
         """Boost, as long as the estimator's `early_stopping_rounds` says or to the end, and keep the best rounds."""
         columns = [None] if self.task.name == "classification" else list(range(self.outputs))
-        several = len(columns) > 1
+        told = report if len(columns) == 1 else lambda *_: None  # rounds of several are not those of one model
         for column in columns:
-            rounds: list[tuple[float, float]] = []
-            booster = self._boost(lambda: train(0), valid, column, rounds)
-            self._boosters.append(booster)
-            for number, (one, other) in enumerate([] if several else rounds, start=1):
-                report(number, one, other)
+            self._boosters.append(self._boost(lambda: train(0), valid, column, told))
 
     def _boost(
         self,
         train: Callable[[], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
         column: int | None,
-        rounds: list[tuple[float, float]],
+        report: Callable[[int, float, float], None],
     ) -> xgboost.Booster:
         bins = {"max_bin": self._params["max_bin"]} if "max_bin" in self._params else {}
         with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder:
@@ -93,7 +89,7 @@ class XGBoostBackend:
                 self._rounds,
                 evals=[(learnt, "train"), (looked_at, "valid")],
                 early_stopping_rounds=self._patience,
-                callbacks=[_Rounds(rounds)],
+                callbacks=[_Rounds(report)],
                 verbose_eval=False,
             )
             best = trained[: trained.best_iteration + 1] if self._patience else trained
@@ -208,14 +204,14 @@ def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _Rounds(xgboost.callback.TrainingCallback):
-    """Notes the losses of every round."""
+    """Tells the losses of every round."""
 
-    def __init__(self, rounds: list[tuple[float, float]]) -> None:
+    def __init__(self, report: Callable[[int, float, float], None]) -> None:
         super().__init__()
-        self._found = rounds
+        self._report = report
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Note the last metric that the round was measured by, which is also what ends training early."""
+        """Tell the last metric that the round was measured by, which is also what ends training early."""
         train, valid = (list(evals_log[name].values())[-1][-1] for name in ("train", "valid"))
-        self._found.append((float(train), float(valid)))
+        self._report(epoch + 1, float(train), float(valid))
         return False

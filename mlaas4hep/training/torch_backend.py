@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from mlaas4hep.training.task import Output, Task
 LEARNING_RATE = 1e-3
 """Of AdamW, where the model file defines no `optimizer`."""
 
+THREADS = max(1, (os.cpu_count() or 2) - 1)
+"""Cores that PyTorch takes at most: one is left to reading, since threads that wait for one that does not run spin."""
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -33,6 +37,7 @@ class TorchBackend:
     normalised = True
 
     def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task) -> None:
+        torch.set_num_threads(min(torch.get_num_threads(), THREADS))
         self.task = task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)

@@ -140,3 +140,20 @@ def test_the_example_of_a_bundle_is_answered_with_true_labels_beside(bundle, url
     assert [line.split()[-1] for line in lines] == example["labels"]
     assert sorted(set(example["labels"])) == ["VBF", "ggH"]
     assert all(0 <= json.loads(line.split("  ")[0])[0] <= 1 for line in lines)
+
+
+def test_xgboost_through_the_stream_is_xgboost_in_memory():
+    params = Params.load(str(HTAUTAU / "params.json"), normalise="none")
+    with DataGenerator(FILES, LABELS, params) as generator:
+        batches = list(generator.batches("train"))  # in the order of the stream, by which XGBoost samples events
+        x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])
+        y = np.concatenate([batch.y for batch in batches])
+        (valid_x, valid_y), (test_x, test_y) = (vectors(generator, part) for part in ("valid", "test"))
+        file, task = load_model_file("ex_xgboost.py"), Task.of(generator.sample.labels)
+        given = file.build(generator.shapes, task).set_params(random_state=0)
+        given.fit(x, y, eval_set=[(valid_x, valid_y)], verbose=False)
+        backend = make_backend(file, generator.shapes, task, params)
+        train(generator, backend, params)
+        test = evaluate(generator, backend, "test")
+    expected = roc_auc_score(test_y, given.predict_proba(test_x)[:, 1])
+    assert auc(test.y, test.scores) == pytest.approx(expected, abs=0.002)

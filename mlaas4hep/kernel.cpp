@@ -75,7 +75,7 @@ Type type_of(const Buffer &buffer) {
 }
 
 // Call a function object with a null pointer of the C++ type that stands for `type`.
-template <class F> void dispatch(Type type, F &&call) {
+template <class F> inline __attribute__((always_inline)) void dispatch(Type type, F &&call) {
     switch (type) {
     case Type::i8: return call(static_cast<const int8_t *>(nullptr));
     case Type::u8: return call(static_cast<const uint8_t *>(nullptr));
@@ -402,7 +402,7 @@ struct Curve {
 
 // asinh in float64 from operations that round correctly, as `normalise.asinh` has it: for the logarithm of
 // u = |t| + sqrt(t^2 + 1) = m 2^k with m in [3/4, 3/2), 2 atanh(s) by its series, s = (m - 1) / (m + 1).
-inline double asinh_of(double t) {
+inline __attribute__((always_inline)) double asinh_of(double t) {
     const double a = std::fabs(t);
     const double u = a + std::sqrt(a * a + 1.0);
     uint64_t bits;
@@ -425,8 +425,7 @@ inline double asinh_of(double t) {
     series = series * q + 1.0 / 3.0;
     series = series * q + 1.0;
     const double logarithm = k * 0.6931471805599453 + 2.0 * s * series;
-    const double small = a - a * a * a / 6.0;
-    return std::copysign(a < 1e-4 ? small : logarithm, t);
+    return std::copysign(a < 1e-4 ? a : logarithm, t); // the next term of a small a, -a^3/6, is lost in float32
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -434,27 +433,6 @@ inline double asinh_of(double t) {
 #else
 #define FOR_EACH_MACHINE
 #endif
-
-FOR_EACH_MACHINE void bend(float *values, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(asinh_of(values[i]));
-}
-
-FOR_EACH_MACHINE void normalise(float *z, int64_t count, const Curve &curve) {
-    const Curve c = curve;
-    const auto scaled = [&c](float v) {
-        v = v < c.low ? c.low : v;
-        v = v > c.high ? c.high : v;
-        return (v - c.centre) * c.scale;
-    };
-    const auto final = [&c](float v) { return (v - c.offset) * c.gain + 0.0f; }; // never -0
-    if (!c.curved) {
-        for (int64_t i = 0; i < count; ++i) z[i] = final(scaled(z[i]));
-        return;
-    }
-    for (int64_t i = 0; i < count; ++i) z[i] = scaled(z[i]);
-    bend(z, count);
-    for (int64_t i = 0; i < count; ++i) z[i] = final(z[i]);
-}
 
 // The constants of normalisation, branch by branch; none where values stay as they are.
 class Curves {
@@ -506,23 +484,41 @@ struct Tile {
     }
 };
 
-bool has_nan(const float *z, int64_t count) {
+// Convert `count` numbers and normalise them, NaN to anything; return whether there were NaN.
+template <class T, bool PLAIN> inline __attribute__((always_inline)) bool normalise(const T *numbers, int64_t count, const Curve c, float *z) {
+    const auto scaled = [&c](float v) {
+        v = v < c.low ? c.low : v;
+        v = v > c.high ? c.high : v;
+        return (v - c.centre) * c.scale;
+    };
+    const auto final = [&c](float v) { return (v - c.offset) * c.gain + 0.0f; }; // never -0
     int odd = 0;
-    for (int64_t i = 0; i < count; ++i) odd |= z[i] != z[i];
+    for (int64_t i = 0; i < count; ++i) {
+        const auto v = static_cast<float>(numbers[i]);
+        if (std::is_floating_point<T>::value) odd |= v != v;
+        z[i] = PLAIN ? v : c.curved ? scaled(v) : final(scaled(v));
+    }
+    if (!PLAIN && c.curved)
+        for (int64_t i = 0; i < count; ++i) z[i] = final(static_cast<float>(asinh_of(z[i])));
     return odd != 0;
 }
 
-// Convert `count` numbers and normalise them; return whether some were not numbers, and which are.
-template <class T>
-bool prepare(const T *numbers, int64_t count, const Curve &curve, bool plain, float fill, float *z, uint8_t *is_number) {
-    for (int64_t i = 0; i < count; ++i) z[i] = static_cast<float>(numbers[i]);
-    const bool odd = std::is_floating_point<T>::value && has_nan(z, count);
-    if (odd)
-        for (int64_t i = 0; i < count; ++i) is_number[i] = z[i] == z[i];
-    if (!plain) normalise(z, count, curve);
-    if (odd)
-        for (int64_t i = 0; i < count; ++i) z[i] = is_number[i] ? z[i] : fill;
+FOR_EACH_MACHINE bool normalise(Type type, const void *numbers, int64_t count, const Curve &curve, bool plain, float *z) {
+    bool odd = false;
+    dispatch(type, [&](auto *typed) __attribute__((always_inline)) {
+        const auto *from = static_cast<decltype(typed)>(numbers);
+        odd = plain ? normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, true>(from, count, curve, z)
+                    : normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, false>(from, count, curve, z);
+    });
     return odd;
+}
+
+// Put the fill value in place of NaN, and say where numbers are.
+template <class T> void fill_nan(const T *numbers, int64_t count, float fill, float *z, uint8_t *is_number) {
+    for (int64_t i = 0; i < count; ++i) {
+        is_number[i] = numbers[i] == numbers[i];
+        z[i] = is_number[i] ? z[i] : fill;
+    }
 }
 
 // Branches ahead of which the numbers of a tile are asked for: too few of each for the processor to see it coming.
@@ -543,8 +539,9 @@ void prepare(const std::vector<Column> &columns, const Curves &curves, float fil
         const int64_t at = tile.at[branch], count = tile.at[branch + 1] - at;
         dispatch(column.type, [&](auto *type) {
             const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>() + column.begin(tile.start);
-            tile.odd[branch] = prepare(numbers, count, curves.of(branch), curves.plain(), fill, tile.z.data() + at,
-                                       tile.is_number.data() + at);
+            float *z = tile.z.data() + at;
+            tile.odd[branch] = normalise(column.type, numbers, count, curves.of(branch), curves.plain(), z);
+            if (tile.odd[branch]) fill_nan(numbers, count, fill, z, tile.is_number.data() + at);
         });
     }
 }

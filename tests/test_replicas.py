@@ -202,7 +202,7 @@ def test_a_damaged_replica_is_left_for_the_next(servers, addresses, local):
 
 
 def test_a_stall_longer_than_the_timeout_is_a_failure(servers, addresses, local):
-    with DataReader(LFN, redirectors=addresses, timeout=2) as reader:
+    with DataReader(LFN, redirectors=addresses, timeout=3) as reader:
         chunks = iter(reader)
         first = next(chunks)
         servers[0].stall()
@@ -211,7 +211,7 @@ def test_a_stall_longer_than_the_timeout_is_a_failure(servers, addresses, local)
 
 
 def test_a_stall_of_the_only_server_is_an_error(servers):
-    with DataReader(f"{servers[0].address}/{LFN}", timeout=1, retries=0) as reader:
+    with DataReader(f"{servers[0].address}/{LFN}", timeout=3, retries=0) as reader:
         chunks = iter(reader)
         next(chunks)
         servers[0].stall()

@@ -107,7 +107,7 @@ def test_an_s3_server_that_is_not_there_is_tried_again_and_said(tmp_path):
 
 
 def test_a_stall_longer_than_the_timeout_is_a_failure(server):
-    with DataReader(URL, timeout=1, retries=0) as reader:
+    with DataReader(URL, timeout=5, retries=0) as reader:  # time enough for moto where two tests run
         chunks = iter(reader)
         next(chunks)
         server.stall()

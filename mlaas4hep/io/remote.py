@@ -25,6 +25,9 @@ LONGEST = 4_000_000
 GRACE = 5.0
 """Seconds beyond its timeout after which a request is given up although its library says nothing."""
 
+SETUP = 60.0
+"""Seconds that a library may take to make its client, on a machine that is busy; no server is asked."""
+
 PERMANENT_ANSWERS = {3000: "it is no valid name", 3010: "permission denied", 3011: "no such file",
                      3016: "it is a folder"}  # fmt: skip
 """What XRootD's servers answer (kXR_ArgInvalid, NotAuthorized, NotFound, isDirectory in XProtocol.hh) when asking again
@@ -213,9 +216,12 @@ class FsspecRanges:
 
     def _find(self, url: str, **options: Any) -> dict[str, Any]:
         """Return what the server tells about the file; `options` are those of fsspec's file system."""
+        from fsspec.asyn import sync
         from fsspec.core import url_to_fs
 
         self._system, self._path = url_to_fs(url, **options)
+        if hasattr(self._system, "set_session"):  # else made by the first request, whose time it would take
+            sync(self._system.loop, self._system.set_session, timeout=SETUP)
         return dict(self._call("info", self._path))
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:

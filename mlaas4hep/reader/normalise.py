@@ -176,8 +176,8 @@ def asinh(t: np.ndarray) -> np.ndarray:
     for divisor in (13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
         series = series * q + 1.0 / divisor
     logarithm = k * 0.6931471805599453 + 2.0 * s * series
-    small = a - a * a * a / 6.0
-    size = np.where(a < 1e-4, small, np.where(np.isnan(a), a, logarithm))
+    is_itself = (a < 1e-4) | np.isnan(a)  # the next term of a small a, -a^3/6, is lost in float32
+    size = np.where(is_itself, a, logarithm)
     return np.copysign(size, wide).astype(np.float32)
 
 

@@ -104,8 +104,11 @@ class BasketReader:
         self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
     ) -> dict[Basket, Values]:
         """Return what baskets hold, without those that are `Unexpected`."""
-        found = self._decode_compiled(plans, baskets, contents) if COMPILED and baskets else {}
-        for basket, content in zip(baskets, contents, strict=True):
+        found = self._decode_compiled(plans, baskets, contents)
+        rest = [pair for pair in zip(baskets, contents, strict=True) if pair[0] not in found]
+        unpacked = {basket: plain for basket, content in rest if (plain := stored(content)) is not content}
+        found.update(self._decode_compiled(plans, list(unpacked), list(unpacked.values())))
+        for basket, content in rest:
             if basket not in found:
                 name, index = basket
                 found.update(_attempt(basket, decode, plans[name], index, content))
@@ -114,10 +117,11 @@ class BasketReader:
     def _decode_compiled(
         self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
     ) -> dict[Basket, Values]:
-        """Return what the compiled loop knows to decode."""
+        """Return what the compiled loop knows to decode: content that zlib compressed, or nobody."""
+        if not (COMPILED and baskets):
+            return {}
         jobs = np.array([plans[name].job(index) for name, index in baskets], np.int64)
         sizes = np.empty(len(baskets), np.int64)
-        contents = [stored(content) for content in contents]  # the loop itself inflates what zlib compressed
         KERNEL.measure(contents, jobs, sizes)
         rooms = (np.maximum(sizes, 0) + 7) // 8 * 8
         ends = np.cumsum(rooms)
@@ -136,13 +140,12 @@ class BasketReader:
             if first < 0:
                 continue
             plan = plans[basket[0]]
-            numbers = room[spot : spot + size].view(plan.native)
-            if plan.shape is None:
-                if (first, count) not in known:
-                    known[first, count] = offsets[first : first + count + 1]
-                found[basket] = Jagged(known[first, count], numbers)
-            else:
-                found[basket] = numbers.reshape(count, *plan.shape) if plan.shape else numbers
+            if plan.shape is not None:
+                found[basket] = np.ndarray((count, *plan.shape), plan.native, room, spot)
+                continue
+            if (first, count) not in known:
+                known[first, count] = offsets[first : first + count + 1]
+            found[basket] = Jagged(known[first, count], np.ndarray(size // plan.dtype.itemsize, plan.native, room, spot))
         return found
 
     def _keep(self, parts: Mapping[Basket, Values]) -> None:

@@ -145,7 +145,9 @@ class BasketReader:
                 continue
             if (first, count) not in known:
                 known[first, count] = offsets[first : first + count + 1]
-            found[basket] = Jagged(known[first, count], np.ndarray(size // plan.dtype.itemsize, plan.native, room, spot))
+            found[basket] = Jagged(
+                known[first, count], np.ndarray(size // plan.dtype.itemsize, plan.native, room, spot)
+            )
         return found
 
     def _keep(self, parts: Mapping[Basket, Values]) -> None:

@@ -64,9 +64,9 @@ setup(
     install_requires=[
         "aiohttp>=3.9",  # fsspec needs it for https://
         "awkward>=2.6",
-        "cramjam>=2.8",
         "deflate>=0.5",
         "fsspec>=2024.2",
+        "lz4>=4.3",
         "numpy>=1.26",
         "psutil>=5.9",
         "pydantic>=2.7",
@@ -75,6 +75,7 @@ setup(
         "typing_extensions>=4.10",
         "uproot>=5.4",
         "xxhash>=3.4",
+        "zstandard>=0.22",
     ],
     extras_require=EXTRAS,
 )

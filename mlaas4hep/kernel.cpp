@@ -168,39 +168,51 @@ void swap_bytes(const unsigned char *from, int64_t count, int64_t item, char *to
     }
 }
 
-// libdeflate's functions, as `io.baskets` finds them in the library that it decompresses with elsewhere.
-using AllocDecompressor = void *(*)();
-using FreeDecompressor = void (*)(void *);
-using InflateZlib = int (*)(void *, const void *, size_t, void *, size_t, size_t *);
-AllocDecompressor alloc_decompressor = nullptr;
-FreeDecompressor free_decompressor = nullptr;
-InflateZlib inflate_zlib = nullptr;
+// The functions of the libraries that decompress, which `io.compression` finds; null where one is not to be had.
+struct Libraries {
+    void *(*new_deflate)();
+    void (*free_deflate)(void *);
+    int (*inflate)(void *, const void *, size_t, void *, size_t, size_t *);
+    int (*lz4)(const char *, char *, int, int);
+    uint64_t (*xxh64)(const void *, size_t, uint64_t);
+    void *(*new_zstd)();
+    size_t (*free_zstd)(void *);
+    size_t (*zstd)(void *, void *, size_t, const void *, size_t);
+    int (*xz)(uint64_t *, uint32_t, const void *, const uint8_t *, size_t *, size_t, uint8_t *, size_t *, size_t);
+};
+Libraries libraries{};
 
-PyObject *use_libdeflate(PyObject *, PyObject *args) {
-    unsigned long long alloc, free, inflate;
-    if (!PyArg_ParseTuple(args, "KKK", &alloc, &free, &inflate)) return nullptr;
-    alloc_decompressor = reinterpret_cast<AllocDecompressor>(static_cast<uintptr_t>(alloc));
-    free_decompressor = reinterpret_cast<FreeDecompressor>(static_cast<uintptr_t>(free));
-    inflate_zlib = reinterpret_cast<InflateZlib>(static_cast<uintptr_t>(inflate));
+// use_libraries(addresses): as many as there are functions above, in this order; 0 for one that is not there.
+PyObject *use_libraries(PyObject *, PyObject *args) {
+    PyObject *list;
+    if (!PyArg_ParseTuple(args, "O", &list)) return nullptr;
+    Buffer addresses;
+    if (!addresses.take(list, "LQ", false, "addresses")) return nullptr;
+    if (addresses.size() * static_cast<Py_ssize_t>(sizeof(uint64_t)) != sizeof libraries) {
+        PyErr_SetString(PyExc_ValueError, "addresses: another number than there are functions");
+        return nullptr;
+    }
+    static_assert(sizeof(void *) == sizeof(uint64_t), "addresses are taken as they are");
+    std::memcpy(&libraries, addresses.data<uint64_t>(), sizeof libraries);
     Py_RETURN_NONE;
 }
 
-// A decompressor and room for what comes out of it, of one call.
-struct Inflater {
-    void *state = nullptr;
+// What decompresses, and room for what comes out of it, of one call.
+struct Decompressor {
+    void *deflate = nullptr, *zstd = nullptr;
     std::vector<unsigned char> room;
 
-    Inflater() = default;
-    Inflater(const Inflater &) = delete;
-    ~Inflater() {
-        if (state) free_decompressor(state);
+    Decompressor() = default;
+    Decompressor(const Decompressor &) = delete;
+    ~Decompressor() {
+        if (deflate) libraries.free_deflate(deflate);
+        if (zstd) libraries.free_zstd(zstd);
     }
 
-    // Return `length` bytes, or null where the record is damaged: blocks with nine bytes in front of each, as in
-    // `io.compression`, which tells what they are.
-    const unsigned char *inflate(const unsigned char *record, int64_t packed, int64_t length) {
+    // Return the `length` bytes of a record, or null where it is damaged, or nobody here knows how: blocks with nine bytes in
+    // front of each, as in `io.compression`, which tells what they are.
+    const unsigned char *unpack(const unsigned char *record, int64_t packed, int64_t length) {
         if (packed == length) return record; // never was compressed
-        if (!state) state = alloc_decompressor();
         if (static_cast<int64_t>(room.size()) < length) room.resize(static_cast<size_t>(length));
         int64_t position = 0, filled = 0;
         while (filled < length) {
@@ -209,18 +221,43 @@ struct Inflater {
             const int64_t size = header[3] | header[4] << 8 | header[5] << 16;
             const int64_t unpacked = header[6] | header[7] << 8 | header[8] << 16;
             position += 9;
-            if (header[0] != 'Z' || header[1] != 'L' || !size || !unpacked || position + size > packed ||
-                filled + unpacked > length)
-                return nullptr;
-            size_t written = 0;
-            if (inflate_zlib(state, record + position, static_cast<size_t>(size), room.data() + filled,
-                             static_cast<size_t>(unpacked), &written) != 0 ||
-                static_cast<int64_t>(written) != unpacked)
+            if (!size || !unpacked || position + size > packed || filled + unpacked > length) return nullptr;
+            if (!unpack_block(header, record + position, static_cast<size_t>(size), room.data() + filled,
+                              static_cast<size_t>(unpacked)))
                 return nullptr;
             position += size;
             filled += unpacked;
         }
         return room.data();
+    }
+
+  private:
+    bool unpack_block(const unsigned char *header, const unsigned char *from, size_t size, unsigned char *to, size_t length) {
+        const auto is = [&](const char *name) { return header[0] == name[0] && header[1] == name[1]; };
+        if (is("ZL") && libraries.inflate) {
+            if (!deflate) deflate = libraries.new_deflate();
+            size_t written = 0;
+            return libraries.inflate(deflate, from, size, to, length, &written) == 0 && written == length;
+        }
+        if (is("L4") && libraries.lz4) {
+            if (size <= 8) return false;
+            uint64_t checksum; // big-endian, of the compressed bytes
+            std::memcpy(&checksum, from, 8);
+            if (libraries.xxh64(from + 8, size - 8, 0) != __builtin_bswap64(checksum)) return false;
+            const int written = libraries.lz4(reinterpret_cast<const char *>(from + 8), reinterpret_cast<char *>(to),
+                                              static_cast<int>(size - 8), static_cast<int>(length));
+            return written >= 0 && static_cast<size_t>(written) == length;
+        }
+        if (is("ZS") && libraries.zstd) {
+            if (!zstd) zstd = libraries.new_zstd();
+            return libraries.zstd(zstd, to, length, from, size) == length; // errors are larger than any length
+        }
+        if (is("XZ") && libraries.xz) {
+            uint64_t limit = uint64_t{1} << 29; // bytes of memory, eight times what xz -9 takes
+            size_t read = 0, written = 0;
+            return libraries.xz(&limit, 0, nullptr, from, &read, size, to, &written, length) == 0 && written == length;
+        }
+        return false;
     }
 };
 
@@ -234,7 +271,7 @@ struct Job {
 
 // The beginning of a basket: TKey and TBasket, see `io.baskets`.
 struct Head {
-    int64_t key, length, border; // bytes of the key; of the content, inflated; of the numbers in it
+    int64_t key, length, border; // bytes of the key; of the content, decompressed; of the numbers in it
 
     static uint16_t u16(const unsigned char *at) { return static_cast<uint16_t>(at[0] << 8 | at[1]); }
     static int32_t i32(const unsigned char *at) {
@@ -260,7 +297,7 @@ struct Head {
     }
 };
 
-// Write the lists of an inflated basket: numbers up to `border`, every list with a header in front; then how many offsets
+// Write the lists of a decompressed basket: numbers up to `border`, every list with a header in front; then how many offsets
 // there are, and these, int32 counted from the start of the key. Return whether they make sense. Lists of the same lengths as
 // `known` has are said to be `same`, and `offsets` then need not be looked at.
 bool unpack_lists(const unsigned char *data, const Head &head, const Job &job, const int64_t *known, int64_t *offsets,
@@ -333,9 +370,9 @@ PyObject *measure(PyObject *, PyObject *args) {
 
 // decode(baskets, jobs, spots, content, offsets, lists)
 //
-// Inflate baskets and write their numbers, in native byte order, from the bytes `spots` of `content` on; a spot of -1 is passed
+// Decompress baskets and write their numbers, in native byte order, from the bytes `spots` of `content` on; a spot of -1 is passed
 // over. Lists have their offsets at `lists[i]` of `offsets`, where those of several baskets may be the same. Where a basket
-// is damaged, or compressed by something else than zlib, `lists[i]` is -1.
+// is damaged, or compressed in a way that is not known here, `lists[i]` is -1.
 PyObject *decode(PyObject *, PyObject *args) {
     PyObject *list, *jobs_object, *spots_object, *content_object, *offsets_object, *lists_object;
     if (!PyArg_ParseTuple(args, "OOOOOO", &list, &jobs_object, &spots_object, &content_object, &offsets_object,
@@ -349,12 +386,8 @@ PyObject *decode(PyObject *, PyObject *args) {
         return nullptr;
     const auto count = static_cast<Py_ssize_t>(baskets.size());
     if (!expect(spots.size() == count, "spots") || !expect(lists.size() == count, "lists")) return nullptr;
-    if (!inflate_zlib) {
-        PyErr_SetString(PyExc_RuntimeError, "use_libdeflate was not called");
-        return nullptr;
-    }
     Py_BEGIN_ALLOW_THREADS;
-    Inflater inflater;
+    Decompressor decompressor;
     int64_t used = 0, known = -1, entries_known = -1; // of `offsets`; the lists written last, and how many these are
     for (Py_ssize_t i = 0; i < count; ++i) {
         const Job &job = jobs.data<Job>()[i];
@@ -365,7 +398,7 @@ PyObject *decode(PyObject *, PyObject *args) {
         Head head;
         int64_t room = 0;
         if (spot < 0 || !head.read(basket, baskets[i].size(), job, room) || spot + room > content.size()) continue;
-        const unsigned char *data = inflater.inflate(basket + head.key, baskets[i].size() - head.key, head.length);
+        const unsigned char *data = decompressor.unpack(basket + head.key, baskets[i].size() - head.key, head.length);
         if (!data) continue;
         auto *to = content.data<unsigned char>() + spot;
         if (job.width >= 0) {
@@ -1197,7 +1230,7 @@ PyObject *accumulate(PyObject *, PyObject *args) {
 }
 
 PyMethodDef methods[] = {
-    {"use_libdeflate", use_libdeflate, METH_VARARGS, "use_libdeflate(alloc_decompressor, free_decompressor, zlib_decompress)"},
+    {"use_libraries", use_libraries, METH_VARARGS, "use_libraries(addresses)"},
     {"measure", measure, METH_VARARGS, "measure(baskets, jobs, bytes)"},
     {"decode", decode, METH_VARARGS, "decode(baskets, jobs, spots, content, offsets, lists)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},

@@ -7,11 +7,12 @@ import uproot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from realdata import real_file
+from test_statistics import needs_kernel
 from tinyroot import write_tree
 
 from mlaas4hep.errors import FileUnreadable
 from mlaas4hep.io import Jagged, Kind, open_source
-from mlaas4hep.io.basket_reader import COMPILED, BasketReader
+from mlaas4hep.io.basket_reader import BasketReader
 from mlaas4hep.io.baskets import decode, plan_of
 from mlaas4hep.io.byte_ranges import LocalRanges
 
@@ -126,8 +127,8 @@ def test_a_flipped_bit_gives_the_right_values_or_an_error_never_others(tmp_path,
     assert refused > 0
 
 
-@pytest.mark.skipif(not COMPILED, reason="the compiled loops were not built")
-@pytest.mark.parametrize("name", ["uproot-HZZ.root", "uproot-Zmumu.root", "ggH.root"])
+@needs_kernel
+@pytest.mark.parametrize("name", [f"uproot-HZZ{codec}.root" for codec in CODECS] + ["uproot-Zmumu.root", "ggH.root"])
 def test_the_compiled_loop_gives_the_bits_of_the_one_in_numpy(name):
     ranges = LocalRanges(real_file(name))
     with uproot.open(real_file(name)) as file:

@@ -8,20 +8,19 @@ compiled loop (`kernel.cpp`). What it does not know, and everything where it was
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
 from typing import Any
 
-import deflate
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
-from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded, stored
+from mlaas4hep.io.baskets import Plan, Unexpected, decode, decode_embedded
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Jagged, Values, join_events, size_of, slice_events
+from mlaas4hep.io.compression import addresses
 from mlaas4hep.io.recycler import MEMORY
 
 Basket = tuple[str, int]
@@ -31,20 +30,8 @@ KEPT = 64_000_000
 """Bytes of decoded baskets that are kept for the next call, where a basket goes on behind the last entry read."""
 
 
-def _use_libdeflate() -> bool:
-    """Give the compiled loops the functions of the library that `compression` uses; tell whether it has them."""
-    names = ("libdeflate_alloc_decompressor", "libdeflate_free_decompressor", "libdeflate_zlib_decompress")
-    try:
-        library = ctypes.CDLL(deflate._deflate.__file__)
-        addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
-    except (AttributeError, OSError):  # built in another way
-        return False
-    KERNEL.use_libdeflate(*addresses)
-    return True
-
-
-COMPILED: bool = KERNEL is not None and _use_libdeflate()
-"""Whether baskets are decoded by the compiled loop."""
+if KERNEL is not None:
+    KERNEL.use_libraries(addresses())
 
 
 class BasketReader:
@@ -105,10 +92,7 @@ class BasketReader:
     ) -> dict[Basket, Values]:
         """Return what baskets hold, without those that are `Unexpected`."""
         found = self._decode_compiled(plans, baskets, contents)
-        rest = [pair for pair in zip(baskets, contents, strict=True) if pair[0] not in found]
-        unpacked = {basket: plain for basket, content in rest if (plain := stored(content)) is not content}
-        found.update(self._decode_compiled(plans, list(unpacked), list(unpacked.values())))
-        for basket, content in rest:
+        for basket, content in zip(baskets, contents, strict=True):
             if basket not in found:
                 name, index = basket
                 found.update(_attempt(basket, decode, plans[name], index, content))
@@ -117,8 +101,8 @@ class BasketReader:
     def _decode_compiled(
         self, plans: Mapping[str, Plan], baskets: Sequence[Basket], contents: Sequence[memoryview]
     ) -> dict[Basket, Values]:
-        """Return what the compiled loop knows to decode: content that zlib compressed, or nobody."""
-        if not (COMPILED and baskets):
+        """Return what the compiled loop knows to decode."""
+        if KERNEL is None or not baskets:
             return {}
         jobs = np.array([plans[name].job(index) for name, index in baskets], np.int64)
         sizes = np.empty(len(baskets), np.int64)

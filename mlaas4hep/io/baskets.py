@@ -144,21 +144,6 @@ def decode(plan: Plan, index: int, basket: memoryview) -> Values:
     return _lists(plan, data[:border], starts)
 
 
-def stored(basket: memoryview) -> memoryview:
-    """Return a basket as if its content had been stored uncompressed; the same one where that is zlib's, or damaged."""
-    if len(basket) < _KEY.size:
-        return basket
-    _, _, length, _, key, _ = _KEY.unpack_from(basket)
-    if not _KEY.size < key <= len(basket) or len(basket) - key == length or bytes(basket[key : key + 2]) == b"ZL":
-        return basket
-    try:
-        content = decompress(basket[key:], length)
-    except DamagedBlock:
-        return basket
-    size = int.to_bytes(key + length, 4, "big")  # with which a key begins
-    return memoryview(b"".join((size, basket[4:key], content)))
-
-
 def decode_embedded(plan: Plan, index: int) -> Values:
     """Return what a basket holds that uproot has in memory already; see `decode`."""
     basket = plan.embedded[index - len(plan.seek)]

@@ -10,12 +10,17 @@ threads run.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import lzma
 from collections.abc import Callable
 from typing import Any
 
-import cramjam
 import deflate
+import lz4.block
+import numpy as np
 import xxhash
+import zstandard
 
 
 class DamagedBlock(Exception):
@@ -62,20 +67,52 @@ def _lz4(block: memoryview, length: int) -> Any:
     checksum, content = block[:8], block[8:]
     if xxhash.xxh64_digest(content) != checksum:
         raise ValueError("its checksum is wrong")
-    return cramjam.lz4.decompress_block(content, output_len=length)
+    return lz4.block.decompress(content, uncompressed_size=length)
 
 
 def _zstd(block: memoryview, length: int) -> Any:
-    return cramjam.zstd.decompress(block, output_len=length)
-
-
-def _xz(block: memoryview, length: int) -> Any:
-    return cramjam.xz.decompress(block, output_len=length)
+    promised = zstandard.frame_content_size(block)  # for which room would be made, however large
+    if promised not in (-1, length):
+        raise ValueError(f"it promises {promised} bytes, not {length}")
+    return zstandard.ZstdDecompressor().decompress(block, max_output_size=length)
 
 
 _ALGORITHMS: dict[bytes, Callable[[memoryview, int], Any]] = {
     b"ZL": deflate.zlib_decompress,
     b"L4": _lz4,
     b"ZS": _zstd,
-    b"XZ": _xz,
+    b"XZ": lambda block, _: lzma.decompress(block),
 }
+
+
+def addresses() -> np.ndarray:
+    """Return where the functions of the same libraries lie that `kernel.cpp` calls (`Libraries`), uint64; 0 for none.
+
+    The functions of an algorithm are there together or not at all: a library that was built otherwise keeps them to
+    itself.
+    """
+    found: list[int] = []
+    for algorithm in _FUNCTIONS:
+        several = [_address(module, name) for module, name in algorithm]
+        found += several if all(several) else [0] * len(several)
+    return np.array(found, np.uint64)
+
+
+_FUNCTIONS = (
+    [
+        ("deflate._deflate", f"libdeflate_{name}")
+        for name in ("alloc_decompressor", "free_decompressor", "zlib_decompress")
+    ],
+    [("lz4.block._block", "LZ4_decompress_safe"), ("xxhash._xxhash", "XXH64")],
+    [("zstandard._cffi", f"ZSTD_{name}") for name in ("createDCtx", "freeDCtx", "decompressDCtx")],
+    [("_lzma", "lzma_stream_buffer_decode")],
+)
+"""By algorithm, the module that a function is linked into, and the function."""
+
+
+def _address(module: str, name: str) -> int:
+    spec = importlib.util.find_spec(module)
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(spec.origin), name), ctypes.c_void_p).value or 0 if spec else 0
+    except (AttributeError, OSError, TypeError):
+        return 0

@@ -9,6 +9,7 @@ awkward is imported by the first call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,17 +49,32 @@ def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
     array = ak.Array(array)
     if array.ndim == 1:
         return _numbers(array, dtype)
+    sizes = _regular_sizes(array)
+    if len(sizes) == array.ndim - 1:
+        events, size = len(array), math.prod(sizes)
+        for _ in sizes:
+            array = ak.flatten(array)
+        numbers = _numbers(array, dtype)
+        if len(numbers) != events * size:
+            raise ConfigError(f"whole arrays of {size} numbers are missing")
+        return numbers.reshape(events, size)
     if array.ndim != 2:
         raise ConfigError(f"values of type {array.type} are neither a number nor a list of numbers an event")
-    inner = array.type.content.content if isinstance(array.type.content, ak.types.OptionType) else array.type.content
-    if isinstance(inner, ak.types.RegularType):
-        numbers = _numbers(ak.flatten(array), dtype)
-        if len(numbers) != len(array) * inner.size:
-            raise ConfigError(f"whole arrays of type {inner} are missing")
-        return numbers.reshape(len(array), inner.size)
     offsets = np.zeros(len(array) + 1, np.int64)
     np.cumsum(ak.to_numpy(ak.fill_none(ak.num(array), 0)), out=offsets[1:])
     return Jagged(offsets, _numbers(ak.flatten(array), dtype))
+
+
+def _regular_sizes(array: Any) -> list[int]:
+    """Return the lengths of the lists of one length that an event consists of, up to the first of any length."""
+    import awkward as ak
+
+    sizes, kind = [], array.type.content
+    while isinstance(kind, (ak.types.OptionType, ak.types.RegularType)):
+        if isinstance(kind, ak.types.RegularType):
+            sizes.append(kind.size)
+        kind = kind.content
+    return sizes
 
 
 def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
@@ -144,12 +160,12 @@ def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int], optiona
     name = ".".join(path)
     if dtype.kind not in "biuf":
         return left_out(path, f"{dtype}: not a number")
-    if len(lists) > 1:
-        return left_out(path, "lists of lists")
     if not lists:
         return Leaf(Column(name, Kind.FLAT, np.dtype(np.float64) if optional and dtype.kind != "f" else dtype), path)
-    if lists[0]:
-        return Leaf(Column(name, Kind.FIXED, dtype, size=lists[0]), path)
+    if all(lists):
+        return Leaf(Column(name, Kind.FIXED, dtype, size=math.prod(lists)), path)
+    if len(lists) > 1:
+        return left_out(path, "lists of lists")
     return Leaf(Column(name, Kind.JAGGED, dtype), path)
 
 

@@ -186,6 +186,60 @@ def test_missing_values_are_nan_and_structs_have_dots(tmp_path):
     assert found["MET.pt"].tolist() == [1, 2, 3]
 
 
+LACKING = {
+    "n": pa.array([1, None, 3]),
+    "whole": pa.array([1, 2, 3]),
+    "ids": pa.array([[1, None], [], None], pa.list_(pa.int64())),
+    "whole_ids": pa.array([[1, 2], [], None], pa.list_(pa.int64())),
+    "pair": pa.array([[1, None], [2, 3], [4, 5]], pa.list_(pa.int32(), 2)),
+    "passed": pa.array([[True], [None], []]),
+    "MET": pa.array([{"n": 1, "whole": 2}, {"n": None, "whole": 3}, {"n": 4, "whole": 5}]),
+    "muon": pa.array([[{"q": 1, "whole": 2}, {"q": None, "whole": 3}], [], []]),
+    "name": pa.array(["a", None, "c"]),
+    "map": pa.array([{"k": 1}, {}, {"k": 2}], pa.map_(pa.string(), pa.int32())),
+}
+"""Whole numbers of which some are missing, and others of which none is although their type would allow it."""
+
+
+def write_lacking(path, kind):
+    table = pa.table(LACKING)
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=2)
+    elif kind == "feather":
+        with pa.ipc.new_file(path, table.schema) as sink:
+            sink.write_table(table, max_chunksize=2)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.drop(["map"]).to_pylist()))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather", "json"])
+def test_whole_numbers_become_real_ones_where_some_are_missing_and_only_there(kind, tmp_path):
+    write_lacking(tmp_path / "a", kind)
+    real = {"n", "ids", "passed", "MET.n", "muon.q", "pair"}
+    whole = {"whole", "whole_ids", "MET.whole", "muon.whole"}
+    with open_source(str(tmp_path / "a")) as source:
+        check_source(source)
+        types = {name: column.dtype for name, column in source.columns.items() if column.kind is not Kind.OTHER}
+        found = source.read(types, 0, 3)
+    assert {name for name, dtype in types.items() if dtype == np.float64} == real
+    assert {name for name, dtype in types.items() if dtype == np.int64} == whole
+    np.testing.assert_array_equal(found["n"], [1, np.nan, 3])
+    np.testing.assert_array_equal(found["ids"].content, [1, np.nan])
+    np.testing.assert_array_equal(found["passed"].content, [1, np.nan])
+    np.testing.assert_array_equal(found["MET.n"], [1, np.nan, 4])
+    np.testing.assert_array_equal(found["muon.q"].content, [1, np.nan])
+    assert found["whole_ids"].content.tolist() == [1, 2]
+    pair = found["pair"].content.reshape(3, 2) if kind == "json" else found["pair"]
+    np.testing.assert_array_equal(pair, [[1, np.nan], [2, 3], [4, 5]])
+
+
+def test_a_parquet_file_without_statistics_has_real_numbers_where_some_may_be_missing(tmp_path):
+    pq.write_table(pa.table({"n": [1, 2], "ids": [[1], [2, 3]]}), tmp_path / "a", write_statistics=False)
+    with open_source(str(tmp_path / "a")) as source:
+        assert source.columns["n"].dtype == np.float64
+        assert source.read(["ids"], 0, 2)["ids"].content.tolist() == [1, 2, 3]
+
+
 def test_the_identity_is_that_of_the_content(tmp_path):
     columns = events()
     for kind in ("parquet", "feather", "json"):

@@ -118,22 +118,24 @@ def read_leaves(
     return {name: leaves[name].of(array) for name in names}
 
 
-def leaves_of(form: Any, complete: frozenset[str] = frozenset()) -> dict[str, Leaf]:
+def leaves_of(form: Any, missing: frozenset[str] | None = None) -> dict[str, Leaf]:
     """Return the columns of a record form by name; fields of records within are joined by dots.
 
     Args:
         form: of the events.
-        complete: top-level fields of which no value is missing although their type would allow it. Of all others, whole
-            numbers that may be missing become float64, to have NaN there.
+        missing: columns in which values are missing; whole numbers become float64 there, to have NaN. None: all columns
+            whose type allows it.
     """
     found = {}
     for field, content in zip(form.fields, form.contents, strict=True):
-        for leaf in _leaves(content, (field,), [], False, field in complete):
+        for leaf in _leaves(content, (field,), [], False, missing):
             found[leaf.column.name] = leaf
     return found
 
 
-def _leaves(form: Any, path: tuple[str, ...], lists: list[int], optional: bool, complete: bool) -> Iterator[Leaf]:
+def _leaves(
+    form: Any, path: tuple[str, ...], lists: list[int], optional: bool, missing: frozenset[str] | None
+) -> Iterator[Leaf]:
     """Walk down a form; `lists` has the length of every list on the way, 0 where it varies."""
     import awkward as ak
 
@@ -141,27 +143,30 @@ def _leaves(form: Any, path: tuple[str, ...], lists: list[int], optional: bool, 
         yield left_out(path, "text")
     elif form.is_record:
         for field, content in zip(form.fields, form.contents, strict=True):
-            yield from _leaves(content, (*path, field), lists, optional, complete)
+            yield from _leaves(content, (*path, field), lists, optional, missing)
     elif form.is_option:
-        yield from _leaves(form.content, path, lists, True, complete)
+        yield from _leaves(form.content, path, lists, True, missing)
     elif form.is_indexed:
-        yield from _leaves(form.content, path, lists, optional, complete)
+        yield from _leaves(form.content, path, lists, optional, missing)
     elif form.is_list:
         length = form.size if isinstance(form, ak.forms.RegularForm) else 0
-        yield from _leaves(form.content, path, [*lists, length], optional, complete)
+        optional = optional and length > 0  # a missing list of any length is an empty one
+        yield from _leaves(form.content, path, [*lists, length], optional, missing)
     elif form.is_numpy:
         dtype = ak.types.numpytype.primitive_to_dtype(form.primitive)
-        yield _leaf(path, dtype, [*lists, *form.inner_shape], optional and not complete)
+        if optional and dtype.kind in "biu" and (missing is None or ".".join(path) in missing):
+            dtype = np.dtype(np.float64)
+        yield _leaf(path, dtype, [*lists, *form.inner_shape])
     else:
         yield left_out(path, "several types in one column" if form.is_union else "no type")
 
 
-def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int], optional: bool) -> Leaf:
+def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int]) -> Leaf:
     name = ".".join(path)
     if dtype.kind not in "biuf":
         return left_out(path, f"{dtype}: not a number")
     if not lists:
-        return Leaf(Column(name, Kind.FLAT, np.dtype(np.float64) if optional and dtype.kind != "f" else dtype), path)
+        return Leaf(Column(name, Kind.FLAT, dtype), path)
     if all(lists):
         return Leaf(Column(name, Kind.FIXED, dtype, size=math.prod(lists)), path)
     if len(lists) > 1:

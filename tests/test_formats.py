@@ -233,6 +233,19 @@ def test_whole_numbers_become_real_ones_where_some_are_missing_and_only_there(ki
     np.testing.assert_array_equal(pair, [[1, np.nan], [2, 3], [4, 5]])
 
 
+def test_it_is_said_once_where_large_whole_numbers_are_rounded(tmp_path, capsys):
+    columns = {"large": [2**60 + 1, None], "large_ids": [[2**60 + 1, None], []], "small": [1, None]}
+    for name in ("a", "b"):
+        pq.write_table(pa.table(columns), tmp_path / name)
+        with open_source(str(tmp_path / name)) as source:
+            source.read(columns, 0, 2)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"note: column '{name}' lacks some values and so becomes float64, which rounds its numbers beyond 2^53"
+        for name in ("large", "large_ids")
+    ]
+
+
 def test_a_parquet_file_without_statistics_has_real_numbers_where_some_may_be_missing(tmp_path):
     pq.write_table(pa.table({"n": [1, 2], "ids": [[1], [2, 3]]}), tmp_path / "a", write_statistics=False)
     with open_source(str(tmp_path / "a")) as source:

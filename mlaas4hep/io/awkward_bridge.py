@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io.columns import Column, Jagged, Kind, Values
 
@@ -96,10 +98,17 @@ def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A column of an awkward array: what it is, and the fields that lead to it."""
+    """A column of an awkward array.
+
+    Attributes:
+        column: what it is.
+        path: the fields that lead to it.
+        is_rounded: whether its numbers are whole ones of 64 bits, and real only since some are missing.
+    """
 
     column: Column
     path: tuple[str, ...]
+    is_rounded: bool = False
 
     def of(self, array: Any) -> Values:
         """Return the column's values out of an array of records.
@@ -107,7 +116,16 @@ class Leaf:
         Raises:
             ConfigError: a list of whole numbers lacks some, which its type cannot say.
         """
-        return from_awkward(array[self.path], self.column.dtype)
+        values = from_awkward(array[self.path], self.column.dtype)
+        if self.is_rounded and (np.abs(values.content if isinstance(values, Jagged) else values) >= 2**53).any():
+            _say_that_it_is_rounded(self.column.name)
+        return values
+
+
+@cache
+def _say_that_it_is_rounded(name: str) -> None:
+    """Say it once, however many files and chunks there are."""
+    console.notice(f"column '{name}' lacks some values and so becomes float64, which rounds its numbers beyond 2^53")
 
 
 def read_leaves(
@@ -155,8 +173,10 @@ def _leaves(
     elif form.is_numpy:
         dtype = ak.types.numpytype.primitive_to_dtype(form.primitive)
         if optional and dtype.kind in "biu" and (missing is None or ".".join(path) in missing):
-            dtype = np.dtype(np.float64)
-        yield _leaf(path, dtype, [*lists, *form.inner_shape])
+            leaf = _leaf(path, np.dtype(np.float64), [*lists, *form.inner_shape])
+            yield replace(leaf, is_rounded=dtype.itemsize == 8)
+        else:
+            yield _leaf(path, dtype, [*lists, *form.inner_shape])
     else:
         yield left_out(path, "several types in one column" if form.is_union else "no type")
 

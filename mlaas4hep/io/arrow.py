@@ -33,6 +33,10 @@ class ArrowStore:
         self.edges: Sequence[int] = [0, *accumulate(length for length in lengths if length)]
         self._chunks = [chunk for chunk, length in enumerate(lengths) if length]
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """List a column that whoever made the file could not write into it."""
+        self.columns = {**self.columns, name: left_out((name,), reason).column}
+
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
         """See `Store`."""
         import awkward as ak

@@ -4,6 +4,8 @@ The truth is the file as it was. Where the damage leaves something readable that
 in a record without checksum), uproot must read the same; what uproot refuses we must not return.
 """
 
+import re
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tinyroot import write_events
 
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError
 from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io.columns import slice_events
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream import DataGenerator
 
@@ -72,6 +75,8 @@ def check_damaged(path, tree, truth):
         assert "\n" not in str(found)
         return False, 0
     failed = 0
+    for name in truth.keys() - found.keys():  # renamed, or of another type; for uproot too
+        assert not uproot_reads(path, tree, name, truth[name]), name
     for name, values in found.items():
         if isinstance(values, FileUnreadable):
             failed += 1
@@ -120,6 +125,77 @@ def test_a_file_that_is_cut_off_gives_the_right_events_or_an_error(name, cuts, t
         opened += is_open
         assert not failed
     assert 1 <= opened < 5  # those that lack no more than the list of gaps at the end, which readers have no use for
+
+
+CUT = "DY.root"
+"""A file whose tree is described in front of most of its baskets."""
+
+
+def cut_off(name, length, path):
+    """Write the first bytes of a file, whose header says that there never were more."""
+    with open(real_file(name), "rb") as file:
+        content = bytearray(file.read(length))
+    content[12:16] = length.to_bytes(4, "big")  # fEND of TFile's header
+    path.write_bytes(content)
+
+
+def baskets_of(branch):
+    """Return of every basket its first entry, the one behind its last, and where it ends in the file."""
+    edges = branch.entry_offsets
+    ends = branch.member("fBasketSeek")[: len(edges) - 1] + branch.member("fBasketBytes")[: len(edges) - 1]
+    return list(zip(edges[:-1], edges[1:], ends.tolist(), strict=True))
+
+
+def test_baskets_that_are_cut_off_are_errors_that_name_their_entries_and_all_others_are_right(tmp_path):
+    path = tmp_path / "cut.root"
+    truth = read_all(real_file(CUT), "Events")
+    with uproot.open(real_file(CUT)) as file:
+        baskets = {name: baskets_of(file["Events"][name]) for name in truth}
+        first_length = file.file.fSeekInfo + file.file.fNbytesInfo  # behind what says what is in the file
+    whole = lost = 0
+    last_end = max(end for its in baskets.values() for *_, end in its)
+    for step, length in enumerate(np.linspace(first_length, last_end - 1, 40).astype(int)):
+        cut_off(CUT, int(length), path)
+        with open_source(str(path)) as source:
+            assert source.columns.keys() >= truth.keys()
+            for name in list(truth)[step % 8 :: 8]:
+                for start, stop, end in baskets[name]:
+                    found = attempt(lambda name=name, at=(start, stop): source.read([name], *at)[name])
+                    if end <= length:
+                        whole += 1
+                        assert same(found, slice_events(truth[name], start, stop)), (name, start, length)
+                    else:
+                        lost += 1
+                        first, last = entries_named(found, path, name)
+                        assert first <= start
+                        assert stop - 1 <= last
+    assert whole > 500
+    assert lost > 500
+
+
+def entries_named(error, path, name):
+    """Return the first and the last entry that an error names, beside the file and the branch."""
+    assert isinstance(error, FileUnreadable)
+    said = re.search(rf"branch '{name}' of {re.escape(str(path))}, entries (\d+) to (\d+): ", str(error))
+    return int(said[1]), int(said[2])
+
+
+def test_what_is_whole_of_a_real_file_that_is_cut_off_is_read(tmp_path):
+    truth = read_all(real_file(CUT), "Events")
+    with uproot.open(real_file(CUT)) as file:
+        baskets = {name: baskets_of(file["Events"][name]) for name in truth}
+    clusters = list(zip(*baskets.values(), strict=True))
+    length = max(end for *_, end in clusters[5])
+    cut_off(CUT, length, tmp_path / "cut.root")
+    kept = sum(its[0][1] - its[0][0] for its in clusters if all(end <= length for *_, end in its))
+    events = clusters[-1][0][1]
+    assert 0 < kept < events
+    done = run_script("reader.py", "--fin=cut.root", "--on-error=skip", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Read {kept} events" in done.stdout
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: skipped ")]
+    assert sum(int(note.split()[2]) for note in notes) == events - kept
+    assert all("cannot read branch '" in note and "cut.root" in note for note in notes)
 
 
 CLUSTERS = 5

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 
 import awkward as ak
@@ -85,11 +86,26 @@ FORMATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+TEXTS = {"csv": lambda columns: write_csv(columns), "json": lines}
+COMPRESSIONS = {
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress,
+    ".zst": lambda text: pa.compress(text, "zstd", asbytes=True),
+}  # fmt: skip
+
+TEXT_KINDS = [text + ending for text in TEXTS for ending in COMPRESSIONS if text + ending not in FORMATS]
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, *TEXT_KINDS])
 def test_every_format_keeps_the_contract_and_the_values(kind, tmp_path):
     columns = events()
     path = tmp_path / "events.data"  # the name says nothing
-    FORMATS[kind](path, columns)
+    if kind in FORMATS:
+        FORMATS[kind](path, columns)
+    else:
+        text, dot, ending = kind.partition(".")
+        path.write_bytes(COMPRESSIONS[dot + ending](TEXTS[text](columns)))
+        if text == "csv":  # which has no lists
+            columns = {name: columns[name] for name in ("event", "met", "njet")}
     with open_source(str(path)) as source:
         check_source(source)
         found = source.read(columns, 0, EVENTS)
@@ -129,17 +145,6 @@ def test_csv_is_found_by_its_first_line(tmp_path, delimiter):
         check_source(source)
         assert source.read(["event"], 0, EVENTS)["event"].tolist() == columns["event"].tolist()
         np.testing.assert_array_equal(source.read(["met"], 3, 9)["met"], columns["met"][3:9])
-
-
-@pytest.mark.parametrize(
-    "compress", [gzip.compress, bz2.compress, lambda text: pa.compress(text, "zstd", asbytes=True)]
-)
-@pytest.mark.parametrize("make", [write_csv, lines])
-def test_compressed_text_is_read_as_it_is(tmp_path, compress, make):
-    columns = events()
-    (tmp_path / "a").write_bytes(compress(make(columns)))
-    with open_source(str(tmp_path / "a")) as source:
-        np.testing.assert_array_equal(source.read(["met"], 0, EVENTS)["met"], columns["met"])
 
 
 def test_types_are_those_of_all_blocks_together(tmp_path, monkeypatch):
@@ -184,6 +189,73 @@ def test_missing_values_are_nan_and_structs_have_dots(tmp_path):
     assert found["muon.q"].offsets.tolist() == [0, 2, 2, 2]
     assert found["pair"].tolist() == [[1, 2], [3, 4], [5, 6]]
     assert found["MET.pt"].tolist() == [1, 2, 3]
+
+
+LACKING = {
+    "n": pa.array([1, None, 3]),
+    "whole": pa.array([1, 2, 3]),
+    "ids": pa.array([[1, None], [], None], pa.list_(pa.int64())),
+    "whole_ids": pa.array([[1, 2], [], None], pa.list_(pa.int64())),
+    "pair": pa.array([[1, None], [2, 3], [4, 5]], pa.list_(pa.int32(), 2)),
+    "passed": pa.array([[True], [None], []]),
+    "MET": pa.array([{"n": 1, "whole": 2}, {"n": None, "whole": 3}, {"n": 4, "whole": 5}]),
+    "muon": pa.array([[{"q": 1, "whole": 2}, {"q": None, "whole": 3}], [], []]),
+    "name": pa.array(["a", None, "c"]),
+    "map": pa.array([{"k": 1}, {}, {"k": 2}], pa.map_(pa.string(), pa.int32())),
+}
+"""Whole numbers of which some are missing, and others of which none is although their type would allow it."""
+
+
+def write_lacking(path, kind):
+    table = pa.table(LACKING)
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=2)
+    elif kind == "feather":
+        with pa.ipc.new_file(path, table.schema) as sink:
+            sink.write_table(table, max_chunksize=2)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.drop(["map"]).to_pylist()))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather", "json"])
+def test_whole_numbers_become_real_ones_where_some_are_missing_and_only_there(kind, tmp_path):
+    write_lacking(tmp_path / "a", kind)
+    real = {"n", "ids", "passed", "MET.n", "muon.q", "pair"}
+    whole = {"whole", "whole_ids", "MET.whole", "muon.whole"}
+    with open_source(str(tmp_path / "a")) as source:
+        check_source(source)
+        types = {name: column.dtype for name, column in source.columns.items() if column.kind is not Kind.OTHER}
+        found = source.read(types, 0, 3)
+    assert {name for name, dtype in types.items() if dtype == np.float64} == real
+    assert {name for name, dtype in types.items() if dtype == np.int64} == whole
+    np.testing.assert_array_equal(found["n"], [1, np.nan, 3])
+    np.testing.assert_array_equal(found["ids"].content, [1, np.nan])
+    np.testing.assert_array_equal(found["passed"].content, [1, np.nan])
+    np.testing.assert_array_equal(found["MET.n"], [1, np.nan, 4])
+    np.testing.assert_array_equal(found["muon.q"].content, [1, np.nan])
+    assert found["whole_ids"].content.tolist() == [1, 2]
+    pair = found["pair"].content.reshape(3, 2) if kind == "json" else found["pair"]
+    np.testing.assert_array_equal(pair, [[1, np.nan], [2, 3], [4, 5]])
+
+
+def test_it_is_said_once_where_large_whole_numbers_are_rounded(tmp_path, capsys):
+    columns = {"large": [2**60 + 1, None], "large_ids": [[2**60 + 1, None], []], "small": [1, None]}
+    for name in ("a", "b"):
+        pq.write_table(pa.table(columns), tmp_path / name)
+        with open_source(str(tmp_path / name)) as source:
+            source.read(columns, 0, 2)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"note: column '{name}' lacks some values and so becomes float64, which rounds its numbers beyond 2^53"
+        for name in ("large", "large_ids")
+    ]
+
+
+def test_a_parquet_file_without_statistics_has_real_numbers_where_some_may_be_missing(tmp_path):
+    pq.write_table(pa.table({"n": [1, 2], "ids": [[1], [2, 3]]}), tmp_path / "a", write_statistics=False)
+    with open_source(str(tmp_path / "a")) as source:
+        assert source.columns["n"].dtype == np.float64
+        assert source.read(["ids"], 0, 2)["ids"].content.tolist() == [1, 2, 3]
 
 
 def test_the_identity_is_that_of_the_content(tmp_path):
@@ -236,3 +308,98 @@ def test_damaged_pages_are_named_with_column_and_entries(tmp_path):
         pytest.raises(FileUnreadable, match=r"cannot read column 'event' of .*, entries 0 to 299: "),
     ):
         source.read(list(source.columns), 0, EVENTS)
+
+
+def test_a_field_of_several_types_is_left_out_and_the_others_are_read(tmp_path):
+    (tmp_path / "a").write_text('{"a": 1, "b": 2, "c": {"x": 1}}\n{"a": "x", "b": 3, "c": {"x": [1]}}\n')
+    with open_source(str(tmp_path / "a")) as source:
+        check_source(source)
+        reasons = {name: column.reason for name, column in source.columns.items()}
+        assert reasons == {"b": "", "a": "several types in one column", "c": "several types in one column"}
+        assert source.read(["b"], 0, 2)["b"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("odd", [["int", "string"], [{"type": "array", "items": "int"}, "double"]])
+def test_a_union_of_several_types_is_left_out_and_the_others_are_read(tmp_path, odd):
+    fields = [{"name": "a", "type": "long"}, {"name": "odd", "type": odd}, {"name": "b", "type": ["null", "long"]}]
+    values = [1, "x"] if odd[0] == "int" else [[1], 2.5]
+    with (tmp_path / "a").open("wb") as file:
+        records = [{"a": 2**60 + i, "odd": value, "b": 2**60 + i} for i, value in enumerate(values)]
+        fastavro.writer(file, {"type": "record", "name": "event", "fields": fields}, records)
+    with open_source(str(tmp_path / "a")) as source:
+        check_source(source)
+        assert source.columns["odd"].reason == "several types in one column"
+        found = source.read(["a", "b"], 0, 2)
+    assert found["a"].tolist() == found["b"].tolist() == [2**60, 2**60 + 1]  # of b, none is missing
+
+
+LARGE = [2**64 - 1, 2**63, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["id,n\n{},0\n{},1\n{},2\n", '{{"id": {}, "n": 0}}\n{{"id": {}, "n": 1}}\n{{"id": {}, "n": 2}}\n']
+)
+@pytest.mark.parametrize("block", [1_000_000, 30])
+def test_whole_numbers_beyond_those_with_a_sign_stay_exact(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", block)
+    (tmp_path / "a.csv").write_text(text.format(*LARGE))
+    with open_source(str(tmp_path / "a.csv")) as source:
+        found = source.read(["id", "n"], 0, 3)
+    assert found["id"].dtype == np.uint64
+    assert found["id"].tolist() == LARGE
+    assert found["n"].tolist() == [0, 1, 2]
+
+
+def test_real_numbers_of_that_size_stay_real(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1e19,18446744073709551615\n3,2.5\n")
+    with open_source(str(tmp_path / "a.csv")) as source:
+        assert source.read(["x"], 0, 2)["x"].tolist() == [1e19, 3]
+        assert source.read(["y"], 0, 2)["y"].tolist() == [2.0**64, 2.5]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a"])
+def test_a_csv_file_without_names_is_refused_with_the_fix(tmp_path, name):
+    (tmp_path / name).write_text("1.0,2.0\n3.0,4.0\n")
+    with pytest.raises(FileUnreadable) as caught:
+        open_source(str(tmp_path / name))
+    reason = "its first line has numbers and no names; put a line with their names in front"
+    assert str(caught.value) == f"cannot read {tmp_path / name} as CSV: {reason}"
+
+
+@pytest.mark.parametrize("header", ['"jet,pt","say ""x""",c', '"jet,pt", "say ""x""", c'])
+def test_names_in_quotes_may_hold_what_stands_between_names(tmp_path, header):
+    (tmp_path / "a").write_text(f"{header}\n1,2,3.5\n")
+    with open_source(str(tmp_path / "a")) as source:
+        assert list(source.columns) == ["jet,pt", 'say "x"', "c"]
+        assert source.read(["jet,pt"], 0, 1)["jet,pt"].tolist() == [1]
+
+
+def damaged_avro():
+    path = io.BytesIO()
+    fastavro.writer(path, {"type": "record", "name": "e", "fields": [{"name": "a", "type": "long"}]}, [{"a": 1}] * 100)
+    content = bytearray(path.getvalue())
+    content[-30:] = bytes(30)
+    return bytes(content)
+
+
+def empty_avro():
+    path = io.BytesIO()
+    fastavro.writer(path, {"type": "record", "name": "e", "fields": [{"name": "a", "type": "long"}]}, [])
+    return path.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a,b\n", "as CSV: there are no rows"),
+        (b"{}\n", "as JSON: there are no rows"),
+        (empty_avro(), "as Avro: there are no rows"),
+        (damaged_avro(), "as Avro: "),
+    ],
+)
+def test_what_is_empty_or_damaged_is_named(tmp_path, content, says):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(FileUnreadable) as caught:
+        open_source(str(path))
+    assert str(caught.value).startswith(f"cannot read {path} {says}")

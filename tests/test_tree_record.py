@@ -1,5 +1,7 @@
 """The record of a tree, read here and by uproot: the same branches, of the same types, at the same places."""
 
+from pathlib import Path
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -75,6 +77,10 @@ def test_baskets_within_the_record_are_left_to_uproot():
     assert record_of(path, "Events") is None
     with open_source(path) as source:
         assert source.num_entries == 200
+
+
+def test_packed_numbers_are_left_to_uproot():
+    assert record_of(Path(__file__).parent / "files" / "leaves.root", "Events") is None
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 from mlaas4hep.errors import require
 from mlaas4hep.io.awkward_bridge import Leaf, leaves_of, left_out, read_leaves
 from mlaas4hep.io.columns import Column, Columns
+from mlaas4hep.io.parquet_footer import missing_values
 
 _ENDS = 65_536
 """Bytes at either end of a file that its identity is made of, beside its length."""
@@ -24,13 +25,17 @@ _ENDS = 65_536
 class ArrowStore:
     """What the two formats share: a schema, and tables of some columns of a chunk."""
 
-    def __init__(self, file: BinaryIO, schema: Any, lengths: Sequence[int], complete: frozenset[str]) -> None:
+    def __init__(self, file: BinaryIO, schema: Any, lengths: Sequence[int], missing: frozenset[str]) -> None:
         self._file = file
         self.identity = identity_of(file)
-        self._leaves = _leaves_of(schema, complete)
+        self._leaves = _leaves_of(schema, missing)
         self.columns: Mapping[str, Column] = {name: leaf.column for name, leaf in self._leaves.items()}
         self.edges: Sequence[int] = [0, *accumulate(length for length in lengths if length)]
         self._chunks = [chunk for chunk, length in enumerate(lengths) if length]
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """List a column that whoever made the file could not write into it."""
+        self.columns = {**self.columns, name: left_out((name,), reason).column}
 
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
         """See `Store`."""
@@ -56,7 +61,8 @@ class ParquetStore(ArrowStore):
         metadata = self._parquet.metadata
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         schema = self._parquet.schema_arrow
-        super().__init__(file, schema, [group.num_rows for group in groups], _without_nulls(groups))
+        missing = missing_values(file, self._parquet)
+        super().__init__(file, schema, [group.num_rows for group in groups], missing)
 
     def _table(self, chunk: int, fields: list[str]) -> Any:
         return self._parquet.read_row_group(chunk, columns=fields, use_threads=False)
@@ -70,15 +76,15 @@ class IpcStore(ArrowStore):
         arrow = require("pyarrow", "formats", "Arrow")
         self._arrow = arrow
         self._reader = arrow.ipc.open_file(file)
-        batches = range(self._reader.num_record_batches)
         missing: set[str] = set()
         lengths = []
-        for index in batches:
+        for index in range(self._reader.num_record_batches):
             batch = self._reader.get_batch(index)
+            batch.validate(full=True)
             lengths.append(batch.num_rows)
-            missing.update(name for name in batch.schema.names if batch.column(name).null_count)
-        schema = self._reader.schema
-        super().__init__(file, schema, lengths, frozenset(schema.names) - missing)
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                missing.update(_with_nulls(column, name))
+        super().__init__(file, self._reader.schema, lengths, frozenset(missing))
 
     def _table(self, chunk: int, fields: list[str]) -> Any:
         return self._arrow.Table.from_batches([self._reader.get_batch(chunk)]).select(fields)
@@ -95,7 +101,7 @@ def identity_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _leaves_of(schema: Any, complete: frozenset[str]) -> dict[str, Leaf]:
+def _leaves_of(schema: Any, missing: frozenset[str]) -> dict[str, Leaf]:
     """Describe field by field, since awkward knows no form for some types, and then for none of the schema."""
     import awkward as ak
 
@@ -103,19 +109,19 @@ def _leaves_of(schema: Any, complete: frozenset[str]) -> dict[str, Leaf]:
     leaves: dict[str, Leaf] = {}
     for field in schema:
         try:
-            leaves.update(leaves_of(ak.from_arrow_schema(arrow.schema([field])), complete))
+            leaves.update(leaves_of(ak.from_arrow_schema(arrow.schema([field])), missing))
         except Exception:  # a type that awkward does not know
             leaves[field.name] = left_out((field.name,), f"{field.type}: not a number")
     return leaves
 
 
-def _without_nulls(groups: Sequence[Any]) -> frozenset[str]:
-    """Return the plain fields of which the statistics of every row group say that no value is missing."""
-    known: dict[str, bool] = {}
-    for group in groups:
-        for index in range(group.num_columns):
-            column = group.column(index)
-            statistics = column.statistics
-            whole = statistics is not None and statistics.has_null_count and statistics.null_count == 0
-            known[column.path_in_schema] = known.get(column.path_in_schema, True) and whole
-    return frozenset(name for name, whole in known.items() if whole)
+def _with_nulls(array: Any, name: str) -> Iterator[str]:
+    """Yield the columns within an Arrow array in which values are missing."""
+    types = require("pyarrow", "formats", "Arrow").types
+    if types.is_struct(array.type):
+        for field, member in zip(array.type, array.flatten(), strict=True):
+            yield from _with_nulls(member, f"{name}.{field.name}")
+    elif types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
+        yield from _with_nulls(array.flatten(), name)
+    elif array.null_count:
+        yield name

@@ -9,12 +9,15 @@ awkward is imported by the first call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io.columns import Column, Jagged, Kind, Values
 
@@ -48,17 +51,32 @@ def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
     array = ak.Array(array)
     if array.ndim == 1:
         return _numbers(array, dtype)
+    sizes = _regular_sizes(array)
+    if len(sizes) == array.ndim - 1:
+        events, size = len(array), math.prod(sizes)
+        for _ in sizes:
+            array = ak.flatten(array)
+        numbers = _numbers(array, dtype)
+        if len(numbers) != events * size:
+            raise ConfigError(f"whole arrays of {size} numbers are missing")
+        return numbers.reshape(events, size)
     if array.ndim != 2:
         raise ConfigError(f"values of type {array.type} are neither a number nor a list of numbers an event")
-    inner = array.type.content.content if isinstance(array.type.content, ak.types.OptionType) else array.type.content
-    if isinstance(inner, ak.types.RegularType):
-        numbers = _numbers(ak.flatten(array), dtype)
-        if len(numbers) != len(array) * inner.size:
-            raise ConfigError(f"whole arrays of type {inner} are missing")
-        return numbers.reshape(len(array), inner.size)
     offsets = np.zeros(len(array) + 1, np.int64)
     np.cumsum(ak.to_numpy(ak.fill_none(ak.num(array), 0)), out=offsets[1:])
     return Jagged(offsets, _numbers(ak.flatten(array), dtype))
+
+
+def _regular_sizes(array: Any) -> list[int]:
+    """Return the lengths of the lists of one length that an event consists of, up to the first of any length."""
+    import awkward as ak
+
+    sizes, kind = [], array.type.content
+    while isinstance(kind, (ak.types.OptionType, ak.types.RegularType)):
+        if isinstance(kind, ak.types.RegularType):
+            sizes.append(kind.size)
+        kind = kind.content
+    return sizes
 
 
 def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
@@ -80,10 +98,17 @@ def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A column of an awkward array: what it is, and the fields that lead to it."""
+    """A column of an awkward array.
+
+    Attributes:
+        column: what it is.
+        path: the fields that lead to it.
+        is_rounded: whether its numbers are whole ones of 64 bits, and real only since some are missing.
+    """
 
     column: Column
     path: tuple[str, ...]
+    is_rounded: bool = False
 
     def of(self, array: Any) -> Values:
         """Return the column's values out of an array of records.
@@ -91,7 +116,16 @@ class Leaf:
         Raises:
             ConfigError: a list of whole numbers lacks some, which its type cannot say.
         """
-        return from_awkward(array[self.path], self.column.dtype)
+        values = from_awkward(array[self.path], self.column.dtype)
+        if self.is_rounded and (np.abs(values.content if isinstance(values, Jagged) else values) >= 2**53).any():
+            _say_that_it_is_rounded(self.column.name)
+        return values
+
+
+@cache
+def _say_that_it_is_rounded(name: str) -> None:
+    """Say it once, however many files and chunks there are."""
+    console.notice(f"column '{name}' lacks some values and so becomes float64, which rounds its numbers beyond 2^53")
 
 
 def read_leaves(
@@ -102,22 +136,24 @@ def read_leaves(
     return {name: leaves[name].of(array) for name in names}
 
 
-def leaves_of(form: Any, complete: frozenset[str] = frozenset()) -> dict[str, Leaf]:
+def leaves_of(form: Any, missing: frozenset[str] | None = None) -> dict[str, Leaf]:
     """Return the columns of a record form by name; fields of records within are joined by dots.
 
     Args:
         form: of the events.
-        complete: top-level fields of which no value is missing although their type would allow it. Of all others, whole
-            numbers that may be missing become float64, to have NaN there.
+        missing: columns in which values are missing; whole numbers become float64 there, to have NaN. None: all columns
+            whose type allows it.
     """
     found = {}
     for field, content in zip(form.fields, form.contents, strict=True):
-        for leaf in _leaves(content, (field,), [], False, field in complete):
+        for leaf in _leaves(content, (field,), [], False, missing):
             found[leaf.column.name] = leaf
     return found
 
 
-def _leaves(form: Any, path: tuple[str, ...], lists: list[int], optional: bool, complete: bool) -> Iterator[Leaf]:
+def _leaves(
+    form: Any, path: tuple[str, ...], lists: list[int], optional: bool, missing: frozenset[str] | None
+) -> Iterator[Leaf]:
     """Walk down a form; `lists` has the length of every list on the way, 0 where it varies."""
     import awkward as ak
 
@@ -125,31 +161,36 @@ def _leaves(form: Any, path: tuple[str, ...], lists: list[int], optional: bool, 
         yield left_out(path, "text")
     elif form.is_record:
         for field, content in zip(form.fields, form.contents, strict=True):
-            yield from _leaves(content, (*path, field), lists, optional, complete)
+            yield from _leaves(content, (*path, field), lists, optional, missing)
     elif form.is_option:
-        yield from _leaves(form.content, path, lists, True, complete)
+        yield from _leaves(form.content, path, lists, True, missing)
     elif form.is_indexed:
-        yield from _leaves(form.content, path, lists, optional, complete)
+        yield from _leaves(form.content, path, lists, optional, missing)
     elif form.is_list:
         length = form.size if isinstance(form, ak.forms.RegularForm) else 0
-        yield from _leaves(form.content, path, [*lists, length], optional, complete)
+        optional = optional and length > 0  # a missing list of any length is an empty one
+        yield from _leaves(form.content, path, [*lists, length], optional, missing)
     elif form.is_numpy:
         dtype = ak.types.numpytype.primitive_to_dtype(form.primitive)
-        yield _leaf(path, dtype, [*lists, *form.inner_shape], optional and not complete)
+        if optional and dtype.kind in "biu" and (missing is None or ".".join(path) in missing):
+            leaf = _leaf(path, np.dtype(np.float64), [*lists, *form.inner_shape])
+            yield replace(leaf, is_rounded=dtype.itemsize == 8)
+        else:
+            yield _leaf(path, dtype, [*lists, *form.inner_shape])
     else:
         yield left_out(path, "several types in one column" if form.is_union else "no type")
 
 
-def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int], optional: bool) -> Leaf:
+def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int]) -> Leaf:
     name = ".".join(path)
     if dtype.kind not in "biuf":
         return left_out(path, f"{dtype}: not a number")
+    if not lists:
+        return Leaf(Column(name, Kind.FLAT, dtype), path)
+    if all(lists):
+        return Leaf(Column(name, Kind.FIXED, dtype, size=math.prod(lists)), path)
     if len(lists) > 1:
         return left_out(path, "lists of lists")
-    if not lists:
-        return Leaf(Column(name, Kind.FLAT, np.dtype(np.float64) if optional and dtype.kind != "f" else dtype), path)
-    if lists[0]:
-        return Leaf(Column(name, Kind.FIXED, dtype, size=lists[0]), path)
     return Leaf(Column(name, Kind.JAGGED, dtype), path)
 
 

@@ -11,7 +11,7 @@ import io
 import os
 from typing import Any
 
-from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, TreeNotFound, first_line, nearest
+from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, PackageMissing, TreeNotFound, first_line, nearest
 from mlaas4hep.io.byte_ranges import ByteRanges, RangeFile
 from mlaas4hep.io.location import COMPRESSED, ENDINGS, MAGIC
 from mlaas4hep.io.source import Source
@@ -69,20 +69,15 @@ def _is_called_csv(name: str) -> bool:
 
 def _looks_like_csv(text: bytes) -> bool:
     """Tell whether a text has names in its first line, and as many values in the second, some of them numbers."""
-    from mlaas4hep.io.rows import delimiter_of
+    from mlaas4hep.io.rows import is_number, read_header
 
     header, *rows = text.split(b"\n")
-    delimiter = delimiter_of(header).encode()
-    names, values = header.split(delimiter), rows[0].split(delimiter) if rows else []
-    return 1 < len(names) == len(values) and any(map(_is_number, values))
-
-
-def _is_number(text: bytes) -> bool:
     try:
-        float(text)
-    except ValueError:
+        names, delimiter = read_header(header)
+        values = rows[0].decode().split(delimiter) if rows else []
+    except UnicodeDecodeError:
         return False
-    return True
+    return 1 < len(names) == len(values) and any(map(is_number, values))
 
 
 def _open_root(ranges: ByteRanges, tree: str) -> Source:
@@ -127,8 +122,9 @@ def _open_other(ranges: ByteRanges, kind: str) -> Source:
             store = IpcStore(file)
         else:
             store = open_rows(file, kind.lower())
-    except MLaaS4HEPError:
+    except (FileUnreadable, PackageMissing):
         raise
     except Exception as error:
-        raise FileUnreadable(f"cannot read {ranges.location} as {kind}: {first_line(error)}") from error
+        reason = str(error) if isinstance(error, MLaaS4HEPError) else first_line(error)
+        raise FileUnreadable(f"cannot read {ranges.location} as {kind}: {reason}") from error
     return ChunkedSource(store, ranges)

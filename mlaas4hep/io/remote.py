@@ -9,10 +9,13 @@ is told apart here, once: `Refused` is for good (no such file, no permission), a
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from mlaas4hep.errors import first_line, require
 from mlaas4hep.io.byte_ranges import ByteRanges, Place, Stretch, cut, join
@@ -52,6 +55,14 @@ XROOTD_DEFAULTS = {
 PACKAGES = {"s3": ("s3fs", "s3"), "hdfs": ("pyarrow", "formats")}
 """Which package a scheme needs, and the extra that brings it."""
 
+HADOOP = (
+    "set JAVA_HOME, HADOOP_HOME (or ARROW_LIBHDFS_DIR, the folder of libhdfs.so), and CLASSPATH to what"
+    " `hadoop classpath --glob` prints"
+)
+"""What is needed for hdfs://."""
+
+Result = TypeVar("Result")
+
 
 class Refused(OSError):
     """A server will not give these bytes, however often it is asked."""
@@ -73,7 +84,7 @@ def open_remote(url: str, timeout: float) -> ByteRanges:
         return XRootDRanges(url, timeout)
     if scheme in PACKAGES:
         require(*PACKAGES[scheme], f"{scheme}://")
-    return S3Ranges(url, timeout) if scheme == "s3" else FsspecRanges(url, timeout)
+    return {"s3": S3Ranges, "hdfs": HdfsRanges}.get(scheme, FsspecRanges)(url, timeout)
 
 
 class XRootDRanges:
@@ -219,7 +230,7 @@ class FsspecRanges:
         from fsspec.asyn import sync
         from fsspec.core import url_to_fs
 
-        self._system, self._path = url_to_fs(url, **options)
+        self._system, self._path = _in_time(lambda: url_to_fs(url, **options), max(self._timeout, SETUP))
         if hasattr(self._system, "set_session"):  # else made by the first request, whose time it would take
             sync(self._system.loop, self._system.set_session, timeout=SETUP)
         return dict(self._call("info", self._path))
@@ -242,12 +253,12 @@ class FsspecRanges:
         return found
 
     def _call(self, method: str, *args: Any) -> Any:
-        """Call a method, with a timeout where the library knows one."""
+        """Call a method, in a thread of its own where the library knows no timeout."""
         from fsspec.asyn import sync
 
         if self._system.async_impl:
             return sync(self._system.loop, getattr(self._system, "_" + method), *args, timeout=self._timeout)
-        return getattr(self._system, method)(*args)
+        return _in_time(lambda: getattr(self._system, method)(*args), self._timeout)
 
     def refuse(self, location: str, reason: str) -> bool:
         """Return False: this is one file."""
@@ -255,6 +266,40 @@ class FsspecRanges:
 
     def close(self) -> None:
         """See `ByteRanges`."""
+
+
+def _in_time(work: Callable[[], Result], timeout: float) -> Result:
+    """Return what work returns, or raise what it raises; what is not done in time is left alone, and ends with us."""
+    answer: SimpleQueue[Future[Result]] = SimpleQueue()
+
+    def run() -> None:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+        answer.put(future)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return answer.get(timeout=timeout).result()
+    except Empty:
+        raise TimeoutError from None
+
+
+class HdfsRanges(FsspecRanges):
+    """A file in HDFS, which pyarrow reaches through Hadoop's own library, and that through Java."""
+
+    def _find(self, url: str, **options: Any) -> dict[str, Any]:
+        """Find it, or say what Hadoop's library lacks, which no second attempt will bring."""
+        try:
+            return super()._find(url, **options)
+        except OSError as error:
+            if re.search("libhdfs|libjvm", str(error)):
+                raise Refused(f"Hadoop's library (libhdfs) cannot be loaded: {HADOOP}") from error
+            if "CLASSPATH" not in os.environ and not isinstance(error, (FileNotFoundError, TimeoutError)):
+                raise Refused(f"Hadoop's library finds no Java classes: {HADOOP}") from error
+            raise
 
 
 class S3Ranges(FsspecRanges):
@@ -302,7 +347,7 @@ class _Explained:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, Refused):
             return
         if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
             error = error.__cause__  # which fsspec's HTTP says of whatever went wrong

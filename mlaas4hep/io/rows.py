@@ -5,12 +5,16 @@
 Rows can only be read from the first to the last, and every epoch wants them in another order; converted, they can be
 read anywhere, as quickly as any Arrow file. pyarrow and fastavro do the parsing, a block at a time. What is a column's
 type is known when all blocks were seen: whole numbers in one and real ones in another are real, a column that is
-missing in some has NaN there, and one that is text somewhere is text.
+missing in some has NaN there, and one that is now a number and now something else is left out.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -32,6 +36,8 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 Tables = Callable[[Any], Iterator[Any]]
 """Parse a file from its beginning, into types that are given or, where these are None, found block by block."""
 
+SEVERAL_TYPES = "several types in one column"
+
 
 def open_rows(file: BinaryIO, kind: str) -> IpcStore:
     """Convert an open file and return the store of what came out.
@@ -44,17 +50,19 @@ def open_rows(file: BinaryIO, kind: str) -> IpcStore:
         ConfigError: a line is not what the others are.
     """
     require("pyarrow", "formats", kind.upper())
-    parse: Tables = {"csv": _csv, "json": _json, "avro": _avro}[kind](file)
+    mixed: set[str] = set()  # the columns of several types
+    parse: Tables = {"csv": _csv, "json": _json, "avro": _avro}[kind](file, mixed)
     size = file.seek(0, os.SEEK_END)
     handle, name = tempfile.mkstemp(prefix="mlaas4hep-", suffix=".arrow")
     os.close(handle)
     try:
         with console.progress(f"converting {kind.upper()}", 2 * size, "B") as bar:
-            schema = _unite([table.schema for table in _watched(parse(None), file, bar)])
-            _write(name, schema, _watched(parse(schema), file, bar))
+            _convert(name, lambda schema: _watched(parse(schema), file, bar), mixed)
         store = IpcStore(Path(name).open("rb"))  # noqa: SIM115  the store closes it
     finally:
         os.unlink(name)  # the open file stays readable, and is gone with the process
+    for column in sorted(mixed):
+        store.leave_out(column, SEVERAL_TYPES)
     store.identity = identity_of(file)
     file.close()
     return store
@@ -84,62 +92,108 @@ class _Borrowed:
         """Leave it open."""
 
 
-def _csv(file: BinaryIO) -> Tables:
-    csv, arrow = require("pyarrow.csv", "formats", "CSV"), require("pyarrow", "formats", "CSV")
+def _csv(file: BinaryIO, mixed: set[str]) -> Tables:
+    parser, arrow = require("pyarrow.csv", "formats", "CSV"), require("pyarrow", "formats", "CSV")
 
     def parse(schema: Any) -> Iterator[Any]:
         lines = _blocks(decompressed(file))
-        first = next(lines, b"")
-        header, _, rest = first.partition(b"\n")
-        delimiter = delimiter_of(header)
-        names = [name.strip().strip('"') for name in header.decode("utf-8-sig").rstrip("\r").split(delimiter)]
-        reading = csv.ReadOptions(column_names=names, use_threads=False)
+        header, _, rest = next(lines, b"").partition(b"\n")
+        names, delimiter = read_header(header)
+        if all(map(is_number, names)):
+            raise ConfigError("its first line has numbers and no names", hint="put a line with their names in front")
+        reading = parser.ReadOptions(column_names=names, use_threads=False)
         types = None if schema is None else {field.name: field.type for field in schema}
-        converting = csv.ConvertOptions(column_types=types)
         for block in chain([rest], lines):
             if block.strip():
-                yield csv.read_csv(
+                yield parser.read_csv(
                     arrow.BufferReader(block),
                     read_options=reading,
-                    parse_options=csv.ParseOptions(delimiter=delimiter),
-                    convert_options=converting,
+                    parse_options=parser.ParseOptions(delimiter=delimiter),
+                    convert_options=parser.ConvertOptions(column_types=types),
                 )
 
     return parse
 
 
-def _json(file: BinaryIO) -> Tables:
-    json, arrow = require("pyarrow.json", "formats", "JSON"), require("pyarrow", "formats", "JSON")
-
+def _json(file: BinaryIO, mixed: set[str]) -> Tables:
     def parse(schema: Any) -> Iterator[Any]:
-        if schema is not None:  # what is text somewhere may be a number elsewhere, and becomes text afterwards
-            schema = arrow.schema([field for field in schema if field.type != arrow.string()])
         for block in _blocks(decompressed(file)):
             if block.strip():
-                yield json.read_json(
-                    arrow.BufferReader(block),
-                    read_options=json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-                    parse_options=json.ParseOptions(explicit_schema=schema),
-                )
+                yield _json_table(block, schema, mixed)
 
     return parse
 
 
-def _avro(file: BinaryIO) -> Tables:
+_CHANGED = re.compile(r"Column\(/([^/)]*)[^)]*\) changed from ")
+"""What pyarrow says of a field of several types."""
+
+
+def _json_table(block: bytes, schema: Any, mixed: set[str]) -> Any:
+    """Parse some lines; fields of several types are left out and noted in `mixed`."""
+    parser, arrow = require("pyarrow.json", "formats", "JSON"), require("pyarrow", "formats", "JSON")
+    others = "infer" if schema is None else "ignore"
+    gone: set[str] = set()
+    while True:
+        try:
+            return parser.read_json(
+                arrow.BufferReader(block),
+                read_options=parser.ReadOptions(use_threads=False, block_size=len(block) + 1),
+                parse_options=parser.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
+            )
+        except arrow.ArrowInvalid as error:
+            changed = _CHANGED.search(str(error))
+            if not changed or changed[1] in gone:
+                raise
+            mixed.add(changed[1])
+            gone |= mixed
+            try:
+                block = b"\n".join(_without(line, gone) for line in block.splitlines() if line.strip())
+            except ValueError:  # objects that go over several lines
+                raise error from None
+
+
+def _without(line: bytes, fields: set[str]) -> bytes:
+    row = json.loads(line)
+    return json.dumps({name: value for name, value in row.items() if name not in fields}).encode()
+
+
+def _avro(file: BinaryIO, mixed: set[str]) -> Tables:
     avro, arrow = require("fastavro", "formats", "Avro"), require("pyarrow", "formats", "Avro")
 
     def parse(schema: Any) -> Iterator[Any]:
         file.seek(0)
-        records = iter(avro.reader(file))
+        reader = avro.reader(file)
+        names = [field["name"] for field in reader.writer_schema["fields"]]
+        records = iter(reader)
         while rows := list(islice(records, AVRO_ROWS)):
-            yield arrow.Table.from_pylist(rows, schema=schema)
+            columns = {}
+            for name in names:
+                try:
+                    known = None if schema is None or name in mixed else schema.field(name).type
+                    columns[name] = arrow.array([row[name] for row in rows], known)
+                except (arrow.ArrowInvalid, arrow.ArrowTypeError):
+                    mixed.add(name)
+            yield arrow.table(columns)
 
     return parse
 
 
-def delimiter_of(header: bytes) -> str:
-    """Return what stands between the names in the first line of a CSV file: a comma, a tab or a semicolon."""
-    return max((b",", b"\t", b";"), key=header.count).decode()
+def read_header(line: bytes) -> tuple[list[str], str]:
+    """Return the names in the first line of a CSV file, and what stands between them: a comma, a tab or a semicolon."""
+    text = line.decode("utf-8-sig").rstrip("\r")
+    bare = re.sub('"[^"]*"', "", text)
+    delimiter = max((",", "\t", ";"), key=bare.count)
+    names = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
+    return [name.strip() for name in names], delimiter
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is one number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _blocks(stream: Any) -> Iterator[bytes]:
@@ -166,19 +220,52 @@ def _watched(tables: Iterable[Any], file: BinaryIO, bar: console.Progress) -> It
         yield table
 
 
-def _unite(schemas: Iterable[Any]) -> Any:
-    """Return the schema that holds the columns of all blocks."""
+def _convert(name: str, parse: Tables, mixed: set[str]) -> None:
+    """Write the rows into a new Arrow file."""
+    arrow = require("pyarrow", "formats", "rows")
+    schema, large = _survey(parse(None), mixed)
+    if large:
+        exact = arrow.schema([field.with_type(arrow.uint64()) if field.name in large else field for field in schema])
+        try:
+            _write(name, exact, parse(exact))
+            return
+        except arrow.ArrowInvalid:  # they are written as real numbers, 1e19
+            pass
+    _write(name, schema, parse(schema))
+
+
+def _survey(tables: Iterable[Any], mixed: set[str]) -> tuple[Any, set[str]]:
+    """Return the schema that holds the columns of all blocks, and which of them may be whole numbers from 2^63 on."""
     arrow = require("pyarrow", "formats", "rows")
     types: dict[str, Any] = {}
-    for schema in schemas:
-        for field in schema:
-            types[field.name] = _common(types.get(field.name, field.type), field.type)
+    highest: dict[str, float] = {}
+    for table in tables:
+        for field, column in zip(table.schema, table.columns, strict=True):
+            united = _common(types.get(field.name, field.type), field.type)
+            if united is None:
+                mixed.add(field.name)
+            types[field.name] = united or field.type
+            highest[field.name] = max(highest.get(field.name, 0.0), _highest(column))
+    types = {name: kind for name, kind in types.items() if name not in mixed}
     if not types:
-        raise ConfigError("there are no rows")
-    return arrow.schema(list(types.items()))
+        raise ConfigError("there are no rows" if not mixed else "it has no column of one type")
+    large = {name for name, kind in types.items() if kind == arrow.float64() and 2**63 <= highest[name] <= 2**64}
+    return arrow.schema(list(types.items())), large
+
+
+def _highest(column: Any) -> float:
+    """Return the highest of a column's numbers; infinity where one is negative or no whole one."""
+    arrow = require("pyarrow", "formats", "rows")
+    compute = require("pyarrow.compute", "formats", "rows")
+    if column.type not in (arrow.int64(), arrow.float64()) or column.null_count == len(column):
+        return 0.0
+    ends = compute.min_max(column).as_py()
+    is_whole = column.type == arrow.int64() or compute.all(compute.equal(compute.floor(column), column)).as_py()
+    return float(ends["max"]) if is_whole and ends["min"] >= 0 else math.inf
 
 
 def _common(one: Any, other: Any) -> Any:
+    """Return the type that holds the values of two types; None where there is none."""
     arrow = require("pyarrow", "formats", "rows")
     if one.equals(other):
         return one
@@ -187,7 +274,7 @@ def _common(one: Any, other: Any) -> Any:
             [arrow.schema([("x", one)]), arrow.schema([("x", other)])], promote_options="permissive"
         )
     except (arrow.ArrowInvalid, arrow.ArrowTypeError):
-        return arrow.string()
+        return None
     return united.field("x").type
 
 

@@ -17,9 +17,10 @@ from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
+from uproot.containers import AsVector
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
-from uproot.interpretation.numerical import AsDouble32, AsDtype, AsFloat16
+from uproot.interpretation.numerical import AsDtype
 
 from mlaas4hep.closing import Closing
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, first_line, nearest
@@ -27,6 +28,7 @@ from mlaas4hep.io.basket_reader import BasketReader
 from mlaas4hep.io.baskets import Plan, plan_of
 from mlaas4hep.io.byte_ranges import ByteRanges
 from mlaas4hep.io.columns import Column, Jagged, Kind, no_events
+from mlaas4hep.io.packed import Packing, packing_of
 from mlaas4hep.io.replicas import read_believed
 from mlaas4hep.io.tree_record import read_record
 
@@ -209,13 +211,17 @@ class UprootTree:
 
     def read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
         """Read top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
-        top = {self._branches[name].cache_key for name in names if "/" not in name}
+        packings = {name: packing_of(self._branches[name]) for name in names}
+        alone = [name for name in names if "/" in name or packings[name]]
+        top = {self._branches[name].cache_key for name in names if name not in alone}
         options = {"entry_start": start, "entry_stop": stop, "array_cache": None}
         arrays = dict(
             self._tree.arrays(filter_branch=lambda branch: branch.cache_key in top, how=dict, **options) if top else {}
         )
-        arrays.update({name: self._branches[name].array(**options) for name in names if "/" in name})
-        return {name: _unwrap(arrays[name], self.columns[name]) for name in names}
+        for name in alone:
+            packing = packings[name]
+            arrays[name] = self._branches[name].array(packing.interpretation if packing else None, **options)
+        return {name: _unwrap(arrays[name], self.columns[name], packings[name]) for name in names}
 
 
 class _Columns(Mapping[str, Column]):
@@ -242,22 +248,25 @@ class _Columns(Mapping[str, Column]):
 
 def describe(name: str, branch: Any) -> Column:
     """Say what a branch holds, from its type alone."""
+    packing = packing_of(branch)
+    if packing:
+        return _numbers(name, "packed numbers", packing.dtype, packing.shape, packing.is_list)
     try:
         interpretation = branch.interpretation
     except Exception as error:
         return _other(name, f"its type is not known to uproot: {first_line(error)}")
     jagged = isinstance(interpretation, AsJagged)
     content = interpretation.content if jagged else interpretation
-    if isinstance(content, (AsFloat16, AsDouble32)):
-        dtype, shape = np.dtype(content.to_dtype), tuple(content.to_dims)
-    elif isinstance(content, AsDtype):
-        dtype, shape = content.to_dtype.base, content.to_dtype.shape
-    else:
-        return _other(name, f"{branch.typename}: not a number")
+    if not isinstance(content, AsDtype):
+        return _other(name, f"{branch.typename}: {_why_not(interpretation)}")
+    return _numbers(name, branch.typename, content.to_dtype.base, content.to_dtype.shape, jagged)
+
+
+def _numbers(name: str, typename: str, dtype: np.dtype[Any], shape: tuple[int, ...], jagged: bool) -> Column:
     if dtype.kind not in NUMERIC_KINDS:
-        return _other(name, f"{branch.typename}: several numbers under one name")
+        return _other(name, f"{typename}: several numbers under one name")
     if jagged and shape:
-        return _other(name, f"{branch.typename}: lists of arrays")
+        return _other(name, f"{typename}: lists of arrays")
     if jagged:
         return Column(name, Kind.JAGGED, dtype.newbyteorder("="))
     if shape:
@@ -265,16 +274,29 @@ def describe(name: str, branch: Any) -> Column:
     return Column(name, Kind.FLAT, dtype.newbyteorder("="))
 
 
+def _why_not(interpretation: Any) -> str:
+    """Tell lists of lists of numbers from what is no number."""
+    depth, model = 0, getattr(interpretation, "model", None)
+    while isinstance(model, AsVector):
+        depth, model = depth + 1, model.values
+    return "lists of lists" if depth > 1 and isinstance(model, np.dtype) else "not a number"
+
+
 def _other(name: str, reason: str) -> Column:
     return Column(name, Kind.OTHER, np.dtype(object), reason=reason)
 
 
-def _unwrap(array: Any, column: Column) -> np.ndarray | Jagged:
+def _unwrap(array: Any, column: Column, packing: Packing | None) -> np.ndarray | Jagged:
     """Take the NumPy buffers out of an awkward array, without copying numbers that are native already."""
     layout = array.layout
     if column.kind is not Kind.JAGGED:
-        values = np.asarray(layout.to_backend_array())
+        values = _unpacked(layout, packing)
         return values.reshape(len(values), column.size) if column.kind is Kind.FIXED else values
     layout = layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
-    return Jagged(offsets, np.asarray(layout.content.to_backend_array())[: offsets[-1]])
+    return Jagged(offsets, _unpacked(layout.content, packing)[: offsets[-1]])
+
+
+def _unpacked(layout: Any, packing: Packing | None) -> np.ndarray:
+    values = np.asarray(layout.to_backend_array())
+    return packing.unpack(values) if packing else values

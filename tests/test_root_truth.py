@@ -1,0 +1,112 @@
+"""Files that ROOT wrote, of the kinds that experiments have, against the numbers that ROOT itself reads in them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from check_source import check_source
+
+from mlaas4hep.io import Jagged, Kind, open_source
+
+FILES = Path(__file__).parent / "files"
+TRUTH = json.loads((FILES / "truth.json").read_text())
+ENTRIES = TRUTH.pop("entries")
+TREES = {
+    "leaves": "Events", "physlite": "CollectionTree", "edm4hep": "events", "delphes": "Delphes", "rntuple": "events",
+}  # fmt: skip
+
+LEFT_OUT = {
+    "leaves": {
+        "m2": "float[][2]: lists of arrays",
+        "text": "char*: not a number",
+        "two": "struct {int32_t a; float b;}: several numbers under one name",
+    },
+    "physlite": {
+        "AnalysisJetsAuxDyn.SumPtTrk": "std::vector<std::vector<float>>: lists of lists",
+        "AnalysisJetsAuxDyn.NumTrkPt500": "std::vector<std::vector<int32_t>>: lists of lists",
+        "vvv": "std::vector<std::vector<std::vector<float>>>: lists of lists",
+        "names": "std::vector<std::string>: not a number",
+        "name": "std::string: not a number",
+        "title": "TString: not a number",
+        "p4": "TLorentzVector: several numbers under one name",
+        "p4s": "std::vector<TLorentzVector>: several numbers under one name",
+    },
+    "edm4hep": {
+        "MCParticles/MCParticles.covMatrix[6]": "float[][6]: lists of arrays",
+        "MCParticles/MCParticles.point[3]": "float[][3]: lists of arrays",
+        "whole": "std::vector<edm::MCParticleData>: not a number",
+    },
+    "delphes": {
+        "Particle/Particle.fMother[2]": "int32_t[][2]: lists of arrays",
+        "Particle/Particle.fDaughter[2]": "int32_t[][2]: lists of arrays",
+        "P4/P4.fP": "TVector3[]: several numbers under one name",
+        "Jet/Jet.Tau[5]": "float[][5]: lists of arrays",
+    },
+    "rntuple": {
+        "vv": "lists of lists",
+        "va": "lists of lists",
+        "vs": "text",
+        "s": "text",
+        "var": "several types in one column",
+        "Hits.moments": "lists of lists",
+    },
+}
+"""What cannot be a feature, and why."""
+
+
+def open_file(stem):
+    return open_source(str(FILES / f"{stem}.root"), TREES[stem])
+
+
+def numbers(values, entry):
+    if isinstance(values, Jagged):
+        return values.content[values.offsets[entry] : values.offsets[entry + 1]]
+    return np.ravel(values[entry])
+
+
+@pytest.mark.parametrize("stem", TREES)
+def test_every_column_has_the_numbers_that_root_reads(stem):
+    with open_file(stem) as source:
+        check_source(source)
+        names = [name for name, column in source.columns.items() if column.kind is not Kind.OTHER]
+        found = source.read(names, 0, source.num_entries)
+        for name in names:
+            for entry, truth in zip(ENTRIES, TRUTH[stem][name], strict=True):
+                exact = np.array(truth, source.columns[name].dtype)
+                np.testing.assert_array_equal(numbers(found[name], entry), exact, f"{name}, entry {entry}")
+
+
+@pytest.mark.parametrize("stem", TREES)
+def test_what_is_left_out_says_why(stem):
+    with open_file(stem) as source:
+        reasons = {name: column.reason for name, column in source.columns.items() if column.kind is Kind.OTHER}
+    assert reasons == LEFT_OUT[stem]
+
+
+@pytest.mark.parametrize("stem", TREES)
+def test_stretches_across_the_border_of_two_clusters_are_those_of_the_whole(stem):
+    with open_file(stem) as source:
+        assert list(source.boundaries) == [0, 40, 60]
+
+
+def test_packed_numbers_are_as_precise_as_memory_has_them():
+    with open_file("leaves") as source:
+        types = {name: source.columns[name].dtype.name for name in ("f16", "f16ar", "jf", "d32", "d32a", "jd")}
+        assert types == {
+            **dict.fromkeys(("f16", "f16ar", "jf"), "float32"),
+            **dict.fromkeys(("d32", "d32a", "jd"), "float64"),
+        }
+        assert (source.columns["d32x"].kind, source.columns["d32x"].size) == (Kind.FIXED, 6)
+
+
+def test_arrays_of_arrays_are_one_array_in_rntuples_as_in_trees():
+    with open_file("leaves") as tree, open_file("rntuple") as ntuple:
+        assert (tree.columns["x23"].kind, tree.columns["x23"].size) == (Kind.FIXED, 6)
+        assert (ntuple.columns["arr2"].kind, ntuple.columns["arr2"].size) == (Kind.FIXED, 6)
+
+
+def test_fields_that_begin_with_an_underscore_are_listed():
+    with open_file("rntuple") as source:
+        names = [name for name in source.columns if name.startswith("_")]
+    assert names == ["_weight", "_Hits_links.index", "_Hits_links.collectionID"]

@@ -32,6 +32,7 @@ from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.skipping import Verdicts
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, Cached, key_of
 from mlaas4hep.stream.census import Composition, count, moments
@@ -75,7 +76,7 @@ class Sample:
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
         plan: how many files are read beside each other, and how much at a time.
-        skipped: (file, start, stop) of the entries that could not be read so far (with on_error="skip"), and why.
+        skipped: (file, start, stop) of the clusters that could not be read so far (with on_error="skip"), and why.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Sample:
         )
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self.skipped: dict[tuple[int, int, int], str] = {}
+        self._verdicts: list[Verdicts] = [{} for _ in self.files]  # which clusters are damaged; readers come and go
         self._readers: OrderedDict[int, DataReader] = OrderedDict()
         self._lock = threading.Lock()
         self._known = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
@@ -210,7 +212,7 @@ class Sample:
         with self._lock:
             reader = self._readers.pop(index, None)
         try:
-            reader = reader or DataReader.open(self.files[index], self.options, self._known)
+            reader = reader or DataReader.open(self.files[index], self.options, self._known, self._verdicts[index])
             yield reader
         finally:
             with self._lock:
@@ -260,7 +262,7 @@ class Sample:
             chunk = reader.read_block(start, stop, raw, pad=False, features=features)
             truncated = dict(reader.truncated)
             reader.truncated.clear()
-            skipped = {stretch: why for stretch, why in reader.skipped.items() if start <= stretch[0] < stop}
+            skipped = {its: why for its, why in reader.skipped.items() if its[0] < stop and start < its[1]}
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():

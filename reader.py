@@ -101,12 +101,10 @@ def command(args: argparse.Namespace) -> int:
     """Open the file and do what the options ask for."""
     from mlaas4hep.compiled import KERNEL
     from mlaas4hep.files import check_destination
+    from mlaas4hep.lists import split_list
     from mlaas4hep.reader import DataReader
     from mlaas4hep.reader.export import write_vectors
     from mlaas4hep.reader.losses import losses
-
-    def names(text: str | None) -> list[str]:
-        return [name.strip() for name in (text or "").split(",") if name.strip()]
 
     if args.fout:
         check_destinations(args.fout)
@@ -115,9 +113,9 @@ def command(args: argparse.Namespace) -> int:
     with DataReader(
         args.fin,
         args.branch,
-        names(args.branches),
-        names(args.exclude_branches),
-        names(args.identifier),
+        split_list(args.branches or ""),
+        split_list(args.exclude_branches or ""),
+        split_list(args.identifier),
         args.nevts,
         args.chunk_size,
         args.specs,
@@ -125,7 +123,7 @@ def command(args: argparse.Namespace) -> int:
         normalise=args.normalise,
         nan=args.nan,
         preproc=args.preproc,
-        redirectors=names(args.redirector),
+        redirectors=split_list(args.redirector),
         timeout=args.timeout,
         retries=args.retries,
         on_error=args.on_error,

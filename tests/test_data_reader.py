@@ -9,6 +9,7 @@ from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
 from mlaas4hep.reader import METHODS, DataReader, Specs
+from mlaas4hep.reader.preproc import Preproc
 
 LISTS = [[5.0, 3.0], [], [7.0], [1.0, 2.0, 4.0]]
 
@@ -251,6 +252,54 @@ def test_specs_of_a_fixed_size_branch_of_another_size_are_refused(tmp_path):
         write_tree(tmp_path / f"{name}.root", {"cov": np.ones((5, size))})
     with pytest.raises(SpecsMismatch, match="'cov' has 4 numbers, not 3"):
         DataReader(tmp_path / "b.root", specs=DataReader(tmp_path / "a.root").specs)
+
+
+def test_what_is_excluded_or_not_selected_is_left_out_although_the_specs_have_it(tmp_path):
+    columns = write_events(tmp_path / "a.root", 100, x=np.arange(100.0))
+    whole = DataReader(tmp_path / "a.root").specs
+    for chosen in ({"exclude_branches": ["*pt"]}, {"selected_branches": ["met", "x"]}):
+        with DataReader(tmp_path / "a.root", specs=whole, normalise="none", **chosen) as reader:
+            assert reader.features == reader.columns == list(reader.specs.branches) == ["met", "x"]
+            np.testing.assert_array_equal(only_chunk(reader).x[:, 0], columns["met"])
+            np.testing.assert_array_equal(only_chunk(reader).x[:, 1], np.arange(100))
+            assert reader.specs.files == whole.files
+    with pytest.raises(ConfigError, match=r"no branch of .* is left"):
+        DataReader(tmp_path / "a.root", specs=whole, exclude_branches=["*"])
+
+
+def test_selected_branches_that_the_specs_lack_are_named(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    specs = DataReader(tmp_path / "a.root", exclude_branches=["met"]).specs
+    with pytest.raises(SpecsMismatch, match=r"do not belong to .*: not in the specs: met$"):
+        DataReader(tmp_path / "a.root", specs=specs, selected_branches=["met", "pt"])
+
+
+def test_branches_that_come_along_are_no_features_although_the_specs_have_them(tmp_path):
+    write_events(tmp_path / "a.root", 100, is_signal=np.arange(100) % 2)
+    specs = DataReader(tmp_path / "a.root").specs
+    reader = DataReader(tmp_path / "a.root", specs=specs, extra=["is_signal"], identifier=["event"])
+    assert "is_signal" in specs.branches
+    assert reader.features == ["met", "npt", "pt"]
+
+
+def test_a_method_for_a_branch_that_is_not_there_is_refused_when_the_file_is_opened(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    with pytest.raises(BranchNotFound, match=r"'nptt' is not in the features to be normalised") as raised:
+        DataReader(tmp_path / "a.root", normalise="auto,nptt=none")
+    assert raised.value.nearest[0] == "npt"
+
+
+def test_a_branch_that_the_preprocessing_removes_cannot_be_selected_and_the_error_says_why(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    (tmp_path / "p.json").write_text(
+        '{"define": {"ht": "sum(pt)"}, "flat_cut": {"met": {"cut": "met > 0", "remove": true}}}'
+    )
+    preproc = Preproc.load(tmp_path / "p.json")
+    for chosen in (["met"], ["pt", "m*"], ["/me.{1,2}/"]):
+        with pytest.raises(BranchNotFound, match="cannot be selected: the preprocessing removes it"):
+            DataReader(tmp_path / "a.root", preproc=preproc, selected_branches=chosen)
+    with DataReader(tmp_path / "a.root", preproc=preproc, selected_branches=["ht", "*t"]) as reader:
+        assert reader.features == ["ht", "npt", "pt"]
 
 
 def test_an_empty_file_has_the_columns_of_its_specs(tmp_path):

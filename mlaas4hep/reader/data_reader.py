@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, cast
@@ -37,7 +37,7 @@ from mlaas4hep.reader.inputs import VECTOR, Inputs, Parts, branches_of, padded
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, match, select
+from mlaas4hep.reader.selection import IDENTIFIER, check_kept, flat_columns, match, remaining, select
 from mlaas4hep.reader.skipping import Skipping, Verdicts
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics
@@ -240,7 +240,6 @@ class DataReader(Closing):
         except BaseException:
             self._close()
             raise
-        self._specs = specs
         self.num_entries = self._source.num_entries
         self.truncated: dict[str, int] = {}
         known = {} if verdicts is None else verdicts
@@ -251,26 +250,42 @@ class DataReader(Closing):
     def _choose_columns(self, specs: Specs | None) -> None:
         options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
         self.available: Mapping[str, Column] = self._source.columns
+        optional = tuple(options.identifier) == IDENTIFIER
+        self._derived = Derived(options.derived)
         if options.preproc is not None:
             self.available = options.preproc.columns(self._source.columns)
-        optional = tuple(options.identifier) == IDENTIFIER
+            asked = (
+                options.selected_branches or (),
+                options.exclude_branches or (),
+                options.extra,
+                self._derived.names,
+            )
+            inputs = (one.branches for one in options.inputs.values())
+            identifier = () if optional else options.identifier
+            check_kept(self.available, self._source.columns, chain(*asked, *inputs, identifier), where)
         self.identifier = flat_columns(self.available, options.identifier, where, optional)
         self.extra = flat_columns(self.available, match(self.available, options.extra, where), where)
-        self._derived = Derived(options.derived)
         self._derived.check(self.available, where)
         chosen = options.selected_branches
         if options.inputs:
             if chosen:
                 raise ConfigError("both selected branches and inputs are given", hint="name all branches in the inputs")
             chosen = branches_of(options.inputs, self.available, where)
+        gone = (*options.identifier, *self.extra)
         if specs is not None and not chosen:
-            self.features = list(VectorLayout.of(specs).branches)
+            names = VectorLayout.of(specs).branches
+            self.features = remaining(
+                names, {**self.available, **specs.branches}, options.exclude_branches, gone, where
+            )
         else:
-            gone = (*options.identifier, *self.extra)
             self.features = select(self.available, chosen, options.exclude_branches, gone, where)
-        if specs is not None:
+        if specs is None:
+            Inputs.of(self._empty_specs(), options.inputs, options.normalise)  # mistakes show before the first pass
+        else:
+            specs = specs.select(self.features)
             found = {name: self.available[name] for name in self.features if name in self.available}
             _check_belongs(specs, found, where)
+        self._specs = specs
         self._beside = [*self.identifier, *self.extra, *self._derived.names]
         self._needed = self._needs([*self.features, *self._beside])
 

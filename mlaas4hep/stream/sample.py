@@ -185,7 +185,7 @@ class Sample:
             self.entries.append(reader.stop)
             self._boundaries.append(reader.boundaries)
             self._origins.append([reader.identity, reader.num_entries, _stamp(reader.location)])
-            specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
+            specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else reader.specs
         assert specs is not None  # there is at least one file
         if not specs.events and not specs.legacy:
             why = "none passes the cuts" if self.options.preproc and sum(self.entries) else "the files are empty"

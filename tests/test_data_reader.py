@@ -8,6 +8,7 @@ from realdata import real_file
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
+from mlaas4hep.io.ahead import ahead
 from mlaas4hep.reader import METHODS, DataReader, Specs
 from mlaas4hep.reader.preproc import Preproc
 
@@ -184,11 +185,34 @@ def test_an_empty_file_gives_no_chunk_and_specs_of_nothing(tmp_path):
     assert list(reader) == []
 
 
-def test_threads_that_decompress_change_nothing(tmp_path):
-    write_events(tmp_path / "a.root", 3000, clusters=5)
-    one, two = (list(DataReader(tmp_path / "a.root", workers=workers)) for workers in (1, 2))
-    for first, second in zip(one, two, strict=True):
-        np.testing.assert_array_equal(first.x, second.x)
+@pytest.mark.parametrize("inputs", [None, {"tracks": {"branches": ["pt"], "length": 3}, "rest": {"branches": ["met"]}}])
+def test_threads_that_decompress_change_nothing(inputs, tmp_path):
+    columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
+    kept = []
+    for workers in (1, 2, 3):
+        with DataReader(tmp_path / "a.root", workers=workers, chunk_size=7000, inputs=inputs) as reader:
+            assert len(reader.blocks()) == 6
+            chunks, specs = list(reader), reader.specs
+        assert np.concatenate([chunk.ids["event"] for chunk in chunks]).tolist() == list(range(60_000))
+        kept.append((specs, [{**chunk.inputs, **chunk.ids, "entries": chunk.entries} for chunk in chunks]))
+    for specs, chunks in kept[1:]:
+        assert specs == kept[0][0]
+        for chunk, first in zip(chunks, kept[0][1], strict=True):
+            assert list(chunk) == list(first)
+            for name, values in chunk.items():
+                np.testing.assert_array_equal(values, first[name], err_msg=name)
+                assert values.dtype == first[name].dtype
+    assert kept[0][0].branches["pt"].count == ak.sum(ak.num(columns["pt"]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lists_are_read_as_they_were_written_whatever_the_number_of_threads(workers, tmp_path):
+    columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
+    with DataReader(tmp_path / "a.root", workers=workers) as reader:
+        blocks = reader.blocks()
+        parts = [values["pt"] for values, _ in ahead(lambda span: reader.read_columns(*span), blocks, workers)]
+    assert np.concatenate([part.counts for part in parts]).tolist() == ak.num(columns["pt"]).to_list()
+    np.testing.assert_array_equal(np.concatenate([part.content for part in parts]), ak.flatten(columns["pt"]))
 
 
 def test_all_947_branches_of_a_nanoaod_file_are_features_or_identifiers():

@@ -185,16 +185,19 @@ def read_one(file: str, args: argparse.Namespace) -> dict[str, Any]:
 def read_many(files: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Do what is asked for with several files, with one first pass over all; return what --json says of them."""
     from mlaas4hep.errors import ConfigError
+    from mlaas4hep.io.location import is_url, shown
     from mlaas4hep.reader.losses import losses
 
+    names = [shown(file) for file in files]
+    fin = ",".join(names) if is_url(args.fin) else args.fin
     if args.fout and not is_specs(args.fout):
         raise ConfigError(
             f"--fout={args.fout} is for the vectors of one file, and --fin means {len(files)}:"
-            f" {', '.join(files[:3])}{', ...' if len(files) > 3 else ''}",
+            f" {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
             hint="name one of them",
         )
     if args.verbose:
-        tell(args, *(f"Reading {file}" for file in files))
+        tell(args, *(f"Reading {name}" for name in names))
     made: list[Sample] = []
 
     def specs() -> Specs:
@@ -206,18 +209,18 @@ def read_many(files: list[str], args: argparse.Namespace) -> dict[str, Any]:
     cut: Counter[str] = Counter()
     if args.verbose > 1:
         tell(args, *sample.specs.branches)
-    results: dict[str, Any] = {"file": args.fin, "files": files}
+    results: dict[str, Any] = {"file": fin, "files": names}
     if is_specs(args.fout):
         save(sample.specs, args.fout)
     if args.info:
         events = sum(reader.num_entries for reader in each(sample, cut))
         with sample.reader(0) as reader:
-            results |= describe(reader, args, args.fin, events)
+            results |= describe(reader, args, fin, events)
     elif not args.hists:
         results |= stream(each(sample, cut), sum(sample.entries), args)
     if args.hists:
         readers = enumerate(each(sample, cut))
-        pages = [plot(reader, args.hists, f"{index}_{Path(files[index]).stem}") for index, reader in readers]
+        pages = [plot(reader, args.hists, f"{index}_{Path(names[index]).stem}") for index, reader in readers]
         results["histograms"] = [path for pair in pages for path in pair]
     for line in (*losses(cut, {}, sample.specs.select(cut)), *sample.losses()):
         console.notice(line)

@@ -7,6 +7,7 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from http_server import WebServer
 from scripts import only_error_line, run_script
 from tinyroot import damage, write_events
 
@@ -56,6 +57,16 @@ def test_info_is_of_all_files(folder):
     content = json.loads(done.stdout)
     assert (content["file"], content["events"], content["events_seen"]) == ("part*.root", 15000, 11000)
     assert content["files"] == ["part0.root", "part1.root", "part2.root"]
+
+
+def test_tokens_of_urls_are_not_shown(folder):
+    server = WebServer({path.name: path.read_bytes() for path in folder.glob("part*.root")})
+    urls = ",".join(f"{server.address}/part{index}.root?token=secret" for index in range(2))
+    done = run_script("reader.py", f"--fin={urls}", "--info", "--json", "--verbose=2", cwd=folder)
+    server.close()
+    assert json.loads(done.stdout)["files"] == [f"{server.address}/part{index}.root" for index in range(2)]
+    assert json.loads(done.stdout)["events"] == 8000
+    assert "secret" not in done.stdout + done.stderr
 
 
 def test_histograms_are_of_each_file(folder):

@@ -57,8 +57,8 @@ def not_finite(specs: Specs) -> list[str]:
     more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
     nan, inf = (sum(getattr(branch, what) for branch in odd.values()) for what in ("nan", "inf"))
     return [
-        f"the specs count {nan} values that are not a number and {inf} that are infinite: {', '.join(counts)}{more};"
-        " the mask leaves out the former, and normalising makes the latter finite"
+        f"the specs count {nan} values that are not a number, which the mask leaves out, and {inf} that are infinite:"
+        f" {', '.join(counts)}{more}"
     ]
 
 

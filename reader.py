@@ -4,6 +4,7 @@
     reader.py --fin=examples/htautau/ggH.root --info --verbose=1
     reader.py --fin=examples/htautau/ggH.root --branches='Jet_*,MET_pt' --fout=specs.json
     reader.py --fin=root://host//path/file.root --nevts=10000
+    reader.py --fin='data/*.root' --workers=2 --fout=specs.json
 
 Results go to stdout, progress and notices to stderr. In Python: from mlaas4hep import DataReader.
 """
@@ -16,12 +17,16 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
 
 if TYPE_CHECKING:
-    from mlaas4hep.reader import DataReader
+    from mlaas4hep.reader import DataReader, Specs
+    from mlaas4hep.stream.sample import Sample
 
 __all__ = ["DataReader"]
 
@@ -42,7 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--fin",
         required=True,
         metavar="FILE",
-        help="ROOT file: a path, a URL (root://, https://) or an LFN (/store/...)",
+        help="ROOT file: a path, a URL (root://, https://) or an LFN (/store/...); or several of the same branches: a"
+        " comma list, a glob ('data/*.root'), or a text file (.txt, .list) with one a line",
     )
     option("--fout", metavar="FILE", help="write the specs (.json) or the vectors (.parquet, .npz, .h5) here")
     option("--nan", type=float, default=float("nan"), help="value written where there is none (default: nan)")
@@ -98,26 +104,49 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> int:
-    """Open the file and do what the options ask for."""
+    """Open the file, or files, and do what the options ask for."""
     from mlaas4hep.compiled import KERNEL
     from mlaas4hep.files import check_destination
-    from mlaas4hep.reader import DataReader
-    from mlaas4hep.reader.export import write_vectors
-    from mlaas4hep.reader.losses import losses
-
-    def names(text: str | None) -> list[str]:
-        return [name.strip() for name in (text or "").split(",") if name.strip()]
 
     if args.fout:
         check_destinations(args.fout)
     if args.hists:
         check_destination(os.path.join(args.hists, "histograms.pdf"))
+    files = find_files(args.fin)
+    if args.verbose and KERNEL is None:
+        console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
+    results = read_one(files[0], args) if len(files) == 1 else read_many(files, args)
+    if args.json:
+        print(json.dumps(results, indent=1, allow_nan=False))
+    return 0
+
+
+def find_files(text: str) -> list[str]:
+    """Return the files that --fin means: one, a comma list, a glob, or what a .txt or .list names, one a line."""
+    from mlaas4hep.io.location import is_url, read_file_list
+
+    if os.path.exists(text):
+        several = text.endswith((".txt", ".list"))
+    elif is_url(text):
+        several = "," in text and all(is_url(part.strip()) for part in text.split(","))
+    else:
+        several = any(sign in text for sign in ",*?[")
+    return read_file_list(text) if several else [text]
+
+
+def read_one(file: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Do what is asked for with one file; return what --json says of it."""
+    from mlaas4hep.lists import split_list
+    from mlaas4hep.reader import DataReader
+    from mlaas4hep.reader.export import write_vectors
+    from mlaas4hep.reader.losses import losses, not_finite
+
     with DataReader(
-        args.fin,
+        file,
         args.branch,
-        names(args.branches),
-        names(args.exclude_branches),
-        names(args.identifier),
+        split_list(args.branches or ""),
+        split_list(args.exclude_branches or ""),
+        split_list(args.identifier),
         args.nevts,
         args.chunk_size,
         args.specs,
@@ -125,37 +154,102 @@ def command(args: argparse.Namespace) -> int:
         normalise=args.normalise,
         nan=args.nan,
         preproc=args.preproc,
-        redirectors=names(args.redirector),
+        redirectors=split_list(args.redirector),
         timeout=args.timeout,
         retries=args.retries,
         on_error=args.on_error,
     ) as reader:
         if args.verbose:
-            print(f"Reading {reader.location}")
-        if args.verbose and KERNEL is None:
-            console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
+            tell(args, f"Reading {reader.location}")
         if args.verbose > 1:
-            print("\n".join(reader.features))
-        for line in learn(reader, args.specs):
-            if not args.json:
-                print(line)
+            tell(args, *reader.features)
+        learn(lambda: reader.specs, args)
+        results: dict[str, Any] = {"file": reader.location}
         if is_specs(args.fout):
-            reader.specs.save(args.fout)
-            console.notice(f"specs written to {args.fout}")
+            save(reader.specs, args.fout)
         if args.info:
-            print_info(reader, args)
+            results |= describe(reader, args)
         if args.fout and not is_specs(args.fout):
             events = write_vectors(reader, args.fout)
             console.notice(f"vectors of {events} events written to {args.fout}")
-            if args.json and not args.info:
-                print(json.dumps({"file": reader.location, "events": events, "vectors": args.fout}, indent=1))
+            results = {"events": events, **results, "vectors": args.fout}
         elif not args.info and not args.hists:
-            stream(reader, args.json)
+            results |= stream([reader], reader.stop, args)
         if args.hists:
-            plot(reader, args.hists)
-        for line in losses(reader.truncated, reader.skipped, reader.specs):
+            results["histograms"] = plot(reader, args.hists)
+        for line in (*losses(reader.truncated, reader.skipped, reader.specs), *not_finite(reader.specs)):
             console.notice(line)
-    return 0
+    return results
+
+
+def read_many(files: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Do what is asked for with several files, with one first pass over all; return what --json says of them."""
+    from mlaas4hep.errors import ConfigError
+    from mlaas4hep.io.location import is_url, shown
+    from mlaas4hep.reader.losses import losses
+
+    names = [shown(file) for file in files]
+    fin = ",".join(names) if is_url(args.fin) else args.fin
+    if args.fout and not is_specs(args.fout):
+        raise ConfigError(
+            f"--fout={args.fout} is for the vectors of one file, and --fin means {len(files)}:"
+            f" {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
+            hint="name one of them",
+        )
+    if args.verbose:
+        tell(args, *(f"Reading {name}" for name in names))
+    made: list[Sample] = []
+
+    def specs() -> Specs:
+        made.append(open_sample(files, args))
+        return made[0].specs
+
+    learn(specs, args)
+    (sample,) = made
+    cut: Counter[str] = Counter()
+    if args.verbose > 1:
+        tell(args, *sample.specs.branches)
+    results: dict[str, Any] = {"file": fin, "files": names}
+    if is_specs(args.fout):
+        save(sample.specs, args.fout)
+    if args.info:
+        events = sum(reader.num_entries for reader in each(sample, cut))
+        with sample.reader(0) as reader:
+            results |= describe(reader, args, fin, events)
+    elif not args.hists:
+        results |= stream(each(sample, cut), sum(sample.entries), args)
+    if args.hists:
+        readers = enumerate(each(sample, cut))
+        pages = [plot(reader, args.hists, f"{index}_{Path(names[index]).stem}") for index, reader in readers]
+        results["histograms"] = [path for pair in pages for path in pair]
+    for line in (*losses(cut, {}, sample.specs.select(cut)), *sample.losses()):
+        console.notice(line)
+    sample.close()
+    return results
+
+
+def open_sample(files: list[str], args: argparse.Namespace) -> Sample:
+    """Open several files that have the same branches, and learn the specs of all, so many at a time as are workers."""
+    from mlaas4hep.config import Params
+    from mlaas4hep.stream.sample import Sample
+
+    said = {name: getattr(args, name) for name in Params.model_fields if hasattr(args, name)}
+    names = {"selected_branches": args.branches or "", "exclude_branches": args.exclude_branches or "", "cache": False}
+    return Sample(files, None, Params.parse({**said, **names}, "the command line"), args.specs, args.preproc)
+
+
+def each(sample: Sample, cut: Counter[str]) -> Iterator[DataReader]:
+    """Lend the reader of each file in turn, and count the values that it cuts off."""
+    for index in range(len(sample.files)):
+        with sample.reader(index) as reader:
+            yield reader
+            cut.update(reader.truncated)
+
+
+def tell(args: argparse.Namespace, *lines: str) -> None:
+    """Print what is said on the way; where JSON is wanted, stdout is for that alone."""
+    for line in lines:
+        print(line, file=sys.stderr if args.json else sys.stdout)
 
 
 def is_specs(path: str | None) -> bool:
@@ -183,61 +277,80 @@ def check_destinations(path: str) -> None:
             ) from error
 
 
-def learn(reader: DataReader, given: str | None) -> list[str]:
-    """Make the first pass, unless there are specs; return lines that say what it took."""
+def learn(specs_of: Callable[[], Specs], args: argparse.Namespace) -> None:
+    """Make the first pass, unless there are specs, and say what it took."""
     (resident, swapped), start = console.memory(), time.perf_counter()
-    specs = reader.specs
+    specs = specs_of()
     seconds = time.perf_counter() - start
     now = console.memory()
-    how = "Specs given" if given else "First pass"
-    return [
+    if args.json:
+        return
+    how = "Specs given" if args.specs else "First pass"
+    print(
         f"{how}: {specs.events} events, {seconds:.2f} sec, shape ({specs.width},)"
-        f" {specs.num_flat} branches: flat {specs.num_jagged} jagged",
-        f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)",
-    ]
+        f" {specs.num_flat} branches: flat {specs.num_jagged} jagged"
+    )
+    print(f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)")
 
 
-def print_info(reader: DataReader, args: argparse.Namespace) -> None:
-    """Print what is in the file: a table in a terminal, the original's form in a pipe or with --verbose, or JSON."""
+def save(specs: Specs, path: str) -> None:
+    """Write the specs."""
+    specs.save(path)
+    console.notice(f"specs written to {path}")
+
+
+def describe(reader: DataReader, args: argparse.Namespace, name: str = "", events: int | None = None) -> dict[str, Any]:
+    """Print what is in the file: a table in a terminal, the original's form in a pipe or with --verbose.
+
+    Args:
+        name, events: of several files, of which the reader has the specs.
+
+    Returns:
+        The same for --json, in place of printing it.
+    """
     from mlaas4hep.reader import info
 
     if args.json:
-        print(json.dumps(info.as_json(reader), indent=1, allow_nan=False))
-    elif sys.stdout.isatty() and not args.verbose:
-        print(info.as_table(reader, shutil.get_terminal_size().columns, "NO_COLOR" not in os.environ))
+        return info.as_json(reader, name, events)
+    if sys.stdout.isatty() and not args.verbose:
+        width = shutil.get_terminal_size().columns
+        print(info.as_table(reader, width, "NO_COLOR" not in os.environ, name, events))
     else:
-        print(info.as_text(reader))
+        print(info.as_text(reader, events))
+    return {}
 
 
-def stream(reader: DataReader, as_json: bool) -> None:
-    """Turn all events into vectors, and say how fast."""
-    events = chunks = size = values = 0
+def stream(readers: Iterable[DataReader], expected: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Turn all events into vectors, and say how fast; return the figures."""
+    events = chunks = size = values = width = 0
     start = time.perf_counter()
-    with console.progress("reading", reader.stop) as bar:
-        for chunk in reader:
-            events, chunks, size = events + len(chunk), chunks + 1, size + chunk.x.nbytes
-            values += int(chunk.mask.sum())
-            bar.advance(len(chunk))
+    with console.progress("reading", expected) as bar:
+        for reader in readers:
+            width = reader.layout.width
+            for chunk in reader:
+                events, chunks, size = events + len(chunk), chunks + 1, size + chunk.x.nbytes
+                values += int(chunk.mask.sum())
+                bar.advance(len(chunk))
     seconds = time.perf_counter() - start
-    filled = values / max(events * reader.layout.width, 1)
+    filled = values / max(events * width, 1)
     rate = events / max(seconds, 1e-9)
-    if as_json:
-        figures = {"file": reader.location, "events": events, "seconds": seconds, "events_per_s": rate,
-                   "columns": reader.layout.width, "chunks": chunks, "bytes": size, "filled": filled}  # fmt: skip
-        print(json.dumps(figures, indent=1))
-        return
-    print(
-        f"Read {events} events, {seconds:.2f} sec, {rate:,.0f} events/s,"
-        f" shape ({events}, {reader.layout.width}) float32 in {chunks} chunks, {size / 1e6:.1f} MB, {filled:.0%} filled"
-    )
+    if not args.json:
+        print(
+            f"Read {events} events, {seconds:.2f} sec, {rate:,.0f} events/s, shape ({events}, {width}) float32"
+            f" in {chunks} chunks, {size / 1e6:.1f} MB, {filled:.0%} filled"
+        )
+    return {"events": events, "seconds": seconds, "events_per_s": rate, "columns": width, "chunks": chunks,
+            "bytes": size, "filled": filled}  # fmt: skip
 
 
-def plot(reader: DataReader, folder: str) -> None:
-    """Write the histograms."""
+def plot(reader: DataReader, folder: str, name: str = "") -> list[str]:
+    """Write the histograms; return where they are."""
     from mlaas4hep.reader.histograms import write_histograms
 
-    for path in write_histograms(reader, folder):
+    paths = write_histograms(reader, folder, name)
+    for path in paths:
         console.notice(f"histograms of {len(reader.features)} branches written to {path}")
+    return [str(path) for path in paths]
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ from typing_extensions import Self
 
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.files import read_json
+from mlaas4hep.lists import split_list
 from mlaas4hep.methods import parse_choice
 
 
 def _as_names(value: Any) -> Any:
     """Take the original's spellings of a list: a comma list, "" for none."""
     if isinstance(value, str):
-        return [name.strip() for name in value.split(",") if name.strip()]
+        return split_list(value)
     return value
 
 

@@ -15,7 +15,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from threading import Event, Thread
+from typing import Any, NoReturn, Protocol
 
 from mlaas4hep.errors import MLaaS4HEPError
 
@@ -97,9 +98,12 @@ class Progress(Protocol):
 def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -> Iterator[Progress]:
     """Show a bar with rate and time left on stderr while the block runs.
 
-    Nothing is drawn when stderr is no terminal, nor before `delay` seconds have passed.
+    Nothing is drawn when stderr is no terminal, nor before `delay` seconds have passed; from then on it is drawn every
+    second, however long a unit takes.
     """
     from tqdm import tqdm
+
+    ended = Event()
 
     with tqdm(
         total=total,
@@ -112,7 +116,24 @@ def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
     ) as bar:
-        yield _Bar(bar.update, bar.set_postfix_str)
+        clock = Thread(target=_tick, args=(bar, ended), name="progress", daemon=True)
+        if not bar.disable:
+            clock.start()
+        try:
+            yield _Bar(bar.update, bar.set_postfix_str)
+        finally:
+            ended.set()
+            if clock.ident is not None:
+                clock.join()
+
+
+def _tick(bar: Any, ended: Event) -> None:
+    if ended.wait(bar.delay):
+        return
+    bar.delay = 0  # or what is drawn here would stay when it has ended
+    while not ended.is_set():
+        bar.refresh()
+        ended.wait(1)
 
 
 class _Bar:

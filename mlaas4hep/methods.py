@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.lists import split_list
 
 METHODS = ("auto", "standard", "minmax", "none")
 """Normalisations; see `reader.normalise`."""
@@ -26,7 +27,7 @@ def parse_choice(choice: Choice) -> tuple[str, dict[str, str]]:
         ConfigError: there is no such method.
     """
     if isinstance(choice, str):
-        parts = [part.rpartition("=") for part in choice.split(",")]
+        parts = [part.rpartition("=") for part in split_list(choice) or [""]]
         pairs = {pattern.strip() or "default": method.strip() for pattern, _, method in parts}
     else:
         pairs = dict(choice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Condition, Thread
 
 
 class WebServer:
@@ -12,6 +12,8 @@ class WebServer:
 
     def __init__(self, files: dict[str, bytes], knows_ranges: bool = True) -> None:
         self.sent = self.requests = 0
+        self.asked: list[range] = []  # bytes, in the order of the requests
+        self._asking = Condition()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,6 +33,9 @@ class WebServer:
                     content = b""
                 elif wanted and knows_ranges:
                     start, stop = int(wanted[1]), min(int(wanted[2]) + 1, len(content))
+                    with server._asking:
+                        server.asked.append(range(start, stop))
+                        server._asking.notify_all()
                     self.send_response(206)
                     self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
                     content = content[start:stop]
@@ -53,6 +58,15 @@ class WebServer:
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+
+    def was_asked_for(self, place: int) -> bool:
+        """Whether any request was for the byte at `place`."""
+        return any(place in piece for piece in self.asked)
+
+    def wait_for(self, place: int) -> bool:
+        """Wait until a request is for the byte at `place`; return whether one was, within a minute."""
+        with self._asking:
+            return self._asking.wait_for(lambda: self.was_asked_for(place), timeout=60)
 
     def close(self) -> None:
         """Stop serving."""

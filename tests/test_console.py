@@ -1,10 +1,16 @@
 """Exit codes and what goes to stderr."""
 
 import argparse
+import fcntl
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 
 import pytest
 from scripts import only_error_line, run_script
@@ -55,6 +61,60 @@ def test_a_progress_bar_writes_nothing_into_a_pipe(capfd):
     with console.progress("reading", 10) as bar:
         bar.advance(10, "done")
     assert capfd.readouterr() == ("", "")
+
+
+class Terminal:
+    """What a process shows in a terminal of 100 columns while it waits for lines from its stdin."""
+
+    def __init__(self, code):
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+
+    def read_until(self, pattern):
+        """Read what comes until a pattern is found in it; return the match."""
+        seen = ""
+        while not (found := re.search(pattern, seen)):
+            seen += self._read()
+        return found
+
+    def close(self):
+        """Let the process end; return what it showed last."""
+        self.process.stdin.close()
+        seen = ""
+        with suppress(OSError):  # its end is closed
+            while True:
+                seen += self._read()
+        os.close(self._ours)
+        assert self.process.wait() == 0
+        return seen
+
+    def _read(self):
+        return os.read(self._ours, 65536).decode()
+
+
+def test_in_a_terminal_a_bar_is_drawn_although_the_first_block_takes_long_and_goes_in_the_end():
+    terminal = Terminal(
+        "import sys; from mlaas4hep import console\n"
+        "with console.progress('first pass', 20_000, delay=0.1) as bar:\n"
+        "    sys.stdin.readline(); bar.advance(10_000); sys.stdin.readline()\n"
+    )
+    terminal.read_until(r"first pass: +0%.* 0\.00/20\.0k \[00:00<\?, \? events/s\]")
+    terminal.read_until(r"\[00:01<\?, \? events/s\]")  # it goes on while nothing is reported
+    terminal.process.stdin.write("\n")
+    terminal.process.stdin.flush()
+    found = terminal.read_until(r"first pass: +50%.* 10\.0k/20\.0k \[[\d:]+<[\d:]+, +([\d.]+)(k?) events/s\]")
+    assert 0 < float(found[1]) * (1000 if found[2] else 1) < 10_000
+    last = terminal.close()
+    assert re.search(r"\r +\r$", last), last  # wiped away
+
+
+def test_in_a_terminal_what_is_done_before_the_delay_draws_nothing():
+    terminal = Terminal(
+        "from mlaas4hep import console\nwith console.progress('reading', 10, delay=600) as bar:\n    bar.advance(10)\n"
+    )
+    assert terminal.close() == ""
 
 
 def test_memory_is_what_the_system_says():

@@ -8,7 +8,9 @@ from realdata import real_file
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
+from mlaas4hep.io.ahead import ahead
 from mlaas4hep.reader import METHODS, DataReader, Specs
+from mlaas4hep.reader.preproc import Preproc
 
 LISTS = [[5.0, 3.0], [], [7.0], [1.0, 2.0, 4.0]]
 
@@ -183,11 +185,34 @@ def test_an_empty_file_gives_no_chunk_and_specs_of_nothing(tmp_path):
     assert list(reader) == []
 
 
-def test_threads_that_decompress_change_nothing(tmp_path):
-    write_events(tmp_path / "a.root", 3000, clusters=5)
-    one, two = (list(DataReader(tmp_path / "a.root", workers=workers)) for workers in (1, 2))
-    for first, second in zip(one, two, strict=True):
-        np.testing.assert_array_equal(first.x, second.x)
+@pytest.mark.parametrize("inputs", [None, {"tracks": {"branches": ["pt"], "length": 3}, "rest": {"branches": ["met"]}}])
+def test_threads_that_decompress_change_nothing(inputs, tmp_path):
+    columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
+    kept = []
+    for workers in (1, 2, 3):
+        with DataReader(tmp_path / "a.root", workers=workers, chunk_size=7000, inputs=inputs) as reader:
+            assert len(reader.blocks()) == 6
+            chunks, specs = list(reader), reader.specs
+        assert np.concatenate([chunk.ids["event"] for chunk in chunks]).tolist() == list(range(60_000))
+        kept.append((specs, [{**chunk.inputs, **chunk.ids, "entries": chunk.entries} for chunk in chunks]))
+    for specs, chunks in kept[1:]:
+        assert specs == kept[0][0]
+        for chunk, first in zip(chunks, kept[0][1], strict=True):
+            assert list(chunk) == list(first)
+            for name, values in chunk.items():
+                np.testing.assert_array_equal(values, first[name], err_msg=name)
+                assert values.dtype == first[name].dtype
+    assert kept[0][0].branches["pt"].count == ak.sum(ak.num(columns["pt"]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lists_are_read_as_they_were_written_whatever_the_number_of_threads(workers, tmp_path):
+    columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
+    with DataReader(tmp_path / "a.root", workers=workers) as reader:
+        blocks = reader.blocks()
+        parts = [values["pt"] for values, _ in ahead(lambda span: reader.read_columns(*span), blocks, workers)]
+    assert np.concatenate([part.counts for part in parts]).tolist() == ak.num(columns["pt"]).to_list()
+    np.testing.assert_array_equal(np.concatenate([part.content for part in parts]), ak.flatten(columns["pt"]))
 
 
 def test_all_947_branches_of_a_nanoaod_file_are_features_or_identifiers():
@@ -251,6 +276,54 @@ def test_specs_of_a_fixed_size_branch_of_another_size_are_refused(tmp_path):
         write_tree(tmp_path / f"{name}.root", {"cov": np.ones((5, size))})
     with pytest.raises(SpecsMismatch, match="'cov' has 4 numbers, not 3"):
         DataReader(tmp_path / "b.root", specs=DataReader(tmp_path / "a.root").specs)
+
+
+def test_what_is_excluded_or_not_selected_is_left_out_although_the_specs_have_it(tmp_path):
+    columns = write_events(tmp_path / "a.root", 100, x=np.arange(100.0))
+    whole = DataReader(tmp_path / "a.root").specs
+    for chosen in ({"exclude_branches": ["*pt"]}, {"selected_branches": ["met", "x"]}):
+        with DataReader(tmp_path / "a.root", specs=whole, normalise="none", **chosen) as reader:
+            assert reader.features == reader.columns == list(reader.specs.branches) == ["met", "x"]
+            np.testing.assert_array_equal(only_chunk(reader).x[:, 0], columns["met"])
+            np.testing.assert_array_equal(only_chunk(reader).x[:, 1], np.arange(100))
+            assert reader.specs.files == whole.files
+    with pytest.raises(ConfigError, match=r"no branch of .* is left"):
+        DataReader(tmp_path / "a.root", specs=whole, exclude_branches=["*"])
+
+
+def test_selected_branches_that_the_specs_lack_are_named(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    specs = DataReader(tmp_path / "a.root", exclude_branches=["met"]).specs
+    with pytest.raises(SpecsMismatch, match=r"do not belong to .*: not in the specs: met$"):
+        DataReader(tmp_path / "a.root", specs=specs, selected_branches=["met", "pt"])
+
+
+def test_branches_that_come_along_are_no_features_although_the_specs_have_them(tmp_path):
+    write_events(tmp_path / "a.root", 100, is_signal=np.arange(100) % 2)
+    specs = DataReader(tmp_path / "a.root").specs
+    reader = DataReader(tmp_path / "a.root", specs=specs, extra=["is_signal"], identifier=["event"])
+    assert "is_signal" in specs.branches
+    assert reader.features == ["met", "npt", "pt"]
+
+
+def test_a_method_for_a_branch_that_is_not_there_is_refused_when_the_file_is_opened(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    with pytest.raises(BranchNotFound, match=r"'nptt' is not in the features to be normalised") as raised:
+        DataReader(tmp_path / "a.root", normalise="auto,nptt=none")
+    assert raised.value.nearest[0] == "npt"
+
+
+def test_a_branch_that_the_preprocessing_removes_cannot_be_selected_and_the_error_says_why(tmp_path):
+    write_events(tmp_path / "a.root", 100)
+    (tmp_path / "p.json").write_text(
+        '{"define": {"ht": "sum(pt)"}, "flat_cut": {"met": {"cut": "met > 0", "remove": true}}}'
+    )
+    preproc = Preproc.load(tmp_path / "p.json")
+    for chosen in (["met"], ["pt", "m*"], ["/me.{1,2}/"]):
+        with pytest.raises(BranchNotFound, match="cannot be selected: the preprocessing removes it"):
+            DataReader(tmp_path / "a.root", preproc=preproc, selected_branches=chosen)
+    with DataReader(tmp_path / "a.root", preproc=preproc, selected_branches=["ht", "*t"]) as reader:
+        assert reader.features == ["ht", "npt", "pt"]
 
 
 def test_an_empty_file_has_the_columns_of_its_specs(tmp_path):

@@ -79,6 +79,43 @@ def test_json_is_all_there_is_and_says_what_the_file_holds(file, tmp_path):
     assert "stamp: whole numbers beyond 2^24" in done.stderr
 
 
+def test_whole_numbers_that_float32_cannot_hold_are_flagged(file):
+    text = in_terminal(f"--fin={file}", "--info", columns=120, env={"NO_COLOR": "1"})
+    types = {line.split()[0]: line.split()[2] for line in text.splitlines() if " flat " in line and "0x" not in line}
+    assert types["stamp"] == "int64!"
+    assert types["met"] == "float32"
+    assert "! whole numbers beyond 2^24, of which float32 cannot tell neighbours apart" in text
+    with DataReader(file) as reader:
+        exact = {name: branch["exact_in_float32"] for name, branch in as_json(reader)["branches"].items()}
+    assert [name for name, is_exact in exact.items() if not is_exact] == ["stamp"]
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        (["--info"], {"branches", "events_seen"}),
+        (["--verbose=2"], {"events_per_s", "chunks"}),
+        (["--info", "--verbose=2"], {"branches", "events_seen"}),
+        (["--fout=x.npz", "--verbose"], {"events", "vectors"}),
+        (["--fout=x.npz", "--info"], {"branches", "vectors"}),
+        (["--fout=specs.json", "--verbose"], {"events_per_s", "chunks"}),
+        (["--hists"], {"histograms"}),
+        (["--hists", "--info", "--verbose=2"], {"branches", "histograms"}),
+    ],
+)
+def test_json_is_one_object_and_nothing_else_whatever_else_is_asked_for(file, tmp_path, options, keys):
+    if "--hists" in options:
+        pytest.importorskip("matplotlib")
+    done = run_script("reader.py", f"--fin={file}", "--branches=met,stamp", "--json", *options, cwd=tmp_path)
+    content = json.loads(done.stdout)
+    assert content["file"] == str(file)
+    assert keys <= set(content)
+    if "--hists" in options:
+        assert [(tmp_path / path).exists() for path in content["histograms"]] == [True, True]
+    if "--verbose=2" in options:
+        assert f"Reading {file}\nmet\nstamp\n" in done.stderr
+
+
 def test_json_of_a_stream_has_its_figures(file, tmp_path):
     done = run_script("reader.py", f"--fin={file}", "--json", cwd=tmp_path)
     content = json.loads(done.stdout)

@@ -17,6 +17,7 @@ from xrootd_server import free_port
 from mlaas4hep.errors import FileUnreadable, PackageMissing
 from mlaas4hep.io import Jagged, Kind, open_source
 from mlaas4hep.io.replicas import Patience
+from mlaas4hep.reader import DataReader
 
 RNTUPLE = "Run2012BC_DoubleMuParked_Muons_1000evts_rntuple_v1-0-0-0.root"
 QUICK = Patience(timeout=20, retries=0)
@@ -116,3 +117,23 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(PackageMissing, match="s3:// needs the package 's3fs', which is not installed; install it: pip"):
         open_source("s3://bucket/a.root")
+
+
+def test_the_next_block_is_asked_for_while_the_last_is_in_use_and_no_more_than_that(tmp_path):
+    path = tmp_path / "a.root"
+    columns = write_events(path, 60_000, clusters=6)
+    with uproot.open(path) as file:
+        places = file["Events"]["met"].member("fBasketSeek")[:6].tolist()
+    with DataReader(path, selected_branches=["met"], normalise="none") as reader:
+        specs = reader.specs
+        assert len(reader.blocks()) == 6
+    server = WebServer({"a.root": path.read_bytes()})
+    with DataReader(f"{server.address}/a.root", specs=specs, normalise="none", retries=0) as reader:
+        chunks = iter(reader)
+        assert not any(map(server.was_asked_for, places))
+        first = next(chunks)
+        np.testing.assert_array_equal(first.x[:, 0], columns["met"][:10_000])
+        assert server.wait_for(places[1])  # nobody has asked for the second chunk
+        assert not any(map(server.was_asked_for, places[2:]))
+        assert sum(map(len, chunks)) == 50_000
+    server.close()

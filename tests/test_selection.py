@@ -77,3 +77,17 @@ def test_identifiers_may_be_missing_only_where_nobody_asked_for_them():
         flat_columns(COLUMNS, ["run", "event"], "here")
     with pytest.raises(ConfigError, match="not one number an event: it is jagged"):
         flat_columns(COLUMNS, ["Jet_pt"], "here", optional=True)
+
+
+def test_a_list_that_contains_itself_is_one_clear_line(tmp_path):
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    one.write_text(f"cov\n@{other}\n")
+    other.write_text(f"@{one}\n")
+    with pytest.raises(ConfigError, match="a list of branches contains itself") as raised:
+        chosen([f"@{one}"])
+    assert str(raised.value).endswith(f"@{one} -> @{other} -> @{one}")
+
+
+def test_the_same_list_may_be_named_twice(tmp_path):
+    (tmp_path / "one.txt").write_text("cov\n")
+    assert chosen([f"@{tmp_path / 'one.txt'}", f"@{tmp_path / 'one.txt'}"]) == ["cov"]

@@ -317,3 +317,16 @@ def test_lanes_hold_every_file_once_and_shares_add_up(entries, count, chunks):
     lengths = [sum(entries[file] for file in lane) for lane in lanes]
     given_out = np.sum([shares(lengths, chunk, chunks) for chunk in range(chunks)], axis=0)
     assert given_out.tolist() == lengths
+
+
+def test_excluded_branches_are_left_out_although_the_specs_have_them(tmp_path):
+    for name in "ab":
+        write_events(tmp_path / f"{name}.root", 200)
+    files = [tmp_path / "a.root", tmp_path / "b.root"]
+    with DataGenerator(files, ["a", "b"]) as generator:
+        specs = generator.specs
+    with DataGenerator(files, ["a", "b"], {"exclude_branches": "met,npt"}, specs) as generator:
+        assert set(specs.branches) == {"met", "npt", "pt"}
+        assert list(generator.specs.branches) == ["pt"]
+        assert generator.columns == ["pt_0", "pt_1", "pt_2", "pt_3"]
+        assert {batch.x.shape[1] for batch in generator} == {4}

@@ -47,3 +47,29 @@ def write_tree(path, columns, clusters=1, name="Events"):
 def dtype_is_array(dtype):
     """Whether a branch type is one of NumPy arrays, not of lists."""
     return isinstance(dtype, np.dtype)
+
+
+def write_large_clusters(path, clusters, baskets, rows, **options):
+    """Write a tree as `write_events` does, of clusters that have so many baskets of `rows` events; return its columns.
+
+    What makes a cluster is that the baskets of all branches begin with it. Within clusters, those of a further branch
+    `unread` are said to begin one event later than the others do; nobody can read it.
+    """
+    count = clusters * baskets
+    columns = write_events(path, count * rows, clusters=count, **options, unread=np.zeros(count * rows, np.int8))
+    edges = np.arange(count + 1) * rows
+    old, new = (edge.astype(">i8").tobytes() for edge in (edges, edges + (np.arange(count + 1) % baskets > 0)))
+    before, found, after = path.read_bytes().rpartition(old)
+    assert found
+    path.write_bytes(before + new + after)
+    return columns
+
+
+def damage(path, branch, basket, tree="Events"):
+    """Overwrite a part of one basket's content."""
+    with uproot.open(path) as file:
+        member = file[tree][branch].member
+        seek, size = int(member("fBasketSeek")[basket]), int(member("fBasketBytes")[basket])
+    content = bytearray(path.read_bytes())
+    content[seek + size // 2 : seek + size // 2 + 200] = bytes(200)
+    path.write_bytes(content)

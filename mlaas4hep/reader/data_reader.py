@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, cast
@@ -29,7 +29,6 @@ from mlaas4hep.errors import ConfigError, FileUnreadable, SpecsMismatch, Unreach
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import READ_ROWS, blocks
-from mlaas4hep.io.columns import join_events, no_events
 from mlaas4hep.io.location import is_url, shown
 from mlaas4hep.io.replicas import PATIENCE, Patience
 from mlaas4hep.methods import Choice, parse_choice
@@ -38,7 +37,8 @@ from mlaas4hep.reader.inputs import VECTOR, Inputs, Parts, branches_of, padded
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.selection import IDENTIFIER, flat_columns, match, select
+from mlaas4hep.reader.selection import IDENTIFIER, check_kept, flat_columns, match, remaining, select
+from mlaas4hep.reader.skipping import Skipping, Verdicts
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics
 
@@ -102,7 +102,7 @@ class ReadOptions:
         derived: further numbers that come along, as expressions, by what they are for.
         workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
         patience: how long to wait for servers.
-        on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read.
+        on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read, see `skipping`.
         inputs: named tensors in place of one vector of the selected branches.
     """
 
@@ -145,7 +145,6 @@ class DataReader(Closing):
         identifier: columns that name an event and are there.
         extra: flat columns that come along.
         truncated: by jagged branch, how many values did not fit into the vector so far.
-        skipped: the stretches of entries that could not be read so far (with on_error="skip"), and why.
     """
 
     def __init__(
@@ -209,13 +208,29 @@ class DataReader(Closing):
         self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
 
     @classmethod
-    def open(cls, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None = None) -> Self:
-        """Open a file with options that many files share."""
+    def open(
+        cls,
+        fin: str | os.PathLike[str],
+        options: ReadOptions,
+        specs: Specs | None = None,
+        verdicts: Verdicts | None = None,
+    ) -> Self:
+        """Open a file with options that many files share.
+
+        Args:
+            verdicts: which of its clusters are known to be damaged, or not, from when it was open before.
+        """
         reader = cls.__new__(cls)
-        reader._setup(fin, options, specs)
+        reader._setup(fin, options, specs, verdicts)
         return reader
 
-    def _setup(self, fin: str | os.PathLike[str], options: ReadOptions, specs: Specs | None) -> None:
+    def _setup(
+        self,
+        fin: str | os.PathLike[str],
+        options: ReadOptions,
+        specs: Specs | None,
+        verdicts: Verdicts | None = None,
+    ) -> None:
         self.options = options
         self._name = os.fspath(fin)
         self._source: Source = open_source(self._name, options.branch, options.redirectors, options.patience)
@@ -225,36 +240,52 @@ class DataReader(Closing):
         except BaseException:
             self._close()
             raise
-        self._specs = specs
         self.num_entries = self._source.num_entries
         self.truncated: dict[str, int] = {}
-        self.skipped: dict[tuple[int, int], str] = {}
+        known = {} if verdicts is None else verdicts
+        self._skipping = Skipping(self._source, self._needed, self.stop, options.on_error, known)
         self._lock = Lock()
         self._threads = options.workers + is_url(self.location)  # one more, which waits for the server
 
     def _choose_columns(self, specs: Specs | None) -> None:
         options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
         self.available: Mapping[str, Column] = self._source.columns
+        optional = tuple(options.identifier) == IDENTIFIER
+        self._derived = Derived(options.derived)
         if options.preproc is not None:
             self.available = options.preproc.columns(self._source.columns)
-        optional = tuple(options.identifier) == IDENTIFIER
+            asked = (
+                options.selected_branches or (),
+                options.exclude_branches or (),
+                options.extra,
+                self._derived.names,
+            )
+            inputs = (one.branches for one in options.inputs.values())
+            identifier = () if optional else options.identifier
+            check_kept(self.available, self._source.columns, chain(*asked, *inputs, identifier), where)
         self.identifier = flat_columns(self.available, options.identifier, where, optional)
         self.extra = flat_columns(self.available, match(self.available, options.extra, where), where)
-        self._derived = Derived(options.derived)
         self._derived.check(self.available, where)
         chosen = options.selected_branches
         if options.inputs:
             if chosen:
                 raise ConfigError("both selected branches and inputs are given", hint="name all branches in the inputs")
             chosen = branches_of(options.inputs, self.available, where)
+        gone = (*options.identifier, *self.extra)
         if specs is not None and not chosen:
-            self.features = list(VectorLayout.of(specs).branches)
+            names = VectorLayout.of(specs).branches
+            self.features = remaining(
+                names, {**self.available, **specs.branches}, options.exclude_branches, gone, where
+            )
         else:
-            gone = (*options.identifier, *self.extra)
             self.features = select(self.available, chosen, options.exclude_branches, gone, where)
-        if specs is not None:
+        if specs is None:
+            Inputs.of(self._empty_specs(), options.inputs, options.normalise)  # mistakes show before the first pass
+        else:
+            specs = specs.select(self.features)
             found = {name: self.available[name] for name in self.features if name in self.available}
             _check_belongs(specs, found, where)
+        self._specs = specs
         self._beside = [*self.identifier, *self.extra, *self._derived.names]
         self._needed = self._needs([*self.features, *self._beside])
 
@@ -272,6 +303,11 @@ class DataReader(Closing):
     def boundaries(self) -> Sequence[int]:
         """Where clusters begin, 0 and the number of entries included."""
         return self._source.boundaries
+
+    @property
+    def skipped(self) -> dict[tuple[int, int], str]:
+        """The clusters that cannot be read, as far as is known (with on_error="skip"), and why."""
+        return self._skipping.lost
 
     @property
     def stop(self) -> int:
@@ -325,7 +361,8 @@ class DataReader(Closing):
                 bar.advance(count)
         parts = [counters.get().specs() for _ in range(self._threads)]
         whole = Specs.merge_all([self._empty_specs(), *(part for part in parts if part is not None)])
-        file = Provenance(shown(self._name), self.identity, self.num_entries, stop)
+        lost = sum(max(min(end, stop) - begin, 0) for begin, end in self.skipped)
+        file = Provenance(shown(self._name), self.identity, self.num_entries, stop - lost)
         return Specs(whole.branches, whole.events, (file,))
 
     def read_block(self, start: int, stop: int, raw: bool = False, pad: bool = True, features: bool = True) -> Chunk:
@@ -387,43 +424,30 @@ class DataReader(Closing):
     def identifiers(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Return the identifier's columns of all entries, those that do not pass the cuts included, (entries,) each.
 
-        Columns that only preprocessing makes are left out.
+        Columns that only preprocessing makes are left out; where a cluster is lost, they may be 0.
         """
         names = [name for name in self.identifier if name in self._source.columns]
+        parts = [self._identifiers(names, span, reason) for span, reason in self._skipping.spans(start, stop)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _identifiers(self, names: Sequence[str], span: tuple[int, int], lost: str) -> dict[str, np.ndarray]:
         try:
-            return _flat(self._source.read(names, start, stop), names)
+            return _flat(self._source.read(names, *span), names)
+        except Unreachable:
+            raise
         except FileUnreadable:
-            if self.options.on_error == "raise":
+            if not lost:
                 raise
-        return {name: np.zeros(stop - start, self.available[name].dtype) for name in names}
+        return {name: np.zeros(span[1] - span[0], self.available[name].dtype) for name in names}
 
     def _read(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
         needed = self._needed if names is None else self._needs(names)
-        values, entries = self._read_columns(sorted(needed), start, stop)
+        values, entries = self._skipping.read(sorted(needed), start, stop)
         if self.options.preproc is not None:
             values, kept = self.options.preproc.apply(values)
             entries = entries[kept]
         return values, entries
-
-    def _read_columns(self, names: Sequence[str], start: int, stop: int) -> tuple[Columns, np.ndarray]:
-        """Read columns of the file; return them and their entries, without damaged clusters if these may be skipped."""
-        try:
-            return self._source.read(names, start, stop), np.arange(start, stop)
-        except Unreachable:
-            raise
-        except FileUnreadable as error:
-            if self.options.on_error == "raise":
-                raise
-            reason = error.what
-        edges = [start, *(edge for edge in self._source.boundaries if start < edge < stop), stop]
-        if len(edges) == 2:
-            with self._lock:
-                self.skipped[start, stop] = reason
-            return no_events(self._source.columns, names), np.empty(0, np.int64)
-        parts = [self._read_columns(names, *cluster) for cluster in pairwise(edges)]
-        columns = {name: join_events([values[name] for values, _ in parts]) for name in names}
-        return columns, np.concatenate([entries for _, entries in parts])
 
     def _needs(self, names: Sequence[str]) -> set[str]:
         """Return the columns of the file that some columns after preprocessing are made of."""

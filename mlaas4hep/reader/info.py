@@ -12,16 +12,19 @@ from typing import Any
 
 from mlaas4hep.io import Column, Kind
 from mlaas4hep.reader.data_reader import DataReader
-from mlaas4hep.reader.specs import BranchSpecs
+from mlaas4hep.reader.losses import too_large
+from mlaas4hep.reader.specs import BranchSpecs, Specs
 
 HEADER = ("branch", "kind", "type", "dim", "min", "max", "mean", "NaN, inf")
+COARSE = "!"
+"""What stands behind the type of whole numbers that the vector does not hold exactly."""
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
-def as_text(reader: DataReader) -> str:
-    """Return the description in the original's form."""
+def as_text(reader: DataReader, events: int | None = None) -> str:
+    """Return the description in the original's form; `events` are those of several files with the reader's specs."""
     branches = reader.specs.branches
-    lines = [f"Number of events  : {reader.num_entries}"]
+    lines = [f"Number of events  : {reader.num_entries if events is None else events}"]
     for label, jagged in (("# flat branches   ", False), ("# jagged branches ", True)):
         chosen = {name: branch for name, branch in branches.items() if (branch.kind is Kind.JAGGED) == jagged}
         lines.append(f"{label}: {len(chosen)}")
@@ -36,28 +39,36 @@ def as_text(reader: DataReader) -> str:
     return "\n".join(lines)
 
 
-def as_table(reader: DataReader, width: int, colour: bool = False) -> str:
-    """Return the description as a table of at most `width` characters a line, headings bold where there is colour."""
+def as_table(reader: DataReader, width: int, colour: bool = False, name: str = "", events: int | None = None) -> str:
+    """Return the description as a table of at most `width` characters a line, headings bold where there is colour.
+
+    Args:
+        name, events: of several files with the reader's specs.
+    """
     rows = [_row(reader, name, branch) for name, branch in reader.specs.branches.items()]
     left_out = [(column.name, column.reason) for column in _left_out(reader)]
     specs = reader.specs
+    total = reader.num_entries if events is None else events
     title = (
-        f"{reader.location}: {reader.num_entries:,} events, {specs.num_flat} flat and {specs.num_jagged} jagged"
-        f" branches, vectors of {specs.width:,} numbers"
+        f"{name or reader.location}: {total:,} events, {specs.num_flat} flat and {specs.num_jagged} jagged branches,"
+        f" vectors of {specs.width:,} numbers"
     )
     lines = [title, "", *_aligned([HEADER, *rows], width, {3, 4, 5, 6, 7}, colour)]
+    if any(too_large(specs)):
+        lines.append(f"{COARSE} whole numbers beyond 2^24, of which float32 cannot tell neighbours apart")
     if left_out:
         lines += ["", *_aligned([(f"{len(left_out)} left out", "because"), *left_out], width, set(), colour)]
     return "\n".join(lines)
 
 
-def as_json(reader: DataReader) -> dict[str, Any]:
-    """Return the description as JSON has it: no NaN, None where there are no values."""
+def as_json(reader: DataReader, name: str = "", events: int | None = None) -> dict[str, Any]:
+    """Return the description as JSON has it: no NaN, None where there are no values; see `as_table`."""
     specs = reader.specs
+    coarse = set(too_large(specs))
     branches = {
-        name: {
+        key: {
             "kind": branch.kind.value,
-            "dtype": reader.available[name].dtype.name,
+            "dtype": reader.available[key].dtype.name,
             "dim": branch.dim,
             "count": branch.count,
             "nan": branch.nan,
@@ -66,13 +77,14 @@ def as_json(reader: DataReader) -> dict[str, Any]:
             "max": branch.maximum,
             "mean": branch.mean if branch.count else None,
             "std": branch.std if branch.count else None,
+            "exact_in_float32": key not in coarse,
         }
-        for name, branch in specs.branches.items()
+        for key, branch in specs.branches.items()
     }
     return {
-        "file": reader.location,
+        "file": name or reader.location,
         "tree": reader.options.branch,
-        "events": reader.num_entries,
+        "events": reader.num_entries if events is None else events,
         "events_seen": specs.events,
         "columns": specs.width,
         "branches": branches,
@@ -87,7 +99,7 @@ def _left_out(reader: DataReader) -> list[Column]:
 def _row(reader: DataReader, name: str, branch: BranchSpecs) -> tuple[str, ...]:
     numbers = (branch.minimum, branch.maximum, branch.mean) if branch.count else (None, None, None)
     odd = f"{branch.nan}, {branch.inf}" if branch.nan or branch.inf else ""
-    dtype = reader.available[name].dtype.name
+    dtype = reader.available[name].dtype.name + COARSE * any(too_large(Specs({name: branch})))
     return name, branch.kind.value, dtype, str(branch.dim), *map(_number, numbers), odd
 
 

@@ -42,6 +42,26 @@ def losses(truncated: Mapping[str, int], skipped: Mapping[tuple[int, int], str],
     return lines
 
 
+def not_finite(specs: Specs) -> list[str]:
+    """Return a line that says which branches have NaN or infinite values, those with most of them first; or none."""
+    odd = {name: branch for name, branch in specs.branches.items() if branch.nan or branch.inf}
+    if not odd:
+        return []
+    worst = sorted(odd, key=lambda name: (-odd[name].nan - odd[name].inf, name))
+    counts = [
+        f"'{name}' ("
+        + ", ".join(f"{n} {what}" for n, what in ((odd[name].nan, "NaN"), (odd[name].inf, "inf")) if n)
+        + ")"
+        for name in worst[:3]
+    ]
+    more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
+    nan, inf = (sum(getattr(branch, what) for branch in odd.values()) for what in ("nan", "inf"))
+    return [
+        f"the specs count {nan} values that are not a number, which the mask leaves out, and {inf} that are infinite:"
+        f" {', '.join(counts)}{more}"
+    ]
+
+
 def too_large(specs: Specs) -> Iterable[str]:
     """Yield the branches of whole numbers that float32 does not hold exactly."""
     for name, branch in specs.branches.items():

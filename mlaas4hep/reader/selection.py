@@ -40,17 +40,28 @@ def select(
         ConfigError: a selected branch cannot be a feature, nothing is left, or a regular expression is broken.
     """
     wanted = match(columns, selected, where) if selected else list(columns)
-    gone = set(match(columns, exclude, where)) if exclude else set()
     named = set(_unfold(selected or ()))
     for name in wanted:
         if name in named and columns[name].kind is Kind.OTHER:
             raise ConfigError(f"branch '{name}' of {where} cannot be a feature: {columns[name].reason}")
-    features = [
-        name for name in wanted if columns[name].kind is not Kind.OTHER and name not in gone and name not in identifier
-    ]
-    if not features:
-        raise ConfigError(f"no branch of {where} is left to make features of", hint="widen --branches")
+    numbers = [name for name in wanted if columns[name].kind is not Kind.OTHER]
+    features = remaining(numbers, columns, exclude, identifier, where)
     return sorted(features, key=lambda name: (columns[name].kind is Kind.JAGGED, name))
+
+
+def remaining(
+    names: Iterable[str],
+    columns: Mapping[str, object],
+    exclude: Iterable[str] | None,
+    identifier: Sequence[str],
+    where: str,
+) -> list[str]:
+    """Return the names that are neither excluded nor part of the identifier, at least one; see `select`."""
+    gone = {*(match(columns, exclude, where) if exclude else ()), *identifier}
+    left = [name for name in names if name not in gone]
+    if not left:
+        raise ConfigError(f"no branch of {where} is left to make features of", hint="widen --branches")
+    return left
 
 
 def match(columns: Mapping[str, object], patterns: Iterable[str], where: str) -> list[str]:
@@ -89,12 +100,34 @@ def flat_columns(
     return present
 
 
-def _unfold(patterns: Iterable[str]) -> Iterable[str]:
+def check_kept(columns: Mapping[str, object], original: Iterable[str], patterns: Iterable[str], where: str) -> None:
+    """Check that nothing is asked for that a file has and its preprocessing removes.
+
+    Args:
+        columns: what there is after preprocessing.
+        original: what there is in the file.
+
+    Raises:
+        BranchNotFound: a pattern means only branches that were removed.
+    """
+    removed = dict.fromkeys(name for name in original if name not in columns)
+    for pattern in _unfold(patterns) if removed else ():
+        if _matches(removed, pattern) and not _matches(columns, pattern):
+            raise BranchNotFound(
+                f"branch '{pattern}' of {where} cannot be selected: the preprocessing removes it",
+                hint="let it keep the branch, or leave it out here",
+            )
+
+
+def _unfold(patterns: Iterable[str], within: tuple[str, ...] = ()) -> Iterable[str]:
+    """Yield patterns, in place of each @file those that it holds; `within` are the files on the way there."""
     for pattern in patterns:
-        if pattern.startswith("@"):
-            yield from _unfold(read_lines(pattern[1:]))
-        else:
+        if not pattern.startswith("@"):
             yield pattern
+            continue
+        if pattern in within:
+            raise ConfigError(f"a list of branches contains itself: {' -> '.join((*within, pattern))}")
+        yield from _unfold(read_lines(pattern[1:]), (*within, pattern))
 
 
 def _matches(columns: Mapping[str, object], pattern: str) -> list[str]:

@@ -184,6 +184,11 @@ class Specs:
             files[file.name, file.identity] = Provenance(file.name, file.identity, file.entries, passed)
         return Specs(branches, self.events + other.events, tuple(files[key] for key in sorted(files)))
 
+    def select(self, names: Iterable[str]) -> Specs:
+        """Return the specs of those branches among `names` that there are specs of."""
+        branches = {name: self.branches[name] for name in names if name in self.branches}
+        return Specs(branches, self.events, self.files, self.legacy)
+
     @staticmethod
     def merge_all(parts: Iterable[Specs]) -> Specs:
         """Return the specs of at least one part."""

@@ -21,6 +21,7 @@ import numpy as np
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_lines
+from mlaas4hep.lists import split_list
 
 MAX_CLASSES = 1000
 
@@ -115,8 +116,9 @@ def read_labels(text: str) -> list[str] | str:
     """
     if os.path.isfile(text):
         return read_lines(text)
-    if "," in text:
-        return [label.strip() for label in text.split(",") if label.strip()]
+    labels = split_list(text)
+    if "," in text and labels != [text]:
+        return labels
     if is_pattern(text):
         return text
     if "/" in text or text.endswith((".txt", ".list", ".csv")):

@@ -30,8 +30,9 @@ from mlaas4hep.methods import Choice
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.derived import Derived
 from mlaas4hep.reader.inputs import Inputs
-from mlaas4hep.reader.losses import losses
+from mlaas4hep.reader.losses import losses, not_finite
 from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.skipping import Verdicts
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, Cached, key_of
 from mlaas4hep.stream.census import Composition, count, moments
@@ -75,7 +76,6 @@ class Sample:
         identifier: columns that name an event; the same for all files.
         entries: events to be read of each file, before cuts.
         plan: how many files are read beside each other, and how much at a time.
-        skipped: (file, start, stop) of the entries that could not be read so far (with on_error="skip"), and why.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Sample:
             len(self.files),
         )
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
-        self.skipped: dict[tuple[int, int, int], str] = {}
+        self._verdicts: list[Verdicts] = [{} for _ in self.files]  # which clusters are damaged; readers come and go
         self._readers: OrderedDict[int, DataReader] = OrderedDict()
         self._lock = threading.Lock()
         self._known = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
@@ -183,7 +183,7 @@ class Sample:
             self.entries.append(reader.stop)
             self._boundaries.append(reader.boundaries)
             self._origins.append([reader.identity, reader.num_entries, _stamp(reader.location)])
-            specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else self._known
+            specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else reader.specs
         assert specs is not None  # there is at least one file
         if not specs.events and not specs.legacy:
             why = "none passes the cuts" if self.options.preproc and sum(self.entries) else "the files are empty"
@@ -194,7 +194,6 @@ class Sample:
         """Return the reader of a file, of which specs are known."""
         with self.reader(index) as reader:
             reader.specs  # noqa: B018  a first pass, unless there are specs
-            self._note_skipped(index, reader.skipped)
         return reader
 
     def _unique(self, branch: str) -> np.ndarray:
@@ -210,7 +209,7 @@ class Sample:
         with self._lock:
             reader = self._readers.pop(index, None)
         try:
-            reader = reader or DataReader.open(self.files[index], self.options, self._known)
+            reader = reader or DataReader.open(self.files[index], self.options, self._known, self._verdicts[index])
             yield reader
         finally:
             with self._lock:
@@ -244,7 +243,7 @@ class Sample:
         if not raw:
             with self._lock:
                 self._truncated[file, start, stop] = block.truncated
-        self._note_skipped(file, block.skipped)
+        self._verdicts[file].update(block.skipped)
         return block.batch
 
     def bare(self, file: int, start: int, stop: int) -> Batch:
@@ -260,7 +259,7 @@ class Sample:
             chunk = reader.read_block(start, stop, raw, pad=False, features=features)
             truncated = dict(reader.truncated)
             reader.truncated.clear()
-            skipped = {stretch: why for stretch, why in reader.skipped.items() if start <= stretch[0] < stop}
+            skipped = {its: why for its, why in reader.skipped.items() if its[0] < stop and start < its[1]}
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():
@@ -296,9 +295,15 @@ class Sample:
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         return key_of([self._origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
 
-    def _note_skipped(self, file: int, skipped: Mapping[tuple[int, int], str]) -> None:
-        with self._lock:
-            self.skipped.update({(file, *stretch): reason for stretch, reason in skipped.items()})
+    @property
+    def skipped(self) -> dict[tuple[int, int, int], str]:
+        """(file, start, stop) of the clusters that cannot be read, as far as is known, and why."""
+        return {
+            (file, *cluster): reason
+            for file, verdicts in enumerate(self._verdicts)
+            for cluster, reason in verdicts.copy().items()
+            if reason
+        }
 
     @property
     def truncated(self) -> dict[str, int]:
@@ -313,10 +318,9 @@ class Sample:
     def losses(self) -> list[str]:
         """Return, in words, what did not make it into the vectors so far."""
         lines = losses(self.truncated, {}, self.specs)
-        for file in sorted({file for file, _, _ in self.skipped}):
-            mine = {(start, stop): reason for (its, start, stop), reason in self.skipped.items() if its == file}
-            lines += losses({}, mine, Specs({}))
-        return lines
+        for verdicts in self._verdicts:
+            lines += losses({}, {cluster: reason for cluster, reason in verdicts.items() if reason}, Specs({}))
+        return lines + not_finite(self.specs)
 
     def blocks(self, file: int, rows: int) -> list[tuple[int, int]]:
         """Return the stretches of a file that are best read at a time, of about so many rows."""

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+from pathlib import Path
 
 import awkward as ak
 import fastavro
@@ -256,6 +257,18 @@ def test_a_parquet_file_without_statistics_has_real_numbers_where_some_may_be_mi
     with open_source(str(tmp_path / "a")) as source:
         assert source.columns["n"].dtype == np.float64
         assert source.read(["ids"], 0, 2)["ids"].content.tolist() == [1, 2, 3]
+
+
+def test_lists_of_older_parquet_files_are_whole_until_a_number_is_missing():
+    path = Path(__file__).parent / "files" / "pyarrow15.parquet"
+    says = r"cannot read column 'ids' of .*, entries 0 to 2: .*whole numbers are missing.*; use --exclude-branches"
+    with open_source(str(path)) as source:
+        assert [column.dtype.name for column in source.columns.values()] == ["int64", "int64", "float64"]
+        found = source.read(["whole", "n"], 0, 3)
+        assert found["whole"].content.tolist() == [1, 2]
+        np.testing.assert_array_equal(found["n"], [1, np.nan, 2])
+        with pytest.raises(FileUnreadable, match=says):
+            source.read(["ids"], 0, 3)
 
 
 def test_the_identity_is_that_of_the_content(tmp_path):

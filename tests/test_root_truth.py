@@ -35,6 +35,7 @@ LEFT_OUT = {
     "edm4hep": {
         "MCParticles/MCParticles.covMatrix[6]": "float[][6]: lists of arrays",
         "MCParticles/MCParticles.point[3]": "float[][3]: lists of arrays",
+        "MCParticles/MCParticles.times": "std::vector<unknown>[]: lists of lists",
         "whole": "std::vector<edm::MCParticleData>: not a number",
     },
     "delphes": {

@@ -92,7 +92,7 @@ def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
     if dtype.kind == "f":
         return np.ma.filled(numbers.astype(dtype), np.nan)
     if dtype.kind != "b" and np.ma.getmaskarray(numbers).any():
-        raise ConfigError("numbers are missing where only whole ones have a place")
+        raise ConfigError("whole numbers are missing, which the file does not say", hint="use --exclude-branches")
     return np.asarray(numbers.filled(0).astype(dtype, copy=False))
 
 
@@ -114,7 +114,7 @@ class Leaf:
         """Return the column's values out of an array of records.
 
         Raises:
-            ConfigError: a list of whole numbers lacks some, which its type cannot say.
+            ConfigError: a list lacks whole numbers although the file has none missing, or does not say so.
         """
         values = from_awkward(array[self.path], self.column.dtype)
         if self.is_rounded and (np.abs(values.content if isinstance(values, Jagged) else values) >= 2**53).any():

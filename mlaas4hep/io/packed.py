@@ -84,9 +84,10 @@ def packing_of(branch: Any) -> Packing | None:
     if len(leaves) != 1 or branch.branches:
         return None
     (leaf,) = leaves
+    is_list = leaf.member("fLeafCount") is not None
     if leaf.classname != "TLeafElement":
         kind, comment = _LEAVES.get(leaf.classname), leaf.member("fTitle")
-    elif vector := _VECTOR.fullmatch(_class_of(branch)):
+    elif (vector := _VECTOR.fullmatch(_class_of(branch))) and not is_list:
         kind = _VECTORS[vector[1]]
         return Packing(_DTYPES[kind], (), True, _VECTOR_HEADER, 0.0, 0.0, _USUAL_BITS[kind])
     else:
@@ -95,7 +96,6 @@ def packing_of(branch: Any) -> Packing | None:
     if kind not in _DTYPES:
         return None
     shape = tuple(map(int, _DIMENSION.findall(leaf.member("fTitle"))))
-    is_list = leaf.member("fLeafCount") is not None
     low, high, bits = _range(comment)
     if low < high:
         steps = (2**bits if bits < 32 else 2**32 - 1) / (high - low)

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
-from uproot.containers import AsVector
+from uproot.containers import AsArray, AsVector
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
@@ -277,9 +277,10 @@ def _numbers(name: str, typename: str, dtype: np.dtype[Any], shape: tuple[int, .
 def _why_not(interpretation: Any) -> str:
     """Tell lists of lists of numbers from what is no number."""
     depth, model = 0, getattr(interpretation, "model", None)
-    while isinstance(model, AsVector):
+    while isinstance(model, (AsArray, AsVector)):
         depth, model = depth + 1, model.values
-    return "lists of lists" if depth > 1 and isinstance(model, np.dtype) else "not a number"
+    is_number = isinstance(model, np.dtype) or repr(model).startswith(("AsFIXME('Double32_t", "AsFIXME('Float16_t"))
+    return "lists of lists" if depth > 1 and is_number else "not a number"
 
 
 def _other(name: str, reason: str) -> Column:

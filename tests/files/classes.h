@@ -25,6 +25,7 @@ struct MCParticleData {
   Double32_t angle;  //[-pi,pi,20]
   Float16_t weight;
   ULong64_t cellID;
+  std::vector<Double32_t> times;
 };
 struct ObjectID {
   int index;

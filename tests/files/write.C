@@ -112,7 +112,7 @@ edm::MCParticleData particle(TRandom3 &r, int e, int k) {
   edm::MCParticleData p{};
   p.PDG = k - 3; p.charge = r.Gaus(); p.mass = r.Gaus(); p.momentum = {float(r.Gaus()), float(r.Gaus()), float(k)};
   p.parents_begin = k; p.point = {1, 2, 3.f * k}; p.overlay = k % 2; p.time = r.Gaus(); p.angle = r.Uniform(-3, 3);
-  p.weight = r.Gaus(); p.cellID = (1ULL << 60) + k;
+  p.weight = r.Gaus(); p.cellID = (1ULL << 60) + k; p.times.assign(k, .5);
   for (int j = 0; j < 6; j++) p.covMatrix[j] = j + e;
   return p;
 }

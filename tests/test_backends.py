@@ -1,10 +1,14 @@
 """Keras and PyTorch behind one interface: shipped models, and models as users write them."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from check_backend import SHAPES, check_at_once, check_export, check_stepwise, epoch_of, toy_batches
+from scripts import ROOT
 
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
@@ -84,6 +88,30 @@ def model(idim):
     hidden = keras.layers.Dense(16, activation="gelu")(x)
     hidden = keras.layers.Dense(16, activation="celu")(hidden)
     return keras.Model(x, keras.layers.Dense(1)(hidden + keras.ops.log1p(keras.ops.relu(hidden))))
+""",
+    "keras, subclassed": """
+import keras
+class Net(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden, self.drop, self.out = keras.layers.Dense(64), keras.layers.Dropout(0.1), keras.layers.Dense(1)
+    def call(self, x, training=False):
+        return self.out(self.drop(keras.ops.relu(self.hidden(x)), training=training))
+def model(idim):
+    return Net()
+""",
+    "keras, subclassed, with mask, compiled": """
+import keras
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = keras.layers.Dense(16, activation="relu"), keras.layers.Dense(2, activation="softmax")
+    def call(self, vector, there):
+        return self.out(self.hidden(keras.ops.concatenate([vector, there], axis=1)))
+def model(idim):
+    net = Net()
+    net.compile(optimizer="adam", loss="categorical_crossentropy")
+    return net
 """,
     "keras, with mask, loss and optimizer": """
 import keras
@@ -269,6 +297,216 @@ def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
     file = write(tmp_path, MODELS[name])
     losses = [epoch_of(make_backend(file, SHAPES, TWO, Params(seed=5)), [batch]) for batch in (weighted, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+LINEAR = "import torch\nfrom torch import nn\ndef model(idim, outputs): return nn.Linear(idim, outputs)\n"
+
+
+def weights_as_repetition(rng, events=60, classes=2):
+    """A batch whose weights are whole numbers, and that whose events stand there as often."""
+    once = toy_batches(events, events, classes)[0]
+    weights = rng.integers(0, 4, events)
+    repeated = once[np.repeat(np.arange(events), weights)]
+    return replace(once, weight=weights.astype(np.float32)), repeated
+
+
+def torch_scores(file, classes, batch):
+    """The loss of a step that moves the weights by their gradient, and what the model says after it."""
+    backend = make_backend(file, SHAPES, Task.classification(classes), Params(seed=5))
+    ((loss, _),) = backend.steps([batch])
+    return float(loss), backend.predict(batch.inputs), backend
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        ("nn.BCEWithLogitsLoss()", 2),
+        ("nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0]))", 2),
+        ("nn.BCEWithLogitsLoss(reduction='sum')", 2),
+        ("nn.BCEWithLogitsLoss(reduction='none')", 2),
+        ("nn.CrossEntropyLoss()", 3),
+        ("nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]), label_smoothing=0.1)", 3),
+        ("lambda output, y: nn.functional.cross_entropy(output, y, reduction='none')", 3),
+    ],
+)
+def test_losses_of_torch_count_a_weight_of_two_as_an_event_that_stands_twice(loss, classes, tmp_path):
+    text = f"{LINEAR}loss = {loss}\ndef optimizer(weights): return torch.optim.SGD(weights, 0.1)\n"
+    file = write(tmp_path, text)
+    weighted, repeated = weights_as_repetition(np.random.default_rng(0), classes=classes)
+    loss, _, first = torch_scores(file, classes, weighted)
+    truth, expected, _ = torch_scores(file, classes, repeated)
+    assert loss == pytest.approx(truth, rel=1e-5)
+    np.testing.assert_allclose(first.predict(repeated.inputs), expected, atol=1e-6)
+
+
+KERAS_LINEAR = """
+import keras
+def model(idim, outputs): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(outputs)])
+optimizer = keras.optimizers.SGD(0.1)
+"""
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight"])
+def test_losses_of_keras_count_a_weight_of_two_as_an_event_that_stands_twice(reduction, classes, tmp_path):
+    kind = "BinaryCrossentropy" if classes == 2 else "SparseCategoricalCrossentropy"
+    text = f"{KERAS_LINEAR}loss = keras.losses.{kind}(from_logits=True, reduction='{reduction}')\n"
+    weighted, repeated = weights_as_repetition(np.random.default_rng(0), classes=classes)
+    found = []
+    for batch in (weighted, repeated):
+        backend = make_backend(write(tmp_path, text), SHAPES, Task.classification(classes), Params(seed=5))
+        ((loss, _),) = backend.steps([batch])
+        found.append((loss, backend.predict(repeated.inputs)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+MEAN = "keras.ops.mean(keras.ops.square(y - output))"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        f"def loss(y, output): return {MEAN}",
+        f"class Loss(keras.losses.Loss):\n    def call(self, y, output): return {MEAN}\nloss = Loss()",
+    ],
+)
+def test_a_loss_of_keras_that_averages_by_itself_refuses_weights(loss, tmp_path):
+    weighted, repeated = weights_as_repetition(np.random.default_rng(0))
+    backend = make_backend(write(tmp_path, f"{KERAS_LINEAR}{loss}\n"), SHAPES, TWO, Params())
+    assert np.isfinite(epoch_of(backend, [repeated]))
+    with pytest.raises(ConfigError, match="one number for all events, in which their weights cannot count; let it"):
+        epoch_of(backend, [weighted])
+
+
+def test_a_loss_of_keras_without_reduction_is_refused(tmp_path):
+    text = f"{KERAS_LINEAR}loss = keras.losses.MeanSquaredError(reduction='none')\n"
+    with pytest.raises(ConfigError, match="has reduction='none', and Keras needs one number to train with"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+
+
+def test_a_subclassed_keras_model_is_loaded_again_with_its_class(tmp_path):
+    import keras
+
+    file = write(tmp_path, MODELS["keras, subclassed"])
+    backend = make_backend(file, SHAPES, TWO, Params())
+    every = toy_batches(events=8)[0]
+    known = {"Net": type(file.build(SHAPES, TWO))}
+    again = keras.saving.load_model(tmp_path / backend.save(tmp_path), known, compile=False)  # it is the user's code
+    scores = 1 / (1 + np.exp(-again.predict_on_batch(every.x)))
+    np.testing.assert_allclose(scores, backend.predict(every.inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("def call(self, x): return keras.ops.reshape(x, (-1, 2, 3))", r"gives an output of shape \(n, 2, 3\)"),
+        (
+            "def call(self, x): return keras.ops.matmul(x, keras.ops.ones((7, 1)))",
+            "does not take vectors of 6 numbers: ",
+        ),
+        ("def call(self, x, mask, more): return x", "does not take vectors of 6 numbers: "),
+        (
+            "def call(self, x): return x\n    def train_step(self, data): return {}",
+            "a train_step of its own, and no inp",
+        ),
+    ],
+)
+def test_a_subclassed_keras_model_that_does_not_fit_is_told_why(body, says, tmp_path):
+    text = f"import keras\nclass Net(keras.Model):\n    {body}\ndef model(idim): return Net()"
+    with pytest.raises(ConfigError, match=says):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+
+
+def test_keras_computes_with_torch_if_it_is_told_so_and_needs_no_tensorflow(tmp_path):
+    code = f"""
+import sys, pathlib
+sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # as if they were not installed
+from check_backend import check_stepwise
+from mlaas4hep.training.model_file import load_model_file
+check_stepwise(load_model_file("ex_keras.py"), 2, pathlib.Path({str(tmp_path)!r}))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_without_weights_a_loss_of_torch_is_what_torch_makes_of_it(reduction, tmp_path):
+    import torch
+
+    loss = f"nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]), reduction='{reduction}')"
+    file = write(tmp_path, f"{LINEAR}loss = {loss}\n")
+    batch = toy_batches(50, 50, 3)[0]
+    backend = make_backend(file, SHAPES, Task.classification(3), Params(seed=5))
+    with torch.no_grad():
+        truth = file.loss(backend.model(torch.from_numpy(batch.x)), torch.from_numpy(batch.y))
+    assert file.loss.reduction == reduction
+    assert float(next(iter(backend.steps([batch])))[0]) == pytest.approx(float(truth), rel=1e-6)
+
+
+def test_a_loss_of_torch_that_averages_by_itself_refuses_weights(tmp_path):
+    text = f"{LINEAR}def loss(output, y): return nn.functional.binary_cross_entropy_with_logits(output, y)\n"
+    file = write(tmp_path, text)
+    weighted, repeated = weights_as_repetition(np.random.default_rng(0))
+    assert np.isfinite(torch_scores(file, 2, repeated)[0])
+    with pytest.raises(ConfigError, match="one number for all events, in which their weights cannot count; let it"):
+        torch_scores(file, 2, weighted)
+
+
+BATCH_NORM = """
+from torch import nn
+def model(idim): return nn.Sequential(nn.Linear(idim, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+"""
+
+
+@pytest.mark.parametrize("text", [BATCH_NORM, MODELS["keras, logits, not compiled"]], ids=["torch", "keras"])
+def test_a_batch_without_weight_changes_nothing(text, tmp_path):
+    first, nothing, *_ = toy_batches(256, 64)
+    nothing = replace(nothing, weight=np.zeros(64, np.float32))
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params(seed=1))
+    epoch_of(backend, [first])  # from here on the optimizer has momentum
+    state = backend.state()
+    assert [(float(loss), weight) for loss, weight in backend.steps([nothing])] == [(0.0, 0.0)]
+    assert backend.state() == state
+
+
+@pytest.mark.parametrize("text", [LINEAR, BATCH_NORM], ids=["plain", "with batch normalisation"])
+def test_a_last_batch_of_one_event_is_learnt_from(text, tmp_path):
+    first, second = toy_batches(65, 64)
+    assert len(second) == 1
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params(seed=1))
+    epoch_of(backend, [first])
+    before = backend.predict(second.inputs)
+    ((loss, weight),) = backend.steps([second])
+    assert np.isfinite(float(loss))
+    assert weight == 1
+    assert (backend.predict(second.inputs) > before) == (second.y[0] == 1)
+
+
+@pytest.mark.parametrize("end", ["", ", nn.Sigmoid()"])
+def test_a_model_that_computes_in_bfloat16_keeps_float32(end, tmp_path):
+    """Steps differ from those in float32, by no more than 8 bits of precision; what is kept is float32."""
+    import torch
+
+    text = f"from torch import nn\ndef model(idim): return nn.Sequential(nn.Linear(idim, 8), nn.Linear(8, 1){end})"
+    file, batches = write(tmp_path, text), toy_batches()
+    scores = []
+    for mixed in (False, True):
+        backend = make_backend(file, SHAPES, TWO, Params(seed=1))
+        backend.mixed = mixed
+        seen = []
+        backend.model[0].register_forward_hook(lambda layer, given, output, seen=seen: seen.append(output.dtype))
+        epoch_of(backend, batches)
+        assert set(seen) == {torch.bfloat16 if mixed else torch.float32}
+        scores.append(backend.predict(batches[0].inputs))
+        assert scores[-1].dtype == np.float32
+        assert {weight.dtype for weight in backend.model.state_dict().values()} == {torch.float32}
+        saved = torch.load(tmp_path / backend.save(tmp_path), weights_only=True)
+        assert {weight.dtype for weight in saved.values()} == {torch.float32}
+        check_export(backend, batches[0], scores[-1], tmp_path / "network.onnx")
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.02
 
 
 def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_path):

@@ -289,7 +289,7 @@ def _check_onnx(path: Path, trained: Trained, fit: Fit) -> None:
 
 def _training(trained: Trained, model: str) -> dict[str, Any]:
     sample = trained.generator.sample
-    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_PACKAGES[trained.backend.framework]]
+    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_packages(trained.backend.framework)]
     return {
         "format": 1,
         "mlaas4hep": mlaas4hep.__version__,
@@ -322,9 +322,11 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
     }
 
 
-_PACKAGES = {
-    "keras": ["keras", "tensorflow"], "pytorch": ["torch"], "scikit-learn": ["scikit-learn"], "xgboost": ["xgboost"]
-}  # fmt: skip
+def _packages(framework: str) -> list[str]:
+    """Return what computes: of Keras also what it computes with."""
+    if framework == "keras":
+        return ["keras", sys.modules["keras"].backend.backend()]
+    return ["torch"] if framework == "pytorch" else [framework]
 
 
 def _version(package: str) -> str | None:

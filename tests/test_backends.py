@@ -339,6 +339,42 @@ def test_losses_of_torch_count_a_weight_of_two_as_an_event_that_stands_twice(los
     np.testing.assert_allclose(first.predict(repeated.inputs), expected, atol=1e-6)
 
 
+ZEROS = {
+    "torch, logits": ("torch", "self.out(x)"),
+    "torch, sigmoid": ("torch", "torch.sigmoid(self.out(x))"),
+    "torch, two logits": ("torch", "torch.cat([self.out(x), 0.3 * self.out(x)], 1)"),
+    "torch, softmax": ("torch", "torch.softmax(torch.cat([self.out(x), -self.out(x)], 1), 1)"),
+    "torch, log-softmax": ("torch", "torch.log_softmax(torch.cat([self.out(x), -self.out(x)], 1), 1)"),
+    "keras, logits": ("keras", "Dense(1, kernel_initializer='zeros')"),
+    "keras, prior": ("keras", "Dense(1, kernel_initializer='zeros', bias_initializer='ones')"),
+    "keras, sigmoid": ("keras", "Dense(1, activation='sigmoid', kernel_initializer='zeros')"),
+    "keras, softmax": ("keras", "Dense(2, activation='softmax', kernel_initializer='zeros')"),
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_what_a_last_layer_that_begins_with_zeros_gives_is_found_out(name, tmp_path):
+    """Scores of it are 1/2 in each case (or the sigmoid of a bias of 1), and the weights are not touched."""
+    framework, end = ZEROS[name]
+    if framework == "torch":
+        text = f"""
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Linear(6, 1)
+        torch.nn.init.zeros_(self.out.weight), torch.nn.init.zeros_(self.out.bias)
+    def forward(self, x): return {end}
+def model(idim): return Net()
+"""
+    else:
+        text = f"import keras\ndef model(idim): return keras.Sequential([keras.Input((6,)), keras.layers.{end}])"
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    first = 1 / (1 + np.exp(-1.0)) if "prior" in name else 0.5
+    np.testing.assert_allclose(backend.predict(toy_batches()[0].inputs), first, atol=1e-6)
+    assert len(list(backend.steps(toy_batches(events=512)))) == 4
+
+
 KERAS_LINEAR = """
 import keras
 def model(idim, outputs): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(outputs)])

@@ -59,11 +59,25 @@ class KerasBackend:
 
     def _probe(self) -> tuple[int, Output]:
         try:
-            output = keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
+            output = self._probe_output()
         except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own for a wrong shape
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
-        return self.task.probe(output, self._file.path)
+        return self.task.probe(output, self._shaken_output, self._file.path)
+
+    def _probe_output(self) -> np.ndarray:
+        return np.asarray(
+            keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
+        )
+
+    def _shaken_output(self) -> np.ndarray:
+        """Return what the model says with noise added to its weights."""
+        before, rng = self.snapshot(), np.random.default_rng(0)
+        for weight in self.model.trainable_variables:
+            weight.assign_add(rng.normal(size=weight.shape).astype(np.float32))
+        output = self._probe_output()
+        self.restore(before)
+        return output
 
     def _reduction(self) -> str:
         """Return how the loss makes one number of those of the events, as Keras calls it.

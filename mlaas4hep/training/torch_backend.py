@@ -59,14 +59,27 @@ class TorchBackend:
         self._loss = _EventLoss.of(file.loss or default_loss(task, self.outputs, self._output), self.device)
 
     def _probe(self) -> tuple[int, Output]:
-        self.model.eval()
         try:
-            with torch.no_grad():
-                output = self._forward(self._tensors(probe_inputs(self._shapes)))
+            output = self._probe_output()
         except (RuntimeError, TypeError, ValueError) as error:
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
-        return self.task.probe(output.cpu().numpy(), self._file.path)
+        return self.task.probe(output, self._shaken_output, self._file.path)
+
+    def _probe_output(self) -> np.ndarray:
+        self.model.eval()
+        with torch.no_grad():
+            return np.asarray(self._forward(self._tensors(probe_inputs(self._shapes))).cpu().numpy())
+
+    def _shaken_output(self) -> np.ndarray:
+        """Return what the model says with noise added to its weights."""
+        before, rng = self.snapshot(), np.random.default_rng(0)
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                weight += self._tensor(rng.normal(size=weight.shape)).to(weight.dtype)
+        output = self._probe_output()
+        self.restore(before)
+        return output
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         output: torch.Tensor = self.model(*(inputs[name] for name in self.takes))

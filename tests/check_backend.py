@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from mlaas4hep.config import Params
@@ -10,6 +11,7 @@ from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise, make_backend
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.onnx_graph import with_inputs
 from mlaas4hep.training.task import Task
 
 WIDTH = 6
@@ -126,3 +128,23 @@ def check_same_seed_gives_same_weights(file, task, batches, every):
         scores.append(backend.predict(every.inputs))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
     assert np.abs(scores[0] - scores[2]).max() > 1e-3
+
+
+def check_raw_events(generator, backend, folder, events=400):
+    """A bundle's graph gives the framework's scores for events as they are in the files, within 1e-5.
+
+    Numbers that are estimated may be of any size, and a float32 has 24 bits: there it is 1e-5 of their size or spread,
+    whichever is larger.
+    """
+    backend.export(folder / "network.onnx")
+    network = onnx.load(str(folder / "network.onnx"))
+    graph = with_inputs(network, generator.sample.inputs, backend.takes, generator.layout)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    taken = {name for node in graph.graph.node for name in node.input}
+    assert {one.name for one in graph.graph.initializer} <= taken  # ONNX Runtime warns of others
+    found = session.run(["scores"], {"inputs": generator.examples(events, None, raw=True).x})[0]
+    expected = backend.predict(generator.examples(events, None).inputs)
+    assert found.shape == expected.shape == (events, backend.outputs)
+    unit = np.maximum(backend.task.spread or 1.0, np.abs(expected))
+    assert (np.abs(found - expected) / unit).max() <= 1e-5
+    return expected

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from mlaas4hep.config import Params
 from mlaas4hep.stream import Batch
@@ -79,8 +80,14 @@ def check_at_once(file: ModelFile, task: Task, batches, folder) -> Backend:
     backend = make_backend(file, SHAPES, task, Params(seed=1, epochs=10))
     assert isinstance(backend, AtOnce)
     rounds = []
-    backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
-    assert [number for number, _, _ in rounds] == list(range(1, len(rounds) + 1))
+    kept = backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
+    assert [number for number, *_ in rounds] == list(range(1, len(rounds) + 1))
+    valid = Batch.concatenate(batches[:3])
+    if rounds:  # the loss of the round that is kept is that of the model
+        loss = task.figures(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
+        assert rounds[kept - 1][2]["loss"] == pytest.approx(loss, rel=1e-4)
+    else:
+        assert kept == 0
     every = Batch.concatenate(batches)
     scores = backend.predict(every.inputs)
     assert scores.shape == (len(every), backend.outputs)

@@ -209,11 +209,85 @@ def test_an_estimator_without_weights_refuses_them(tmp_path):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params()).fit(lambda epoch: batches, list, print)
 
 
-def test_xgboost_refuses_negative_weights(tmp_path):
+@pytest.mark.parametrize("name", ["xgboost", "boosting", "forest", "linear, by epochs"])
+def test_estimators_refuse_negative_weights(name, tmp_path):
     batches = [replace(batch, weight=-batch.weight) for batch in toy_batches()]
-    backend = make_backend(load_model_file("ex_xgboost.py"), SHAPES, TWO, Params())
-    with pytest.raises(ConfigError, match="XGBoost takes no negative weights"):
+    backend = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, TWO, Params())
+    with pytest.raises(ConfigError, match="no negative weights; give another 'weight' in the params, as abs"):
         backend.fit(lambda epoch: batches, lambda: batches, print)
+
+
+def small_and_noisy(seed):
+    """Few events of which a fifth are labelled wrongly: boosting soon learns them by heart."""
+    batches = toy_batches(events=256, seed=seed)
+    wrong = np.random.default_rng(seed).uniform(size=128) < 0.2
+    return [replace(batch, y=np.where(wrong, 1 - batch.y, batch.y)) for batch in batches]
+
+
+def boost(folder, options, task=TWO, change=lambda batches: batches):
+    """Boost on events; return what was told of the rounds, which is kept, the model and the events it was judged by."""
+    kind = "XGBRegressor" if task.name == "regression" else "XGBClassifier"
+    file = write(folder, f"import xgboost\ndef model(idim): return xgboost.{kind}(n_estimators=60, {options})")
+    train, valid = change(small_and_noisy(0)), change(small_and_noisy(1))
+    backend, rounds = make_backend(file, SHAPES, task, Params()), []
+    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *figures: rounds.append(figures))
+    return rounds, kept, backend, Batch.concatenate(valid)
+
+
+def test_xgboost_without_early_stopping_keeps_all_rounds(tmp_path):
+    rounds, kept, backend, valid = boost(tmp_path, "")
+    losses = [figures["loss"] for _, _, figures, _ in rounds]
+    assert kept == len(rounds) == 60
+    assert losses.index(min(losses)) < 59  # and the last one is not the best
+    assert not any(best for *_, best in rounds)
+    expected = TWO.figures(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
+    assert losses[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_xgboost_stops_by_its_metric_which_keeps_its_name(tmp_path):
+    rounds, kept, backend, valid = boost(tmp_path, "eval_metric='auc', early_stopping_rounds=10")
+    areas = [figures["auc"] for _, _, figures, _ in rounds]
+    assert kept == 1 + areas.index(max(areas))
+    assert len(rounds) == min(60, kept + 10)
+    assert [number for number, *_, best in rounds if best][-1] == kept
+    truth = TWO.figures(valid.y, backend.predict(valid.inputs), valid.weight)
+    assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "auc": truth["auc"]}, rel=1e-5)
+
+
+def test_losses_of_boosted_targets_are_of_standardised_ones(tmp_path):
+    task = Task("regression", ("energy",), (5000.0,), (300.0,))
+
+    def targets(batches):
+        return [replace(batch, y=(5000 + 300 * batch.x[:, :1]).astype(np.float32)) for batch in batches]
+
+    rounds, kept, backend, valid = boost(tmp_path, "eval_metric='mae', early_stopping_rounds=5", task, targets)
+    truth = task.figures(valid.y, backend.predict(valid.inputs), valid.weight)
+    assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "mae": truth["mae"]}, rel=1e-4)
+
+
+REPEATABLE = {
+    "xgboost": "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=20)",
+    "boosting": "from sklearn.ensemble import HistGradientBoostingClassifier\n"
+    "def model(idim): return HistGradientBoostingClassifier(max_iter=20, min_samples_leaf=1, early_stopping=False)",
+    "linear": "from sklearn.linear_model import LogisticRegression as M\ndef model(idim): return M(tol=1e-8)",
+}
+
+
+@pytest.mark.parametrize("name", REPEATABLE)
+def test_a_weight_of_two_is_for_estimators_an_event_that_stands_twice(name, tmp_path):
+    """Numbers have few values, so that bins are the same, whatever stands twice."""
+    rng = np.random.default_rng(0)
+    pairs = [weights_as_repetition(rng, 300) for _ in range(2)]
+    once, repeated = (
+        [replace(one, inputs={**one.inputs, "x": one.x.round(1)}) for one in side] for side in zip(*pairs, strict=True)
+    )
+    scores = []
+    for batches in (once, repeated):
+        backend = make_backend(write(tmp_path, REPEATABLE[name]), SHAPES, TWO, Params())
+        backend.fit(lambda epoch, batches=batches: batches, lambda batches=batches: batches, lambda *_: None)
+        scores.append(backend.predict(repeated[0].inputs))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+    assert np.ptp(scores[0]) > 0.5
 
 
 def test_xgboost_on_disk_learns_what_it_learns_in_memory(tmp_path):

@@ -17,6 +17,9 @@ import numpy as np
 from mlaas4hep.reader.inputs import mask_of
 from mlaas4hep.training.backend import Shapes, array_shapes
 
+NO_NEGATIVE_WEIGHTS = "give another 'weight' in the params, as abs(...) of it, or train a network"
+"""What can be done where they are not taken."""
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -255,8 +255,14 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
 
 def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
-    if not trained.generator.params.tfaas or importlib.util.find_spec("tensorflow") is None:
+    if not trained.generator.params.tfaas:
         return  # a server of ours needs none of it
+    if importlib.util.find_spec("tensorflow") is None:
+        console.notice(
+            "the bundle is for our own server alone, and not for stock TFaaS, for want of TensorFlow; install it:"
+            " pip install 'mlaas4hep[keras]', or set 'tfaas' to false in the params"
+        )
+        return
     from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
 
     try:

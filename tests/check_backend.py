@@ -3,13 +3,16 @@
 import re
 
 import numpy as np
+import onnx
 import onnxruntime
+import pytest
 
 from mlaas4hep.config import Params
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise, make_backend
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.onnx_graph import with_inputs
 from mlaas4hep.training.task import Task
 
 WIDTH = 6
@@ -77,8 +80,14 @@ def check_at_once(file: ModelFile, task: Task, batches, folder) -> Backend:
     backend = make_backend(file, SHAPES, task, Params(seed=1, epochs=10))
     assert isinstance(backend, AtOnce)
     rounds = []
-    backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
-    assert [number for number, _, _ in rounds] == list(range(1, len(rounds) + 1))
+    kept = backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
+    assert [number for number, *_ in rounds] == list(range(1, len(rounds) + 1))
+    valid = Batch.concatenate(batches[:3])
+    if rounds:  # the loss of the round that is kept is that of the model
+        loss = task.figures(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
+        assert rounds[kept - 1][2]["loss"] == pytest.approx(loss, rel=1e-4)
+    else:
+        assert kept == 0
     every = Batch.concatenate(batches)
     scores = backend.predict(every.inputs)
     assert scores.shape == (len(every), backend.outputs)
@@ -126,3 +135,23 @@ def check_same_seed_gives_same_weights(file, task, batches, every):
         scores.append(backend.predict(every.inputs))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
     assert np.abs(scores[0] - scores[2]).max() > 1e-3
+
+
+def check_raw_events(generator, backend, folder, events=400):
+    """A bundle's graph gives the framework's scores for events as they are in the files, within 1e-5.
+
+    Numbers that are estimated may be of any size, and a float32 has 24 bits: there it is 1e-5 of their size or spread,
+    whichever is larger.
+    """
+    backend.export(folder / "network.onnx")
+    network = onnx.load(str(folder / "network.onnx"))
+    graph = with_inputs(network, generator.sample.inputs, backend.takes, generator.layout)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    taken = {name for node in graph.graph.node for name in node.input}
+    assert {one.name for one in graph.graph.initializer} <= taken  # ONNX Runtime warns of others
+    found = session.run(["scores"], {"inputs": generator.examples(events, None, raw=True).x})[0]
+    expected = backend.predict(generator.examples(events, None).inputs)
+    assert found.shape == expected.shape == (events, backend.outputs)
+    unit = np.maximum(backend.task.spread or 1.0, np.abs(expected))
+    assert (np.abs(found - expected) / unit).max() <= 1e-5
+    return expected

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import xgboost
 from tinyroot import write_events
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training.keras_dataset import event_dataset
 from mlaas4hep.training.torch_dataset import EventDataset
@@ -66,6 +67,29 @@ def test_a_torch_data_set_goes_on_where_it_was_left(files):
     again.load_state_dict(state)
     assert [batch["x"].numpy().tobytes() for batch in again] == [batch.x.tobytes() for batch in batches[1:]]
     assert len(list(again)) == len(batches)
+
+
+def test_a_torch_data_set_does_not_pretend_to_know_where_other_processes_stand(files):
+    dataset = EventDataset(files, LABELS, PARAMS)
+    loader = iter(DataLoader(dataset, batch_size=None, num_workers=1))
+    next(loader)
+    with pytest.raises(ConfigError, match="not known here: the batches are made by the processes of a DataLoader; tak"):
+        dataset.state_dict()
+    del loader
+    next(iter(DataLoader(dataset, batch_size=None, num_workers=0)))
+    assert dataset.state_dict() == {"epoch": 0, "batches": 1}
+
+
+def state_in_its_process(batches):
+    """Beside each batch, what the data set of the process that made it says of its place."""
+    return get_worker_info().dataset.state_dict()
+
+
+def test_a_torch_data_set_in_a_process_of_a_loader_knows_where_that_stands(files):
+    """What torchdata's StatefulDataLoader asks for, and gives back to a process of the same number."""
+    dataset = EventDataset(files, LABELS, PARAMS)
+    states = list(DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=state_in_its_process))
+    assert [state["batches"] for state in states] == list(range(1, len(whole(files)[0]) + 1))
 
 
 def test_keras_fits_on_a_data_set_whose_passes_are_epochs(files):

@@ -57,6 +57,32 @@ def test_shipped_models_learn_and_onnx_gives_their_scores_for_raw_events(files, 
     np.testing.assert_allclose(found, trained.backend.predict(events.inputs), atol=1e-5)
 
 
+SUBCLASSED = """
+import keras
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.jet, self.out = keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)
+    def call(self, jets, event, jets_mask):
+        each = self.jet(jets) * keras.ops.expand_dims(jets_mask, -1)
+        return self.out(keras.ops.concatenate([keras.ops.sum(each, axis=1), event], axis=1))
+def model(shapes):
+    return Net()
+"""
+
+
+def test_a_subclassed_keras_model_names_its_inputs_by_the_arguments_of_call(files, tmp_path):
+    (tmp_path / "own.py").write_text(SUBCLASSED)
+    labels, params = ["background", "signal"], Params.parse({**PARAMS, "tfaas": False})
+    trained = train_model(files, labels, str(tmp_path / "own.py"), params, fout=tmp_path / "bundle")
+    assert trained.backend.takes == ("jets", "event", "jets_mask")
+    assert trained.metrics()["test"]["auc"] > 0.8
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
+    raw, events = trained.generator.examples(400, raw=True), trained.generator.examples(400)
+    found = session.run(["scores"], {"inputs": raw.x})[0]
+    np.testing.assert_allclose(found, trained.backend.predict(events.inputs), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -71,6 +97,10 @@ def model(shapes):
     return Net()
 """,
             "takes 'jet', and there is no such input; closest: 'jets'.*; there are jets, event, jets_mask, event_mask",
+        ),
+        (
+            SUBCLASSED.replace("jets, event", "jet, event"),
+            "call of the model of .* takes 'jet', and there is no such input; closest: 'jets'",
         ),
         (
             """

@@ -1,6 +1,7 @@
 """What stock TFaaS servers are given computes what a bundle's ONNX graph does, by the names they feed and fetch."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -135,6 +136,28 @@ def test_a_bundle_is_a_saved_model_and_has_a_frozen_graph(model, kfold, tmp_path
     told = json.loads((tmp_path / "saved" / upload["params"]).read_text())
     assert (upload["model"], told["model"]) == ("model.pb", "model.pb")
     assert (told["input_node"], told["output_node"], told["name"]) == ("inputs", "scores", upload["name"])
+
+
+def test_a_bundle_without_tensorflow_is_said_to_be_for_our_own_server(tmp_path):
+    write_events(tmp_path / "a.root", 600, kind=np.arange(600) % 2)
+    code = """
+import sys
+sys.modules["tensorflow"] = None  # as if it were not installed
+from mlaas4hep.config import Params
+from mlaas4hep.training import train_model
+train_model("a.root", "kind", "ex_pytorch.py", Params(epochs=1, tfaas=sys.argv[1] == "yes"), fout="model")
+"""
+    said = []
+    for tfaas in ("yes", "no"):
+        command = [sys.executable, "-c", code, tfaas]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        said.append([line for line in done.stderr.splitlines() if "TFaaS" in line])
+        assert (tmp_path / "model" / "model.onnx").exists()
+        assert not (tmp_path / "model" / "saved_model.pb").exists()
+    ((line,), none) = said
+    assert line.startswith("note: the bundle is for our own server alone, and not for stock TFaaS, for want of TensorF")
+    assert none == []
 
 
 def test_what_cannot_be_written_is_one_line_that_names_the_op(tmp_path):

@@ -77,6 +77,11 @@ class Stepwise(Backend, Protocol):
         """Go on from what `state` returned."""
 
 
+Rounds = Callable[[int, float, dict[str, float], bool], None]
+"""Told the number of a round, from 1, the loss of the training part, figures of the validation part, "loss" among them,
+and whether it is the one to be kept so far."""
+
+
 @runtime_checkable
 class AtOnce(Backend, Protocol):
     """A model that is trained in one go."""
@@ -85,14 +90,14 @@ class AtOnce(Backend, Protocol):
         self,
         train: Callable[[int], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
-        report: Callable[[int, float, float], None],
-    ) -> None:
-        """Train, and keep what was best for the validation part.
+        report: Rounds,
+    ) -> int:
+        """Train; return the number of the round whose model is kept, 0 if there are none to be told of.
 
         Args:
             train: gives the batches of the training part in the order of an epoch, counted from 0.
             valid: gives those of the validation part.
-            report: called with the number of a round, from 1, and the loss of training and of validation part.
+            report: called after every round.
         """
 
 

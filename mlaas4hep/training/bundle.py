@@ -50,10 +50,14 @@ from mlaas4hep.training.metrics import auc_uncertainty, effective_events
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.report import write_report
 
-TOLERANCE = 1e-4
-"""How far the scores of the ONNX graph may lie from the framework's before a bundle is refused."""
+TOLERANCE = 1e-5
+"""How far the scores of the ONNX graph may lie from the framework's before a bundle is refused.
 
-EXAMPLES = 8
+Of numbers that are estimated it is a share of their size or spread, whichever is larger: a float32 has 24 bits.
+"""
+
+COMPARED, EXAMPLES = 400, 8
+"""Events whose scores are compared, and those that a bundle brings along."""
 
 CONTENT = {
     "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
@@ -251,8 +255,14 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
 
 def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
-    if not trained.generator.params.tfaas or importlib.util.find_spec("tensorflow") is None:
+    if not trained.generator.params.tfaas:
         return  # a server of ours needs none of it
+    if importlib.util.find_spec("tensorflow") is None:
+        console.notice(
+            "the bundle is for our own server alone, and not for stock TFaaS, for want of TensorFlow; install it:"
+            " pip install 'mlaas4hep[keras]', or set 'tfaas' to false in the params"
+        )
+        return
     from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
 
     try:
@@ -275,11 +285,12 @@ def _check_onnx(path: Path, trained: Trained, fit: Fit) -> None:
         import onnxruntime
     except ModuleNotFoundError:
         return  # an extra of the server; the tests compare in any case
-    raw = trained.generator.examples(EXAMPLES, part=None, raw=True)
+    raw = trained.generator.examples(COMPARED, part=None, raw=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(["scores"], {"inputs": raw.x})[0]
-    expected = fit.backend.predict(fit.generator.examples(EXAMPLES, part=None).inputs)
-    worst = float(np.abs(found - expected).max(initial=0.0))
+    expected = fit.backend.predict(fit.generator.examples(COMPARED, part=None).inputs)
+    unit = np.maximum(fit.test.task.spread or 1.0, np.abs(expected))
+    worst = float((np.abs(found - expected) / unit).max(initial=0.0))
     if not worst <= TOLERANCE:
         raise ConfigError(
             f"the ONNX graph of {trained.file.path} gives other scores than the model, by up to {worst:.2g}",
@@ -289,7 +300,7 @@ def _check_onnx(path: Path, trained: Trained, fit: Fit) -> None:
 
 def _training(trained: Trained, model: str) -> dict[str, Any]:
     sample = trained.generator.sample
-    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_PACKAGES[trained.backend.framework]]
+    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_packages(trained.backend.framework)]
     return {
         "format": 1,
         "mlaas4hep": mlaas4hep.__version__,
@@ -322,9 +333,11 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
     }
 
 
-_PACKAGES = {
-    "keras": ["keras", "tensorflow"], "pytorch": ["torch"], "scikit-learn": ["scikit-learn"], "xgboost": ["xgboost"]
-}  # fmt: skip
+def _packages(framework: str) -> list[str]:
+    """Return what computes: of Keras also what it computes with."""
+    if framework == "keras":
+        return ["keras", sys.modules["keras"].backend.backend()]
+    return ["torch"] if framework == "pytorch" else [framework]
 
 
 def _version(package: str) -> str | None:

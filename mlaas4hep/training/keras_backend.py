@@ -1,11 +1,15 @@
-"""Keras 3 models: from inputs, and masks if there are inputs for them, to scores. A compiled one keeps its loss."""
+"""Keras 3 models: from inputs, and masks if there are inputs for them, to scores. A compiled one keeps its loss.
+
+What Keras computes with (TensorFlow, PyTorch) is its own business: `KERAS_BACKEND=torch workflow.py ...`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,12 @@ class KerasBackend:
                 f"{file.path} defines training_step, which is for PyTorch",
                 hint="in Keras, give the model a method train_step",
             )
-        self.model = model
         self.task = task
         self._shapes = shapes
         self._file = file
-        if not model.built and "x" in shapes:
+        if isinstance(model, keras.Sequential) and not model.built and "x" in shapes:
             model.build((None, *shapes["x"]))
+        self.model = model = model if getattr(model, "inputs", None) else _with_inputs(model, file, shapes)
         self.takes = choose([tensor.name for tensor in model.inputs], shapes, f"the model of {file.path}")
         self.outputs, self._output = self._probe()
         if not model.compiled:
@@ -48,16 +52,46 @@ class KerasBackend:
                 optimizer=file.optimizer or keras.optimizers.Adam(LEARNING_RATE),
                 loss=file.loss or default_loss(task, self.outputs, self._output),
             )
+        self._sums = self._reduction() == "sum"
+        self._weights_count = False  # not known yet
         self._one_hot = task.name == "classification" and self.outputs > 1 and _wants_one_hot(model.loss)
         self._scores = _with_activation(model, task, self.outputs, self._output)
 
     def _probe(self) -> tuple[int, Output]:
         try:
-            output = keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
+            output = self._probe_output()
         except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own for a wrong shape
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
-        return self.task.probe(output, self._file.path)
+        return self.task.probe(output, self._shaken_output, self._file.path)
+
+    def _probe_output(self) -> np.ndarray:
+        return np.asarray(
+            keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
+        )
+
+    def _shaken_output(self) -> np.ndarray:
+        """Return what the model says with noise added to its weights."""
+        before, rng = self.snapshot(), np.random.default_rng(0)
+        for weight in self.model.trainable_variables:
+            weight.assign_add(rng.normal(size=weight.shape).astype(np.float32))
+        output = self._probe_output()
+        self.restore(before)
+        return output
+
+    def _reduction(self) -> str:
+        """Return how the loss makes one number of those of the events, as Keras calls it.
+
+        Raises:
+            ConfigError: it does not, and gradients would be of sums in one of Keras's backends, and fail in another.
+        """
+        found = getattr(self.model.loss, "reduction", "sum_over_batch_size")
+        if found in (None, "none"):
+            raise ConfigError(
+                f"the loss of {self._file.path} has reduction='none', and Keras needs one number to train with",
+                hint="leave reduction out; weights count all the same",
+            )
+        return str(found)
 
     def _given(self, inputs: Mapping[str, np.ndarray]) -> Any:
         given = [np.asarray(inputs[name], np.float32) for name in self.takes]
@@ -66,15 +100,30 @@ class KerasBackend:
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[float, float]]:
         """Train on batches, one step each; yield loss and sum of the sizes of weights."""
         for batch in batches:
+            size = float(np.abs(batch.weight).sum(dtype=np.float64))
+            if not size:  # nothing is to be learnt, and momentum or decay would move the weights
+                yield 0.0, 0.0
+                continue
             y = self.task.target(batch.y, self.outputs)
             y = np.eye(self.outputs, dtype=np.float32)[y] if self._one_hot else y
-            size = float(np.abs(batch.weight).sum(dtype=np.float64))
-            weight = batch.weight * (len(batch) / size if size else 0.0)  # Keras divides by the number of events
+            given = self._given(batch.inputs)
+            if not self._weights_count and (batch.weight != 1).any():
+                self._check_loss(given, y)
+            weight = batch.weight * (1.0 if self._sums else len(batch) / size)  # Keras divides by the number of events
             self.model.reset_metrics()
-            logs = self.model.train_on_batch(
-                self._given(batch.inputs), y, sample_weight=weight.astype(np.float32), return_dict=True
-            )
+            logs = self.model.train_on_batch(given, y, sample_weight=weight.astype(np.float32), return_dict=True)
             yield float(logs["loss"]), size
+
+    def _check_loss(self, given: Any, y: np.ndarray) -> None:
+        """Raise ConfigError if the loss is one number for all events, in which their weights cannot count."""
+        loss = self.model.loss
+        each = getattr(loss, "call", loss)  # of keras.losses.Loss, what comes before the mean
+        if callable(each) and not len(each(keras.ops.convert_to_tensor(y), self.model(given, training=False)).shape):
+            raise ConfigError(
+                f"the loss of {self._file.path} is one number for all events, in which their weights cannot count",
+                hint="let it return one number an event, as with keras.ops.mean(..., axis=-1)",
+            )
+        self._weights_count = True
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""
@@ -82,7 +131,7 @@ class KerasBackend:
 
     def snapshot(self) -> bytes:
         """Return the weights."""
-        return _packed(self.model.weights)
+        return _packed(_arrays(self.model.weights))
 
     def restore(self, weights: bytes) -> None:
         """Set the weights to what `snapshot` returned."""
@@ -90,11 +139,11 @@ class KerasBackend:
 
     def state(self) -> bytes:
         """Return weights, state of the optimizer and of the random numbers."""
-        return _packed(self._variables)
+        return _packed([*_arrays(self._variables), *_random_states()])
 
     def load_state(self, state: bytes) -> None:
         """Go on from what `state` returned."""
-        _unpack(state, self._variables)
+        _set_random_states(_unpack(state, self._variables))
 
     @property
     def _variables(self) -> list[Any]:
@@ -113,7 +162,8 @@ class KerasBackend:
 
     def export(self, path: Path) -> None:
         """Write an ONNX graph from what the model takes to scores."""
-        require("tf2onnx", "keras", "writing a Keras model as ONNX")
+        if keras.backend.backend() != "torch":
+            require("tf2onnx", "keras", "writing a Keras model as ONNX")
         shapes = array_shapes(self._shapes)
         spec = [keras.InputSpec(shape=(None, *shapes[name]), dtype="float32", name=name) for name in self.takes]
         silent = contextlib.redirect_stdout(io.StringIO())
@@ -124,6 +174,39 @@ class KerasBackend:
         model = onnx.load(str(path))
         _replace_unknown_ops(model)
         onnx.save(model, str(path))
+
+
+def _with_inputs(model: keras.Model, file: ModelFile, shapes: Shapes) -> keras.Model:
+    """Return a model with inputs, around one that has but a method `call`; its arguments say which.
+
+    Raises:
+        ConfigError: there are no such inputs, or it cannot do with them.
+    """
+    if type(model).train_step is not keras.Model.train_step:
+        raise ConfigError(
+            f"the model of {file.path} has a train_step of its own, and no inputs",
+            hint="give it them: super().__init__(inputs, outputs), in place of a method call",
+        )
+    known = array_shapes(shapes)
+    arguments = [
+        one.name
+        for one in inspect.signature(model.call).parameters.values()
+        if one.kind is one.POSITIONAL_OR_KEYWORD
+        and (one.default is one.empty or (one.name in known and "x" not in shapes))
+        and one.name != "training"
+    ]
+    takes = choose(arguments, shapes, f"call of the model of {file.path}")
+    inputs = [keras.Input(known[name], name=name) for name in takes]
+    first, *others = inputs
+    try:
+        output = model(first, **dict(zip(arguments[1:], others, strict=True)))
+    except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own
+        wanted = describe_shapes(shapes)
+        raise ConfigError(f"the model of {file.path} does not take {wanted}: {said(error)}") from error
+    whole = keras.Model(inputs if others else first, output)
+    if model.compiled:
+        whole.compile(model.optimizer, model.loss, run_eagerly=model.run_eagerly)
+    return whole
 
 
 def _replace_unknown_ops(model: Any) -> None:
@@ -148,17 +231,44 @@ def _replace_unknown_ops(model: Any) -> None:
         model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "mlaas4hep/one"))
 
 
-def _packed(variables: Iterable[Any]) -> bytes:
+def _arrays(variables: Iterable[Any]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+
+
+def _packed(arrays: Sequence[np.ndarray]) -> bytes:
     content = io.BytesIO()
-    arrays = [keras.ops.convert_to_numpy(variable.value) for variable in variables]
     np.savez(content, *arrays)
     return content.getvalue()
 
 
-def _unpack(content: bytes, variables: Iterable[Any]) -> None:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        for index, variable in enumerate(variables):
-            variable.assign(arrays[f"arr_{index}"])
+def _unpack(content: bytes, variables: Sequence[Any]) -> list[np.ndarray]:
+    """Set variables; return the arrays that are left."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = [stored[name] for name in stored.files]
+    for variable, array in zip(variables, arrays, strict=False):
+        variable.assign(array)
+    return arrays[len(variables) :]
+
+
+def _random_states() -> list[np.ndarray]:
+    """Return the state of random numbers that are no variables of the model: PyTorch's own, where that computes."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [state.numpy() for state in (torch.get_rng_state(), *on_devices)]
+
+
+def _set_random_states(states: Sequence[np.ndarray]) -> None:
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    first, *on_devices = map(torch.from_numpy, states)
+    torch.set_rng_state(first)
+    if on_devices and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(on_devices)
 
 
 def default_loss(task: Task, outputs: int, output: Output) -> Any:
@@ -186,7 +296,8 @@ def _with_activation(model: keras.Model, task: Task, outputs: int, output: Outpu
     if output == "probabilities":
         return model
     inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in model.inputs]
-    raw = model(inputs if len(inputs) > 1 else inputs[0])
+    inputs = inputs if len(inputs) > 1 else inputs[0]
+    raw = model(inputs)
     if output == "numbers":
         return keras.Model(inputs, raw * np.array(task.spread, np.float32) + np.array(task.centre, np.float32))
     softmax = outputs > 1 and task.name == "classification"

@@ -242,16 +242,15 @@ def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) 
     start = time.perf_counter()
     count = int(generator.sample.composition.totals[PARTS.index("train")])
 
-    def report(number: int, train_loss: float, loss: float) -> None:
+    def report(number: int, train_loss: float, figures: dict[str, float], best: bool) -> None:
         nonlocal start
         now = time.perf_counter()
-        best = min((one.loss for one in rounds), default=float("inf"))
-        rounds.append(Epoch(number, train_loss, {"loss": loss}, now - start, count))
+        rounds.append(Epoch(number, train_loss, figures, now - start, count))
         start = now
         if control.report:
-            control.report(rounds[-1], loss < best)
+            control.report(rounds[-1], best)
 
-    backend.fit(
+    kept = backend.fit(
         lambda epoch: generator.batches("train", epoch),
         lambda: generator.batches("valid", shuffle=False),
         report,
@@ -261,7 +260,7 @@ def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) 
         rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
         if control.report:
             control.report(rounds[-1], True)
-    return History(tuple(rounds), min(rounds, key=lambda one: one.loss).epoch)
+    return History(tuple(rounds), kept or 1)
 
 
 def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:

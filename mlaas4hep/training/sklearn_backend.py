@@ -21,9 +21,9 @@ from sklearn.utils.validation import has_fit_parameter
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Shapes
+from mlaas4hep.training.backend import Rounds, Shapes
 from mlaas4hep.training.model_file import ModelFile
-from mlaas4hep.training.tables import Rows
+from mlaas4hep.training.tables import NO_NEGATIVE_WEIGHTS, Rows
 from mlaas4hep.training.task import Task
 
 NAN_UNKNOWN_TO_ONNX = (ensemble.BaseEnsemble, tree.BaseDecisionTree)
@@ -69,14 +69,14 @@ class SklearnBackend:
         self,
         train: Callable[[int], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
-        report: Callable[[int, float, float], None],
-    ) -> None:
+        report: Rounds,
+    ) -> int:
         """Train on all events at once, or by epochs until the validation loss gets no better."""
         if hasattr(self.model, "partial_fit") and not isinstance(self.model, pipeline.Pipeline):
-            self._fit_by_epochs(train, valid, report)
-            return
+            return self._fit_by_epochs(train, valid, report)
         x, y, weight = self._everything(train(0))
         self.model.fit(x, y, **self._weights(weight, "fit"))
+        return 0
 
     def _everything(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all events: rows, labels, weights."""
@@ -103,6 +103,8 @@ class SklearnBackend:
         """Return the keyword that hands weights to an estimator; none where all are 1."""
         if (weight == 1).all():
             return {}
+        if (weight < 0).any():  # some fail, others learn nonsense, and few say which
+            raise ConfigError("estimators of scikit-learn take no negative weights", hint=NO_NEGATIVE_WEIGHTS)
         last, prefix = self.model, ""
         while isinstance(last, pipeline.Pipeline):
             name, last = last.steps[-1]
@@ -120,9 +122,9 @@ class SklearnBackend:
         self,
         train: Callable[[int], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
-        report: Callable[[int, float, float], None],
-    ) -> None:
-        best, lowest, since = copy.deepcopy(self.model), float("inf"), 0
+        report: Rounds,
+    ) -> int:
+        best, lowest, kept = copy.deepcopy(self.model), float("inf"), 0
         for epoch in range(self._params.epochs):
             for batch in train(epoch):
                 classes: dict[str, Any] = {}
@@ -133,13 +135,13 @@ class SklearnBackend:
                 more = self._weights(batch.weight, "partial_fit")
                 self.model.partial_fit(self._rows.of(batch.inputs), self._target(batch.y), **classes, **more)
             loss, train_loss = self._loss(valid()), self._loss(train(epoch))
-            report(epoch + 1, train_loss, loss)
-            since = 0 if loss < lowest else since + 1
+            report(epoch + 1, train_loss, {"loss": loss}, loss < lowest)
             if loss < lowest:
-                best, lowest = copy.deepcopy(self.model), loss
-            if since >= self._params.patience:
+                best, lowest, kept = copy.deepcopy(self.model), loss, epoch + 1
+            if epoch + 1 - kept >= self._params.patience:
                 break
         self.model = best
+        return kept
 
     def _loss(self, batches: Iterable[Batch]) -> float:
         found = [(batch.y, self.predict(batch.inputs), batch.weight) for batch in batches]

@@ -17,6 +17,9 @@ import numpy as np
 from mlaas4hep.reader.inputs import mask_of
 from mlaas4hep.training.backend import Shapes, array_shapes
 
+NO_NEGATIVE_WEIGHTS = "give another 'weight' in the params, as abs(...) of it, or train a network"
+"""What can be done where they are not taken."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -60,8 +63,8 @@ class Rows:
         """
         from onnx import TensorProto, compose, helper, numpy_helper
 
-        constants = {"nan": np.full(1, np.nan, np.float32), "half": np.full(1, 0.5, np.float32),
-                     "last": np.array([2], np.int64), "column": np.array([column or 0], np.int64)}  # fmt: skip
+        known = {"nan": np.full(1, np.nan, np.float32), "half": np.full(1, 0.5, np.float32),
+                 "last": np.array([2], np.int64), "column": np.array([column or 0], np.int64)}  # fmt: skip
         nodes, flat = [], []
         for name, shape in self.shapes.items():
             value = name
@@ -73,7 +76,7 @@ class Rows:
                     mask = f"{mask}/each"
                 nodes.append(helper.make_node("Where", [mask, value, "nan"], [f"{name}/value"]))
                 value = f"{name}/value"
-            constants[f"{name}/shape"] = np.array([-1, math.prod(shape)], np.int64)
+            known[f"{name}/shape"] = np.array([-1, math.prod(shape)], np.int64)
             nodes.append(helper.make_node("Reshape", [value, f"{name}/shape"], [f"{name}/flat"]))
             flat.append(f"{name}/flat")
         nodes.append(helper.make_node("Concat", flat, ["rows"], axis=1))
@@ -93,7 +96,8 @@ class Rows:
                 score = f"{score}/wanted"
             scores.append(score)
         nodes.append(helper.make_node("Concat", scores, ["scores"], axis=1))
-        arrays += [numpy_helper.from_array(array, name) for name, array in constants.items()]
+        taken = {name for node in nodes for name in node.input}
+        arrays += [numpy_helper.from_array(array, name) for name, array in known.items() if name in taken]
         shapes = array_shapes(self.shapes)
         graph = helper.make_graph(
             nodes,

@@ -49,8 +49,12 @@ class Task:
         """Return the task of telling so many classes apart, whose names do not matter."""
         return cls("classification", tuple(map(str, range(classes))))
 
-    def probe(self, output: np.ndarray, where: Path) -> tuple[int, Output]:
+    def probe(self, output: np.ndarray, shaken: Callable[[], np.ndarray], where: Path) -> tuple[int, Output]:
         """Find out what a model's outputs are, from outputs (events, k) for large random inputs.
+
+        Args:
+            shaken: gives outputs by other weights; asked where those of the first are the same for all events, as of a
+                last layer that begins with zeros, and tell nothing.
 
         Raises:
             ConfigError: the number of outputs does not fit the labels.
@@ -63,7 +67,7 @@ class Task:
                 f"the model of {where} gives an output of shape {('n', *output.shape[1:])}".replace("'", ""),
                 hint=f"it must give {need}",
             )
-        return output.shape[1], self._kind(output)
+        return output.shape[1], self._kind(shaken() if _is_constant(output) else output)
 
     @property
     def _noun(self) -> str:
@@ -72,6 +76,8 @@ class Task:
     def _kind(self, output: np.ndarray) -> Output:
         if self.name == "regression":
             return "numbers"
+        if _is_constant(output):
+            return "logits"
         count = 1 if self.name == "multilabel" else output.shape[1]  # probabilities of labels need not add up
         if _are_probabilities(output, count):
             return "probabilities"
@@ -135,6 +141,10 @@ def _label_figures(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> dict
 def _mean_of(classes: tuple[str, ...], figures: Callable[[int], dict[str, float]]) -> dict[str, float]:
     every = [figures(label) for label in range(len(classes))]
     return {name: float(np.mean([one[name] for one in every])) for name in every[0]}
+
+
+def _is_constant(output: np.ndarray) -> bool:
+    return bool((output == output[:1]).all())
 
 
 def _are_probabilities(output: np.ndarray, count: int) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,11 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TorchBackend:
-    """A PyTorch model; see `Backend`."""
+    """A PyTorch model; see `Backend`.
+
+    Attributes:
+        mixed: whether training computes in bfloat16 where that is precise enough; weights and scores are float32.
+    """
 
     framework = "pytorch"
     normalised = True
@@ -40,6 +46,7 @@ class TorchBackend:
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
         self.task = task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.mixed = self.device.type == "cuda"
         self.model = model.to(self.device)
         self.takes = choose(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
         self._shapes = shapes
@@ -49,17 +56,30 @@ class TorchBackend:
         if not weights:
             raise ConfigError(f"the model of {file.path} has no weights to train")
         self._optimizer = file.optimizer(weights) if file.optimizer else torch.optim.AdamW(weights, LEARNING_RATE)
-        self._loss = file.loss or default_loss(task, self.outputs, self._output)
+        self._loss = _EventLoss.of(file.loss or default_loss(task, self.outputs, self._output), self.device)
 
     def _probe(self) -> tuple[int, Output]:
-        self.model.eval()
         try:
-            with torch.no_grad():
-                output = self._forward(self._tensors(probe_inputs(self._shapes)))
+            output = self._probe_output()
         except (RuntimeError, TypeError, ValueError) as error:
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
-        return self.task.probe(output.cpu().numpy(), self._file.path)
+        return self.task.probe(output, self._shaken_output, self._file.path)
+
+    def _probe_output(self) -> np.ndarray:
+        self.model.eval()
+        with torch.no_grad():
+            return np.asarray(self._forward(self._tensors(probe_inputs(self._shapes))).cpu().numpy())
+
+    def _shaken_output(self) -> np.ndarray:
+        """Return what the model says with noise added to its weights."""
+        before, rng = self.snapshot(), np.random.default_rng(0)
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                weight += self._tensor(rng.normal(size=weight.shape)).to(weight.dtype)
+        output = self._probe_output()
+        self.restore(before)
+        return output
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         output: torch.Tensor = self.model(*(inputs[name] for name in self.takes))
@@ -68,27 +88,50 @@ class TorchBackend:
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, float]]:
         """Train on batches, one step each; yield loss and sum of the sizes of weights."""
         for batch in batches:
-            if len(batch) < 2:  # batch normalisation needs two
+            if not batch.weight.any():  # nothing is to be learnt, and momentum or decay would move the weights
+                yield torch.zeros((), dtype=torch.float64), 0.0
                 continue
-            self.model.train()
-            inputs, weight = self._tensors(batch.inputs), self._tensor(batch.weight)
+            self._train_mode(len(batch))
             self._optimizer.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                if self._file.training_step:
-                    given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
-                    loss = self._file.training_step(self.model, *given, self._tensor(batch.y), weight)
-                else:
-                    loss = self._weighted(self._forward(inputs), batch.y, weight)
+            loss = self._step_loss(batch)
             loss.backward()
             self._optimizer.step()
             yield loss.detach().double(), float(np.abs(batch.weight).sum(dtype=np.float64))
 
+    def _step_loss(self, batch: Batch) -> torch.Tensor:
+        inputs, weight = self._tensors(batch.inputs), self._tensor(batch.weight)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            if self._file.training_step:
+                given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
+                loss: torch.Tensor = self._file.training_step(self.model, *given, self._tensor(batch.y), weight)
+                return loss
+            output = self._forward(inputs)
+        return self._weighted(output, batch.y, weight)  # in float32: some losses refuse less
+
+    def _train_mode(self, events: int) -> None:
+        """Let dropout and the like act; batch normalisation of a single event takes the spread of those before."""
+        self.model.train()
+        if events == 1:
+            for layer in self.model.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+
     def _weighted(self, output: torch.Tensor, y: np.ndarray, weight: torch.Tensor) -> torch.Tensor:
-        """Return the loss as one number: the mean over events, by weights, whose signs stay."""
-        value = self._loss(output.float(), self._tensor(self.task.target(y, self.outputs)))
-        if value.ndim == 0:  # a loss that averages by itself
-            return value
-        return (value.reshape(len(y), -1).mean(dim=1) * weight).sum() / weight.abs().sum()
+        """Return the loss as one number: the mean over events, by weights, whose signs stay.
+
+        Raises:
+            ConfigError: there are weights, and the loss averages by itself.
+        """
+        target = self._tensor(self.task.target(y, self.outputs))
+        value = self._loss.function(output.float(), target)
+        if value.ndim or len(y) == 1:
+            return self._loss.mean(value.reshape(len(y), -1), target, weight)
+        if (weight != 1).any():
+            raise ConfigError(
+                f"the loss of {self._file.path} is one number for all events, in which their weights cannot count",
+                hint="let it return one number an event, as losses of PyTorch's do with reduction='none'",
+            )
+        return value
 
     def _tensors(self, inputs: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {name: self._tensor(np.asarray(values, np.float32)) for name, values in inputs.items()}
@@ -157,6 +200,42 @@ class TorchBackend:
                 verbose=False,
             )
         self.model.to(self.device)
+
+
+@dataclass(frozen=True)
+class _EventLoss:
+    """A loss, and how its numbers become one.
+
+    Attributes:
+        function: gives one number an event, or several; or one for all, if it is not known how to ask for more.
+        reduction: as PyTorch calls it.
+        classes: what an event of each class counts in the mean, where that is not 1.
+    """
+
+    function: Loss
+    reduction: str = "mean"
+    classes: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, loss: Any, device: torch.device) -> _EventLoss:
+        """Take a loss of PyTorch's event by event, in a copy."""
+        if not isinstance(loss, nn.Module):
+            return cls(loss)
+        loss = loss.to(device)
+        if getattr(loss, "reduction", "none") == "none":
+            return cls(loss)
+        each = copy.copy(loss)
+        each.reduction = "none"
+        by_class = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+        return cls(each, loss.reduction, loss.weight if by_class else None)
+
+    def mean(self, value: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return one number of those of the events, (events, k)."""
+        if self.reduction == "sum":
+            return (value.sum(dim=1) * weight).sum()
+        each = value.sum(dim=1) if self.reduction == "batchmean" else value.mean(dim=1)
+        size = weight if self.classes is None or target.is_floating_point() else weight * self.classes[target]
+        return (each * weight).sum() / size.abs().sum()
 
 
 class Scores(nn.Module):  # type: ignore[misc]  # mypy is told not to follow torch

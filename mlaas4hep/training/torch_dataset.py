@@ -18,6 +18,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.sample import parse_params
 
@@ -52,6 +53,7 @@ class EventDataset(IterableDataset[dict[str, torch.Tensor]]):  # type: ignore[mi
         with DataGenerator(*self._arguments, specs, preproc=preproc) as generator:
             self.specs, self.shapes, self.classes = generator.specs, generator.shapes, generator.classes
         self._epoch = self._delivered = self._begin = 0
+        self._elsewhere = torch.zeros(1, dtype=torch.bool).share_memory_()  # seen by the processes of a loader
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the events of the passes to come."""
@@ -61,6 +63,7 @@ class EventDataset(IterableDataset[dict[str, torch.Tensor]]):  # type: ignore[mi
         """Yield batches: the inputs and masks by name, "y" and "weight"; use `DataLoader(..., batch_size=None)`."""
         skip, self._begin = self._begin, 0
         self._delivered = skip
+        self._elsewhere[0] = get_worker_info() is not None
         with DataGenerator(*self._arguments, self.specs, preproc=self._preproc) as generator:
             for batch in generator.batches(self._part, self._epoch, shard=_shard(), skip=skip):
                 arrays = {**batch.inputs, "y": batch.y, "weight": batch.weight}
@@ -68,7 +71,16 @@ class EventDataset(IterableDataset[dict[str, torch.Tensor]]):  # type: ignore[mi
                 yield {name: torch.from_numpy(values) for name, values in arrays.items()}
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the pass under way stands, in this process."""
+        """Return where the pass under way stands; in a process of a loader, where its own share of it does.
+
+        Raises:
+            ConfigError: the processes of a `DataLoader` made the batches, and they are ahead of what was taken from it.
+        """
+        if get_worker_info() is None and self._elsewhere:
+            raise ConfigError(
+                "where the pass stands is not known here: the batches are made by the processes of a DataLoader",
+                hint="take num_workers=0 and more 'workers' in the params, which are threads, or a StatefulDataLoader",
+            )
         return {"epoch": self._epoch, "batches": self._delivered}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

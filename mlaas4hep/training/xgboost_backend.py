@@ -7,7 +7,7 @@ values as they are in the files, and NaN where there is none.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import xgboost
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.stream import Batch, DataGenerator
-from mlaas4hep.training.backend import Shapes
+from mlaas4hep.training.backend import Rounds, Shapes
 from mlaas4hep.training.model_file import ModelFile
-from mlaas4hep.training.tables import Rows
+from mlaas4hep.training.tables import NO_NEGATIVE_WEIGHTS, Rows
 from mlaas4hep.training.task import Task
 
 ROWS = 50_000
@@ -28,6 +28,9 @@ ROWS = 50_000
 OBJECTIVES = {"classification": ("binary:", "binary:logistic"), "multilabel": ("binary:", "binary:logistic"),
               "regression": ("reg:", "reg:squarederror")}  # fmt: skip
 """How the objectives begin that suit a task, and the usual one."""
+
+LOSSES = {"classification": "logloss", "multilabel": "logloss", "regression": "rmse"}
+"""What XGBoost calls the loss of a task; of several classes it is mlogloss."""
 
 
 class XGBoostBackend:
@@ -58,26 +61,32 @@ class XGBoostBackend:
             params |= {"objective": "multi:softprob", "num_class": len(self.task.classes)}
         elif not str(params.get("objective", "")).startswith(begin):
             params["objective"] = usual
+        self._loss = "mlogloss" if self._multiclass else LOSSES[self.task.name]
+        if "eval_metric" in params:  # the last of them says when to stop
+            metrics = params["eval_metric"]
+            metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+            params["eval_metric"] = metrics if self._loss in metrics else [self._loss, *metrics]
         return params
 
     def fit(
         self,
         train: Callable[[int], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
-        report: Callable[[int, float, float], None],
-    ) -> None:
-        """Boost, as long as the estimator's `early_stopping_rounds` says or to the end, and keep the best rounds."""
+        report: Rounds,
+    ) -> int:
+        """Boost, as long as the estimator's `early_stopping_rounds` says, and keep the best rounds, or else all."""
         columns = [None] if self.task.name == "classification" else list(range(self.outputs))
         told = report if len(columns) == 1 else lambda *_: None  # rounds of several are not those of one model
         for column in columns:
             self._boosters.append(self._boost(lambda: train(0), valid, column, told))
+        return self._boosters[0].num_boosted_rounds() if len(columns) == 1 else 0
 
     def _boost(
         self,
         train: Callable[[], Iterable[Batch]],
         valid: Callable[[], Iterable[Batch]],
         column: int | None,
-        report: Callable[[int, float, float], None],
+        report: Rounds,
     ) -> xgboost.Booster:
         bins = {"max_bin": self._params["max_bin"]} if "max_bin" in self._params else {}
         with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder:
@@ -88,8 +97,7 @@ class XGBoostBackend:
                 learnt,
                 self._rounds,
                 evals=[(learnt, "train"), (looked_at, "valid")],
-                early_stopping_rounds=self._patience,
-                callbacks=[_Rounds(report)],
+                callbacks=[_Rounds(report, self._patience, self._figures)],
                 verbose_eval=False,
             )
             best = trained[: trained.best_iteration + 1] if self._patience else trained
@@ -97,13 +105,21 @@ class XGBoostBackend:
             del learnt, looked_at, trained, best  # they hold files of the folder
         return booster
 
+    def _figures(self, found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        """Return the last figures of a part by name, "loss" among them as `Task.figures` has it."""
+        figures = {name: float(values[-1]) for name, values in found.items()}
+        if self._loss not in figures:  # an objective of the estimator's own has a loss of its own
+            return {"loss": list(figures.values())[-1], **figures}
+        loss = figures.pop(self._loss)
+        return {"loss": (loss / self.task.spread[0]) ** 2 if self.task.spread else loss, **figures}
+
     def _chunks(self, batches: Callable[[], Iterable[Batch]], column: int | None) -> Callable[[], Iterable[_Chunk]]:
         def chunks() -> Iterable[_Chunk]:
             for batch in _joined(batches()):
                 if (batch.weight < 0).any():
                     raise ConfigError(
                         "XGBoost takes no negative weights",
-                        hint="give another 'weight' in the params, as abs(...) of it, or train a network",
+                        hint=NO_NEGATIVE_WEIGHTS,
                     )
                 y = batch.y if column is None else batch.y[:, column]
                 yield {"data": self._rows.of(batch.inputs), "label": y, "weight": batch.weight}
@@ -204,14 +220,20 @@ def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _Rounds(xgboost.callback.TrainingCallback):
-    """Tells the losses of every round."""
+    """Tells the figures of every round, and stops where the last of them has got no better for some rounds."""
 
-    def __init__(self, report: Callable[[int, float, float], None]) -> None:
+    def __init__(self, report: Rounds, patience: int | None, figures: Callable[[Any], dict[str, float]]) -> None:
         super().__init__()
-        self._report = report
+        self._report, self._figures = report, figures
+        self._stopping = xgboost.callback.EarlyStopping(rounds=patience) if patience else None
 
-    def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Tell the last metric that the round was measured by, which is also what ends training early."""
-        train, valid = (list(evals_log[name].values())[-1][-1] for name in ("train", "valid"))
-        self._report(epoch + 1, float(train), float(valid))
-        return False
+    def before_training(self, model: Any) -> Any:
+        """Begin to count."""
+        return self._stopping.before_training(model) if self._stopping else model
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: dict[str, dict[str, Any]]) -> bool:
+        """Tell of a round; without early stopping none is better than another, since all are kept."""
+        stop = bool(self._stopping and self._stopping.after_iteration(model, epoch, evals_log))
+        train, valid = (self._figures(evals_log[name]) for name in ("train", "valid"))
+        self._report(epoch + 1, train["loss"], valid, bool(self._stopping) and model.best_iteration == epoch)
+        return stop

@@ -218,10 +218,92 @@ def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
             pass
         os.kill(process.pid, signal.SIGTERM)
         _, stderr = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 143
     assert stderr.splitlines()[-1].startswith("error: stopped in epoch ")
     assert stderr.rstrip().endswith("batches; the same command with --resume goes on from there")
     assert (tmp_path / "out.checkpoint").exists()
+
+
+TERM = "import os, signal\ndef term(): os.kill(os.getpid(), signal.SIGTERM)\n"
+NET = f"""{TERM}
+import torch
+class Net(torch.nn.Linear):
+    tested, trained = 0, False
+    def forward(self, x):
+        self.tested += not self.training
+        return super().forward(x)
+    def load_state_dict(self, *weights, **more):  # the best ones are put back when training is over
+        self.trained = True
+        return super().load_state_dict(*weights, **more)
+def model(idim): return Net(idim, 1)
+"""
+EVALUATED = NET.replace("self.tested += not self.training", "self.trained and not self.training and term()")
+WRITTEN = NET.replace("self.tested += not self.training", "").replace(
+    "def load", "def state_dict(self, **more):\n        if self.trained: term()\n"
+    "        return super().state_dict(**more)\n    def load")  # fmt: skip
+REPORTED = NET + "def own(y, scores):\n    if len(y) != 20: term()\n    return 1\nmetrics = [own]\n"
+VALIDATED = NET.replace("not self.training", "not self.training\n        if self.tested == 4: term()")
+XGBOOST = "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=10**6, n_jobs=1)\n"
+FOREST = f"""{TERM}
+from sklearn.ensemble import HistGradientBoostingClassifier
+class Long(HistGradientBoostingClassifier):
+    def fit(self, x, y):
+        term()
+        return super().fit(x, y)
+def model(idim): return Long(max_iter=10**6, early_stopping=False)
+"""
+FIRST_PASS = TERM + "branches = ['met']\ndef preprocessing(events):\n    term()\n    return events\n"
+LAST, ANEW = "with --resume goes on from the last checkpoint", "the same command begins this anew"
+
+
+@pytest.mark.parametrize(
+    ("model", "preproc", "says"),
+    [
+        (SMALL, FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
+        (VALIDATED, "", "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
+        (EVALUATED, "", LAST),
+        (REPORTED, "", LAST),
+        (WRITTEN, "", LAST),
+        (FOREST, "", f"stopped by SIGTERM; {ANEW}"),
+        (XGBOOST, "", f"stopped in the training of a model that is trained in one go; {ANEW}"),
+    ],
+    ids=["first pass", "validation", "evaluation", "report", "bundle", "scikit-learn", "xgboost"],
+)
+def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(model, preproc, says, tmp_path):
+    write_sample(tmp_path, 600)
+    write_model(tmp_path, model)
+    (tmp_path / "pre.py").write_text(preproc)
+    (tmp_path / "p.json").write_text(json.dumps({**RUN, "epochs": 1, "checkpoint": 60}))
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=out", *["--preproc=pre.py"] * bool(preproc)]
+    given = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path / "temporary")}, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given) as process:
+        while model is XGBOOST and "epoch   1" not in process.stdout.readline():
+            pass
+        if model is XGBOOST:
+            process.terminate()
+        _, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(says)
+    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.root", "small.py", "p.json", "pre.py", "temporary", *kept}
+    assert ("out.checkpoint" in kept) == ("--resume" in says)
+    assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+
+
+def test_sigterm_leaves_no_half_of_scores(tmp_path):
+    path, _ = write_sample(tmp_path, 600)
+    (tmp_path / "pre.py").write_text(FIRST_PASS.replace("    term()", "    'term' in os.environ and term()"))
+    write_model(tmp_path)
+    train_model(path, "kind", str(tmp_path / "small.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "out",
+                preproc=str(tmp_path / "pre.py"))  # fmt: skip
+    args = ["--predict=out", "--files=a.root", "--preproc=pre.py"]
+    done = run_script("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
+    assert done.returncode == 143
+    assert done.stderr == f"error: stopped by SIGTERM; {ANEW}\n"
+    assert not list(tmp_path.glob("scores/*"))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_path):
@@ -230,7 +312,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     watch = Watch()
 
     def stop(*_):
-        watch.stop = True
+        watch.stop.asked = True
 
     watch.report = stop
     with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):

@@ -19,6 +19,7 @@ from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
 from mlaas4hep.training.run import AlreadyTrained, Watch
+from mlaas4hep.training.stopping import Stopped
 
 SMALL = """
 import torch
@@ -152,12 +153,32 @@ def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
     assert float(rows[0].split(",")[2]) == trained.fits[0].history.epochs[0].train_loss
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.root", "out", "runs", "small.py"]
 
+    found = points(tmp_path / "runs" / "fold1")
+    assert [epoch for epoch, _ in found] == [1, 2]
+    assert [loss for _, loss in found] == pytest.approx(
+        [epoch.loss for epoch in trained.fits[1].history.epochs], rel=1e-6
+    )
+
+
+def points(folder):
+    """Epoch and validation loss of each point that TensorBoard finds in a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "runs" / "fold1"))
+    events = EventAccumulator(str(folder))
     events.Reload()
-    found = [event.tensor_proto.float_val[0] for event in events.Tensors("loss/validation")]
-    assert found == pytest.approx([epoch.loss for epoch in trained.fits[1].history.epochs], rel=1e-6)
+    return [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors("loss/validation")]
+
+
+def test_a_run_that_goes_on_shows_tensorboard_every_epoch_once(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    params = Params(epochs=3, patience=9, tensorboard=str(tmp_path / "runs"), tfaas=False)
+    watch = Watch()
+    watch.report = lambda epoch, *_: setattr(watch.stop, "asked", epoch.epoch == 2)
+    with pytest.raises(Stopped):
+        train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out", watch=watch)
+    train_model(path, "kind", str(tmp_path / "small.py"), params, fout=tmp_path / "out", watch=Watch(resume=True))
+    assert [epoch for epoch, _ in points(tmp_path / "runs")] == [1, 2, 3]
+    assert len((tmp_path / "out" / "epochs.csv").read_text().splitlines()) == 1 + 3
 
 
 KILLED = ["--files=a.root", "--labels=kind", "--model=small.py", "--params=p.json", "--resume"]

@@ -2,11 +2,13 @@
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -34,6 +36,13 @@ import keras
 def model(idim, outputs=1):
     return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dropout(0.2),
                              keras.layers.Dense(outputs)])
+"""
+
+
+TREES = "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=50, n_jobs=1)\n"
+ESTIMATOR = """
+from sklearn.linear_model import LogisticRegression
+def model(idim): return LogisticRegression()
 """
 
 
@@ -194,39 +203,108 @@ def figures_of(bundle):
     return metrics
 
 
-@pytest.mark.parametrize(("text", "kfold"), [(SMALL, 2), (SMALL_KERAS, 0)], ids=["torch, folds", "keras"])
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(text, kfold, tmp_path):
-    """Killed at random moments of the training; `make soak` does it thirty times."""
-    write_sample(tmp_path, 600)
-    write_model(tmp_path, text)
-    (tmp_path / "p.json").write_text(json.dumps({**RUN, "kfold": kfold}))
-    whole = run_script("workflow.py", *KILLED, "--fout=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    rng, kills = random.Random(kfold), 0
-    for _ in range(int(os.environ.get("MLAAS4HEP_KILLS", "3"))):
+@dataclass
+class Victim:
+    """A run that is killed, and the figures that it must end with."""
+
+    folder: Path
+    whole: dict
+    seconds: float
+
+    @classmethod
+    def prepare(cls, folder, model, **params):
+        """Let the run go to its end once, and take the time."""
+        write_sample(folder, 600)
+        write_model(folder, model)
+        (folder / "p.json").write_text(json.dumps({"tfaas": False, "epochs": 8, "patience": 9, **params}))
+        start = time.monotonic()
+        done = run_script("workflow.py", *KILLED, "--fout=whole", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return cls(folder, figures_of(folder / "whole"), time.monotonic() - start)
+
+    def run(self, seconds):
+        """Go on with the run, and kill it after a time; return what it said, or None if it was at its end before."""
         command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=killed"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            path = tmp_path / ("killed.fold0.checkpoint" if kfold else "killed.checkpoint")
-            wanted = rng.randint(1, 25)  # checkpoints that this attempt may write before its end
-            written, last = 0, None
-            while written < wanted and process.poll() is None:
-                try:
-                    state = path.stat().st_mtime_ns
-                except FileNotFoundError:
-                    state = None
-                written, last = written + (state != last), state
-                time.sleep(0.001)
-            if process.poll() is None:
+        with subprocess.Popen(
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                _, errors = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                kills += 1
-    assert kills
-    done = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed"]
+                return process.communicate()[0].splitlines()
+        assert process.returncode == 0, errors
+        return None
+
+    def check(self):
+        """Look whether the run has ended as the other, and delete its bundle."""
+        assert figures_of(self.folder / "killed") == self.whole
+        assert sorted(path.name for path in self.folder.glob("*killed*")) == ["killed"]
+        shutil.rmtree(self.folder / "killed")
+
+
+KILLS = os.environ.get("MLAAS4HEP_KILLS")
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "kills"),
+    [(SMALL, {"batch_size": 2}, 2), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 1),
+     (TREES, {"kfold": 3}, 0), (SMALL_KERAS, {"batch_size": 8}, 0)],
+    ids=["torch", "torch, folds", "xgboost, folds", "keras"],
+)  # fmt: skip
+def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not(
+    model, params, kills, tmp_path, capsys
+):
+    """At random moments of its whole length: start, first pass, steps, evaluation, bundle; `make soak` does more."""
+    kills = int(KILLS) if KILLS else kills
+    if not kills:
+        pytest.skip("takes long: make soak")
+    victim = Victim.prepare(tmp_path, model, **params)
+    rng = np.random.default_rng(int(KILLS or 0))
+    moments = (rng.permutation(kills) + rng.uniform(size=kills)) / kills * victim.seconds  # each share of it once
+    for moment in moments:
+        while (said := victim.run(moment)) is None:  # what it went on with was less than that: begin anew
+            victim.check()
+            moment *= 0.97  # and it may be faster than the first
+        if KILLS:
+            with capsys.disabled():
+                print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")
+    assert victim.run(None) is None
     again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
     assert again.returncode == 0
     assert "note: killed is trained already" in again.stderr
+    victim.check()
+
+
+@pytest.mark.parametrize("model", [TREES, ESTIMATOR], ids=["xgboost", "scikit-learn"])
+def test_folds_that_were_done_are_not_trained_again(model, tmp_path):
+    path, _ = write_sample(tmp_path, 600)
+    params, trained = Params(kfold=3, tfaas=False), []
+
+    def went(*names):
+        return train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / names[0], watch=watch)
+
+    watch = Watch(started=lambda generator, backend, fold: trained.append(fold))
+    whole = went("whole")
+    watch = Watch(started=lambda generator, backend, fold: setattr(watch.stop, "asked", fold == 2))
+    with pytest.raises(Stopped, match="with --resume goes on from the last checkpoint"):
+        went("out")
+    assert sorted(path.name for path in tmp_path.glob("out.*checkpoint")) == [
+        "out.fold0.checkpoint",
+        "out.fold1.checkpoint",
+    ]
+    watch = Watch(resume=True)
+    again = went("out")
+    assert [type(fit.backend).__name__ == "StoredModel" for fit in again.fits] == [True, True, False]
+    assert figures_of(tmp_path / "out") == figures_of(tmp_path / "whole")
+    for name in ("model.onnx", "folds/0/model.onnx"):
+        rows = np.random.default_rng(0).normal(size=(50, len(whole.generator.columns))).astype("f4")
+        found = [onnxruntime.InferenceSession(str(tmp_path / out / name)).run(None, {"inputs": rows})[0]
+                 for out in ("whole", "out")]  # fmt: skip
+        np.testing.assert_array_equal(*found)
+    assert {path.name for path in (tmp_path / "out/folds/0").iterdir()} == {
+        path.name for path in (tmp_path / "whole/folds/0").iterdir()
+    }
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):

@@ -294,7 +294,8 @@ class Sample:
         """A name of the events and of how they are read, mixed and shuffled: the same key gives the same batches."""
         said = self.params.model_dump(exclude=set(BESIDE))
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
-        return key_of([self._origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
+        origins = [origin[:2] for origin in self._origins]  # what is in the files, wherever and since whenever
+        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
 
     def _note_skipped(self, file: int, skipped: Mapping[tuple[int, int], str]) -> None:
         with self._lock:

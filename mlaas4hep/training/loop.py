@@ -22,7 +22,7 @@ from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
 from mlaas4hep.training.checkpoint import Checkpoint, Standing
-from mlaas4hep.training.stopping import BEGIN_ANEW, PATIENCE, Stop, Stopped
+from mlaas4hep.training.stopping import PATIENCE, Stop, Stopped
 from mlaas4hep.training.task import Task
 
 
@@ -170,7 +170,7 @@ class _Run:
             now.loss = now.weight = now.seconds = now.waiting = 0.0
             self._save()
         self._backend.restore(self._best)
-        return History(tuple(Epoch(**epoch) for epoch in now.epochs), now.best + 1)
+        return self._history()
 
     def _go_on(self) -> None:
         found = self._control.checkpoint.load() if self._control.checkpoint and self._control.resume else None
@@ -179,11 +179,10 @@ class _Run:
         self._now, state, self._best = found
         self._backend.load_state(state)
         self._now.finished = self._is_over(self._now.epoch - 1)
-        lowest = float("inf")
-        for epoch in (Epoch(**known) for known in self._now.epochs):
-            if self._control.recall:
-                self._control.recall(epoch, epoch.loss < lowest)
-            lowest = min(lowest, epoch.loss)
+        recall(self._history(), self._control)
+
+    def _history(self) -> History:
+        return History(tuple(Epoch(**epoch) for epoch in self._now.epochs), self._now.best + 1)
 
     def _is_over(self, epoch: int) -> bool:
         """Whether an epoch is the last one."""
@@ -242,6 +241,15 @@ class _Run:
         self._saved = time.monotonic()
 
 
+def recall(history: History, control: Control) -> None:
+    """Tell of the epochs that were before."""
+    lowest = float("inf")
+    for epoch in history.epochs:
+        if control.recall:
+            control.recall(epoch, epoch.loss < lowest)
+        lowest = min(lowest, epoch.loss)
+
+
 def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) -> History:
     """Let a model train itself; every round is an epoch of the history."""
     rounds: list[Epoch] = []
@@ -279,7 +287,7 @@ def _while_not_stopped(batches: Iterator[Batch], control: Control) -> Iterator[B
 
 def _check_at_once(control: Control) -> None:
     if control.stop.asked:
-        raise Stopped("stopped in the training of a model that is trained in one go", hint=BEGIN_ANEW)
+        raise Stopped("stopped in the training of a model that is trained in one go")
 
 
 def evaluate(

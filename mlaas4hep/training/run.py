@@ -24,13 +24,14 @@ from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
-from mlaas4hep.training.backend import Backend, make_backend
-from mlaas4hep.training.bundle import Fit, Trained, check_destination, model_name, write_bundle
+from mlaas4hep.training.backend import AtOnce, Backend, make_backend
+from mlaas4hep.training.bundle import EXAMPLES, Fit, Trained, check_destination, model_name, write_bundle
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, train
+from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
 from mlaas4hep.training.stopping import BEGIN_ANEW, Stop
+from mlaas4hep.training.stored import Result, find, keep
 from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import explain
 
@@ -132,10 +133,21 @@ def _fit(
         watch.started(generator, backend, fold)
     check_parts(generator)
     control = _FoldControl(watch, log, fold, checkpoint)
+    if not (params.kfold and isinstance(backend, AtOnce)):
+        return Fit(backend, generator, *_train(generator, backend, file, params, control))
+    known = find(checkpoint, backend, task) if watch.resume else None
+    if known is not None:
+        recall(known[1].history, control)
+        return Fit(known[0], generator, *known[1])
+    result = _train(generator, backend, file, params, control)
+    keep(checkpoint, backend, result, generator.examples(EXAMPLES, part=None).inputs)
+    return Fit(backend, generator, *result)
+
+
+def _train(generator: DataGenerator, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
     with _explained(file):
         history = train(generator, backend, params, control)
-    train_part, valid, test = (evaluate(generator, backend, part) for part in PARTS)
-    return Fit(backend, generator, history, train_part, valid, test)
+    return Result(history, *(evaluate(generator, backend, part) for part in PARTS))
 
 
 class _FoldControl(Control):

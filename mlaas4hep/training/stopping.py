@@ -61,19 +61,18 @@ class Stop:
 
     @contextmanager
     def explained(self, hint: Callable[[], str]) -> Iterator[None]:
-        """Say of a block that was interrupted what to do; libraries may have made another error of the interruption.
+        """Say of a block that was stopped what to do; libraries may have made another error of the interruption.
 
         Raises:
-            Stopped: the block was interrupted.
+            Stopped: the block was stopped.
         """
         try:
             yield
-        except Stopped:
-            raise
         except (Interrupted, Exception) as error:
-            if not self.asked:
+            stopped = error if isinstance(error, Stopped) else Stopped("stopped by SIGTERM")
+            if not self.asked or stopped.hint:
                 raise
-            raise Stopped("stopped by SIGTERM", hint=hint()) from error
+            raise Stopped(stopped.what, hint=hint()) from error
 
     @contextmanager
     def by_sigterm(self) -> Iterator[None]:

@@ -261,7 +261,7 @@ def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not
         pytest.skip("takes long: make soak")
     victim = Victim.prepare(tmp_path, model, **params)
     rng = np.random.default_rng(int(KILLS or 0))
-    moments = (rng.permutation(kills) + rng.uniform(size=kills)) / kills * victim.seconds  # each share of it once
+    moments = (np.arange(kills) + rng.uniform(size=kills)) / kills * victim.seconds  # each share of it once
     for moment in moments:
         while (said := victim.run(moment)) is None:  # what it went on with was less than that: begin anew
             victim.check()
@@ -423,6 +423,26 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     assert not (tmp_path / "out.checkpoint").exists()
     with pytest.raises(AlreadyTrained):
         train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+
+
+def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    model, params = write_model(tmp_path), Params(epochs=2, tfaas=False)
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True))
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 1 batches"):
+        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+    shutil.copyfile(tmp_path / "out.checkpoint", tmp_path / "new.checkpoint")
+    os.utime(path, (1, 1))
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 2 batches"):
+        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+    (tmp_path / "staged").mkdir()
+    shutil.copyfile(path, tmp_path / "staged" / "again.root")
+    elsewhere = str(tmp_path / "staged" / "again.root")
+    train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    write_sample(tmp_path, 300)  # the same events, and another file
+    with pytest.raises(Exception, match="belongs to a run with other files"):
+        train_model(path, "kind", model, params, fout=tmp_path / "new", watch=Watch(resume=True))
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):

@@ -264,7 +264,12 @@ class Sample:
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():
-            raise ConfigError(f"weight: '{self.params.weight}' of an event of {self.files[file]} is no finite number")
+            first = int(np.flatnonzero(~np.isfinite(weight))[0])
+            raise ConfigError(
+                f"weight: '{self.params.weight}' of entry {chunk.entries[first]} of {self.files[file]} is"
+                f" {weight[first]}, no finite number",
+                hint="change 'weight' in the params, or cut such events away with --preproc",
+            )
         batch = Batch(
             chunk.inputs,
             self.labels.of(file, len(chunk), chunk.extra),

@@ -151,7 +151,7 @@ class _Run:
         now = self._now
         while not now.finished:
             train_loss = self._epoch()
-            figures = evaluate(self._generator, self._backend, "valid", self._stop_if_asked).figures()
+            figures = evaluate(self._generator, self._backend, "valid", True, self._stop_if_asked).figures()
             if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {now.epoch + 1} is not a number",
@@ -272,7 +272,7 @@ def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) 
         report,
     )
     if not rounds:
-        figures = [evaluate(generator, backend, part).figures() for part in ("train", "valid")]
+        figures = [evaluate(generator, backend, part, balanced=True).figures() for part in ("train", "valid")]
         rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
         if control.report:
             control.report(rounds[-1], True)
@@ -291,11 +291,20 @@ def _check_at_once(control: Control) -> None:
 
 
 def evaluate(
-    generator: DataGenerator, backend: Backend, part: str, between: Callable[[], None] | None = None
+    generator: DataGenerator,
+    backend: Backend,
+    part: str,
+    balanced: bool = False,
+    between: Callable[[], None] | None = None,
 ) -> Scored:
-    """Return the scores of all events of a part; `between` is called after each batch."""
+    """Return the scores of all events of a part.
+
+    Args:
+        balanced: as training sees them, with `balance` of the params; else each once and with its own weight.
+        between: called after each batch.
+    """
     found = []
-    for batch in generator.batches(part, shuffle=False):
+    for batch in generator.batches(part, shuffle=False, balanced=balanced):
         found.append((batch.y, backend.predict(batch.inputs), batch.weight))
         if between:
             between()

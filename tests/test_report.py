@@ -1,7 +1,11 @@
 """The report of a training as a person, a browser and a screen reader find it."""
 
+import html
+import json
 import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -185,6 +189,79 @@ def test_balanced_training_is_judged_by_every_event_once(balance, tmp_path):
         truth = trained.generator.sample.composition.events[PARTS.index(part)]
         assert np.bincount(scored.y).tolist() == truth.tolist()
         assert (scored.weight == 1).all()
+
+
+LOOK = """<script>
+const size = svg => [svg.getBoundingClientRect().width, svg.getBoundingClientRect().height];
+const found = {
+  width: innerWidth, scrolled: document.documentElement.scrollWidth,
+  sizes: [...document.querySelectorAll("svg")].map(size),
+  requests: performance.getEntriesByType("resource").map(entry => entry.name),
+  headings: [...document.querySelectorAll("h2")].map(heading => heading.innerText),
+  words: document.body.innerText,
+};
+document.body.innerHTML = "<pre></pre>";
+document.querySelector("pre").textContent = JSON.stringify(found);
+</script></body>"""
+
+
+def in_a_browser(page, width):
+    """What a real browser makes of a page in a window of some width."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    looked_at = page.with_name(f"look{width}.html")
+    looked_at.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK), encoding="utf-8")
+    window = page.with_name(f"window{width}.html")  # the narrowest one of its own is of 500 pixels
+    window.write_text(f'<iframe src="{looked_at.name}" width="{width}" height="800" style="border: 0"></iframe>')
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900",
+               "--enable-logging=stderr", "--allow-file-access-from-files", "--dump-dom"]  # fmt: skip
+    window.write_text(
+        window.read_text()
+        + """<script>onload = () => {
+        document.body.textContent = document.querySelector("iframe").contentDocument.body.innerText } </script>"""
+    )
+    done = subprocess.run([*command, window.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    return json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
+
+
+KINDS = {
+    "binary": ("label", {"weight": "w"}),
+    "classes": ("three", {}),
+    "labels": (["is_a", "is_b"], {"task": "multilabel"}),
+    "numbers": (["mass", "a_name_that_is_so_long_that_no_telephone_shows_it"], {"task": "regression"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_real_browser_shows_every_report_on_desks_and_telephones(kind, tmp_path):
+    labels, more = KINDS[kind]
+    rng, number = np.random.default_rng(0), np.arange(900)
+    x = rng.normal(size=(900, 2))
+    columns = {
+        "event": number.astype(np.uint64), "x": x[:, 0] + number % 3, "y": x[:, 1], "label": number % 2,
+        "three": number % 3, "is_a": (x[:, 0] > 0) * 1, "is_b": (x[:, 1] > 0) * 1, "mass": 125 + x[:, 0],
+        "w": rng.choice([2.0, 1.0, -1.0], 900), "a_name_that_is_so_long_that_no_telephone_shows_it": x[:, 1],
+    }  # fmt: skip
+    write_tree(tmp_path / "a.root", columns)
+    (tmp_path / "any.py").write_text(
+        LINEAR.replace("classes if classes > 2 else 1", "outputs").replace("classes", "outputs")
+    )
+    params = Params(identifier=["event"], epochs=2, selected_branches=["x", "y"], tfaas=False, **more)
+    train_model(str(tmp_path / "a.root"), labels, str(tmp_path / "any.py"), params, fout=tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    for width in (1280, 390):
+        found = in_a_browser(page, width)
+        assert found["width"] == width
+        assert found["scrolled"] <= width
+        assert len(found["sizes"]) == page.read_text(encoding="utf-8").count("<svg") >= 4
+        assert all(wide > 200 and high > 50 for wide, high in found["sizes"])
+        assert found["requests"] == []
+        assert found["headings"][:5] == ["Result", "Sample", "Features", "Training", found["headings"][4]]
+        assert found["headings"][-3:] == ["Importance", "Parameters", "Versions"]
+        assert re.search(r"(AUC|rmse\w*) \d+\.\d+", found["words"])
+        assert "could not be made" not in found["words"]
 
 
 def test_a_section_that_cannot_be_made_does_not_lose_the_bundle(tmp_path):

@@ -77,31 +77,33 @@ def out_of_fold(bundle, path, folds):
     return scores, dict(zip(raw.entry.tolist(), fold.tolist(), strict=True)), raw
 
 
-def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(tmp_path):
+@pytest.mark.parametrize(("text", "share"), [(SMALL, 0.99), (TREES, 0.9)], ids=["torch", "xgboost"])
+def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, share, tmp_path):
     path, columns = write_sample(tmp_path)
-    model = write_model(tmp_path)
-    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500)
+    model = write_model(tmp_path, text)
+    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500, tfaas=False)
     trained = train_model(path, "kind", model, params, fout=tmp_path / "first")
     first, fold, raw = out_of_fold(tmp_path / "first", path, 3)
     assert len(trained.test.y) == 1500
     assert trained.metrics()["test"]["auc"] > 0.85
     assert len(trained.metrics()["folds"]) == 3
 
-    changed = [entry for entry, its in fold.items() if its == 0][50:]
-    kept = [entry for entry, its in fold.items() if its == 0][:50]
-    shift, met = columns["shift"].copy(), columns["met"].copy()
-    shift[changed] = 100 - shift[changed]  # what the model of fold 0 must not notice
-    met[changed] *= 50
-    write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
-    train_model(path, "kind", model, params, fout=tmp_path / "second")
-    second, _, _ = out_of_fold(tmp_path / "second", path, 3)
-    np.testing.assert_array_equal([first[entry] for entry in kept], [second[entry] for entry in kept])
-    others = [entry for entry, its in fold.items() if its != 0]
-    assert np.mean([first[entry] != second[entry] for entry in others]) > 0.99
+    for changed in range(3):  # all its events but 50
+        mine = [entry for entry, its in fold.items() if its == changed]
+        shift, met = columns["shift"].copy(), columns["met"].copy()
+        shift[mine[50:]] = 100 - shift[mine[50:]]  # what the model of this fold must not notice
+        met[mine[50:]] *= 50
+        write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
+        train_model(path, "kind", model, params, fout=tmp_path / "other")
+        other, _, _ = out_of_fold(tmp_path / "other", path, 3)
+        np.testing.assert_array_equal([first[entry] for entry in mine[:50]], [other[entry] for entry in mine[:50]])
+        for fold_of_others in {0, 1, 2} - {changed}:
+            theirs = [entry for entry, its in fold.items() if its == fold_of_others]
+            assert np.mean([first[entry] != other[entry] for entry in theirs]) > share
 
-    mean = onnxruntime.InferenceSession(str(tmp_path / "second" / "model.onnx")).run(None, {"inputs": raw.x[:9]})[0]
+    mean = onnxruntime.InferenceSession(str(tmp_path / "other" / "model.onnx")).run(None, {"inputs": raw.x[:9]})[0]
     each = [
-        onnxruntime.InferenceSession(str(tmp_path / "second" / f"folds/{index}/model.onnx")).run(
+        onnxruntime.InferenceSession(str(tmp_path / "other" / f"folds/{index}/model.onnx")).run(
             None, {"inputs": raw.x[:9]}
         )[0]
         for index in range(3)

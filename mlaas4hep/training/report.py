@@ -156,12 +156,13 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
 
 def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
     weights = np.concatenate([scored.weight for scored in parts.values()])
-    columns, caption = ["events"], "Events by class and part; all have weight 1."
+    noun = {"classification": "class", "multilabel": "label", "regression": ""}[generator.params.task]
+    columns, caption = ["events"], f"Events by {noun and f'{noun} and '}part; all have weight 1."
     if (weights != 1).any():
         columns += ["Σw", "effective"]
         caption = (
-            "Events by class and part, sum of their weights w, and how many events of weight 1 have the same relative"
-            " error: (Σw)² / Σw²."
+            f"Events by {noun and f'{noun} and '}part, sum of their weights w, and how many events of weight 1 have the"
+            " same relative error: (Σw)² / Σw²."
         )
     rows = []
     classes = () if generator.params.task == "regression" else generator.classes
@@ -173,7 +174,7 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
                 : len(columns)
             ]
         rows.append(row)
-    head = ["class", *(f"{part} {column}" for part in parts for column in columns)]
+    head = [noun, *(f"{part} {column}" for part in parts for column in columns)]
     return _negative(weights) + table(caption, head, rows, 1) + paragraph(_split(generator))
 
 
@@ -215,10 +216,13 @@ def _split(generator: DataGenerator) -> str:
 
 
 def _files(training: Mapping[str, Any]) -> str:
-    rows = [[file["name"], file.get("label", ""), f"{file['entries']:,}"] for file in training["files"]]
+    labelled = any("label" in file for file in training["files"])
+    rows = [
+        [file["name"], *([file["label"]] if labelled else []), f"{file['entries']:,}"] for file in training["files"]
+    ]
     return details(
         f"{len(rows)} file{'s' * (len(rows) > 1)}",
-        table("Before cuts.", ["file", "label", "events"], rows, 2),
+        table("Before cuts.", ["file", *(["label"] if labelled else []), "events"], rows, 1 + labelled),
         opened=len(rows) <= 20,
     )
 

@@ -32,7 +32,7 @@ bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_training.py
 
 clean:
-	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info mlaas4hep/_kernel*
+	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist bench_training.jsonl *.egg-info mlaas4hep/_kernel*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

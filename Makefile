@@ -1,6 +1,6 @@
 # make demo    events, two trained models, a server and its answers, in less than three minutes after installation
 # make test    every test
-# make soak    runs that are killed at thirty random moments, and must end as if they had not been
+# make soak    runs that are killed at thirty random moments each, and must end as if they had not been
 # make lint    style and types
 # make bench   what we claim about speed
 # make clean   remove what the others made
@@ -20,7 +20,7 @@ test: $(VENV)/.test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.test
-	@MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
+	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
@@ -32,7 +32,7 @@ bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/bench_training.py
 
 clean:
-	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist *.egg-info mlaas4hep/_kernel*
+	rm -rf $(VENV) demo tfaas_models mlaas4hep_model hists build dist bench_training.jsonl *.egg-info mlaas4hep/_kernel*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -7,7 +7,8 @@
     workflow.py --predict=model --files=data.root --fout=scores
 
 Without labels the model learns to tell the events from copies of themselves whose columns were shuffled. Results go to
-stdout, progress and notices to stderr. In Python: from mlaas4hep import DataGenerator.
+stdout, progress and notices to stderr. The exit code is 0, 1 after an error, 143 after SIGTERM (what --resume is for),
+130 after Ctrl-C. In Python: from mlaas4hep import DataGenerator.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from mlaas4hep.training.backend import Backend
     from mlaas4hep.training.bundle import Trained
     from mlaas4hep.training.loop import Epoch
-    from mlaas4hep.training.run import Watch
+    from mlaas4hep.training.stopping import Stop
 
 __all__ = ["DataGenerator"]
 
@@ -94,8 +93,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> int:
     """Train, or score, and say how it went."""
-    if args.predict:
-        return predict(args)
+    from mlaas4hep.training.stopping import Stop
+
+    stop = Stop()
+    with stop.by_sigterm():
+        return predict(args) if args.predict else train(args, stop)
+
+
+def train(args: argparse.Namespace, stop: Stop) -> int:
+    """Train, and say how it went."""
     args.fout = args.fout or DEFAULT_BUNDLE
     from mlaas4hep.training import train_model
     from mlaas4hep.training.model_file import default_model
@@ -121,22 +127,20 @@ def command(args: argparse.Namespace) -> int:
         if epoch.epoch <= params.epochs or epoch.epoch % ROUNDS == 0:  # trees have many rounds
             print_epoch(epoch, best, fold if params.kfold else None)
 
-    watch = Watch(started, report, args.resume)
-    with stopped_by_sigterm(watch):
-        try:
-            trained = train_model(
-                args.files,
-                args.labels or None,
-                model,
-                params,
-                fout=args.fout,
-                specs=args.specs,
-                preproc=args.preproc,
-                watch=watch,
-            )
-        except AlreadyTrained as done:
-            console.notice(str(done))
-            return 0
+    try:
+        trained = train_model(
+            args.files,
+            args.labels or None,
+            model,
+            params,
+            fout=args.fout,
+            specs=args.specs,
+            preproc=args.preproc,
+            watch=Watch(started, report, args.resume, stop),
+        )
+    except AlreadyTrained as done:
+        console.notice(str(done))
+        return 0
     print_result(trained, Path(args.fout))
     return 0
 
@@ -157,20 +161,6 @@ def predict(args: argparse.Namespace) -> int:
             console.notice(line)
         console.say(f"Scores: {path} ({events} events)")
     return 0
-
-
-@contextmanager
-def stopped_by_sigterm(watch: Watch) -> Iterator[None]:
-    """Let a batch system's SIGTERM end the run after the batch under way, with a checkpoint."""
-
-    def stop(*_: object) -> None:
-        watch.stop = True
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def load_params(path: str | None) -> Params:

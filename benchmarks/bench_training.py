@@ -3,15 +3,18 @@
 
     python benchmarks/bench_training.py                          # all of it: about half an hour
     python benchmarks/bench_training.py --only=accuracy          # one part
+    python benchmarks/bench_training.py --trial                  # whether it runs: few events, one seed, one epoch
 
 The parts:
 
     waiting     share of the time in which the shipped networks wait for data, by epoch; 60,000 events, 947 branches
     delivery    events/s of the generator alone on the same events, first epoch and later ones
-    memory      peak of training on 600,000 events beside 60,000
-    accuracy    AUC of ggH against VBF (examples/htautau), five seeds: shipped models, boosting, XGBoost in memory
+    memory      peak of two epochs, Keras and PyTorch, with and without cache, on 600,000 events beside 60,000
+    accuracy    AUC of ggH against VBF, five seeds: all shipped models, and boosting and XGBoost in memory on the same
+                events; htautau of the test data ($MLAAS4HEP_TESTDATA, or ../shared/data)
 
 Files are resampled as in `bench_reading.py`. Each training is a process of its own, with a new folder as its cache.
+Every result is a line of --out as soon as it is there; a part that fails is said, and the next one runs.
 """
 
 from __future__ import annotations
@@ -24,17 +27,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from bench_reading import nanoaod
+from bench_reading import DATA, nanoaod
 
+import mlaas4hep
 from mlaas4hep.config import Params
-from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream import PARTS, DataGenerator
 
 ROOT = Path(__file__).resolve().parents[1]
 HTAUTAU = ROOT / "examples" / "htautau"
 MODELS = ("ex_keras.py", "ex_pytorch.py")
+MODELS_OF_VECTORS = ("ex_xgboost.py", "ex_sklearn.py", "ex_pytorch.py", "ex_keras.py")
+MODELS_OF_OBJECTS = (
+    *("ex_deepsets_pytorch.py", "ex_deepsets_keras.py"),
+    *("ex_transformer_pytorch.py", "ex_transformer_keras.py"),
+)
+CLASSES = ["ggH", "VBF"]
+FILES = [str(DATA / "htautau" / f"{name}.root") for name in CLASSES]
 LABEL = "HLT_IsoMu20"
 SEEDS = range(5)
 TRAIN = """
@@ -60,17 +76,43 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"waiting": waiting, "delivery": delivery, "memory": memory, "accuracy": accuracy}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
+    parser.add_argument("--trial", action="store_true", help="few events, one seed, one epoch; of no meaning")
+    parser.add_argument(
+        "--out", default="bench_training.jsonl", help="results are appended to it (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
-    results = {}
     for name, part in parts.items():
         if args.only in (None, name):
             print(f"{name}", flush=True)
-            results[name] = part()
-    print(json.dumps(results))
+            part(Notes(Path(args.out), name, args.trial))
     return 0
 
 
-def run(files: list[str], labels: object, model: str, params: dict[str, object]) -> dict[str, object]:
+@dataclass(frozen=True)
+class Notes:
+    """Where the results of a part go, at once."""
+
+    path: Path
+    part: str
+    trial: bool
+
+    def add(self, text: str, **values: object) -> None:
+        """Print a result, and append it to the file as JSON."""
+        print(f"  {text}", flush=True)
+        line = {"part": self.part, **values, "mlaas4hep": mlaas4hep.__version__, "cores": os.cpu_count()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **({"trial": True} if self.trial else {})}) + "\n")
+
+    @contextmanager
+    def failures(self, **values: object) -> Iterator[None]:
+        """Note what the block raises, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.add(f"{values}: {type(error).__name__}: {error}", **values, error=str(error))
+
+
+def run(files: list[str], labels: object, model: str, params: dict[str, object]) -> dict[str, Any]:
     """Train in a process of its own, with an empty cache; return its epochs and its peak of memory."""
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-bench-") as cache:
         done = subprocess.run(
@@ -79,26 +121,28 @@ def run(files: list[str], labels: object, model: str, params: dict[str, object])
             capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
     if done.returncode:
-        raise SystemExit(done.stderr)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def waiting() -> dict[str, list[float]]:
-    """Return the share of waiting by epoch, by model."""
-    shares = {}
+def waiting(notes: Notes) -> None:
+    """Note the share of waiting by epoch, by model."""
     for model in MODELS:
-        found = run([nanoaod(60_000)], LABEL, model, {"epochs": 4, "workers": 2, "patience": 9})
-        shares[model] = [epoch["waiting"] / epoch["seconds"] for epoch in found["epochs"]]
-        rates = [epoch["events"] / epoch["seconds"] for epoch in found["epochs"]]
-        for number, (share, rate) in enumerate(zip(shares[model], rates, strict=True), start=1):
-            print(f"  {model:16s} epoch {number}: waiting {share:6.1%}, {rate:9,.0f} events/s", flush=True)
-    return shares
+        with notes.failures(model=model):
+            params: dict[str, object] = {"epochs": 4, "workers": 2, "patience": 9}
+            found = run([nanoaod(600 if notes.trial else 60_000)], LABEL, model, params)
+            for epoch in found["epochs"]:
+                share, rate = epoch["waiting"] / epoch["seconds"], epoch["events"] / epoch["seconds"]
+                notes.add(
+                    f"{model:16s} epoch {epoch['epoch']}: waiting {share:6.1%}, {rate:9,.0f} events/s",
+                    model=model, epoch=epoch["epoch"], waiting=share, rate=rate,
+                )  # fmt: skip
 
 
-def delivery() -> dict[str, list[float]]:
-    """Return events/s of the first epoch, with an empty cache, and of later ones; in fresh generators."""
-    file = nanoaod(60_000)
+def delivery(notes: Notes) -> None:
+    """Note events/s of the first epoch, with an empty cache, and of later ones; in fresh generators."""
+    file = nanoaod(600 if notes.trial else 60_000)
     rates: dict[str, list[float]] = {"first": [], "later": [], "first, no cache": []}
     for _ in range(3):
         with tempfile.TemporaryDirectory(prefix="mlaas4hep-bench-") as cache:
@@ -112,74 +156,100 @@ def delivery() -> dict[str, list[float]]:
                         name = "first, no cache" if not wanted else "later" if epoch else "first"
                         rates[name].append(events / (time.perf_counter() - start))
     for name, found in rates.items():
-        print(f"  {name:16s} {statistics.median(found):9,.0f} events/s", flush=True)
+        notes.add(f"{name:16s} {statistics.median(found):9,.0f} events/s", epoch=name, rates=found)
     ratio = statistics.median(rates["later"]) / statistics.median(rates["first"])
-    print(f"  later epochs against the first: {ratio:.1f}")
-    return rates
+    notes.add(f"later epochs against the first: {ratio:.1f}", ratio=ratio)
 
 
-def memory() -> dict[str, float]:
-    """Return the peak resident memory, in MB, of one epoch of the PyTorch network."""
-    peaks = {}
-    for events in (60_000, 600_000):
+def memory(notes: Notes) -> None:
+    """Note the peak resident memory, in MB, of two epochs, of which the second comes from the cache."""
+    for model in MODELS:
         for cache in (True, False):
-            found = run([nanoaod(events)], LABEL, "ex_pytorch.py", {"epochs": 1, "workers": 2, "cache": cache})
-            peaks[f"{events}, {'with' if cache else 'without'} cache"] = found["peak_mb"]
-            print(
-                f"  {events:7,} events, {'with' if cache else 'without'} cache: {found['peak_mb']:.0f} MB", flush=True
-            )
-    return peaks
+            for events in (600, 6000) if notes.trial else (60_000, 600_000):
+                with notes.failures(model=model, events=events, cache=cache):
+                    params: dict[str, object] = {"epochs": 2, "workers": 2, "cache": cache}
+                    found = run([nanoaod(events)], LABEL, model, params)
+                    notes.add(
+                        f"{model:16s} {events:7,} events, {'with' if cache else 'without'} cache:"
+                        f" {found['peak_mb']:.0f} MB",
+                        model=model, events=events, cache=cache, peak_mb=found["peak_mb"],
+                    )  # fmt: skip
 
 
-def accuracy() -> dict[str, list[float]]:
-    """Return the AUC on the test part by model, a number a seed."""
+def accuracy(notes: Notes) -> None:
+    """Note the AUC on the test part by model, a number a seed."""
+    found: dict[str, list[float]] = {}
+    less = {"nevts": 400, "epochs": 1} if notes.trial else {}
+    for seed in range(1) if notes.trial else SEEDS:
+        vectors = Params.load(str(HTAUTAU / "params.json"), seed=seed, **less)
+        objects = Params.load(str(HTAUTAU / "objects.json"), seed=seed, **less)
+        trainings: dict[str, Callable[[], float]] = {
+            name: partial(do, vectors)
+            for name, do in (("HistGradientBoosting", boosting), ("XGBoost in memory", trees))
+        }
+        for model in MODELS_OF_VECTORS:
+            trainings[model] = partial(shipped, model, vectors)
+        for model in MODELS_OF_OBJECTS:
+            trainings[model] = partial(shipped, model, objects)
+        for name, train in trainings.items():
+            with notes.failures(model=name, seed=seed):
+                area = train()
+                found.setdefault(name, []).append(area)
+                notes.add(f"seed {seed}  {name:28s} {area:.4f}", model=name, seed=seed, auc=area)
+    for name, areas in found.items():
+        print(f"  {name:28s} mean {np.mean(areas):.4f}: " + " ".join(f"{area:.4f}" for area in areas))
+
+
+def in_memory(params: Params) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return vectors and classes of each part, NaN where there is no value."""
+    parts = {}
+    with DataGenerator(FILES, CLASSES, params.model_copy(update={"normalise": "none"})) as generator:
+        for part in PARTS:
+            batches = list(generator.batches(part))
+            x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])
+            parts[part] = x, np.concatenate([batch.y for batch in batches])
+    return parts
+
+
+def boosting(params: Params) -> float:
+    """Return the AUC of scikit-learn's boosting, in memory."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
 
+    parts = in_memory(params)
+    (x, y), (test_x, test_y) = parts["train"], parts["test"]
+    seen = np.isfinite(x).sum(axis=0) >= 10  # it cannot bin a column that is empty in its own inner split
+    model = HistGradientBoostingClassifier(random_state=params.seed).fit(x[:, seen], y)
+    return float(roc_auc_score(test_y, model.predict_proba(test_x[:, seen])[:, 1]))
+
+
+def trees(params: Params) -> float:
+    """Return the AUC of the shipped XGBoost model, in memory."""
+    from sklearn.metrics import roc_auc_score
+
+    from mlaas4hep.training.model_file import load_model_file
+    from mlaas4hep.training.task import Task
+
+    parts = in_memory(params)
+    (x, y), (test_x, test_y) = parts["train"], parts["test"]
+    model = load_model_file("ex_xgboost.py").build({"x": (x.shape[1],)}, Task.classification(2))
+    model.set_params(random_state=params.seed).fit(x, y, eval_set=[parts["valid"]], verbose=False)
+    return float(roc_auc_score(test_y, model.predict_proba(test_x)[:, 1]))
+
+
+def shipped(model: str, params: Params) -> float:
+    """Return the AUC of a shipped model, through the stream."""
     from mlaas4hep.training.backend import make_backend
     from mlaas4hep.training.loop import evaluate, train
     from mlaas4hep.training.model_file import load_model_file
     from mlaas4hep.training.task import Task
 
-    files, labels = str(HTAUTAU / "files.txt"), str(HTAUTAU / "labels.txt")
-    found: dict[str, list[float]] = {}
-
-    def note(name: str, area: float) -> None:
-        found.setdefault(name, []).append(area)
-        print(f"  {name:28s} {area:.4f}", flush=True)
-
-    for seed in SEEDS:
-        print(f"  seed {seed}")
-        vectors = Params.load(str(HTAUTAU / "params.json"), seed=seed)
-        objects = Params.load(str(HTAUTAU / "objects.json"), seed=seed)
-        with DataGenerator(files, labels, vectors.model_copy(update={"normalise": "none"})) as generator:
-            parts = {}
-            for part in ("train", "valid", "test"):
-                batches = list(generator.batches(part))
-                x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])
-                parts[part] = x, np.concatenate([batch.y for batch in batches])
-        (x, y), (valid_x, valid_y), (test_x, test_y) = parts.values()
-        seen = np.isfinite(x).sum(axis=0) >= 10  # boosting cannot bin a column that is empty in its own inner split
-        boosting = HistGradientBoostingClassifier(random_state=seed).fit(x[:, seen], y)
-        note("HistGradientBoosting", roc_auc_score(test_y, boosting.predict_proba(test_x[:, seen])[:, 1]))
-        given = load_model_file("ex_xgboost.py").build({"x": (x.shape[1],)}, Task.classification(2))
-        given.set_params(random_state=seed).fit(x, y, eval_set=[(valid_x, valid_y)], verbose=False)
-        note("XGBoost in memory", roc_auc_score(test_y, given.predict_proba(test_x)[:, 1]))
-        for model, params in (
-            ("ex_xgboost.py", vectors), ("ex_sklearn.py", vectors), ("ex_pytorch.py", vectors),
-            ("ex_keras.py", vectors), ("ex_deepsets_pytorch.py", objects), ("ex_deepsets_keras.py", objects),
-            ("ex_transformer_pytorch.py", objects),
-        ):  # fmt: skip
-            with DataGenerator(files, labels, params) as generator:
-                task = Task.of(generator.sample.labels)
-                backend = make_backend(load_model_file(model), generator.shapes, task, params)
-                if not backend.normalised:
-                    generator.sample.renormalise("none")
-                train(generator, backend, params)
-                note(model, evaluate(generator, backend, "test").figures()["auc"])
-    for name, areas in found.items():
-        print(f"  {name:28s} mean {np.mean(areas):.4f}: " + " ".join(f"{area:.4f}" for area in areas))
-    return found
+    with DataGenerator(FILES, CLASSES, params) as generator:
+        backend = make_backend(load_model_file(model), generator.shapes, Task.of(generator.sample.labels), params)
+        if not backend.normalised:
+            generator.sample.renormalise("none")
+        train(generator, backend, params)
+        return evaluate(generator, backend, "test").figures()["auc"]
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ class Params(BaseModel):
         "none", description="make classes count alike in training: by weights, or by repeating events of smaller ones"
     )
     mix: Literal["proportional", "balanced", "sequential"] = Field(
-        "proportional", description="of files in a chunk: by their lengths, as many of each, or one after the other"
+        "proportional",
+        description="of files in a chunk: by their lengths, as many of each class and file, or one after the other",
     )
     kfold: int = Field(0, ge=0, le=100, description="models, of which each never sees one of so many parts; 0: one")
     split: list[float] | dict[str, str] = Field(

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,16 @@ from typing import Any, NoReturn, Protocol
 
 from mlaas4hep.errors import MLaaS4HEPError
 
+EACH = 0.5
+"""Seconds for which the text behind a bar stays: to make it may hold up the work, as to fetch a loss from a GPU."""
+
 
 def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run a script's command and turn what may go wrong into an exit code.
 
     Returns:
         0, or what the command returned; 1 after an `MLaaS4HEPError`, whose message is printed (and its traceback
-        with `--verbose`); 130 after Ctrl-C.
+        with `--verbose`), or the `exit_code` of its kind; 130 after Ctrl-C.
     """
     try:
         return command(args) or 0
@@ -35,7 +39,7 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
             traceback.print_exc()
         message = str(error).replace("\n", " ")
         print(f"error: {message}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)
         return 1
@@ -90,8 +94,8 @@ def notice(text: str) -> None:
 class Progress(Protocol):
     """What work reports to while it is under way."""
 
-    def advance(self, amount: int, text: str = "") -> None:
-        """Say that `amount` more units are done; `text` replaces what stands behind the bar."""
+    def advance(self, amount: int, text: Callable[[], str] | None = None) -> None:
+        """Say that `amount` more units are done; what `text` returns, if it is drawn, stands behind the bar."""
 
 
 @contextmanager
@@ -120,7 +124,7 @@ def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -
         if not bar.disable:
             clock.start()
         try:
-            yield _Bar(bar.update, bar.set_postfix_str)
+            yield _Bar(bar.update, None if bar.disable else bar.set_postfix_str)
         finally:
             ended.set()
             if clock.ident is not None:
@@ -137,13 +141,15 @@ def _tick(bar: Any, ended: Event) -> None:
 
 
 class _Bar:
-    def __init__(self, update: Callable[[int], object], postfix: Callable[[str, bool], object]) -> None:
+    def __init__(self, update: Callable[[int], object], postfix: Callable[[str, bool], object] | None) -> None:
         self._update = update
         self._postfix = postfix
+        self._next = 0.0
 
-    def advance(self, amount: int, text: str = "") -> None:
-        if text:
-            self._postfix(text, False)
+    def advance(self, amount: int, text: Callable[[], str] | None = None) -> None:
+        if text is not None and self._postfix and time.monotonic() >= self._next:
+            self._postfix(text(), False)
+            self._next = time.monotonic() + EACH
         self._update(amount)
 
 

@@ -18,6 +18,8 @@ from types import ModuleType
 class MLaaS4HEPError(Exception):
     """Base of all errors that a user can mend; `str()` of it is one line, ready to be shown."""
 
+    exit_code = 1
+
     def __init__(self, what: str, *, nearest: Iterable[str] = (), hint: str = "") -> None:
         self.what = what
         self.nearest = list(nearest)

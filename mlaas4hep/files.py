@@ -59,13 +59,16 @@ def new_file(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path
 
 
 def unfinished(path: Path) -> Path:
-    """Return where `new_file` writes a file that nobody else writes."""
+    """Return where a file or directory that nobody else writes is made."""
     return path.with_name(f".{path.name}.unfinished")
 
 
 @contextmanager
-def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def new_directory(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path]:
     """Give a temporary directory to fill; it becomes `path`, replacing what was there, when the block ends well.
+
+    Args:
+        alone: as of `new_file`.
 
     Raises:
         FileUnreadable: the parent folder cannot be made or written.
@@ -73,7 +76,12 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = _destination(path)
     with _explain_os_error("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        if alone:
+            workplace = unfinished(path)
+            _recover(workplace, path)
+            workplace.mkdir(mode=0o700)
+        else:
+            workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         content = workplace / "new"
         content.mkdir()
@@ -89,9 +97,7 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
                 path.rename(workplace / "old")
                 content.rename(path)
     finally:
-        if (workplace / "old").exists() and not path.exists():
-            (workplace / "old").rename(path)
-        shutil.rmtree(workplace, ignore_errors=True)
+        _recover(workplace, path)
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
@@ -174,6 +180,13 @@ def _explain_full_disk(path: Path) -> Iterator[None]:
 def _destination(path: str | os.PathLike[str]) -> Path:
     """Return where a path leads: a link stays, and what it points to is written."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def _recover(workplace: Path, path: Path) -> None:
+    """Delete where a directory was made, and put back the one that it was to replace."""
+    if (workplace / "old").exists() and not path.exists():
+        (workplace / "old").rename(path)
+    shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

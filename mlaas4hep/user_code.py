@@ -45,10 +45,14 @@ def explain(path: Path, error: BaseException) -> NoReturn:
     """Raise what went wrong in a person's file, with the line of that file; errors of ours are raised as they are."""
     if isinstance(error, MLaaS4HEPError):
         raise error
+    raise ConfigError(f"{path}{line_of(path, error)}: {first_line(error)}") from error
+
+
+def line_of(path: Path, error: BaseException) -> str:
+    """Return ", line N" of the last line of a file that an error came through, or ""."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
-    where = f"{path}, line {line}" if line else str(path)
-    raise ConfigError(f"{where}: {first_line(error)}") from error
+    return f", line {line}" if line else ""
 
 
 def _install_line(package: str) -> str:

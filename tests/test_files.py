@@ -89,6 +89,21 @@ def test_a_killed_writer_leaves_the_old_folder_as_it_was(tmp_path):
     assert all(path.name.startswith(".") for path in tmp_path.iterdir() if path.name != "bundle")
 
 
+def test_what_a_killed_writer_left_of_a_folder_of_its_own_is_gone_with_the_next(tmp_path):
+    code = (
+        "import os, signal; from mlaas4hep.files import new_directory\n"
+        f"with new_directory({str(tmp_path / 'bundle')!r}, alone=True) as folder:\n"
+        "    (folder / 'model').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with new_directory(tmp_path / "bundle", alone=True) as folder:
+        (folder / "model").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle" / "model").read_text() == "whole"
+
+
 def test_a_new_folder_is_not_seen_before_it_is_whole(tmp_path):
     with new_directory(tmp_path / "deep" / "bundle") as folder:
         (folder / "one").write_text("1")

@@ -239,6 +239,19 @@ def test_sequential_files_come_one_after_the_other_and_balanced_ones_as_many_of_
     assert counts == [[5, 5]] * 4 + [[10, 0]] * 4
 
 
+def test_balanced_classes_come_as_many_of_each_and_files_within_a_class(tmp_path):
+    labels = {"s0": 40, "s1": 40, "s2": 10, "b": 54}
+    for number, (name, events) in enumerate(labels.items()):
+        write_events(tmp_path / f"{name}.root", events, run=number, clusters=2)
+    files = [tmp_path / f"{name}.root" for name in labels]
+    params = {"mix": "balanced", "chunk_size": 12, "batch_size": 12}
+    with DataGenerator(files, ["s", "s", "s", "b"], params) as generator:
+        counts = [np.bincount(batch.file, minlength=4).tolist() for batch in generator]
+    assert counts[:5] == [[2, 2, 2, 6]] * 5  # until the shortest file is over
+    assert [(sum(found[:3]), found[3]) for found in counts[:9]] == [(6, 6)] * 9
+    assert np.sum(counts, axis=0).tolist() == list(labels.values())
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("taken", [0, 1, 7])
 def test_a_stream_goes_on_with_the_next_event_from_where_it_was_left(forty, taken, workers):

@@ -64,6 +64,17 @@ def test_the_shipped_networks_come_close_to_gradient_boosting(capsys):
             assert areas[name][seed] >= areas["boosting"][seed] - MARGIN
 
 
+def test_a_shipped_network_over_objects_beats_gradient_boosting_on_the_same_events():
+    with DataGenerator(FILES, LABELS, Params.load(str(HTAUTAU / "params.json"), seed=0)) as generator:
+        boosting = boosting_auc(generator, 0)
+        vectors_of = [batch.entry for batch in generator.batches("test", shuffle=False)]
+    with DataGenerator(FILES, LABELS, Params.load(str(HTAUTAU / "objects.json"), seed=0)) as generator:
+        objects_of = [batch.entry for batch in generator.batches("test", shuffle=False)]
+        network = network_auc(generator, "ex_deepsets_pytorch.py", 0)
+    assert np.concatenate(vectors_of).tolist() == np.concatenate(objects_of).tolist()
+    assert network > boosting
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def bundle(request, tmp_path_factory):
     """A bundle that workflow.py wrote."""

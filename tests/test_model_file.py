@@ -79,7 +79,7 @@ def test_a_missing_file_is_named_with_the_nearest_shipped_one():
 
 def test_a_failing_model_function_is_reported_with_its_reason(write):
     file = load_model_file(write("def model(idim): raise ValueError('too wide')"))
-    with pytest.raises(ConfigError, match=r"model\(9\) of .* fails: ValueError: too wide"):
+    with pytest.raises(ConfigError, match=r"model\(9\) of .* fails, line 1: ValueError: too wide"):
         file.build({"x": (9,)}, TWO)
 
 

@@ -1,13 +1,19 @@
 """The report of a training as a person, a browser and a screen reader find it."""
 
+import html
+import json
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import awkward as ak
 import numpy as np
 import pytest
-from tinyroot import write_tree
+from scripts import run_script
+from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
 from mlaas4hep.stream import PARTS, DataGenerator
@@ -113,7 +119,7 @@ def make_other(folder, task, labels):
 @pytest.mark.parametrize(
     ("task", "labels", "sections", "shown"),
     [
-        ("multilabel", "is_a,is_b", ["roc"], "AUC 0.9"),
+        ("multilabel", "is_a,is_b", ["roc", "scores", "calibration"], "AUC 0.9"),
         ("regression", "mass,<width>", ["residuals"], "rmse_mass "),
     ],
 )
@@ -124,6 +130,155 @@ def test_labels_and_targets_have_a_report_of_their_own(task, labels, sections, s
     assert found == sections
     assert shown in page.words
     assert "importance" in page.ids
+
+
+def rows_of(page_text, head):
+    """The rows of each table whose head begins with a word, cells as they are shown."""
+    tables = re.findall(r"<table.*?</table>", page_text)
+    found = [[re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", one)]
+             for one in tables]  # fmt: skip
+    return [rows[1:] for rows in found if rows[0][0] == head]
+
+
+def test_each_label_has_its_scores_and_its_calibration(tmp_path):
+    trained = make_other(tmp_path, "multilabel", "is_a,is_b")
+    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for name in ("is_a", "is_b"):
+        assert f'aria-label="Distribution of the score of {name}"' in source
+    assert source.count('aria-label="Calibration"') == 2
+    test, tables = trained.test, rows_of(source, "predicted")
+    for label, rows in enumerate(tables):
+        inside = (test.scores[:, label] * 10).astype(int) == int(float(rows[0][0]) * 10)
+        assert float(rows[0][1]) == pytest.approx(test.y[inside, label].mean(), abs=1e-4)
+        assert float(rows[0][4]) == pytest.approx(inside.mean(), abs=1e-4)
+    compared = [rows for rows in rows_of(source, "class") if rows[0][0].startswith("without")]
+    assert [[row[0] for row in rows] for rows in compared] == [
+        ["without is_a", "with is_a"],
+        ["without is_b", "with is_b"],
+    ]
+    assert int(compared[1][1][4]) == (test.y[:, 1] > 0).sum()
+
+
+def test_of_folds_the_same_model_is_compared_with_itself(tmp_path):
+    write_tree(tmp_path / "a.root", {"event": np.arange(900), "x": np.arange(900.0) % 7, "label": np.arange(900) % 2})
+    (tmp_path / "any.py").write_text(LINEAR)
+    params = Params(identifier=["event"], epochs=1, kfold=5, tfaas=False)
+    trained = train_model(str(tmp_path / "a.root"), "label", str(tmp_path / "any.py"), params, fout=tmp_path / "out")
+    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "For each of the 5 models 66% training, 14% validation, 20% test, by a hash" in source
+    first = trained.fits[0]
+    sizes = [len(part.y) for part in (first.train, first.valid, first.test)]
+    assert sizes == pytest.approx([0.66 * 900, 0.14 * 900, 0.2 * 900], abs=45)
+    compared = next(rows for rows in rows_of(source, "class") if len(rows[0]) == 5)
+    assert [int(row[4]) for row in compared] == [(first.test.y == label).sum() for label in (0, 1)]
+    parts = {row[0]: row[1] for row in rows_of(source, "part")[0]}
+    assert float(parts["test"]) == pytest.approx(first.test.figures()["loss"], abs=1e-4)
+    assert float(parts["all folds"]) == pytest.approx(trained.test.figures()["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_balanced_training_is_judged_by_every_event_once(balance, tmp_path):
+    for name, events in (("b", 900), ("s", 300)):
+        write_events(tmp_path / f"{name}.root", events, seed=events, run=events)
+    files = [tmp_path / "b.root", tmp_path / "s.root"]
+    (tmp_path / "any.py").write_text(LINEAR)
+    params = Params(balance=balance, epochs=1, tfaas=False)
+    trained = train_model(files, ["b", "s"], str(tmp_path / "any.py"), params, fout=tmp_path / "out")
+    (fit,) = trained.fits
+    for part, scored in zip(PARTS, (fit.train, fit.valid, fit.test), strict=True):
+        truth = trained.generator.sample.composition.events[PARTS.index(part)]
+        assert np.bincount(scored.y).tolist() == truth.tolist()
+        assert (scored.weight == 1).all()
+
+
+LOOK = """<script>
+const size = svg => [svg.getBoundingClientRect().width, svg.getBoundingClientRect().height];
+const found = {
+  width: innerWidth, scrolled: document.documentElement.scrollWidth,
+  sizes: [...document.querySelectorAll("svg")].map(size),
+  requests: performance.getEntriesByType("resource").map(entry => entry.name),
+  headings: [...document.querySelectorAll("h2")].map(heading => heading.innerText),
+  words: document.body.innerText,
+};
+document.body.innerHTML = "<pre></pre>";
+document.querySelector("pre").textContent = JSON.stringify(found);
+</script></body>"""
+
+
+def in_a_browser(page, width):
+    """What a real browser makes of a page in a window of some width."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    looked_at = page.with_name(f"look{width}.html")
+    looked_at.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK), encoding="utf-8")
+    window = page.with_name(f"window{width}.html")  # the narrowest one of its own is of 500 pixels
+    window.write_text(f'<iframe src="{looked_at.name}" width="{width}" height="800" style="border: 0"></iframe>')
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900",
+               "--enable-logging=stderr", "--allow-file-access-from-files", "--dump-dom"]  # fmt: skip
+    window.write_text(
+        window.read_text()
+        + """<script>onload = () => {
+        document.body.textContent = document.querySelector("iframe").contentDocument.body.innerText } </script>"""
+    )
+    done = subprocess.run([*command, window.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    return json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
+
+
+KINDS = {
+    "binary": ("label", {"weight": "w"}),
+    "classes": ("three", {}),
+    "labels": (["is_a", "is_b"], {"task": "multilabel"}),
+    "numbers": (["mass", "a_name_that_is_so_long_that_no_telephone_shows_it"], {"task": "regression"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_real_browser_shows_every_report_on_desks_and_telephones(kind, tmp_path):
+    labels, more = KINDS[kind]
+    rng, number = np.random.default_rng(0), np.arange(900)
+    x = rng.normal(size=(900, 2))
+    columns = {
+        "event": number.astype(np.uint64), "x": x[:, 0] + number % 3, "y": x[:, 1], "label": number % 2,
+        "three": number % 3, "is_a": (x[:, 0] > 0) * 1, "is_b": (x[:, 1] > 0) * 1, "mass": 125 + x[:, 0],
+        "w": rng.choice([2.0, 1.0, -1.0], 900), "a_name_that_is_so_long_that_no_telephone_shows_it": x[:, 1],
+    }  # fmt: skip
+    write_tree(tmp_path / "a.root", columns)
+    (tmp_path / "any.py").write_text(
+        LINEAR.replace("classes if classes > 2 else 1", "outputs").replace("classes", "outputs")
+    )
+    params = Params(identifier=["event"], epochs=2, selected_branches=["x", "y"], tfaas=False, **more)
+    train_model(str(tmp_path / "a.root"), labels, str(tmp_path / "any.py"), params, fout=tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    for width in (1280, 390):
+        found = in_a_browser(page, width)
+        assert found["width"] == width
+        assert found["scrolled"] <= width
+        assert len(found["sizes"]) == page.read_text(encoding="utf-8").count("<svg") >= 4
+        assert all(wide > 200 and high > 50 for wide, high in found["sizes"])
+        assert found["requests"] == []
+        assert found["headings"][:5] == ["Result", "Sample", "Features", "Training", found["headings"][4]]
+        assert found["headings"][-3:] == ["Importance", "Parameters", "Versions"]
+        assert re.search(r"(AUC|rmse\w*) \d+\.\d+", found["words"])
+        assert "could not be made" not in found["words"]
+
+
+def test_a_section_that_cannot_be_made_does_not_lose_the_bundle(tmp_path):
+    write_tree(tmp_path / "a.root", {"event": np.arange(400), "x": np.arange(400.0) % 7, "label": np.arange(400) % 2})
+    (tmp_path / "any.py").write_text(LINEAR)
+    (tmp_path / "p.json").write_text('{"identifier": ["event"], "epochs": 1}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "mplhep.py").write_text("raise RuntimeError('an installation that is damaged')")
+    path = os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")])
+    args = ["--files=a.root", "--labels=label", "--model=any.py", "--params=p.json", "--fout=out"]
+    done = run_script("workflow.py", *args, cwd=tmp_path, env={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert "note: the report lacks the section 'ROC': RuntimeError: an installation that is damaged" in done.stderr
+    assert {"model.onnx", "metrics.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "This section could not be made" in page.words
+    assert "a.root" in page.all("td")
 
 
 def changed(trained, **changes):

@@ -2,11 +2,13 @@
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,6 +21,7 @@ from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
 from mlaas4hep.training.run import AlreadyTrained, Watch
+from mlaas4hep.training.stopping import Stopped
 
 SMALL = """
 import torch
@@ -33,6 +36,13 @@ import keras
 def model(idim, outputs=1):
     return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dropout(0.2),
                              keras.layers.Dense(outputs)])
+"""
+
+
+TREES = "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=50, n_jobs=1)\n"
+ESTIMATOR = """
+from sklearn.linear_model import LogisticRegression
+def model(idim): return LogisticRegression()
 """
 
 
@@ -67,31 +77,33 @@ def out_of_fold(bundle, path, folds):
     return scores, dict(zip(raw.entry.tolist(), fold.tolist(), strict=True)), raw
 
 
-def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(tmp_path):
+@pytest.mark.parametrize(("text", "share"), [(SMALL, 0.99), (TREES, 0.9)], ids=["torch", "xgboost"])
+def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, share, tmp_path):
     path, columns = write_sample(tmp_path)
-    model = write_model(tmp_path)
-    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500)
+    model = write_model(tmp_path, text)
+    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500, tfaas=False)
     trained = train_model(path, "kind", model, params, fout=tmp_path / "first")
     first, fold, raw = out_of_fold(tmp_path / "first", path, 3)
     assert len(trained.test.y) == 1500
     assert trained.metrics()["test"]["auc"] > 0.85
     assert len(trained.metrics()["folds"]) == 3
 
-    changed = [entry for entry, its in fold.items() if its == 0][50:]
-    kept = [entry for entry, its in fold.items() if its == 0][:50]
-    shift, met = columns["shift"].copy(), columns["met"].copy()
-    shift[changed] = 100 - shift[changed]  # what the model of fold 0 must not notice
-    met[changed] *= 50
-    write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
-    train_model(path, "kind", model, params, fout=tmp_path / "second")
-    second, _, _ = out_of_fold(tmp_path / "second", path, 3)
-    np.testing.assert_array_equal([first[entry] for entry in kept], [second[entry] for entry in kept])
-    others = [entry for entry, its in fold.items() if its != 0]
-    assert np.mean([first[entry] != second[entry] for entry in others]) > 0.99
+    for changed in range(3):  # all its events but 50
+        mine = [entry for entry, its in fold.items() if its == changed]
+        shift, met = columns["shift"].copy(), columns["met"].copy()
+        shift[mine[50:]] = 100 - shift[mine[50:]]  # what the model of this fold must not notice
+        met[mine[50:]] *= 50
+        write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
+        train_model(path, "kind", model, params, fout=tmp_path / "other")
+        other, _, _ = out_of_fold(tmp_path / "other", path, 3)
+        np.testing.assert_array_equal([first[entry] for entry in mine[:50]], [other[entry] for entry in mine[:50]])
+        for fold_of_others in {0, 1, 2} - {changed}:
+            theirs = [entry for entry, its in fold.items() if its == fold_of_others]
+            assert np.mean([first[entry] != other[entry] for entry in theirs]) > share
 
-    mean = onnxruntime.InferenceSession(str(tmp_path / "second" / "model.onnx")).run(None, {"inputs": raw.x[:9]})[0]
+    mean = onnxruntime.InferenceSession(str(tmp_path / "other" / "model.onnx")).run(None, {"inputs": raw.x[:9]})[0]
     each = [
-        onnxruntime.InferenceSession(str(tmp_path / "second" / f"folds/{index}/model.onnx")).run(
+        onnxruntime.InferenceSession(str(tmp_path / "other" / f"folds/{index}/model.onnx")).run(
             None, {"inputs": raw.x[:9]}
         )[0]
         for index in range(3)
@@ -152,12 +164,32 @@ def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
     assert float(rows[0].split(",")[2]) == trained.fits[0].history.epochs[0].train_loss
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.root", "out", "runs", "small.py"]
 
+    found = points(tmp_path / "runs" / "fold1")
+    assert [epoch for epoch, _ in found] == [1, 2]
+    assert [loss for _, loss in found] == pytest.approx(
+        [epoch.loss for epoch in trained.fits[1].history.epochs], rel=1e-6
+    )
+
+
+def points(folder):
+    """Epoch and validation loss of each point that TensorBoard finds in a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "runs" / "fold1"))
+    events = EventAccumulator(str(folder))
     events.Reload()
-    found = [event.tensor_proto.float_val[0] for event in events.Tensors("loss/validation")]
-    assert found == pytest.approx([epoch.loss for epoch in trained.fits[1].history.epochs], rel=1e-6)
+    return [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors("loss/validation")]
+
+
+def test_a_run_that_goes_on_shows_tensorboard_every_epoch_once(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    params = Params(epochs=3, patience=9, tensorboard=str(tmp_path / "runs"), tfaas=False)
+    watch = Watch()
+    watch.report = lambda epoch, *_: setattr(watch.stop, "asked", epoch.epoch == 2)
+    with pytest.raises(Stopped):
+        train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out", watch=watch)
+    train_model(path, "kind", str(tmp_path / "small.py"), params, fout=tmp_path / "out", watch=Watch(resume=True))
+    assert [epoch for epoch, _ in points(tmp_path / "runs")] == [1, 2, 3]
+    assert len((tmp_path / "out" / "epochs.csv").read_text().splitlines()) == 1 + 3
 
 
 KILLED = ["--files=a.root", "--labels=kind", "--model=small.py", "--params=p.json", "--resume"]
@@ -173,39 +205,108 @@ def figures_of(bundle):
     return metrics
 
 
-@pytest.mark.parametrize(("text", "kfold"), [(SMALL, 2), (SMALL_KERAS, 0)], ids=["torch, folds", "keras"])
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(text, kfold, tmp_path):
-    """Killed at random moments of the training; `make soak` does it thirty times."""
-    write_sample(tmp_path, 600)
-    write_model(tmp_path, text)
-    (tmp_path / "p.json").write_text(json.dumps({**RUN, "kfold": kfold}))
-    whole = run_script("workflow.py", *KILLED, "--fout=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    rng, kills = random.Random(kfold), 0
-    for _ in range(int(os.environ.get("MLAAS4HEP_KILLS", "3"))):
+@dataclass
+class Victim:
+    """A run that is killed, and the figures that it must end with."""
+
+    folder: Path
+    whole: dict
+    seconds: float
+
+    @classmethod
+    def prepare(cls, folder, model, **params):
+        """Let the run go to its end once, and take the time."""
+        write_sample(folder, 600)
+        write_model(folder, model)
+        (folder / "p.json").write_text(json.dumps({"tfaas": False, "epochs": 8, "patience": 9, **params}))
+        start = time.monotonic()
+        done = run_script("workflow.py", *KILLED, "--fout=whole", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return cls(folder, figures_of(folder / "whole"), time.monotonic() - start)
+
+    def run(self, seconds):
+        """Go on with the run, and kill it after a time; return what it said, or None if it was at its end before."""
         command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=killed"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            path = tmp_path / ("killed.fold0.checkpoint" if kfold else "killed.checkpoint")
-            wanted = rng.randint(1, 25)  # checkpoints that this attempt may write before its end
-            written, last = 0, None
-            while written < wanted and process.poll() is None:
-                try:
-                    state = path.stat().st_mtime_ns
-                except FileNotFoundError:
-                    state = None
-                written, last = written + (state != last), state
-                time.sleep(0.001)
-            if process.poll() is None:
+        with subprocess.Popen(
+            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                _, errors = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                kills += 1
-    assert kills
-    done = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.glob("*killed*")) == ["killed"]
+                return process.communicate()[0].splitlines()
+        assert process.returncode == 0, errors
+        return None
+
+    def check(self):
+        """Look whether the run has ended as the other, and delete its bundle."""
+        assert figures_of(self.folder / "killed") == self.whole
+        assert sorted(path.name for path in self.folder.glob("*killed*")) == ["killed"]
+        shutil.rmtree(self.folder / "killed")
+
+
+KILLS = os.environ.get("MLAAS4HEP_KILLS")
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "kills"),
+    [(SMALL, {"batch_size": 2}, 2), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 1),
+     (TREES, {"kfold": 3}, 0), (SMALL_KERAS, {"batch_size": 8}, 0)],
+    ids=["torch", "torch, folds", "xgboost, folds", "keras"],
+)  # fmt: skip
+def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not(
+    model, params, kills, tmp_path, capsys
+):
+    """At random moments of its whole length: start, first pass, steps, evaluation, bundle; `make soak` does more."""
+    kills = int(KILLS) if KILLS else kills
+    if not kills:
+        pytest.skip("takes long: make soak")
+    victim = Victim.prepare(tmp_path, model, **params)
+    rng = np.random.default_rng(int(KILLS or 0))
+    moments = (np.arange(kills) + rng.uniform(size=kills)) / kills * victim.seconds  # each share of it once
+    for moment in moments:
+        while (said := victim.run(moment)) is None:  # what it went on with was less than that: begin anew
+            victim.check()
+            moment *= 0.97  # and it may be faster than the first
+        if KILLS:
+            with capsys.disabled():
+                print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")
+    assert victim.run(None) is None
     again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
     assert again.returncode == 0
     assert "note: killed is trained already" in again.stderr
+    victim.check()
+
+
+@pytest.mark.parametrize("model", [TREES, ESTIMATOR], ids=["xgboost", "scikit-learn"])
+def test_folds_that_were_done_are_not_trained_again(model, tmp_path):
+    path, _ = write_sample(tmp_path, 600)
+    params, trained = Params(kfold=3, tfaas=False), []
+
+    def went(*names):
+        return train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / names[0], watch=watch)
+
+    watch = Watch(started=lambda generator, backend, fold: trained.append(fold))
+    whole = went("whole")
+    watch = Watch(started=lambda generator, backend, fold: setattr(watch.stop, "asked", fold == 2))
+    with pytest.raises(Stopped, match="with --resume goes on from the last checkpoint"):
+        went("out")
+    assert sorted(path.name for path in tmp_path.glob("out.*checkpoint")) == [
+        "out.fold0.checkpoint",
+        "out.fold1.checkpoint",
+    ]
+    watch = Watch(resume=True)
+    again = went("out")
+    assert [type(fit.backend).__name__ == "StoredModel" for fit in again.fits] == [True, True, False]
+    assert figures_of(tmp_path / "out") == figures_of(tmp_path / "whole")
+    for name in ("model.onnx", "folds/0/model.onnx"):
+        rows = np.random.default_rng(0).normal(size=(50, len(whole.generator.columns))).astype("f4")
+        found = [onnxruntime.InferenceSession(str(tmp_path / out / name)).run(None, {"inputs": rows})[0]
+                 for out in ("whole", "out")]  # fmt: skip
+        np.testing.assert_array_equal(*found)
+    assert {path.name for path in (tmp_path / "out/folds/0").iterdir()} == {
+        path.name for path in (tmp_path / "whole/folds/0").iterdir()
+    }
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
@@ -218,10 +319,92 @@ def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
             pass
         os.kill(process.pid, signal.SIGTERM)
         _, stderr = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 143
     assert stderr.splitlines()[-1].startswith("error: stopped in epoch ")
     assert stderr.rstrip().endswith("batches; the same command with --resume goes on from there")
     assert (tmp_path / "out.checkpoint").exists()
+
+
+TERM = "import os, signal\ndef term(): os.kill(os.getpid(), signal.SIGTERM)\n"
+NET = f"""{TERM}
+import torch
+class Net(torch.nn.Linear):
+    tested, trained = 0, False
+    def forward(self, x):
+        self.tested += not self.training
+        return super().forward(x)
+    def load_state_dict(self, *weights, **more):  # the best ones are put back when training is over
+        self.trained = True
+        return super().load_state_dict(*weights, **more)
+def model(idim): return Net(idim, 1)
+"""
+EVALUATED = NET.replace("self.tested += not self.training", "self.trained and not self.training and term()")
+WRITTEN = NET.replace("self.tested += not self.training", "").replace(
+    "def load", "def state_dict(self, **more):\n        if self.trained: term()\n"
+    "        return super().state_dict(**more)\n    def load")  # fmt: skip
+REPORTED = NET + "def own(y, scores):\n    if len(y) != 20: term()\n    return 1\nmetrics = [own]\n"
+VALIDATED = NET.replace("not self.training", "not self.training\n        if self.tested == 4: term()")
+XGBOOST = "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=10**6, n_jobs=1)\n"
+FOREST = f"""{TERM}
+from sklearn.ensemble import HistGradientBoostingClassifier
+class Long(HistGradientBoostingClassifier):
+    def fit(self, x, y):
+        term()
+        return super().fit(x, y)
+def model(idim): return Long(max_iter=10**6, early_stopping=False)
+"""
+FIRST_PASS = TERM + "branches = ['met']\ndef preprocessing(events):\n    term()\n    return events\n"
+LAST, ANEW = "with --resume goes on from the last checkpoint", "the same command begins this anew"
+
+
+@pytest.mark.parametrize(
+    ("model", "preproc", "says"),
+    [
+        (SMALL, FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
+        (VALIDATED, "", "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
+        (EVALUATED, "", LAST),
+        (REPORTED, "", LAST),
+        (WRITTEN, "", LAST),
+        (FOREST, "", f"stopped by SIGTERM; {ANEW}"),
+        (XGBOOST, "", f"stopped in the training of a model that is trained in one go; {ANEW}"),
+    ],
+    ids=["first pass", "validation", "evaluation", "report", "bundle", "scikit-learn", "xgboost"],
+)
+def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(model, preproc, says, tmp_path):
+    write_sample(tmp_path, 600)
+    write_model(tmp_path, model)
+    (tmp_path / "pre.py").write_text(preproc)
+    (tmp_path / "p.json").write_text(json.dumps({**RUN, "epochs": 1, "checkpoint": 60}))
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=out", *["--preproc=pre.py"] * bool(preproc)]
+    given = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path / "temporary")}, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given) as process:
+        while model is XGBOOST and "epoch   1" not in process.stdout.readline():
+            pass
+        if model is XGBOOST:
+            process.terminate()
+        _, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(says)
+    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.root", "small.py", "p.json", "pre.py", "temporary", *kept}
+    assert ("out.checkpoint" in kept) == ("--resume" in says)
+    assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+
+
+def test_sigterm_leaves_no_half_of_scores(tmp_path):
+    path, _ = write_sample(tmp_path, 600)
+    (tmp_path / "pre.py").write_text(FIRST_PASS.replace("    term()", "    'term' in os.environ and term()"))
+    write_model(tmp_path)
+    train_model(path, "kind", str(tmp_path / "small.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "out",
+                preproc=str(tmp_path / "pre.py"))  # fmt: skip
+    args = ["--predict=out", "--files=a.root", "--preproc=pre.py"]
+    done = run_script("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
+    assert done.returncode == 143
+    assert done.stderr == f"error: stopped by SIGTERM; {ANEW}\n"
+    assert not list(tmp_path.glob("scores/*"))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_path):
@@ -230,7 +413,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     watch = Watch()
 
     def stop(*_):
-        watch.stop = True
+        watch.stop.asked = True
 
     watch.report = stop
     with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):
@@ -242,6 +425,26 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     assert not (tmp_path / "out.checkpoint").exists()
     with pytest.raises(AlreadyTrained):
         train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+
+
+def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    model, params = write_model(tmp_path), Params(epochs=2, tfaas=False)
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True))
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 1 batches"):
+        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+    shutil.copyfile(tmp_path / "out.checkpoint", tmp_path / "new.checkpoint")
+    os.utime(path, (1, 1))
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 2 batches"):
+        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+    (tmp_path / "staged").mkdir()
+    shutil.copyfile(path, tmp_path / "staged" / "again.root")
+    elsewhere = str(tmp_path / "staged" / "again.root")
+    train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    write_sample(tmp_path, 300)  # the same events, and another file
+    with pytest.raises(Exception, match="belongs to a run with other files"):
+        train_model(path, "kind", model, params, fout=tmp_path / "new", watch=Watch(resume=True))
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):

@@ -111,6 +111,22 @@ def test_estimates_are_in_the_units_of_the_labels(bundles, data, tmp_path):
     assert 80 < np.median(found) < 135
 
 
+def test_classes_whose_names_differ_in_signs_alone_have_scores_of_their_own(data, tmp_path):
+    names = ["a-b", "a b", "a_b_2"]
+    for number in range(3):
+        write_events(tmp_path / f"{number}.root", 200, seed=number, run=number + 1)
+    (tmp_path / "linear.py").write_text(MODEL)
+    files = [tmp_path / f"{number}.root" for number in range(3)]
+    train_model(files, names, str(tmp_path / "linear.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "out")
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["classes"] == ["a b", "a-b", "a_b_2"]
+    ((path, _, _),) = score_files(tmp_path / "out", [data[0]], tmp_path / "scores")
+    truth = by_hand(tmp_path / "out" / "model.onnx", data[1], len(training["columns"]) - 2)
+    with uproot.open(path) as file:
+        for column, name in enumerate(["score_a_b", "score_a_b_2", "score_a_b_2_2"]):
+            np.testing.assert_allclose(file["scores"][name].array(library="np"), truth[:, column], atol=1e-6)
+
+
 def test_the_script_scores_and_says_where(bundles, data, tmp_path):
     done = run_script("workflow.py", f"--predict={bundles / 'folds'}", "--files=data.root", "--fout=mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

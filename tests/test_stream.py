@@ -233,9 +233,9 @@ def test_expressions_say_which_events_are_for_what(tmp_path):
     [
         ({"weight": "genWeigth"}, "weight: branch 'genWeigth' is not in tree 'Events' of .*; closest: 'genWeight'"),
         ({"weight": "pt"}, r"weight: 'pt' gives a list an event; take one of its values, as in Jet_pt\[:, 0\]"),
-        ({"weight": "1 / (event - event)"}, "weight: '1 / .event - event.' of an event of .* is no finite number"),
+        ({"weight": "1 / (event - event)"}, "weight: '1 / .event - event.' of entry 0 of .* is inf, no finite number"),
         ({"weight": "met +"}, "weight: .*met"),
-        ({"split": {"valid": "met > 1", "test": "met > 2"}}, "split: 'met > 2' and the other expression both choose"),
+        ({"split": {"valid": "met > 1", "test": "met > 2"}}, "split: 'met > 1' and 'met > 2' both choose"),
         ({"split": {"valid": "met > 1"}}, 'expressions for "valid" and "test" are needed'),
         (
             {"inputs": {"jets": {"branches": ["met"], "length": 3}}},

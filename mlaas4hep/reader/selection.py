@@ -95,7 +95,8 @@ def flat_columns(
     for name in present:
         if columns[name].kind is not Kind.FLAT:
             raise ConfigError(
-                f"branch '{name}' of {where} is not one number an event: it is {columns[name].kind.value}"
+                f"branch '{name}' of {where} is not one number an event: it is {columns[name].kind.value}",
+                hint='make a number of it with --preproc, as in {"define": {"label": "sum(' + name + ')"}}',
             )
     return present
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -124,6 +125,7 @@ class DataGenerator(Closing):
         shuffle: bool | None = None,
         shard: tuple[int, int] = (0, 1),
         skip: int = 0,
+        balanced: bool = True,
     ) -> Iterator[Batch]:
         """Yield batches until every event of a part was delivered once.
 
@@ -133,6 +135,7 @@ class DataGenerator(Closing):
             shuffle: whether the order is random; None: as the params say.
             shard: (rank, world size): of so many processes each gets other events, and together they get all.
             skip: begin after so many batches.
+            balanced: whether `balance` of the params counts.
 
         Yields:
             Batch of n events, n <= batch_size; the last may be short. In the training part, with `balance`, events
@@ -150,8 +153,9 @@ class DataGenerator(Closing):
         position = {"part": part, "epoch": epoch, "shuffle": order, "shard": [rank, world]}
         if self._begin is not None and {key: self._begin[key] for key in position} == position:
             skip, self._begin = max(skip, self._begin["batches"]), None
-        found = rebatch(self._chunks(part, epoch, order, rank, world), self.params.batch_size)
-        weighed = self._weighed(part, (picks.gather() for picks in islice(found, skip, None)))
+        balance = self.params.balance if balanced else "none"
+        found = rebatch(self._chunks(part, epoch, order, rank, world, balance), self.params.batch_size)
+        weighed = self._weighed(part, balance, (picks.gather() for picks in islice(found, skip, None)))
         self._at = {**position, "batches": skip}
         return _counted(in_background(weighed, AHEAD), self._at)
 
@@ -172,10 +176,10 @@ class DataGenerator(Closing):
             )
         self._begin = state if "batches" in state else None
 
-    def _weighed(self, part: str | None, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _weighed(self, part: str | None, balance: str, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Let classes count alike in training and validation, where that is asked for."""
         factors = None
-        if self.params.balance == "weights" and part in ("train", "valid"):
+        if balance == "weights" and part in ("train", "valid"):
             factors = self.sample.composition.factors("weights")
         for batch in batches:
             if factors is None:
@@ -198,7 +202,9 @@ class DataGenerator(Closing):
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])
         return events[np.argsort(rank, kind="stable")[:count]]
 
-    def _chunks(self, part: str | None, epoch: int, shuffle: bool, rank: int, world: int) -> Iterator[Picks]:
+    def _chunks(
+        self, part: str | None, epoch: int, shuffle: bool, rank: int, world: int, balance: str
+    ) -> Iterator[Picks]:
         """Yield the part's events of chunks of about chunk_size entries, mixed as the params say."""
         owners = self._owners(world)
         blocks = [
@@ -206,9 +212,10 @@ class DataGenerator(Closing):
         ]
         lengths = [sum(block.stop - block.start for block in lane) for lane in blocks]
         count = -(-sum(lengths) // self.params.chunk_size)
-        divide = even_shares if self.params.mix == "balanced" else shares
+        classes = [self.sample.groups[files[0]] for files in self._lanes]  # a lane has one
+        divide = partial(even_shares, classes) if self.params.mix == "balanced" else shares
         with ThreadPoolExecutor(self.params.workers) as pool:
-            lanes = [self._open_lane(lane, part, epoch, shuffle, pool) for lane in blocks]
+            lanes = [self._open_lane(lane, part, epoch, shuffle, balance, pool) for lane in blocks]
             for index in range(count):
                 pairs = zip(lanes, divide(lengths, index, count), strict=True)
                 pieces = [piece for lane, share in pairs for piece in lane.take(share)]
@@ -224,10 +231,16 @@ class DataGenerator(Closing):
                     yield chunk
 
     def _open_lane(
-        self, blocks: Sequence[Block], part: str | None, epoch: int, shuffle: bool, pool: ThreadPoolExecutor
+        self,
+        blocks: Sequence[Block],
+        part: str | None,
+        epoch: int,
+        shuffle: bool,
+        balance: str,
+        pool: ThreadPoolExecutor,
     ) -> Lane:
         rates = None
-        if self.params.balance == "sampling" and part == "train":
+        if balance == "sampling" and part == "train":
             rates = self.sample.composition.factors("sampling")
 
         def load(block: Block) -> Picks:

@@ -78,7 +78,10 @@ class Labels:
         strange = self.values[index] != column
         if strange.any():
             value = column[strange][0]
-            raise ConfigError(f"label branch '{self.branches[0]}' has the value {value}, which is no class")
+            raise ConfigError(
+                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {_some(self.classes)}",
+                hint="the file was changed after it was first read: run again",
+            )
         return index.astype(np.int64)
 
     def _numbers(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -133,7 +136,7 @@ def label_branches(wanted: str | Sequence[object] | None, task: TaskName) -> tup
     if isinstance(wanted, str):
         return (wanted,)
     names = [str(label) for label in wanted]
-    if task == "multilabel" or (task == "regression" and not all(map(_is_number, names))):
+    if task == "multilabel" or (task == "regression" and not any(map(_is_number, names))):
         return tuple(names)
     return ()
 
@@ -176,7 +179,10 @@ def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
             hint="classes are whole numbers; to estimate a number set 'task' to 'regression' in the params",
         )
     if len(values) > MAX_CLASSES:
-        raise ConfigError(f"label branch '{branch}' has {len(values)} different values, more than {MAX_CLASSES}")
+        raise ConfigError(
+            f"label branch '{branch}' has {len(values)} different values, more than {MAX_CLASSES}",
+            hint="to estimate a number set 'task' to 'regression' in the params; or make classes of it with --preproc",
+        )
     classes = tuple(str(int(value)) for value in values)
     _check_classes(classes, f"all events have '{branch}' =")
     return Labels(classes, branches=(branch,), values=values)
@@ -210,7 +216,9 @@ def targets_by_file(labels: Sequence[object], files: Sequence[str], events: Sequ
     try:
         values = np.array([float(str(label)) for label in labels])
     except ValueError as error:
-        raise ConfigError(f"the labels of a regression are numbers: {error}") from error
+        raise ConfigError(
+            f"the labels of a regression are numbers: {error}", hint="give one number a file, or names of branches"
+        ) from error
     weight = np.maximum(np.array(events, np.float64), 1e-9)
     centre = float(np.average(values, weights=weight))
     spread = float(np.sqrt(np.average((values - centre) ** 2, weights=weight)))
@@ -233,7 +241,10 @@ def targets_by_branches(branches: Sequence[str], centre: Sequence[float], spread
 def _check_spread(names: Sequence[str], spread: Sequence[float]) -> None:
     for name, value in zip(names, spread, strict=True):
         if not value > 0 or not np.isfinite(value):
-            raise ConfigError(f"'{name}' is the same in all events: there is nothing to estimate")
+            raise ConfigError(
+                f"'{name}' is the same in all events: there is nothing to estimate",
+                hint="leave it out of --labels, or give files in which it differs",
+            )
 
 
 def _check_count(labels: Sequence[object], files: Sequence[str]) -> None:
@@ -247,6 +258,10 @@ def _check_classes(classes: Sequence[str], what: str) -> None:
     if len(classes) < 2:
         only = classes[0] if classes else "nothing"
         raise ConfigError(f"{what} {only}: there is nothing to tell apart", hint="give two classes, or no labels")
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _sort_key(name: str) -> tuple[bool, float, str]:

@@ -83,19 +83,37 @@ def shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
     return [total * (chunk + 1) // chunks - total * chunk // chunks for total in lane_entries]
 
 
-def even_shares(lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
-    """Return what `shares` returns, with as much of each lane as of any other, as long as the shorter ones last."""
-    before, after = (_level(lane_entries, sum(lane_entries) * index // chunks) for index in (chunk, chunk + 1))
+def even_shares(classes: Sequence[int], lane_entries: Sequence[int], chunk: int, chunks: int) -> list[int]:
+    """Return what `shares` returns, as much of each class as of any other, and of each lane within a class.
+
+    A class, or a lane, that has no more is made up for by the others.
+
+    Args:
+        classes: the class of each lane.
+    """
+    total = sum(lane_entries)
+    before, after = (_level(classes, lane_entries, total * index // chunks) for index in (chunk, chunk + 1))
     return [more - less for less, more in zip(before, after, strict=True)]
 
 
-def _level(lengths: Sequence[int], total: int) -> list[int]:
-    """Return how much each lane has given when all have given `total`: the same each, none more than it has."""
+def _level(classes: Sequence[int], lengths: Sequence[int], total: int) -> list[int]:
+    """Return how much each lane has given when all have given `total`."""
+    lanes = {one: [lane for lane, its in enumerate(classes) if its == one] for one in sorted(set(classes))}
+    by_class = _evenly([sum(lengths[lane] for lane in members) for members in lanes.values()], total)
     given = [0] * len(lengths)
-    order = sorted(range(len(lengths)), key=lambda lane: (lengths[lane], lane))
-    for place, lane in enumerate(order):
-        given[lane] = min(lengths[lane], total // (len(order) - place))
-        total -= given[lane]
+    for members, share in zip(lanes.values(), by_class, strict=True):
+        for lane, its in zip(members, _evenly([lengths[lane] for lane in members], share), strict=True):
+            given[lane] = its
+    return given
+
+
+def _evenly(lengths: Sequence[int], total: int) -> list[int]:
+    """Return `total` divided so that each gets the same, and none more than its length."""
+    given = [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda one: (lengths[one], one))
+    for place, one in enumerate(order):
+        given[one] = min(lengths[one], total // (len(order) - place))
+        total -= given[one]
     return given
 
 

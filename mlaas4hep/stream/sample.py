@@ -263,7 +263,12 @@ class Sample:
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
         if not np.isfinite(weight).all():
-            raise ConfigError(f"weight: '{self.params.weight}' of an event of {self.files[file]} is no finite number")
+            first = int(np.flatnonzero(~np.isfinite(weight))[0])
+            raise ConfigError(
+                f"weight: '{self.params.weight}' of entry {chunk.entries[first]} of {self.files[file]} is"
+                f" {weight[first]}, no finite number",
+                hint="change 'weight' in the params, or cut such events away with --preproc",
+            )
         batch = Batch(
             chunk.inputs,
             self.labels.of(file, len(chunk), chunk.extra),
@@ -293,7 +298,8 @@ class Sample:
         """A name of the events and of how they are read, mixed and shuffled: the same key gives the same batches."""
         said = self.params.model_dump(exclude=set(BESIDE))
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
-        return key_of([self._origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
+        origins = [origin[:2] for origin in self._origins]  # what is in the files, wherever and since whenever
+        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
 
     @property
     def skipped(self) -> dict[tuple[int, int, int], str]:

@@ -75,7 +75,11 @@ class Split:
         for part, text in self.expressions.items():
             chosen = derived[_purpose(part)].astype(bool)
             if (parts[chosen] != TRAIN).any():
-                raise ConfigError(f"split: '{text}' and the other expression both choose some events")
+                other = next(its for name, its in self.expressions.items() if name != part)
+                raise ConfigError(
+                    f"split: '{other}' and '{text}' both choose some events",
+                    hint=f"let one leave out the other's in 'split' of the params: '({text}) & !({other})'",
+                )
             parts[chosen] = PARTS.index(part)
         return parts
 

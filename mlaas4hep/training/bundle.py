@@ -185,7 +185,7 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
     """
     generator, problem = trained.generator, ""
     examples = generator.examples(EXAMPLES, raw=True)
-    with new_directory(path) as folder:
+    with new_directory(path, alone=True) as folder:
         training = _training(trained, _save_models(folder, trained))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
         (folder / "labels.txt").write_text("".join(f"{label}\n" for label in generator.classes), encoding="utf-8")

@@ -35,14 +35,14 @@ class EpochLog:
         if tensorboard:
             require("tensorboard.summary", "tensorboard", "writing event files")
 
-    def add(self, epoch: Epoch, fold: int = 0) -> None:
-        """Log an epoch."""
+    def add(self, epoch: Epoch, fold: int = 0, known: bool = False) -> None:
+        """Log an epoch; one that is `known` was logged by the run that this one goes on with."""
         self._rows.append({"fold": fold, **flat(epoch)})
         if time.monotonic() - self._written > 1:  # trees have many rounds a second
             with new_file(self.path, alone=True) as temporary:
                 temporary.write_text(self.text(), encoding="utf-8")
             self._written = time.monotonic()
-        if self._folder:
+        if self._folder and not known:
             self._to_tensorboard(epoch, fold)
 
     def text(self) -> str:

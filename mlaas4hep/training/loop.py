@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
 from mlaas4hep.training.checkpoint import Checkpoint, Standing
+from mlaas4hep.training.stopping import PATIENCE, Stop, Stopped
 from mlaas4hep.training.task import Task
-
-
-class Stopped(MLaaS4HEPError):
-    """Training was asked to stop, and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +106,18 @@ class Control:
     """How a run is watched and stopped from outside.
 
     Attributes:
-        report: what is told of every epoch, those that were before a checkpoint included.
+        report: what is told of every epoch.
+        recall: what is told of those that were before a checkpoint.
         checkpoint: where the run's standing is kept, if anywhere.
         resume: whether to go on from there.
+        stop: whether training is to stop after the batch under way.
     """
 
     report: Report | None = None
+    recall: Report | None = None
     checkpoint: Checkpoint | None = None
     resume: bool = False
-
-    @property
-    def stopped(self) -> bool:
-        """Whether training is to stop after the batch under way."""
-        return False
+    stop: Stop = field(default_factory=Stop)
 
 
 def train(generator: DataGenerator, backend: Backend, params: Params, control: Control | None = None) -> History:
@@ -129,13 +125,15 @@ def train(generator: DataGenerator, backend: Backend, params: Params, control: C
 
     Raises:
         ConfigError: the loss is no number.
-        Stopped: `control.stopped` said so.
+        Stopped: `control.stop` said so.
     """
     control = control or Control()
     if isinstance(backend, AtOnce):
-        return _train_at_once(generator, backend, control)
+        with control.stop.looked_for(PATIENCE):
+            return _train_at_once(generator, backend, control)
     assert isinstance(backend, Stepwise)
-    return _Run(generator, backend, params, control).train()
+    with control.stop.looked_for():
+        return _Run(generator, backend, params, control).train()
 
 
 class _Run:
@@ -153,7 +151,7 @@ class _Run:
         now = self._now
         while not now.finished:
             train_loss = self._epoch()
-            figures = evaluate(self._generator, self._backend, "valid").figures()
+            figures = evaluate(self._generator, self._backend, "valid", True, self._stop_if_asked).figures()
             if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {now.epoch + 1} is not a number",
@@ -172,7 +170,7 @@ class _Run:
             now.loss = now.weight = now.seconds = now.waiting = 0.0
             self._save()
         self._backend.restore(self._best)
-        return History(tuple(Epoch(**epoch) for epoch in now.epochs), now.best + 1)
+        return self._history()
 
     def _go_on(self) -> None:
         found = self._control.checkpoint.load() if self._control.checkpoint and self._control.resume else None
@@ -181,11 +179,10 @@ class _Run:
         self._now, state, self._best = found
         self._backend.load_state(state)
         self._now.finished = self._is_over(self._now.epoch - 1)
-        lowest = float("inf")
-        for epoch in (Epoch(**known) for known in self._now.epochs):
-            if self._control.report:
-                self._control.report(epoch, epoch.loss < lowest)
-            lowest = min(lowest, epoch.loss)
+        recall(self._history(), self._control)
+
+    def _history(self) -> History:
+        return History(tuple(Epoch(**epoch) for epoch in self._now.epochs), self._now.best + 1)
 
     def _is_over(self, epoch: int) -> bool:
         """Whether an epoch is the last one."""
@@ -203,13 +200,9 @@ class _Run:
                 now.loss, now.weight = now.loss + loss * weight, now.weight + weight
                 now.batches, now.events = now.batches + 1, now.events + self._taken
                 now.seconds = before + time.perf_counter() - start
-                if self._control.stopped or time.monotonic() - self._saved >= 60 * self._params.checkpoint:
+                self._stop_if_asked()
+                if time.monotonic() - self._saved >= 60 * self._params.checkpoint:
                     self._save()
-                if self._control.stopped:
-                    raise Stopped(
-                        f"stopped in epoch {now.epoch + 1} after {now.batches} batches",
-                        hint="the same command with --resume goes on from there",
-                    )
         return float(now.loss / now.weight) if now.weight else float("nan")
 
     def _batches(self, bar: console.Progress) -> Iterator[Batch]:
@@ -224,9 +217,21 @@ class _Run:
                 return
             self._taken = len(batch)
             yield batch
-            waiting = f"loss {float(now.loss / now.weight):.4f}, " if now.weight else ""
-            share = now.waiting / max(now.seconds, 1e-9)
-            bar.advance(int((batch.entry >= 0).sum()), f"{waiting}waiting {share:.0%}")
+            bar.advance(int((batch.entry >= 0).sum()), self._in_words)
+
+    def _in_words(self) -> str:
+        now = self._now
+        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight else ""
+        return f"{loss}waiting {now.waiting / max(now.seconds, 1e-9):.0%}"
+
+    def _stop_if_asked(self) -> None:
+        now = self._now
+        if self._control.stop.asked:
+            self._save()
+            raise Stopped(
+                f"stopped in epoch {now.epoch + 1} after {now.batches} batches",
+                hint="the same command with --resume goes on from there",
+            )
 
     def _save(self) -> None:
         if self._control.checkpoint:
@@ -234,6 +239,15 @@ class _Run:
             now.loss = float(now.loss)
             self._control.checkpoint.save(now, self._backend.state(), self._best)
         self._saved = time.monotonic()
+
+
+def recall(history: History, control: Control) -> None:
+    """Tell of the epochs that were before."""
+    lowest = float("inf")
+    for epoch in history.epochs:
+        if control.recall:
+            control.recall(epoch, epoch.loss < lowest)
+        lowest = min(lowest, epoch.loss)
 
 
 def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) -> History:
@@ -249,23 +263,50 @@ def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) 
         start = now
         if control.report:
             control.report(rounds[-1], best)
+        _check_at_once(control)
 
     kept = backend.fit(
-        lambda epoch: generator.batches("train", epoch),
-        lambda: generator.batches("valid", shuffle=False),
+        lambda epoch: _while_not_stopped(generator.batches("train", epoch), control),
+        lambda: _while_not_stopped(generator.batches("valid", shuffle=False), control),
         report,
     )
     if not rounds:
-        figures = [evaluate(generator, backend, part).figures() for part in ("train", "valid")]
+        figures = [evaluate(generator, backend, part, balanced=True).figures() for part in ("train", "valid")]
         rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
         if control.report:
             control.report(rounds[-1], True)
     return History(tuple(rounds), kept or 1)
 
 
-def evaluate(generator: DataGenerator, backend: Backend, part: str) -> Scored:
-    """Return the scores of all events of a part."""
-    found = [(batch.y, backend.predict(batch.inputs), batch.weight) for batch in generator.batches(part, shuffle=False)]
+def _while_not_stopped(batches: Iterator[Batch], control: Control) -> Iterator[Batch]:
+    for batch in batches:
+        _check_at_once(control)
+        yield batch
+
+
+def _check_at_once(control: Control) -> None:
+    if control.stop.asked:
+        raise Stopped("stopped in the training of a model that is trained in one go")
+
+
+def evaluate(
+    generator: DataGenerator,
+    backend: Backend,
+    part: str,
+    balanced: bool = False,
+    between: Callable[[], None] | None = None,
+) -> Scored:
+    """Return the scores of all events of a part.
+
+    Args:
+        balanced: as training sees them, with `balance` of the params; else each once and with its own weight.
+        between: called after each batch.
+    """
+    found = []
+    for batch in generator.batches(part, shuffle=False, balanced=balanced):
+        found.append((batch.y, backend.predict(batch.inputs), batch.weight))
+        if between:
+            between()
     y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
     return Scored(y, scores, weight, Task.of(generator.sample.labels))
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import mlaas4hep
 from mlaas4hep.console import filtered_stderr
-from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, nearest
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, first_line, nearest
 from mlaas4hep.training.task import Task
-from mlaas4hep.user_code import run_file
+from mlaas4hep.user_code import line_of, run_file
 
 DEFAULTS = (("keras", "tensorflow", "ex_keras.py"), ("torch", "torch", "ex_pytorch.py"))
 """Extra, package that shows it is installed, and model file, in the order of preference."""
@@ -77,7 +77,12 @@ class ModelFile:
         except MLaaS4HEPError:
             raise
         except Exception as error:
-            raise ConfigError(f"model({given}) of {self.path} fails: {type(error).__name__}: {error}") from error
+            raise ConfigError(
+                f"model({given}) of {self.path} fails{line_of(self.path, error)}: {first_line(error)}",
+                hint="it is given "
+                + ("the shapes of the inputs" if isinstance(given, dict) else "the number of columns")
+                + ", and must return a model",
+            ) from error
         if built is None:
             raise ConfigError(f"model({given}) of {self.path} returns nothing", hint="end it with: return model")
         return built

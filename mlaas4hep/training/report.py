@@ -15,14 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlaas4hep import console
+from mlaas4hep.errors import first_line
 from mlaas4hep.stream import PARTS, Batch, DataGenerator
 from mlaas4hep.stream.contrast import with_shuffled_copies
 from mlaas4hep.training import plots
 from mlaas4hep.training.importance import EVENTS, Importance, permutation_importance
 from mlaas4hep.training.loop import History, Scored
-from mlaas4hep.training.metrics import all_classes, calibration, confusion_matrix, effective_events, kolmogorov_smirnov
+from mlaas4hep.training.metrics import (
+    Calibration,
+    all_classes,
+    calibration,
+    confusion_matrix,
+    effective_events,
+    kolmogorov_smirnov,
+)
 from mlaas4hep.training.page import details, figures, number, page, paragraph, table, text
 from mlaas4hep.training.plots import Roc
+from mlaas4hep.training.task import Task
 
 if TYPE_CHECKING:
     from mlaas4hep.training.bundle import Trained
@@ -35,6 +45,8 @@ EFFICIENCIES = (0.3, 0.5, 0.7, 0.9)
 MOST_CELLS, MOST_SCORES, MOST_CONFUSIONS = 20, 6, 20
 """Classes whose confusion matrix, and whose scores, are drawn; confusions that are listed instead."""
 
+BINS = "Points: ten bins of the test part, with 68 % binomial intervals for effective numbers of events."
+
 CHANCE, FAR = 0.01, 3
 """p-value below which, and standard errors beyond which, a difference is called one."""
 
@@ -46,39 +58,59 @@ def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> N
         training: the content of training.json.
     """
     generator, first = trained.generator, trained.fits[0]
-    parts = {"training": first.train, "validation": first.valid, "test": trained.test}
+    parts = {"training": first.train, "validation": first.valid, "test": first.test}
     classes = generator.classes
     lead = (
         f"{training['framework']} model of {training['model_file']}, {training['size']}, trained {training['created']}"
     )
-    sections = [
-        ("Result", _result(trained, parts)),
-        ("Sample", _sample(generator, parts) + _files(training)),
-        ("Features", _features(first.generator)),
-        ("Training", _epochs(first.history)),
+    sections: list[tuple[str, Callable[[], str]]] = [
+        ("Result", lambda: _result(trained, parts)),
+        ("Sample", lambda: _sample(generator, parts) + _files(training)),
+        ("Features", lambda: _features(first.generator)),
+        ("Training", lambda: _epochs(first.history)),
     ]
     task = trained.test.task.name
     if task == "regression":
-        sections.append(("Residuals", _residuals(first.train, trained.test)))
+        sections.append(("Residuals", lambda: _residuals(first.train, first.test)))
     else:
-        sections.append(("ROC", _roc(trained.test, classes)))
+        sections.append(("ROC", lambda: _roc(trained.test, classes)))
     if task == "classification":
         sections += [
-            ("Scores", _scores(first.train, trained.test, classes)),
-            ("Confusion", _confusion(trained.test, classes)),
-            ("Calibration", _calibration(trained.test, classes)),
+            ("Scores", lambda: _scores(first.train, first.test, classes)),
+            ("Confusion", lambda: _confusion(trained.test, classes)),
+            ("Calibration", lambda: _calibration(trained.test, classes)),
+        ]
+    if task == "multilabel":
+        sections += [
+            ("Scores", lambda: _scores_of_labels(first.train, first.test)),
+            ("Calibration", lambda: _calibration_of_labels(trained.test)),
         ]
     sections += [
-        ("Importance", _importance(trained)),
-        ("Parameters", _pairs("What the run was told.", training["params"])),
-        ("Versions", _pairs("What it ran with.", training["versions"])),
+        ("Importance", lambda: _importance(trained)),
+        ("Parameters", lambda: _pairs("What the run was told.", training["params"])),
+        ("Versions", lambda: _pairs("What it ran with.", training["versions"])),
     ]
-    path.write_text(page(trained.name, lead, sections), encoding="utf-8")
+    made = [(name, _guarded(name, make)) for name, make in sections]
+    path.write_text(page(trained.name, lead, made), encoding="utf-8")
 
 
-def _draw(drawings: Sequence[tuple[Callable[[], str], str]], more: str) -> str:
-    """Return plots with captions, and what is said of them; that alone where nothing can be drawn."""
-    return figures([(draw(), caption) for draw, caption in drawings] if plots.available() else [], more)
+def _guarded(name: str, make: Callable[[], str]) -> str:
+    """Return a section; one that fails, of whatever reason, must not lose the trained model."""
+    try:
+        return make()
+    except Exception as error:
+        console.notice(f"the report lacks the section '{name}': {first_line(error)}")
+        return paragraph(f"This section could not be made: {first_line(error)}", note=True)
+
+
+def _draw(drawings: Sequence[tuple[Callable[[], str], str]], more: str, aside: bool = True) -> str:
+    """Return plots with captions, and what is said of them; that alone where nothing can be drawn.
+
+    Args:
+        aside: whether it may stand beside a plot that is the only one.
+    """
+    drawn = [(draw(), caption) for draw, caption in drawings] if plots.available() else []
+    return figures(drawn, more if aside else "") + ("" if aside else more)
 
 
 def _pairs(caption: str, values: Mapping[str, Any]) -> str:
@@ -91,7 +123,8 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
     names = [name for name in trained.test.figures() if name != "loss"]
     uncertainty = f" ± {test['auc_uncertainty']:.4f}" if test.get("auc_uncertainty") else ""
     rows = []
-    for part, scored in parts.items():
+    every = {**parts, "all folds": trained.test} if trained.folds else parts
+    for part, scored in every.items():
         found = scored.figures()
         rows.append([part, *(number(found[name]) for name in ("loss", *names))])
     notes = []
@@ -102,8 +135,9 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
         )
     if trained.folds:
         notes.append(
-            f"There are {len(trained.fits)} models, of which each never saw one part of the sample. Test figures are of"
-            " every event, scored by the model that did not see it; all else is of the first model."
+            f"There are {len(trained.fits)} models, of which each never saw one part of the sample. ROC, confusion,"
+            " calibration and the figures on top are of every event, scored by the model that did not see it; all else"
+            " is of the first model, and its test part is the first fold."
         )
     if not plots.available():
         notes.append("The plots are missing: they need matplotlib and mplhep, pip install 'mlaas4hep[plot]'.")
@@ -112,7 +146,8 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
     rest = ", ".join(f"{text(_shown(name))} {number(test[name])}" for name in (*names, "loss") if name != first)
     return (
         f"<p><span class=big>{text(_shown(first))} {number(test[first])}{uncertainty}</span><br>"
-        f"{rest} on the {test['events']:,} events of the test part</p>"
+        f"{rest} on {'all' if trained.folds else 'the'} {test['events']:,} events"
+        f"{', each scored by the model that did not see it' if trained.folds else ' of the test part'}</p>"
         + "".join(paragraph(note, note=True) for note in notes)
         + table("By the weights of the epoch that was kept.", ["part", "loss", *map(_shown, names)], rows, 1)
         + (table("The model file's own metrics, on the test part.", ["metric", "value"], own, 1) if own else "")
@@ -121,12 +156,13 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
 
 def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
     weights = np.concatenate([scored.weight for scored in parts.values()])
-    columns, caption = ["events"], "Events by class and part; all have weight 1."
+    noun = {"classification": "class", "multilabel": "label", "regression": ""}[generator.params.task]
+    columns, caption = ["events"], f"Events by {noun and f'{noun} and '}part; all have weight 1."
     if (weights != 1).any():
         columns += ["Σw", "effective"]
         caption = (
-            "Events by class and part, sum of their weights w, and how many events of weight 1 have the same relative"
-            " error: (Σw)² / Σw²."
+            f"Events by {noun and f'{noun} and '}part, sum of their weights w, and how many events of weight 1 have the"
+            " same relative error: (Σw)² / Σw²."
         )
     rows = []
     classes = () if generator.params.task == "regression" else generator.classes
@@ -138,7 +174,7 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
                 : len(columns)
             ]
         rows.append(row)
-    head = ["class", *(f"{part} {column}" for part in parts for column in columns)]
+    head = [noun, *(f"{part} {column}" for part in parts for column in columns)]
     return _negative(weights) + table(caption, head, rows, 1) + paragraph(_split(generator))
 
 
@@ -171,16 +207,22 @@ def _split(generator: DataGenerator) -> str:
     split = generator.sample.split
     if split.expressions:
         return "; ".join(f"{WORDS[part]}: {text}" for part, text in split.expressions.items()) + "; training: the rest."
-    shares = ", ".join(f"{share:.0%} {WORDS[part]}" for part, share in zip(PARTS, split.shares, strict=True))
+    train, test = split.share_of_training, 1 / split.folds if split.folds else split.shares[-1]
+    parts = zip(PARTS, (train, 1 - train - test, test), strict=True)
+    shares = ", ".join(f"{share:.0%} {WORDS[part]}" for part, share in parts)
+    shares = f"For each of the {split.folds} models {shares}" if split.folds else shares
     identity = ", ".join(generator.sample.identifier)
     return f"{shares}, by a hash of the event's identity" + (f" ({identity})." if identity else ".")
 
 
 def _files(training: Mapping[str, Any]) -> str:
-    rows = [[file["name"], file.get("label", ""), f"{file['entries']:,}"] for file in training["files"]]
+    labelled = any("label" in file for file in training["files"])
+    rows = [
+        [file["name"], *([file["label"]] if labelled else []), f"{file['entries']:,}"] for file in training["files"]
+    ]
     return details(
         f"{len(rows)} file{'s' * (len(rows) > 1)}",
-        table("Before cuts.", ["file", "label", "events"], rows, 2),
+        table("Before cuts.", ["file", *(["label"] if labelled else []), "events"], rows, 1 + labelled),
         opened=len(rows) <= 20,
     )
 
@@ -298,9 +340,42 @@ def _scores(train: Scored, test: Scored, classes: Sequence[str]) -> str:
     return _draw(drawings, _overtraining(train, test, classes))
 
 
-def _overtraining(train: Scored, test: Scored, classes: Sequence[str]) -> str:
-    """Say whether the scores of training and test events of a class are of one distribution."""
-    rows, differ, known, limit = [], [], False, CHANCE / len(classes)
+def _scores_of_labels(train: Scored, test: Scored) -> str:
+    """For each label, do for events with and without it what `_scores` does for two classes."""
+    names = test.task.classes
+    caption = "Events with and without the label. Filled: training part, points: test part; each of area 1."
+    drawings, texts = [], []
+    for index, name in enumerate(names):
+        parts, classes = (_of_label(train, index), _of_label(test, index)), (f"without {name}", f"with {name}")
+        groups = [(classes[0], [0]), (classes[1], [1])]
+        drawings.append((partial(plots.scores, *parts, 1, groups, name), caption))
+        texts.append(details(name, _overtraining(*parts, classes, len(names)), opened=index < MOST_SCORES))
+    return _draw(drawings[:MOST_SCORES], "".join(texts), aside=False)
+
+
+def _calibration_of_labels(test: Scored) -> str:
+    drawings, texts = [], []
+    for index, name in enumerate(test.task.classes):
+        one = _of_label(test, index)
+        found = calibration(one.y == 1, one.scores[:, 0], one.weight)
+        drawings.append((partial(plots.reliability, found, f"of {name}"), f"{name}: {BINS}"))
+        texts.append(details(name, _calibrated(found, f"of {name}"), opened=index < MOST_SCORES))
+    return _draw(drawings[:MOST_SCORES], "".join(texts), aside=False)
+
+
+def _of_label(scored: Scored, index: int) -> Scored:
+    """Return one label as two classes: events without it and events with it."""
+    y, scores = _members(scored, index).astype(np.int64), scored.scores[:, index : index + 1]
+    return Scored(y, scores, scored.weight, Task.classification(2))
+
+
+def _overtraining(train: Scored, test: Scored, classes: Sequence[str], among: int = 1) -> str:
+    """Say whether the scores of training and test events of a class are of one distribution.
+
+    Args:
+        among: how many of these statements there are.
+    """
+    rows, differ, known, limit = [], [], False, CHANCE / len(classes) / among
     for index, name in enumerate(classes):
         column = 1 if len(classes) == 2 else index
         (first, first_weight), (second, second_weight) = (
@@ -370,6 +445,10 @@ def _calibration(test: Scored, classes: Sequence[str]) -> str:
     else:
         taken = probabilities.argmax(axis=1)
         found, of = calibration(taken == test.y, probabilities.max(axis=1), test.weight), "of the most probable class"
+    return _draw([(partial(plots.reliability, found, of), BINS)], _calibrated(found, of))
+
+
+def _calibrated(found: Calibration, of: str) -> str:
     rows = [
         [number(value) for value in row]
         for row in zip(found.predicted, found.observed, found.low, found.high, found.share, strict=True)
@@ -379,11 +458,7 @@ def _calibration(test: Scored, classes: Sequence[str]) -> str:
         f"Expected calibration error: {found.expected_error:.4f}. By so much the predicted probability {of} differs,"
         " on average over the test part, from the share of events that are so."
     )
-    caption = "Points: ten bins of the test part, with 68 % binomial intervals for effective numbers of events."
-    return _draw(
-        [(partial(plots.reliability, found, of), caption)],
-        paragraph(words) + table("The same in numbers.", head, rows, 0),
-    )
+    return paragraph(words) + table("The same in numbers.", head, rows, 0)
 
 
 def _importance(trained: Trained) -> str:

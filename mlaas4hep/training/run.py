@@ -11,7 +11,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
-from mlaas4hep.training.backend import Backend, make_backend
-from mlaas4hep.training.bundle import Fit, Trained, check_destination, model_name, write_bundle
+from mlaas4hep.training.backend import AtOnce, Backend, make_backend
+from mlaas4hep.training.bundle import EXAMPLES, Fit, Trained, check_destination, model_name, write_bundle
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, train
+from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
+from mlaas4hep.training.stopping import BEGIN_ANEW, Stop
+from mlaas4hep.training.stored import Result, find, keep
 from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import explain
 
@@ -45,13 +48,13 @@ class Watch:
         started: called when the training of a model begins, with the number of its fold.
         report: called after every epoch, with whether it is the best so far, and the fold.
         resume: go on from a checkpoint, where there is one.
-        stop: set it, and the run stops after the batch under way, with a checkpoint.
+        stop: whether the run is to stop.
     """
 
     started: Callable[[DataGenerator, Backend, int], None] | None = None
     report: Callable[[Epoch, bool, int], None] | None = None
     resume: bool = False
-    stop: bool = False
+    stop: Stop = field(default_factory=Stop)
 
 
 def train_model(
@@ -76,16 +79,18 @@ def train_model(
 
     Raises:
         AlreadyTrained: the run was to be resumed, and has its bundle.
+        Stopped: it was asked to stop.
         MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
     """
     params, watch = params or Params.parse({}), watch or Watch()
     destination = Path(fout)
     check_destination(destination)
     file = load_model_file(model)
-    with ExitStack() as stack:
+    paths = _checkpoint_paths(destination, params.kfold)
+    with watch.stop.explained(lambda: _how_to_go_on(paths)), ExitStack() as stack:
         whole = stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
         key = key_of([whole.sample.key, file.source])
-        checkpoints = [Checkpoint(path, key) for path in _checkpoint_paths(destination, params.kfold)]
+        checkpoints = [Checkpoint(path, key) for path in paths]
         if watch.resume:
             _check_unfinished(destination, key, checkpoints)
         generators = [whole]
@@ -128,28 +133,38 @@ def _fit(
         watch.started(generator, backend, fold)
     check_parts(generator)
     control = _FoldControl(watch, log, fold, checkpoint)
+    if not (params.kfold and isinstance(backend, AtOnce)):
+        return Fit(backend, generator, *_train(generator, backend, file, params, control))
+    known = find(checkpoint, backend, task) if watch.resume else None
+    if known is not None:
+        recall(known[1].history, control)
+        return Fit(known[0], generator, *known[1])
+    result = _train(generator, backend, file, params, control)
+    keep(checkpoint, backend, result, generator.examples(EXAMPLES, part=None).inputs)
+    return Fit(backend, generator, *result)
+
+
+def _train(generator: DataGenerator, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
     with _explained(file):
         history = train(generator, backend, params, control)
-    train_part, valid, test = (evaluate(generator, backend, part) for part in PARTS)
-    return Fit(backend, generator, history, train_part, valid, test)
+    return Result(history, *(evaluate(generator, backend, part) for part in PARTS))
 
 
 class _FoldControl(Control):
     """The control of one model's training, that hands on what it is told, with the fold."""
 
     def __init__(self, watch: Watch, log: EpochLog, fold: int, checkpoint: Checkpoint) -> None:
-        def report(epoch: Epoch, best: bool) -> None:
-            log.add(epoch, fold)
+        def report(epoch: Epoch, best: bool, known: bool = False) -> None:
+            log.add(epoch, fold, known)
             if watch.report:
                 watch.report(epoch, best, fold)
 
-        super().__init__(report, checkpoint, watch.resume)
-        self._watch = watch
+        super().__init__(report, partial(report, known=True), checkpoint, watch.resume, watch.stop)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the run was asked to stop."""
-        return self._watch.stop
+
+def _how_to_go_on(checkpoints: Sequence[Path]) -> str:
+    kept = any(path.exists() for path in checkpoints)
+    return "the same command with --resume goes on from the last checkpoint" if kept else BEGIN_ANEW
 
 
 def _checkpoint_paths(destination: Path, folds: int) -> list[Path]:

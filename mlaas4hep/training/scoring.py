@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -244,13 +245,19 @@ def _run(session: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def _names(training: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the scores are called: score_CLASS, of two classes that of the second alone; or estimate_TARGET."""
+    """Return what the scores are called: score_CLASS, of two classes that of the second alone; or estimate_TARGET.
+
+    What is no letter, digit or _ becomes _; a name that is taken by a class before gets _2, _3, ... behind it.
+    """
     kind, classes = training.get("task", "classification"), training["classes"]
-    if kind == "regression":
-        return tuple(f"estimate_{_plain(name)}" for name in classes)
     if kind == "classification" and training["outputs"] == 1:
         classes = classes[1:]
-    return tuple(f"score_{_plain(name)}" for name in classes)
+    names: list[str] = []
+    for text in classes:
+        plain = f"{'estimate' if kind == 'regression' else 'score'}_{_plain(text)}"
+        numbered = (f"{plain}_{number}" for number in count(2))
+        names.append(next(name for name in chain([plain], numbered) if name not in names))
+    return tuple(names)
 
 
 def _plain(name: str) -> str:

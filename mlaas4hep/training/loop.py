@@ -46,6 +46,11 @@ class Scored:
         """Return the figures of merit, see `Task.figures`."""
         return self.task.figures(self.y, self.scores, self.weight)
 
+    def members(self, index: int) -> np.ndarray:
+        """Return which events are of a class, or have a label, bool (events,)."""
+        found: np.ndarray = self.y == index if self.y.ndim == 1 else self.y[:, index] > 0
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:

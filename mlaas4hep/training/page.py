@@ -95,6 +95,11 @@ def number(value: float | int | None) -> str:
     return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
 
 
+def total(weights: float) -> str:
+    """Return a sum of weights, as a whole number where it is one."""
+    return f"{weights:,.0f}" if weights == round(weights) else number(weights)
+
+
 def text(value: object) -> str:
     """Return escaped text."""
     return html.escape(str(value))

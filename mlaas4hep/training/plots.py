@@ -29,6 +29,7 @@ from mlaas4hep.training.metrics import (
     effective_events,
     roc_curve,
 )
+from mlaas4hep.training.page import figures
 
 COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -113,6 +114,16 @@ def one_against_others(scored: Scored, classes: Sequence[str]) -> list[Roc]:
 def available() -> bool:
     """Whether there is all that plots need."""
     return all(importlib.util.find_spec(package) for package in ("matplotlib", "mplhep"))
+
+
+def draw(drawings: Sequence[tuple[Callable[[], str], str]], more: str, aside: bool = True) -> str:
+    """Return plots with captions, and what is said of them; that alone where nothing can be drawn.
+
+    Args:
+        aside: whether it may stand beside a plot that is the only one.
+    """
+    drawn = [(make(), caption) for make, caption in drawings] if available() else []
+    return figures(drawn, more if aside else "") + ("" if aside else more)
 
 
 def loss_curves(history: History) -> str:

@@ -22,17 +22,17 @@ from mlaas4hep.stream.contrast import with_shuffled_copies
 from mlaas4hep.training import plots
 from mlaas4hep.training.importance import EVENTS, Importance, permutation_importance
 from mlaas4hep.training.loop import History, Scored
-from mlaas4hep.training.metrics import (
-    Calibration,
-    all_classes,
-    calibration,
-    confusion_matrix,
-    effective_events,
-    kolmogorov_smirnov,
-)
-from mlaas4hep.training.page import details, figures, number, page, paragraph, table, text
+from mlaas4hep.training.metrics import effective_events
+from mlaas4hep.training.page import details, number, page, paragraph, table, text, total
 from mlaas4hep.training.plots import Roc
-from mlaas4hep.training.task import Task
+from mlaas4hep.training.report_scores import (
+    MOST_SCORES,
+    calibration_of,
+    calibration_of_labels,
+    confusion,
+    scores,
+    scores_of_labels,
+)
 
 if TYPE_CHECKING:
     from mlaas4hep.training.bundle import Trained
@@ -41,14 +41,6 @@ WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 EFFICIENCIES = (0.3, 0.5, 0.7, 0.9)
 """Of the class, for which the background rejection is listed."""
-
-MOST_CELLS, MOST_SCORES, MOST_CONFUSIONS = 20, 6, 20
-"""Classes whose confusion matrix, and whose scores, are drawn; confusions that are listed instead."""
-
-BINS = "Points: ten bins of the test part, with 68 % binomial intervals for effective numbers of events."
-
-CHANCE, FAR = 0.01, 3
-"""p-value below which, and standard errors beyond which, a difference is called one."""
 
 
 def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> None:
@@ -76,14 +68,14 @@ def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> N
         sections.append(("ROC", lambda: _roc(trained.test, classes)))
     if task == "classification":
         sections += [
-            ("Scores", lambda: _scores(first.train, first.test, classes)),
-            ("Confusion", lambda: _confusion(trained.test, classes)),
-            ("Calibration", lambda: _calibration(trained.test, classes)),
+            ("Scores", lambda: scores(first.train, first.test, classes)),
+            ("Confusion", lambda: confusion(trained.test, classes)),
+            ("Calibration", lambda: calibration_of(trained.test, classes)),
         ]
     if task == "multilabel":
         sections += [
-            ("Scores", lambda: _scores_of_labels(first.train, first.test)),
-            ("Calibration", lambda: _calibration_of_labels(trained.test)),
+            ("Scores", lambda: scores_of_labels(first.train, first.test)),
+            ("Calibration", lambda: calibration_of_labels(trained.test)),
         ]
     sections += [
         ("Importance", lambda: _importance(trained)),
@@ -101,16 +93,6 @@ def _guarded(name: str, make: Callable[[], str]) -> str:
     except Exception as error:
         console.notice(f"the report lacks the section '{name}': {first_line(error)}")
         return paragraph(f"This section could not be made: {first_line(error)}", note=True)
-
-
-def _draw(drawings: Sequence[tuple[Callable[[], str], str]], more: str, aside: bool = True) -> str:
-    """Return plots with captions, and what is said of them; that alone where nothing can be drawn.
-
-    Args:
-        aside: whether it may stand beside a plot that is the only one.
-    """
-    drawn = [(draw(), caption) for draw, caption in drawings] if plots.available() else []
-    return figures(drawn, more if aside else "") + ("" if aside else more)
 
 
 def _pairs(caption: str, values: Mapping[str, Any]) -> str:
@@ -169,8 +151,8 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
     for index, name in [*enumerate(classes), (None, "all")]:
         row = [name]
         for scored in parts.values():
-            mine = scored.weight if index is None else scored.weight[_members(scored, index)]
-            row += [f"{len(mine):,}", _total(float(mine.sum(dtype=float))), f"{effective_events(mine):,.0f}"][
+            mine = scored.weight if index is None else scored.weight[scored.members(index)]
+            row += [f"{len(mine):,}", total(float(mine.sum(dtype=float))), f"{effective_events(mine):,.0f}"][
                 : len(columns)
             ]
         rows.append(row)
@@ -178,18 +160,8 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
     return _negative(weights) + table(caption, head, rows, 1) + paragraph(_split(generator))
 
 
-def _members(scored: Scored, index: int) -> np.ndarray:
-    """Return which events are of a class, or have a label, bool (events,)."""
-    found: np.ndarray = scored.y == index if scored.y.ndim == 1 else scored.y[:, index] > 0
-    return found
-
-
 def _shown(name: str) -> str:
     return "AUC" if name == "auc" else name
-
-
-def _total(weights: float) -> str:
-    return f"{weights:,.0f}" if weights == round(weights) else number(weights)
 
 
 def _negative(weights: np.ndarray) -> str:
@@ -252,7 +224,7 @@ def _epochs(history: History) -> str:
     head = ["epoch", "training loss", "validation loss", *map(_shown, names), "seconds"]
     head += [*(["of them waiting"] if timed else []), "events/s"]
     caption = "Seconds and events/s are of training, without validation."
-    return _draw(
+    return plots.draw(
         [
             (partial(plots.loss_curves, history), "Loss; that of training is taken while the weights still move."),
             *([(partial(plots.metric_curves, history, names), "Figures of the validation part.")] if names else []),
@@ -289,7 +261,7 @@ def _roc(test: Scored, classes: Sequence[str]) -> str:
     ]
     head = ["class", "AUC", *(f"at {at:.0%}" for at in EFFICIENCIES)]
     caption = "1 / background efficiency at some efficiencies of the class; empty where fewer than 4 events are left."
-    return _draw(
+    return plots.draw(
         [
             (partial(plots.roc_curves, curves), f"ROC on the test part, with event weights.{whose}"),
             (partial(plots.rejection_curves, curves), f"Rejection, down to a background of 4 effective events.{whose}"),
@@ -326,139 +298,7 @@ def _residuals(train: Scored, test: Scored) -> str:
                 "Mean and spread of the estimate in bins of the truth, test part.",
             ),
         ]
-    return _draw(drawings, table("Estimate minus truth, test part; quantiles without weights.", head, rows, 1))
-
-
-def _scores(train: Scored, test: Scored, classes: Sequence[str]) -> str:
-    caption = "Filled: training part, points: test part with statistical errors; with event weights, each of area 1."
-    drawings = []
-    for one in [1] if len(classes) == 2 else range(min(len(classes), MOST_SCORES)):
-        groups = [(name, [index]) for index, name in enumerate(classes)]
-        if len(classes) > 2:
-            groups = [groups[one], ("others", [index for index in range(len(classes)) if index != one])]
-        drawings.append((partial(plots.scores, train, test, one, groups, classes[one]), caption))
-    return _draw(drawings, _overtraining(train, test, classes))
-
-
-def _scores_of_labels(train: Scored, test: Scored) -> str:
-    """For each label, do for events with and without it what `_scores` does for two classes."""
-    names = test.task.classes
-    caption = "Events with and without the label. Filled: training part, points: test part; each of area 1."
-    drawings, texts = [], []
-    for index, name in enumerate(names):
-        parts, classes = (_of_label(train, index), _of_label(test, index)), (f"without {name}", f"with {name}")
-        groups = [(classes[0], [0]), (classes[1], [1])]
-        drawings.append((partial(plots.scores, *parts, 1, groups, name), caption))
-        texts.append(details(name, _overtraining(*parts, classes, len(names)), opened=index < MOST_SCORES))
-    return _draw(drawings[:MOST_SCORES], "".join(texts), aside=False)
-
-
-def _calibration_of_labels(test: Scored) -> str:
-    drawings, texts = [], []
-    for index, name in enumerate(test.task.classes):
-        one = _of_label(test, index)
-        found = calibration(one.y == 1, one.scores[:, 0], one.weight)
-        drawings.append((partial(plots.reliability, found, f"of {name}"), f"{name}: {BINS}"))
-        texts.append(details(name, _calibrated(found, f"of {name}"), opened=index < MOST_SCORES))
-    return _draw(drawings[:MOST_SCORES], "".join(texts), aside=False)
-
-
-def _of_label(scored: Scored, index: int) -> Scored:
-    """Return one label as two classes: events without it and events with it."""
-    y, scores = _members(scored, index).astype(np.int64), scored.scores[:, index : index + 1]
-    return Scored(y, scores, scored.weight, Task.classification(2))
-
-
-def _overtraining(train: Scored, test: Scored, classes: Sequence[str], among: int = 1) -> str:
-    """Say whether the scores of training and test events of a class are of one distribution.
-
-    Args:
-        among: how many of these statements there are.
-    """
-    rows, differ, known, limit = [], [], False, CHANCE / len(classes) / among
-    for index, name in enumerate(classes):
-        column = 1 if len(classes) == 2 else index
-        (first, first_weight), (second, second_weight) = (
-            (all_classes(part.scores)[part.y == index, column], part.weight[part.y == index]) for part in (train, test)
-        )
-        distance, p = kolmogorov_smirnov(first, second, first_weight, second_weight)
-        known |= bool(np.isfinite(p))
-        if p < limit:
-            differ.append(name)
-        sizes = [f"{effective_events(weight):,.0f}" for weight in (first_weight, second_weight)]
-        rows.append([name, number(distance), f"{p:.2g}" if np.isfinite(p) else "", *sizes])
-    scores = (
-        f"The scores of training and test events differ by more than chance for {_classes(differ)} (p < {limit:.2g})."
-        if differ
-        else f"The scores of training and test events differ no more than chance lets them (p > {limit:.2g})."
-    )
-    gap, far = _gap(train, test, classes)
-    if not known:
-        scores = "There are too few events to compare the scores."
-    verdict = "Overtraining." if differ or far else "No sign of overtraining." if known else ""
-    head = ["class", "distance", "p-value", "training events", "test events"]
-    caption = "Kolmogorov-Smirnov test of each class's score, training against test; events are effective numbers."
-    return paragraph(" ".join((verdict, scores, gap)).strip()) + table(caption, head, rows, 1)
-
-
-def _classes(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-    return f"class{'es' if len(names) > 1 else ''} {shown}"
-
-
-def _gap(train: Scored, test: Scored, classes: Sequence[str]) -> tuple[str, bool]:
-    """Say how much higher the AUC of the training part is, and whether that is more than chance."""
-    gap = train.figures()["auc"] - test.figures()["auc"]
-    if not np.isfinite(gap):
-        return "", False
-    words = f"The AUC of the training part is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}"
-    if len(classes) > 2:
-        return f"{words}.", False
-    errors = [plots.one_against_others(part, classes)[0].uncertainty for part in (train, test)]
-    error = float(np.linalg.norm(errors))
-    far = gap > FAR * error
-    by = f", {abs(gap) / error:.1f} standard errors" if error else ""
-    return f"{words}{by}{': more than chance' if far else ''}.", far
-
-
-def _confusion(test: Scored, classes: Sequence[str]) -> str:
-    sums = confusion_matrix(test.y, test.scores, test.weight)
-    total = sums.sum(axis=1, keepdims=True)
-    shares = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total != 0)
-    if len(classes) > MOST_CELLS:
-        wrong = np.where(np.eye(len(classes), dtype=bool), -np.inf, np.nan_to_num(shares, nan=-np.inf))
-        pairs = [divmod(int(cell), len(classes)) for cell in np.argsort(-wrong, axis=None)[:MOST_CONFUSIONS]]
-        rows = [[classes[true], classes[taken], f"{shares[true, taken]:.4f}"] for true, taken in pairs]
-        caption = f"The most frequent confusions of {len(classes)} classes, test part, with event weights."
-        return table(caption, ["class", "taken for", "share"], rows, 2)
-    rows = [[name, *map(_total, row)] for name, row in zip(classes, sums.tolist(), strict=True)]
-    return _draw(
-        [(partial(plots.confusion, shares, classes), "Share of each true class, test part, with event weights.")],
-        table("Sums of weights: true classes down, most probable ones across.", ["", *classes], rows, 1),
-    )
-
-
-def _calibration(test: Scored, classes: Sequence[str]) -> str:
-    probabilities = all_classes(test.scores)
-    if len(classes) == 2:
-        found, of = calibration(test.y == 1, probabilities[:, 1], test.weight), f"of {classes[1]}"
-    else:
-        taken = probabilities.argmax(axis=1)
-        found, of = calibration(taken == test.y, probabilities.max(axis=1), test.weight), "of the most probable class"
-    return _draw([(partial(plots.reliability, found, of), BINS)], _calibrated(found, of))
-
-
-def _calibrated(found: Calibration, of: str) -> str:
-    rows = [
-        [number(value) for value in row]
-        for row in zip(found.predicted, found.observed, found.low, found.high, found.share, strict=True)
-    ]
-    head = ["predicted", "observed", "from", "to", "share of events"]
-    words = (
-        f"Expected calibration error: {found.expected_error:.4f}. By so much the predicted probability {of} differs,"
-        " on average over the test part, from the share of events that are so."
-    )
-    return paragraph(words) + table("The same in numbers.", head, rows, 0)
+    return plots.draw(drawings, table("Estimate minus truth, test part; quantiles without weights.", head, rows, 1))
 
 
 def _importance(trained: Trained) -> str:
@@ -471,7 +311,7 @@ def _importance(trained: Trained) -> str:
     )
     rows = [[drop.branch, f"{drop.value:.5f}", f"{drop.uncertainty:.5f}"] for drop in found.drops]
     what = "drop of the AUC" if found.measure == "AUC" else "rise of the loss"
-    return _draw(
+    return plots.draw(
         [(partial(plots.importance, found), f"The {len(rows)} most important branches.")],
         paragraph(_tried(found))
         + details("In numbers", table("Most important first.", ["branch", what, "±"], rows, 1)),

@@ -86,7 +86,7 @@ def test_a_subclassed_keras_model_names_its_inputs_by_the_arguments_of_call(file
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("ex_pytorch.py", "fails: TypeError"),
+        ("ex_pytorch.py", "fails, line 15: TypeError"),
         (
             """
 import torch

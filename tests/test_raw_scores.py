@@ -122,6 +122,18 @@ def test_scores_of_raw_events_are_those_of_the_framework(sample, model, task, tm
         assert np.ptp(scores, axis=0).min() > 0
 
 
+@pytest.mark.parametrize("low", [1.0, np.nextafter(np.float32(1), np.float32(2)), 1_500_000_000.0])
+def test_boosting_that_splits_between_neighbours_in_float32_splits_there_in_its_graph(low, tmp_path):
+    low = np.float32(low)
+    x = np.where(np.arange(400) % 2, low, np.nextafter(low, np.float32(np.inf))).astype("f4")
+    write_tree(tmp_path / "a.root", {"x": x, "kind": (x > low).astype("i4"), "event": np.arange(400, dtype="u8")})
+    params = {"exclude_branches": ["kind"]}
+    generator, backend = trained(([str(tmp_path / "a.root")], None), "boosting", "two classes", tmp_path, params)
+    with generator:
+        scores = check_raw_events(generator, backend, tmp_path)
+        assert scores.min() < 0.1 < 0.9 < scores.max()
+
+
 @pytest.mark.parametrize("task", ["two classes", "labels", "targets"])
 @pytest.mark.parametrize("model", ["ex_deepsets_keras.py", "ex_transformer_pytorch.py", "xgboost", "forest"])
 def test_scores_of_raw_objects_are_those_of_the_framework(sample, model, task, tmp_path):

@@ -29,6 +29,8 @@ from mlaas4hep.training.task import Task
 NAN_UNKNOWN_TO_ONNX = (ensemble.BaseEnsemble, tree.BaseDecisionTree)
 """Estimators that know what to do with NaN, of which their ONNX graphs know nothing (skl2onnx 1.20)."""
 
+BOOSTED = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor)
+
 
 class SklearnBackend:
     """An estimator; see `AtOnce`."""
@@ -76,6 +78,9 @@ class SklearnBackend:
             return self._fit_by_epochs(train, valid, report)
         x, y, weight = self._everything(train(0))
         self.model.fit(x, y, **self._weights(weight, "fit"))
+        for one in getattr(self.model, "estimators_", [self.model]):
+            if isinstance(one, BOOSTED):
+                _round_thresholds(one)
         return 0
 
     def _everything(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,6 +190,15 @@ class SklearnBackend:
                 graphs.append(converter.to_onnx(model, initial_types=kinds, options=options, target_opset=18))
         binary = not regression and (self.outputs == 1 or self.task.name == "multilabel")
         onnx.save(self._rows.network(graphs, 1 if binary else None), str(path))
+
+
+def _round_thresholds(model: Any) -> None:
+    """Let trees split at float32 numbers, as ONNX does: no float32 changes sides when a threshold is rounded down."""
+    for tree_predictor in (one for several in model._predictors for one in several):
+        exact = tree_predictor.nodes["num_threshold"]
+        rounded = exact.astype(np.float32)
+        below = np.nextafter(rounded, np.float32(-np.inf))
+        tree_predictor.nodes["num_threshold"] = np.where(rounded > exact, below, rounded)
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class BasketReader:
                 columns[name] = span.join(parts)
                 if span.goes_on:
                     beyond[name, span.baskets[-1]] = parts[-1]
+        if 2 * len(beyond) < len(found):  # else they are most of what their memory holds
+            beyond = {basket: _copy(part) for basket, part in beyond.items()}
         self._keep(beyond)
         return columns
 
@@ -137,7 +139,7 @@ class BasketReader:
     def _keep(self, parts: Mapping[Basket, Values]) -> None:
         """Remember what the next call will want, in place of what the last ones did, as far as there is room."""
         with self._lock:
-            kept = {**{basket: _copy(part) for basket, part in parts.items()}, **self._kept}
+            kept = {**parts, **self._kept}
             room = KEPT
             for basket, part in list(kept.items()):
                 room -= size_of(part)

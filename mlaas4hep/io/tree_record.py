@@ -16,6 +16,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,15 @@ class Branch:
 
     def plan(self) -> Plan | None:
         """Return how to read the baskets; None where these hold no numbers, or not what the tree promises."""
-        if self.column.kind is Kind.OTHER or self.edges is None:
+        edges = self.edges
+        if self.column.kind is Kind.OTHER or edges is None:
             return None
         sizes = np.frombuffer(self.record, ">i4", self.written, self.at + 1).astype(np.int64)
         seeks = np.frombuffer(self.record, ">i8", self.written, self.at + 3 + 12 * self.room).astype(np.int64)
         if (sizes <= 0).any() or (seeks <= 0).any():
             return None
         shape = {Kind.FLAT: (), Kind.FIXED: (self.column.size,), Kind.JAGGED: None}[self.column.kind]
-        return Plan(self.stored, shape, 0, self.edges, seeks, sizes)
+        return Plan(self.stored, shape, 0, edges, seeks, sizes)
 
     @property
     def raw_edges(self) -> bytes:
@@ -134,9 +136,15 @@ class Branch:
     @property
     def edges(self) -> np.ndarray | None:
         """The first entry of every basket, and the number of entries; None where the record makes no sense."""
-        edges = np.frombuffer(self.raw_edges, ">i8").astype(np.int64)
-        sane = len(edges) == self.written + 1 and edges[0] == 0 and edges[-1] == self.entries
-        return edges if sane and (np.diff(edges) >= 0).all() else None
+        return _edges(self.raw_edges, self.written, self.entries)
+
+
+@lru_cache(maxsize=64)
+def _edges(raw: bytes, written: int, entries: int) -> np.ndarray | None:
+    """Return what most branches of a tree share; nobody writes into it."""
+    edges = np.frombuffer(raw, ">i8").astype(np.int64)
+    sane = len(edges) == written + 1 and edges[0] == 0 and edges[-1] == entries
+    return edges if sane and (np.diff(edges) >= 0).all() else None
 
 
 class TreeRecord:

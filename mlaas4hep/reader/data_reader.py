@@ -17,14 +17,13 @@ from functools import cached_property
 from itertools import chain, pairwise
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep import console
 from mlaas4hep.closing import Closing
-from mlaas4hep.config import InputParams, parse_inputs
 from mlaas4hep.errors import ConfigError, FileUnreadable, SpecsMismatch, Unreachable
 from mlaas4hep.io import Column, Columns, Kind, Source, open_source
 from mlaas4hep.io.ahead import ahead
@@ -41,6 +40,9 @@ from mlaas4hep.reader.selection import IDENTIFIER, check_kept, flat_columns, mat
 from mlaas4hep.reader.skipping import Skipping, Verdicts
 from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
 from mlaas4hep.reader.statistics import Statistics
+
+if TYPE_CHECKING:
+    from mlaas4hep.config import InputParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ class DataReader(Closing):
             workers,
             Patience(timeout, retries),
             on_error,
-            parse_inputs(inputs or {}),
+            _parsed(inputs) if inputs else {},
         )
         self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
 
@@ -467,6 +469,12 @@ class DataReader(Closing):
         columns = {name: self.available[name] for name in self.features}
         dims = {name: 0 if column.kind is Kind.JAGGED else column.size for name, column in columns.items()}
         return Specs({name: BranchSpecs(column.kind, dims[name]) for name, column in columns.items()})
+
+
+def _parsed(inputs: Mapping[str, Mapping[str, object] | InputParams]) -> Mapping[str, InputParams]:
+    from mlaas4hep.config import parse_inputs  # with pydantic, which takes a quarter of a second
+
+    return parse_inputs(inputs)
 
 
 def _check_belongs(specs: Specs, found: Mapping[str, Column], where: str) -> None:

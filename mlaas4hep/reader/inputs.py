@@ -16,10 +16,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlaas4hep.config import InputParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Kind
 from mlaas4hep.methods import Choice
@@ -29,6 +29,9 @@ from mlaas4hep.reader.objects import ObjectLayout, Objects, make_objects
 from mlaas4hep.reader.selection import match
 from mlaas4hep.reader.specs import Specs
 from mlaas4hep.reader.vectors import vectorise
+
+if TYPE_CHECKING:
+    from mlaas4hep.config import InputParams
 
 VECTOR = "x"
 """The input that there is where none is named."""

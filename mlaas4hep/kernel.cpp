@@ -1,7 +1,7 @@
 // The loops that see every number of every event, without the interpreter and without its lock.
 //
-//   measure(baskets, jobs, bytes)                                baskets -> how much room their numbers take
-//   decode(baskets, jobs, spots, content, offsets, lists)        baskets -> numbers and lists
+//   measure(stretches, jobs, bytes)                              baskets -> how much room their numbers take
+//   decode(stretches, jobs, spots, content, offsets, lists)      baskets -> numbers and lists
 //   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
 //   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x)     columns -> objects
 //   gather(sources, block, row, out)                             rows of blocks -> a batch
@@ -263,6 +263,7 @@ struct Decompressor {
 
 // What is to be read from a basket, one row of `jobs`.
 struct Job {
+    int64_t stretch, at, size; // of which stretch of the file's bytes, and where in it, the basket is
     int64_t entries; // that the tree says it holds
     int64_t item;    // bytes of a number
     int64_t width;   // numbers an entry; -1 for lists
@@ -279,8 +280,9 @@ struct Head {
     }
 
     // Return whether the basket is what the job expects, of which the content takes `room` bytes.
-    bool read(const unsigned char *basket, int64_t size, const Job &job, int64_t &room) {
+    bool read(const unsigned char *basket, const Job &job, int64_t &room) {
         constexpr int64_t KEY = 18, BASKET = 18;
+        const int64_t size = job.size;
         if (size < KEY + BASKET + 1 || i32(basket) != size) return false;
         length = i32(basket + 6);
         key = static_cast<int16_t>(u16(basket + 14));
@@ -330,45 +332,59 @@ bool expect(bool right, const char *what) {
     return right;
 }
 
-bool take_baskets(PyObject *list, const Buffer &jobs, std::vector<Buffer> &baskets) {
-    if (!PyList_Check(list)) {
-        PyErr_SetString(PyExc_TypeError, "baskets: not a list");
-        return false;
-    }
-    const Py_ssize_t count = PyList_GET_SIZE(list);
-    if (!expect(jobs.size() == 4 * count, "jobs")) return false;
-    baskets.reserve(static_cast<size_t>(count));
-    for (Py_ssize_t i = 0; i < count; ++i)
-        if (!baskets.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "basket")) return false;
-    for (Py_ssize_t i = 0; i < count; ++i) {
-        const Job &job = jobs.data<Job>()[i];
-        if (job.entries < 0 || job.header < 0 || (job.item != 1 && job.item != 2 && job.item != 4 && job.item != 8)) {
-            PyErr_SetString(PyExc_ValueError, "jobs: sizes that make no sense");
+// Baskets, in stretches of a file's bytes that hold several of them.
+struct Baskets {
+    std::vector<Buffer> stretches;
+    Buffer jobs;
+
+    bool take(PyObject *list, PyObject *jobs_object) {
+        if (!PyList_Check(list)) {
+            PyErr_SetString(PyExc_TypeError, "stretches: not a list");
             return false;
         }
+        const Py_ssize_t pieces = PyList_GET_SIZE(list);
+        stretches.reserve(static_cast<size_t>(pieces));
+        for (Py_ssize_t i = 0; i < pieces; ++i)
+            if (!stretches.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "stretch")) return false;
+        constexpr Py_ssize_t FIELDS = sizeof(Job) / sizeof(int64_t);
+        if (!jobs.take(jobs_object, INT64, false, "jobs") || !expect(jobs.size() % FIELDS == 0, "jobs")) return false;
+        for (Py_ssize_t i = 0; i < count(); ++i) {
+            const Job &one = job(i);
+            const bool inside = one.stretch >= 0 && one.stretch < pieces && one.at >= 0 && one.size >= 0 &&
+                                one.at <= stretches[one.stretch].size() && one.size <= stretches[one.stretch].size() - one.at;
+            if (!inside || one.entries < 0 || one.header < 0 ||
+                (one.item != 1 && one.item != 2 && one.item != 4 && one.item != 8)) {
+                PyErr_SetString(PyExc_ValueError, "jobs: sizes that make no sense");
+                return false;
+            }
+        }
+        return true;
     }
-    return true;
-}
 
-// measure(baskets, jobs, bytes): how many bytes the numbers of each basket take; -1 for one that is not as expected.
+    Py_ssize_t count() const { return jobs.size() / static_cast<Py_ssize_t>(sizeof(Job) / sizeof(int64_t)); }
+    const Job &job(Py_ssize_t i) const { return jobs.data<Job>()[i]; }
+    const unsigned char *bytes(const Job &one) const { return stretches[one.stretch].data<unsigned char>() + one.at; }
+};
+
+// measure(stretches, jobs, bytes): how many bytes the numbers of each basket take; -1 for one that is not as expected.
 PyObject *measure(PyObject *, PyObject *args) {
     PyObject *list, *jobs_object, *bytes_object;
     if (!PyArg_ParseTuple(args, "OOO", &list, &jobs_object, &bytes_object)) return nullptr;
-    Buffer jobs, bytes;
-    std::vector<Buffer> baskets;
-    if (!jobs.take(jobs_object, INT64, false, "jobs") || !bytes.take(bytes_object, INT64, true, "bytes") ||
-        !take_baskets(list, jobs, baskets) || !expect(bytes.size() == static_cast<Py_ssize_t>(baskets.size()), "bytes"))
+    Buffer bytes;
+    Baskets baskets;
+    if (!baskets.take(list, jobs_object) || !bytes.take(bytes_object, INT64, true, "bytes") ||
+        !expect(bytes.size() == baskets.count(), "bytes"))
         return nullptr;
-    for (size_t i = 0; i < baskets.size(); ++i) {
+    for (Py_ssize_t i = 0; i < baskets.count(); ++i) {
         Head head;
         int64_t room = 0;
-        const bool valid = head.read(baskets[i].data<unsigned char>(), baskets[i].size(), jobs.data<Job>()[i], room);
+        const bool valid = head.read(baskets.bytes(baskets.job(i)), baskets.job(i), room);
         bytes.data<int64_t>()[i] = valid ? room : -1;
     }
     Py_RETURN_NONE;
 }
 
-// decode(baskets, jobs, spots, content, offsets, lists)
+// decode(stretches, jobs, spots, content, offsets, lists)
 //
 // Decompress baskets and write their numbers, in native byte order, from the bytes `spots` of `content` on; a spot of -1 is passed
 // over. Lists have their offsets at `lists[i]` of `offsets`, where those of several baskets may be the same. Where a basket
@@ -378,27 +394,27 @@ PyObject *decode(PyObject *, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OOOOOO", &list, &jobs_object, &spots_object, &content_object, &offsets_object,
                           &lists_object))
         return nullptr;
-    Buffer jobs, spots, content, offsets, lists;
-    std::vector<Buffer> baskets;
-    if (!jobs.take(jobs_object, INT64, false, "jobs") || !spots.take(spots_object, INT64, false, "spots") ||
+    Buffer spots, content, offsets, lists;
+    Baskets baskets;
+    if (!baskets.take(list, jobs_object) || !spots.take(spots_object, INT64, false, "spots") ||
         !content.take(content_object, "B", true, "content") || !offsets.take(offsets_object, INT64, true, "offsets") ||
-        !lists.take(lists_object, INT64, true, "lists") || !take_baskets(list, jobs, baskets))
+        !lists.take(lists_object, INT64, true, "lists"))
         return nullptr;
-    const auto count = static_cast<Py_ssize_t>(baskets.size());
+    const Py_ssize_t count = baskets.count();
     if (!expect(spots.size() == count, "spots") || !expect(lists.size() == count, "lists")) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
     Decompressor decompressor;
     int64_t used = 0, known = -1, entries_known = -1; // of `offsets`; the lists written last, and how many these are
     for (Py_ssize_t i = 0; i < count; ++i) {
-        const Job &job = jobs.data<Job>()[i];
+        const Job &job = baskets.job(i);
         const int64_t spot = spots.data<int64_t>()[i];
         int64_t &result = lists.data<int64_t>()[i];
         result = -1;
-        const auto *basket = baskets[i].data<unsigned char>();
+        const unsigned char *basket = baskets.bytes(job);
         Head head;
         int64_t room = 0;
-        if (spot < 0 || !head.read(basket, baskets[i].size(), job, room) || spot + room > content.size()) continue;
-        const unsigned char *data = decompressor.unpack(basket + head.key, baskets[i].size() - head.key, head.length);
+        if (spot < 0 || !head.read(basket, job, room) || spot + room > content.size()) continue;
+        const unsigned char *data = decompressor.unpack(basket + head.key, job.size - head.key, head.length);
         if (!data) continue;
         auto *to = content.data<unsigned char>() + spot;
         if (job.width >= 0) {
@@ -1231,8 +1247,8 @@ PyObject *accumulate(PyObject *, PyObject *args) {
 
 PyMethodDef methods[] = {
     {"use_libraries", use_libraries, METH_VARARGS, "use_libraries(addresses)"},
-    {"measure", measure, METH_VARARGS, "measure(baskets, jobs, bytes)"},
-    {"decode", decode, METH_VARARGS, "decode(baskets, jobs, spots, content, offsets, lists)"},
+    {"measure", measure, METH_VARARGS, "measure(stretches, jobs, bytes)"},
+    {"decode", decode, METH_VARARGS, "decode(stretches, jobs, spots, content, offsets, lists)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
     {"assemble_objects", assemble_objects, METH_VARARGS,
      "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x) -> lost"},

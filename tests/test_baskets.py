@@ -12,7 +12,7 @@ from tinyroot import write_tree
 
 from mlaas4hep.errors import FileUnreadable
 from mlaas4hep.io import Jagged, Kind, open_source
-from mlaas4hep.io.basket_reader import BasketReader
+from mlaas4hep.io.basket_reader import _decode_compiled
 from mlaas4hep.io.baskets import decode, plan_of
 from mlaas4hep.io.byte_ranges import LocalRanges
 
@@ -136,10 +136,15 @@ def test_the_compiled_loop_gives_the_bits_of_the_one_in_numpy(name):
     baskets = [(name, index) for name, plan in plans.items() for index in range(len(plan.seek))]
     places = [plans[name].place(index) for name, index in baskets]
     memory = ranges.read(places)
-    found = BasketReader(ranges)._decode_compiled(plans, baskets, [memory[place] for place in places])
-    assert list(found) == baskets
-    for (name, index), place in zip(baskets, places, strict=True):
-        mine, truth = found[name, index], decode(plans[name], index, memory[place])
+    contents = [memory[place] for place in places]
+    counts = [plans[name].edges[index + 1] - plans[name].edges[index] for name, index in baskets]
+    sizes = [(number, 0, len(content)) for number, content in enumerate(contents)]
+    jobs = [
+        (*size, count, *plans[name].constants) for size, count, (name, _) in zip(sizes, counts, baskets, strict=True)
+    ]
+    found = _decode_compiled([plans[name] for name, _ in baskets], np.array(jobs, np.int64), contents)
+    for (name, index), content, mine in zip(baskets, contents, found, strict=True):
+        truth = decode(plans[name], index, content)
         if isinstance(truth, Jagged):
             np.testing.assert_array_equal(mine.offsets, truth.offsets)
             mine, truth = mine.content, truth.content

@@ -1,11 +1,12 @@
 """Few requests for many stretches of bytes."""
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tinyroot import write_events
 
-from mlaas4hep.io.byte_ranges import GAP, LONGEST, LocalRanges, RangeFile, join
+from mlaas4hep.io.byte_ranges import GAP, LONGEST, SHORT, LocalRanges, RangeFile, join, stretches
 
 
 @given(st.sets(st.tuples(st.integers(0, 10**8), st.integers(1, 10**6)), max_size=30))
@@ -58,3 +59,17 @@ def test_a_range_file_reads_and_seeks_as_an_open_file_does(tmp_path):
             assert file.read(length) == truth.read(length)
             assert file.tell() == truth.tell()
     ranges.close()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20_000_000), st.integers(0, 9_000_000)), min_size=1, max_size=30))
+def test_stretches_hold_every_place_and_are_not_longer_than_they_must_be(places):
+    starts, lengths = np.array(places, np.int64).T
+    found, which, at = stretches(starts, lengths)
+    assert found == sorted(found)
+    for (start, length), number, inside in zip(places, which, at, strict=True):
+        begin, size = found[number]
+        assert begin + inside == start
+        assert 0 <= inside <= inside + length <= size
+    longest = max(length for _, length in places)
+    assert all(size <= SHORT + longest for _, size in found)

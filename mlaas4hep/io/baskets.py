@@ -60,14 +60,10 @@ class Plan:
         native: np.dtype[Any] = self.dtype.newbyteorder("=")
         return native
 
-    def job(self, index: int) -> tuple[int, int, int, int]:
-        """Return what the compiled loop must know of a basket: entries, bytes and numbers of each, header of lists."""
-        width = -1 if self.shape is None else math.prod(self.shape)
-        return int(self.edges[index + 1] - self.edges[index]), self.dtype.itemsize, width, self.header
-
-    def is_embedded(self, index: int) -> bool:
-        """Return whether a basket has no place of its own in the file."""
-        return index >= len(self.seek)
+    @property
+    def constants(self) -> tuple[int, int, int]:
+        """What the compiled loop must know of each basket: bytes of a number, numbers an entry, header of lists."""
+        return self.dtype.itemsize, -1 if self.shape is None else math.prod(self.shape), self.header
 
     def place(self, index: int) -> Place:
         """Return where a basket begins in the file, and its length."""

@@ -18,12 +18,9 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from mlaas4hep.errors import first_line, require
-from mlaas4hep.io.byte_ranges import ByteRanges, Place, Stretch, cut, join
+from mlaas4hep.io.byte_ranges import SHORT, ByteRanges, Place, Stretch, cut, join
 from mlaas4hep.io.grid_proxy import advice
 from mlaas4hep.io.location import shown
-
-LONGEST = 4_000_000
-"""Bytes that are asked for at a time, so that a slow line answers in time."""
 
 GRACE = 5.0
 """Seconds beyond its timeout after which a request is given up although its library says nothing."""
@@ -107,7 +104,7 @@ class XRootDRanges:
         """See `ByteRanges`; all requests are on their way at once."""
         found: dict[Place, memoryview] = {}
         waiting: list[tuple[list[Stretch], SimpleQueue[Any]]] = []
-        for vector in _vectors(join(places, self.size, longest=LONGEST)):
+        for vector in _vectors(join(places, self.size, longest=SHORT)):
             if len(vector) == 1 and vector[0][1] > VECTOR_ITEM:
                 waiting.append((vector, self._send(self._file.read, *vector[0][:2])))
             else:
@@ -192,7 +189,7 @@ def _vectors(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
     size = 0
     for stretch in stretches:
         length = stretch[1]
-        if vector and (length > VECTOR_ITEM or size + length > LONGEST or len(vector) == VECTOR_ITEMS):
+        if vector and (length > VECTOR_ITEM or size + length > SHORT or len(vector) == VECTOR_ITEMS):
             yield vector
             vector, size = [], 0
         if length > VECTOR_ITEM:
@@ -237,7 +234,7 @@ class FsspecRanges:
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
         """See `ByteRanges`; requests go out together where the server's library can do that."""
-        stretches = list(join(places, self.size, longest=LONGEST))
+        stretches = list(join(places, self.size, longest=SHORT))
         starts = [start for start, _, _ in stretches]
         ends = [start + length for start, length, _ in stretches]
         with _Explained(self):

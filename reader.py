@@ -113,6 +113,8 @@ def command(args: argparse.Namespace) -> int:
     if args.hists:
         check_destination(os.path.join(args.hists, "histograms.pdf"))
     files = find_files(args.fin)
+    if args.fout:
+        check_not_read(args.fout, files)
     if args.verbose and KERNEL is None:
         console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
     results = read_one(files[0], args) if len(files) == 1 else read_many(files, args)
@@ -275,6 +277,14 @@ def check_destinations(path: str) -> None:
             raise ConfigError(
                 f"{path} is there already, and holds no specs", hint="name another file with --fout"
             ) from error
+
+
+def check_not_read(path: str, files: list[str]) -> None:
+    """Raise if --fout is one of the files that are read."""
+    from mlaas4hep.errors import ConfigError
+
+    if any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(file, path) for file in files):
+        raise ConfigError(f"--fout={path} is what is read", hint="name another file with --fout")
 
 
 def learn(specs_of: Callable[[], Specs], args: argparse.Namespace) -> None:

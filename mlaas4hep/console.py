@@ -8,6 +8,7 @@ Results go to stdout, everything here to stderr; in a pipe and with NO_COLOR the
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -32,8 +33,13 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
         0, or what the command returned; 1 after an `MLaaS4HEPError`, whose message is printed (and its traceback
         with `--verbose`), or the `exit_code` of its kind; 130 after Ctrl-C.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the end
     try:
-        return command(args) or 0
+        code = command(args) or 0
+        sys.stdout.flush()  # or a full disk would be noticed too late to be said
+        return code
     except MLaaS4HEPError as error:
         if getattr(args, "verbose", 0):
             traceback.print_exc()
@@ -58,6 +64,12 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: cannot write: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 class Parser(argparse.ArgumentParser):

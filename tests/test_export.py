@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -122,7 +123,7 @@ def test_a_branch_that_is_called_like_an_entry_number_is_refused(tmp_path):
     ("name", "says"),
     [
         ("v.csv", "vectors are written as .parquet, .npz, .h5, .hdf5; specs are written as .json"),
-        ("there.npz", "is there already, and is no .npz file"),
+        ("there.npz", "is there already, and holds no vectors"),
         ("there.json", "is there already, and holds no specs"),
         ("folder.h5", "it is no plain file"),
         ("/proc/v.npz", "cannot write /proc/v.npz"),
@@ -153,3 +154,31 @@ def test_the_script_writes_vectors_and_replaces_its_own(tmp_path):
         assert done.returncode == 0, done.stderr
         assert f"note: vectors of {events} events written to v.npz" in done.stderr
         assert len(np.load(tmp_path / "v.npz")["x"]) == events
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npz", "h5"])
+def test_only_vectors_are_replaced_by_vectors_and_never_what_is_read(ending, file, tmp_path):
+    path = tmp_path / f"mine.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"precious": [1.0, 2.0]}), path)
+    elif ending == "npz":
+        np.savez(path, precious=np.arange(2.0))
+    else:
+        with h5py.File(path, "w") as mine:
+            mine["precious"] = [1.0, 2.0]
+    content = path.read_bytes()
+    line = only_error_line(run_script("reader.py", f"--fin={file}", f"--fout={path}", cwd=tmp_path))
+    assert line == f"error: {path} is there already, and holds no vectors; name another file with --fout"
+    assert path.read_bytes() == content
+    for _ in range(2):
+        assert run_script("reader.py", f"--fin={file}", f"--fout=ours.{ending}", cwd=tmp_path).returncode == 0
+
+
+def test_what_is_read_is_not_replaced_by_its_own_vectors(file, tmp_path):
+    assert run_script("reader.py", f"--fin={file}", "--fout=v.parquet", cwd=tmp_path).returncode == 0
+    content = (tmp_path / "v.parquet").read_bytes()
+    (tmp_path / "link.parquet").symlink_to("v.parquet")
+    for name in ("v.parquet", "link.parquet"):
+        line = only_error_line(run_script("reader.py", "--fin=v.parquet", f"--fout={name}", cwd=tmp_path))
+        assert line == f"error: --fout={name} is what is read; name another file with --fout"
+    assert (tmp_path / "v.parquet").read_bytes() == content

@@ -416,3 +416,10 @@ def test_what_is_empty_or_damaged_is_named(tmp_path, content, says):
     with pytest.raises(FileUnreadable) as caught:
         open_source(str(path))
     assert str(caught.value).startswith(f"cannot read {path} {says}")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table([pa.array([1]), pa.array([2])], names=["x", "x"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(FileUnreadable, match=r"a\.parquet as Parquet: two columns are called 'x'"):
+        open_source(str(tmp_path / "a.parquet"))

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,9 +125,6 @@ def test_verbose_keeps_the_traceback(tmp_path):
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
-    import subprocess
-    import sys
-
     command = (
         f"{sys.executable} {ROOT / 'reader.py'} --fin={GGH} --info --nevts=100 | head -n 1; echo ${{PIPESTATUS[0]}}"
     )
@@ -134,9 +134,6 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 
 def test_the_reader_module_offers_the_data_reader_in_a_clone():
-    import subprocess
-    import sys
-
     code = "from reader import DataReader; from workflow import DataGenerator; print(DataReader, DataGenerator)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "mlaas4hep.reader.data_reader.DataReader" in done.stdout
@@ -151,3 +148,28 @@ def test_fout_replaces_specs_and_nothing_else(tmp_path):
     assert (tmp_path / "a.root").read_bytes() == content
     for _ in range(2):
         assert run_script("reader.py", "--fin=a.root", "--fout=specs.json", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "2>&- >&-"])
+def test_reading_works_where_outputs_are_closed(closed, tmp_path):
+    write_events(tmp_path / "a.root", 20)
+    command = f"{sys.executable} {ROOT / 'reader.py'} --fin=a.root --fout=specs.json {closed}"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "specs.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("options", ["--info", "--json"])
+def test_output_to_a_full_disk_is_one_line(options, tmp_path):
+    write_events(tmp_path / "a.root", 20)
+    command = f"{sys.executable} {ROOT / 'reader.py'} --fin=a.root {options} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert only_error_line(done) == "error: cannot write: No space left on device"
+
+
+def test_specs_of_no_events_are_not_believed(tmp_path):
+    write_events(tmp_path / "none.root", 0)
+    write_events(tmp_path / "some.root", 20)
+    assert run_script("reader.py", "--fin=none.root", "--fout=specs.json", cwd=tmp_path).returncode == 0
+    line = only_error_line(run_script("reader.py", "--fin=some.root", "--specs=specs.json", cwd=tmp_path))
+    assert line.startswith("error: the specs are of no events, and know nothing of values; make them of files")

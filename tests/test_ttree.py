@@ -10,6 +10,7 @@ from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import FileUnreadable, TreeNotFound
 from mlaas4hep.io import Kind, open_source
+from mlaas4hep.reader import DataReader
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,24 @@ def test_an_array_of_one_number_is_an_array_all_the_same(tmp_path):
     with open_source(str(tmp_path / "a.root")) as source:
         check_source(source)
         assert source.read(["one"], 0, 5)["one"].shape == (5, 1)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_offsets_that_go_backwards_are_damage_although_uproot_lets_them_pass(tmp_path, on_error):
+    path, lists = tmp_path / "a.root", ak.unflatten(np.arange(60, dtype="f4"), [3] * 20)
+    with uproot.recreate(path, compression=None) as file:
+        file.mktree("Events", {"l": "var * float32"})
+        file["Events"].extend({"l": lists})
+    with uproot.open(path) as file:
+        seek, size = (int(file["Events"]["l"].member(name)[0]) for name in ("fBasketSeek", "fBasketBytes"))
+    content = bytearray(path.read_bytes())
+    offsets = np.frombuffer(content, ">i4", 21, seek + size - 4 * 21)
+    offsets[5] = offsets[3]
+    path.write_bytes(content)
+    with DataReader(path, on_error=on_error) as reader:
+        if on_error == "skip":
+            assert sum(map(len, reader)) == 0
+            assert list(reader.skipped) == [(0, 20)]
+            return
+        with pytest.raises(FileUnreadable, match=r"cannot read branch 'l' of .*a\.root, entries 0 to 19: .*damaged"):
+            list(reader)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
-from mlaas4hep.errors import require
+from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.io.awkward_bridge import Leaf, leaves_of, left_out, read_leaves
 from mlaas4hep.io.columns import Column, Columns
 from mlaas4hep.io.parquet_footer import missing_values
@@ -109,9 +109,13 @@ def _leaves_of(schema: Any, missing: frozenset[str]) -> dict[str, Leaf]:
     leaves: dict[str, Leaf] = {}
     for field in schema:
         try:
-            leaves.update(leaves_of(ak.from_arrow_schema(arrow.schema([field])), missing))
+            found = leaves_of(ak.from_arrow_schema(arrow.schema([field])), missing)
         except Exception:  # a type that awkward does not know
-            leaves[field.name] = left_out((field.name,), f"{field.type}: not a number")
+            found = {field.name: left_out((field.name,), f"{field.type}: not a number")}
+        for name in found:
+            if name in leaves:
+                raise ConfigError(f"two columns are called '{name}'", hint="give them names of their own")
+        leaves.update(found)
     return leaves
 
 

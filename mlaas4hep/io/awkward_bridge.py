@@ -58,7 +58,7 @@ def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
             array = ak.flatten(array)
         numbers = _numbers(array, dtype)
         if len(numbers) != events * size:
-            raise ConfigError(f"whole arrays of {size} numbers are missing")
+            raise ConfigError(f"whole arrays of {size} numbers are missing", hint="leave it out: --exclude-branches")
         return numbers.reshape(events, size)
     if array.ndim != 2:
         raise ConfigError(f"values of type {array.type} are neither a number nor a list of numbers an event")

@@ -295,7 +295,10 @@ def _unwrap(array: Any, column: Column, packing: Packing | None) -> np.ndarray |
         return values.reshape(len(values), column.size) if column.kind is Kind.FIXED else values
     layout = layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
-    return Jagged(offsets, _unpacked(layout.content, packing)[: offsets[-1]])
+    numbers = _unpacked(layout.content, packing)
+    if offsets[0] != 0 or offsets[-1] > len(numbers) or (np.diff(offsets) < 0).any():  # which uproot lets pass
+        raise ValueError("the offsets of its lists are damaged")
+    return Jagged(offsets, numbers[: offsets[-1]])
 
 
 def _unpacked(layout: Any, packing: Packing | None) -> np.ndarray:

@@ -287,6 +287,11 @@ class DataReader(Closing):
             specs = specs.select(self.features)
             found = {name: self.available[name] for name in self.features if name in self.available}
             _check_belongs(specs, found, where)
+            if not specs.events and not specs.legacy and self._source.num_entries:
+                raise SpecsMismatch(
+                    "the specs are of no events, and know nothing of values",
+                    hint="make them of files that have some: reader.py --fin=FILE --fout=specs.json",
+                )
         self._specs = specs
         self._beside = [*self.identifier, *self.extra, *self._derived.names]
         self._needed = self._needs([*self.features, *self._beside])

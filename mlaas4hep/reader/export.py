@@ -55,12 +55,23 @@ def check_vector_file(path: str | os.PathLike[str]) -> None:
     elif ending != ".npz":
         require("h5py", "formats", "HDF5")
     check_destination(path)
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            if not file.read(8).startswith(MAGIC[ending]):
-                raise ConfigError(
-                    f"{path} is there already, and is no {ending} file", hint="name another file with --fout"
-                )
+    if os.path.isfile(path) and not _holds_vectors(path, ending):
+        raise ConfigError(f"{path} is there already, and holds no vectors", hint="name another file with --fout")
+
+
+def _holds_vectors(path: str | os.PathLike[str], ending: str) -> bool:
+    """Tell whether a file is one that was written here, by what it says of itself."""
+    try:
+        if ending == ".parquet":
+            schema = require("pyarrow.parquet", "formats", "Parquet").read_schema(path)
+            return ABOUT.encode() in (schema.metadata or {})
+        if ending == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return f"{ABOUT}.npy" in archive.namelist()
+        with require("h5py", "formats", "HDF5").File(path) as file:
+            return ABOUT in file
+    except Exception:  # each library has its own for what is no such file
+        return False
 
 
 def write_vectors(reader: DataReader, path: str | os.PathLike[str]) -> int:

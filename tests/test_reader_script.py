@@ -173,3 +173,12 @@ def test_specs_of_no_events_are_not_believed(tmp_path):
     assert run_script("reader.py", "--fin=none.root", "--fout=specs.json", cwd=tmp_path).returncode == 0
     line = only_error_line(run_script("reader.py", "--fin=some.root", "--specs=specs.json", cwd=tmp_path))
     assert line.startswith("error: the specs are of no events, and know nothing of values; make them of files")
+
+
+def test_names_that_the_terminal_has_no_letters_for_are_escaped(tmp_path):
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mktree("Events", {"\u00e9nergie": "float32"})
+        file["Events"].extend({"\u00e9nergie": np.arange(3, dtype="f4")})
+    done = run_script("reader.py", "--fin=a.root", "--info", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\xe9nergie values in [0.0, 2.0] range, dim=1" in done.stdout

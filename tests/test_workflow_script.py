@@ -102,9 +102,9 @@ def test_labels_can_be_a_comma_list_or_the_name_of_a_branch(tmp_path):
     with uproot.recreate(tmp_path / "toy.root") as file:
         columns = {"event": np.arange(3000), "kind": kind, "x": rng.normal(kind, 0.3), "y": rng.normal(size=3000)}
         file.mktree("Events", {name: values.dtype for name, values in columns.items()}).extend(columns)
-    by_branch = run_script(
-        "workflow.py", "--files=toy.root", "--labels=kind", "--model=ex_pytorch.py", "--fout=a", cwd=tmp_path
-    )
+    (tmp_path / "toy.json").write_text(json.dumps({"epochs": 8, "tfaas": False}))
+    toy = ["--files=toy.root", "--labels=kind", "--params=toy.json"]
+    by_branch = run_script("workflow.py", *toy, "--model=ex_pytorch.py", "--fout=a", cwd=tmp_path)
     assert by_branch.returncode == 0, by_branch.stderr
     assert "2 flat and 0 jagged branches, 2 columns, classes 0, 1, 2" in by_branch.stdout
     metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
@@ -195,7 +195,7 @@ def test_infinities_and_a_class_that_a_part_lacks_do_not_lose_a_training(tmp_pat
     x[1::50] = -np.inf
     write_tree(tmp_path / "a.root", {"x": x, "event": np.arange(400), "label": label})
     (tmp_path / "any.py").write_text(ANY)
-    (tmp_path / "p.json").write_text(json.dumps({"epochs": 2, "identifier": ["event"]}))
+    (tmp_path / "p.json").write_text(json.dumps({"epochs": 2, "identifier": ["event"], "tfaas": False}))
     done = run_script(
         "workflow.py",
         "--files=a.root",
@@ -217,7 +217,7 @@ def test_infinities_and_a_class_that_a_part_lacks_do_not_lose_a_training(tmp_pat
 def test_a_reader_who_leaves_does_not_end_the_training(tmp_path):
     write_tree(tmp_path / "a.root", {"x": np.arange(600.0), "event": np.arange(600), "label": np.arange(600) % 2})
     (tmp_path / "any.py").write_text(ANY)
-    (tmp_path / "p.json").write_text(json.dumps({"epochs": 3, "identifier": ["event"]}))
+    (tmp_path / "p.json").write_text(json.dumps({"epochs": 3, "identifier": ["event"], "tfaas": False}))
     command = [sys.executable, str(ROOT / "workflow.py"), "--files=a.root", "--labels=label", "--model=any.py",
                "--params=p.json", "--fout=out"]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -466,3 +466,11 @@ def test_real_events_are_cut_as_a_loop_cuts_them() -> None:
     assert listed(result["leading"]) == pytest.approx([pt[0] for pt in survivors], rel=1e-12)
     for found, pt in zip(listed(result["pt"]), survivors, strict=True):
         assert found == pytest.approx(pt, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\x1b[31mred", "two\nlines", "nul\0"])
+def test_names_that_cannot_be_shown_are_refused(name: str, tmp_path: Path) -> None:
+    preproc = load_preproc(str(written(tmp_path, {"define": {name: "nMuon + 1"}})))
+    with pytest.raises(ConfigError, match="that is no name that can be shown; choose another") as caught:
+        preproc.columns(described())
+    assert str(caught.value).isprintable()

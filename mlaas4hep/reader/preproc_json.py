@@ -194,6 +194,8 @@ class JsonPreproc(Preproc):
 
     def _check(self, available: Mapping[str, Column]) -> None:
         for definition in self.definitions:
+            if not definition.name.strip() or not definition.name.isprintable():
+                raise ConfigError(f"new branch {definition.name!r}: that is no name that can be shown; choose another")
             if definition.name in available:
                 raise ConfigError(f"new branch '{definition.name}': the file has a branch of that name; choose another")
         for name in sorted(self.subjects | self.removed | self._ingredients()):

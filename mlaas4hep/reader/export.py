@@ -35,8 +35,8 @@ ENTRY = "entry"
 ABOUT = "mlaas4hep"
 """Name of a JSON text that says what the vectors are."""
 
-MAGIC = {".parquet": b"PAR1", ".npz": b"PK", ".h5": b"\x89HDF", ".hdf5": b"\x89HDF"}
-"""Endings, and the first bytes of such files."""
+ENDINGS = (".parquet", ".npz", ".h5", ".hdf5")
+"""Of the names of files that vectors are written to."""
 
 
 def check_vector_file(path: str | os.PathLike[str]) -> None:
@@ -48,8 +48,8 @@ def check_vector_file(path: str | os.PathLike[str]) -> None:
         PackageMissing: what writes this format is not installed.
     """
     ending = Path(path).suffix.lower()
-    if ending not in MAGIC:
-        raise ConfigError(f"{path}: vectors are written as " + ", ".join(MAGIC), hint="specs are written as .json")
+    if ending not in ENDINGS:
+        raise ConfigError(f"{path}: vectors are written as " + ", ".join(ENDINGS), hint="specs are written as .json")
     if ending == ".parquet":
         require("pyarrow.parquet", "formats", "Parquet")
     elif ending != ".npz":

@@ -130,6 +130,9 @@ class Params(BaseModel):
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
     checkpoint: float = Field(10.0, ge=0, strict=False, description="minutes between checkpoints within an epoch")
+    mixed_precision: bool = Field(
+        True, description="let PyTorch compute in bfloat16 on a GPU, where that is precise enough"
+    )
     fit_gb: float = Field(
         4.0, gt=0, strict=False, description="gigabytes (10^9) that models may take that need all events at once"
     )

@@ -126,7 +126,7 @@ def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) ->
     if "torch" in ancestors:
         from mlaas4hep.training.torch_backend import TorchBackend
 
-        return TorchBackend(model, file, shapes, task)
+        return TorchBackend(model, file, shapes, task, params)
     if "xgboost" in ancestors:
         from mlaas4hep.training.xgboost_backend import XGBoostBackend
 

@@ -25,7 +25,7 @@ from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import AtOnce, Backend, make_backend
-from mlaas4hep.training.bundle import EXAMPLES, Fit, Trained, check_destination, model_name, write_bundle
+from mlaas4hep.training.bundle import COMPARED, Fit, Trained, check_destination, model_name, write_bundle
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
@@ -140,7 +140,7 @@ def _fit(
         recall(known[1].history, control)
         return Fit(known[0], generator, *known[1])
     result = _train(generator, backend, file, params, control)
-    keep(checkpoint, backend, result, generator.examples(EXAMPLES, part=None).inputs)
+    keep(checkpoint, backend, result, generator.examples(COMPARED, part=None).inputs)
     return Fit(backend, generator, *result)
 
 

@@ -23,12 +23,10 @@ from mlaas4hep.stream import PARTS
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.checkpoint import Checkpoint, Standing
 from mlaas4hep.training.loop import Epoch, History, Scored
-from mlaas4hep.training.task import Task
+from mlaas4hep.training.task import TOLERANCE, Task
 
 GRAPH, ABOUT = "network.onnx", "about.json"
 KEYS = ("y", "scores", "weight")
-TOLERANCE = 1e-4
-"""How far the graph's scores may lie from the model's; else the model is not kept."""
 
 
 class Result(NamedTuple):
@@ -82,7 +80,7 @@ def keep(checkpoint: Checkpoint, backend: Backend, result: Result, examples: Map
     """
     try:
         files = _files_of(backend)
-        worst = np.abs(StoredModel(backend, files).predict(examples) - backend.predict(examples)).max(initial=0.0)
+        worst = result.test.task.difference(StoredModel(backend, files).predict(examples), backend.predict(examples))
     except Exception:  # whatever exporters raise, or there is no onnxruntime; the bundle will say it
         return
     if not worst <= TOLERANCE:

@@ -23,6 +23,9 @@ from mlaas4hep.training.metrics import accuracy, auc, cross_entropy
 Output = Literal["logits", "probabilities", "log_probabilities", "numbers"]
 """What a model's own outputs are; numbers are targets, standardised."""
 
+TOLERANCE = 1e-5
+"""How far the scores of a model's ONNX graph may lie from its own; see `Task.difference`."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -101,6 +104,14 @@ class Task:
         if self.name == "classification":
             return y if outputs > 1 else y[:, None].astype(np.float32)
         return y
+
+    def difference(self, scores: np.ndarray, expected: np.ndarray) -> float:
+        """Return by how much scores (events, k) differ from what they should be, at most; NaN if any of them is.
+
+        Of numbers that are estimated it is a share of their size or spread, whichever is larger: float32 has 24 bits.
+        """
+        unit = np.maximum(self.spread or 1.0, np.abs(expected))
+        return float((np.abs(scores - expected) / unit).max(initial=0.0))
 
     def figures(self, y: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> dict[str, float]:
         """Return the figures of merit by name, "loss" among them.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mlaas4hep.config import Params
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, said
 from mlaas4hep.stream import Batch
@@ -42,11 +43,12 @@ class TorchBackend:
     framework = "pytorch"
     normalised = True
 
-    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task) -> None:
+    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in 10 bits; scores must be those of the ONNX graph
         self.task = task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.mixed = self.device.type == "cuda"
+        self.mixed = self.device.type == "cuda" and params.mixed_precision
         self.model = model.to(self.device)
         self.takes = choose(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
         self._shapes = shapes

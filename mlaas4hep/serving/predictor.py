@@ -29,8 +29,23 @@ _RELOADS = 5
 _log = logging.getLogger(__name__)
 
 
+class Tensor(NamedTuple):
+    """What goes into a model, or comes out: its name, and its shape for one event, with None where that is not said."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
 class Predictor(Protocol):
     """A model that is ready to run; may be used from many threads at once."""
+
+    @property
+    def input(self) -> Tensor:
+        """What it takes, float32 with the events in front: (features,) or, of images, (height, width, channels)."""
+
+    @property
+    def output(self) -> Tensor:
+        """What it gives, float32 with the events in front: (k,)."""
 
     @property
     def keys(self) -> Sequence[str] | None:
@@ -66,21 +81,22 @@ class OnnxPredictor:
         inputs, outputs = self._session.get_inputs(), [node.name for node in self._session.get_outputs()]
         if len(inputs) != 1 or len(inputs[0].shape) != 2 or inputs[0].type not in _TYPES:
             raise ConfigError(f"{path.name} does not have one input (n, features) of real numbers")
-        self._input, self._dtype = inputs[0].name, _TYPES[inputs[0].type]
-        self._output = output if output in outputs else outputs[0]
-        batch, features = inputs[0].shape
-        self._features = features if isinstance(features, int) else None
-        self._takes_one_row = batch == 1
+        self._dtype = _TYPES[inputs[0].type]
+        self.input = Tensor(inputs[0].name, _sizes(inputs[0].shape[1:]))
+        name = output if output in outputs else outputs[0]
+        self.output = Tensor(name, _sizes(self._session.get_outputs()[outputs.index(name)].shape[1:]))
+        self._takes_one_row = inputs[0].shape[0] == 1
         self._columns = _read_columns(self._session.get_modelmeta().custom_metadata_map, path.name)
-        if self._columns and self._features not in (None, len(self._columns.names)):
-            raise ConfigError(f"{path.name} names {len(self._columns.names)} columns, and takes {self._features}")
+        (features,) = self.input.shape
+        if self._columns and features not in (None, len(self._columns.names)):
+            raise ConfigError(f"{path.name} names {len(self._columns.names)} columns, and takes {features}")
 
     @property
     def keys(self) -> Sequence[str] | None:
         return self._columns.names if self._columns else None
 
     def rows(self, request: Request) -> Rows:
-        return self._columns.place(request) if self._columns else plain_rows(request, self._features)
+        return self._columns.place(request) if self._columns else plain_rows(request, self.input.shape[0])
 
     def predict(self, rows: Matrix) -> Matrix:
         batches = np.split(rows, len(rows)) if self._takes_one_row else [rows]
@@ -88,7 +104,7 @@ class OnnxPredictor:
 
     def _run(self, batch: Matrix) -> Matrix:
         try:
-            (scores,) = self._session.run([self._output], {self._input: batch.astype(self._dtype, copy=False)})
+            (scores,) = self._session.run([self.output.name], {self.input.name: batch.astype(self._dtype, copy=False)})
         except Exception as error:  # onnxruntime's errors have no base of their own
             _log.warning("onnxruntime refuses an input of shape %s: %s", batch.shape, error)
             raise ConfigError(f"the model cannot take {batch.shape[1]} values") from error
@@ -160,6 +176,10 @@ class Predictors:
 class _Loaded(NamedTuple):
     version: Version
     predictor: Predictor
+
+
+def _sizes(shape: Sequence[object]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
 
 
 def _open_session(path: Path, threads: int) -> Any:

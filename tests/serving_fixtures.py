@@ -150,14 +150,21 @@ def shared_server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def server_fixture(shared_server: Server) -> Iterator[Server]:
     """The module's server, empty."""
     yield shared_server
-    for folder in shared_server.models_dir.iterdir():
-        shutil.rmtree(folder)
+    for name in names_in(shared_server.models_dir):
+        shutil.rmtree(shared_server.models_dir / name)
 
 
 @pytest.fixture(name="url")
 def url_fixture(server: Server) -> str:
     """The URL of the module's server."""
     return server.url
+
+
+def names_in(models_dir: Path) -> set[str]:
+    """Return what lies in a models directory, but for the store's own folder, which must be tidy."""
+    work = [path.name for path in (models_dir / ".tfaas").iterdir() if path.name not in ("lock", "default")]
+    assert work == []
+    return {path.name for path in models_dir.iterdir() if path.name != ".tfaas"}
 
 
 def environment(**changes: str) -> dict[str, str]:

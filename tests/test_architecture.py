@@ -19,8 +19,8 @@ OWNERS = {
     "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
     "sklearn": {"training/sklearn_backend.py"},
     "xgboost": {"training/xgboost_backend.py"},
-    "starlette": {"serving/app.py", "serving/guard.py"},
-    "uvicorn": {"serving/server.py"},
+    "starlette": {f"serving/{name}.py" for name in ("access", "answers", "app", "gate", "service")},
+    "uvicorn": {"serving/connections.py", "serving/server.py"},
 }
 MODULES = sorted((ROOT / "mlaas4hep").rglob("*.py"))
 

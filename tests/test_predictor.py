@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_bundle
+from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_archive, write_bundle
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.predictor import OnnxPredictor, Predictors
@@ -163,8 +162,8 @@ def test_a_model_is_loaded_once_and_again_when_it_was_replaced(store: ModelStore
     predictors = Predictors(store)
     for factor in (1, 2):
         new = write_bundle(tmp_path / f"new{factor}", graph=trained_model(weights=[factor * w for w in WEIGHTS]))
-        shutil.rmtree(store.folder / "htautau", ignore_errors=True)
-        shutil.move(new, store.folder / "htautau")
+        with write_archive(tmp_path / "new.tar", new).open("rb") as archive:
+            store.add_bundle(archive)
         first = predictors.get("htautau")
         assert predictors.get("htautau") is first
         assert first.predict(np.ones((1, 5), np.float32)).tolist() == [[11111 * factor]]

@@ -1,89 +1,68 @@
 """The TFaaS protocol as an ASGI application.
 
-    app = create_app("tfaas_models")             # for any ASGI server; `server.serve` runs it with uvicorn
+    app = create_app(Settings("tfaas_models"))   # for any ASGI server; `server.serve` runs it
 
-Each route is one function here: read the request, call the store or a predictor in a thread, answer. Errors are
-`{"error": "..."}`, 400 and 404 for what a client can mend, and never say where on the machine something lies.
+Each route is one function here: read the request, call the store in a thread or a model by `Service.score`, answer.
+What they raise becomes an answer in `gate`. Predictions of JSON, which are most of what is asked, pass by the router.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import logging
 import math
-import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
-from mlaas4hep.serving.archive import GZIP_MAGIC, Limits
-from mlaas4hep.serving.guard import BodyLimit, Counter
-from mlaas4hep.serving.predictor import Predictors
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.serving.answers import json_response
+from mlaas4hep.serving.archive import GZIP_MAGIC
+from mlaas4hep.serving.gate import Gate
+from mlaas4hep.serving.metrics import CONTENT_TYPE
 from mlaas4hep.serving.rows import Matrix, parse_request
-from mlaas4hep.serving.store import ModelStore, UnknownModel, Upload
+from mlaas4hep.serving.service import Service
+from mlaas4hep.serving.settings import Settings
+from mlaas4hep.serving.store import Upload
 
 _LARGEST_JSON = 64_000_000  # bytes
-_LONGEST_ERROR = 1000  # characters; some of them are the client's own
-_log = logging.getLogger(__name__)
+_QUICK = 50_000  # bytes of JSON that are parsed while other requests wait
+_PREDICT = frozenset({"/json", "/predict/json"})
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the routes share."""
-
-    store: ModelStore
-    predictors: Predictors
-    counter: Counter = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
-
-
-def create_app(
-    models_dir: str | os.PathLike[str], *, base_path: str = "", max_upload: int = 1_000_000_000
-) -> Starlette:
+def create_app(settings: Settings) -> ASGIApp:
     """Return the server as an ASGI application.
 
-    Args:
-        models_dir: where the models are kept; made where it does not exist.
-        base_path: stands in front of every route, as in "/tfaas".
-        max_upload: the largest body that is taken, in bytes; an archive may unpack to four times that.
-
     Raises:
-        FileUnreadable: the folder cannot be made, read or written.
+        FileUnreadable: the models directory cannot be made, read or written.
+        ConfigError: settings do not go together.
     """
-    store = ModelStore(models_dir, Limits(size=4 * max_upload))
-    service = Service(store, Predictors(store))
+    service = Service(settings)
     routes: Sequence[BaseRoute] = _routes()
-    if base := base_path.strip("/"):
-        routes = [Mount(f"/{base}", routes=routes)]
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(BodyLimit, limit=max_upload, counter=service.counter)],
-        exception_handlers={
-            UnknownModel: _answer_error(404),
-            ConfigError: _answer_error(400),
-            MLaaS4HEPError: _answer_error(501),
-            FileUnreadable: _answer_disk_error,
-            OSError: _answer_disk_error,
-            HTTPException: _answer_http_error,
-            ClientDisconnect: _answer_nobody,
-            Exception: _answer_defect,
-        },
-    )
-    app.state.service = service
-    return app
+    if settings.base:
+        routes = [Mount(settings.base, routes=routes)]
+    router = Starlette(routes=routes, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
+    router.state.service = service
+    quick = {f"{settings.base}{path}" for path in _PREDICT}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in quick:
+            response = await _predict(service, receive)
+            await response(scope, receive, send)
+        else:
+            await router(scope, receive, send)
+
+    return Gate(app, settings, service.metrics)
 
 
 def _routes() -> list[BaseRoute]:
@@ -93,6 +72,7 @@ def _routes() -> list[BaseRoute]:
         Route("/params", set_default, methods=["POST"]),
         Route("/params/{model}", params),
         Route("/status", status),
+        Route("/metrics", metrics),
         Route("/upload", upload, methods=["POST"]),
         Route("/bundle", bundle, methods=["POST"]),
         Route("/delete", delete, methods=["DELETE"]),
@@ -104,18 +84,18 @@ def _routes() -> list[BaseRoute]:
 
 async def models(request: Request) -> Response:
     """GET /models: the params of all models."""
-    return _json(await run_in_threadpool(_service(request).store.list))
+    return json_response(await run_in_threadpool(_service(request).store.list))
 
 
 async def params(request: Request) -> Response:
     """GET /params/{model}: the params of one model."""
-    return _json(await run_in_threadpool(_service(request).store.params, request.path_params["model"]))
+    return json_response(await run_in_threadpool(_service(request).store.params, request.path_params["model"]))
 
 
 async def set_default(request: Request) -> Response:
     """POST /params: make the model of these params the default one."""
     try:
-        name = json.loads(await _body(request))["name"]
+        name = json.loads(await _body(request.receive))["name"]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ConfigError("the request is no params.json with a 'name'") from error
     await run_in_threadpool(_service(request).store.set_default, str(name))
@@ -161,20 +141,32 @@ async def delete(request: Request) -> Response:
             name = form.get("model")
     if not isinstance(name, str) or not name:
         raise ConfigError("the request does not provide 'model'", hint="as in DELETE /delete/htautau")
-    service = _service(request)
-    await run_in_threadpool(service.store.delete, name)
-    service.predictors.forget(name)
+    await run_in_threadpool(_service(request).delete, name)
     return Response()
 
 
 async def predict(request: Request) -> Response:
     """POST /json, POST /predict/json: the scores of one row, or of a list of rows."""
-    return _json(await run_in_threadpool(_predict, _service(request), await _body(request)))
+    return await _predict(_service(request), request.receive)
+
+
+async def _predict(service: Service, receive: Receive) -> Response:
+    body = await _body(receive)
+    asked = parse_request(body) if len(body) < _QUICK else await run_in_threadpool(parse_request, body)
+    name, predictor = await service.predictor(asked.model)
+    rows = predictor.rows(asked) if len(body) < _QUICK else await run_in_threadpool(predictor.rows, asked)
+    scores = _as_lists(await service.score(name, predictor, rows.matrix))
+    return json_response(scores if rows.many else scores[0])
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: counters, for Prometheus."""
+    return Response(await run_in_threadpool(_service(request).metrics.text), media_type=CONTENT_TYPE)
 
 
 async def status(request: Request) -> Response:
     """GET /status: the machine's memory, load and cores, and what the server did."""
-    return _json(await run_in_threadpool(_status, _service(request)))
+    return json_response(await run_in_threadpool(_status, _service(request)))
 
 
 async def page(request: Request) -> Response:
@@ -191,17 +183,6 @@ async def page(request: Request) -> Response:
     )
 
 
-def _predict(service: Service, body: bytes) -> list[Any]:
-    asked = parse_request(body)
-    name = asked.model or service.store.default
-    if not name:
-        raise UnknownModel("there is no model yet", hint="upload one: tfaas_client.py --upload=upload.json")
-    predictor = service.predictors.get(name)
-    rows = predictor.rows(asked)
-    scores = _as_lists(predictor.predict(rows.matrix))
-    return scores if rows.many else scores[0]
-
-
 def _as_lists(scores: Matrix) -> list[list[float | None]]:
     """Return numbers with as many digits as 32 bits have (0.1, not 0.10000000149), NaN as None."""
     return [[float(str(score)) if math.isfinite(score) else None for score in row] for row in scores]
@@ -215,8 +196,8 @@ def _status(service: Service) -> dict[str, Any]:
         "load": dict(zip(("load1", "load5", "load15"), psutil.getloadavg(), strict=True)),
         "cpu": psutil.cpu_percent(percpu=True),
         "uptime": time.monotonic() - service.started,
-        "getRequests": service.counter.gets,
-        "postRequests": service.counter.posts,
+        "getRequests": service.metrics.answered("GET"),
+        "postRequests": service.metrics.answered("POST"),
     }
 
 
@@ -224,14 +205,18 @@ def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(receive: Receive) -> bytes:
     pieces, size = [], 0
-    async for piece in request.stream():
-        pieces.append(piece)
-        size += len(piece)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
         if size > _LARGEST_JSON:
             raise HTTPException(413, f"the request is larger than {_LARGEST_JSON / 1e6:.0f} MB")
-    return b"".join(pieces)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _file(form: FormData, part: str) -> Upload:
@@ -241,35 +226,5 @@ def _file(form: FormData, part: str) -> Upload:
     return Upload(file.filename or "", file.file)
 
 
-def _json(content: Any, status_code: int = 200) -> Response:
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    return Response(text, status_code, media_type="application/json")
-
-
-def _error(text: str, status_code: int) -> Response:
-    return _json({"error": text[:_LONGEST_ERROR]}, status_code)
-
-
-def _answer_error(status_code: int) -> Callable[[Request, Exception], Response]:
-    return lambda request, error: _error(str(error), status_code)
-
-
-def _answer_disk_error(request: Request, error: Exception) -> Response:
-    _log.error("%s %s: %s", request.method, request.url.path, error)
-    reason = cast(OSError, error).strerror or "it cannot be read or written"
-    return _error(f"the server cannot use its models directory: {reason}", 500)
-
-
-def _answer_http_error(request: Request, error: Exception) -> Response:
-    problem = cast(HTTPException, error)
-    response = _error(f"{request.method} {request.url.path}: {problem.detail}", problem.status_code)
-    response.headers.update(problem.headers or {})
-    return response
-
-
-def _answer_nobody(request: Request, error: Exception) -> Response:
-    return _error("the client left in the middle of the request", 400)
-
-
-def _answer_defect(request: Request, error: Exception) -> Response:
-    return _error("the server failed; its log says why", 500)
+async def _raise(request: Request, error: Exception) -> Response:
+    raise error

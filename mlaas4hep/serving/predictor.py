@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +28,7 @@ from mlaas4hep.serving.store import ModelStore, StoredModel, Version
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 _RELOADS = 5
+_FRESH = 1.0  # seconds in which a folder is not looked at again
 _log = logging.getLogger(__name__)
 
 
@@ -150,20 +153,35 @@ class Predictors:
                 self._loaded[name] = loaded
         return loaded.predictor
 
+    def loaded(self, name: str) -> Predictor | None:
+        """Return the model if it is loaded, and still the one in the store.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        loaded = self._current(name)
+        return loaded.predictor if loaded else None
+
     def forget(self, name: str) -> None:
         """Free the memory of a model that was deleted."""
         self._loaded.pop(name, None)
 
     def _current(self, name: str) -> _Loaded | None:
-        version, loaded = self._store.version(name), self._loaded.get(name)
-        return loaded if loaded and loaded.version == version else None
+        loaded, changes, now = self._loaded.get(name), self._store.changes, time.monotonic()
+        if loaded is None:
+            return None
+        if loaded.changes != changes or now - loaded.looked > _FRESH:  # folders can also be changed by hand
+            if self._store.version(name) != loaded.version:
+                return None
+            loaded.changes, loaded.looked = changes, now
+        return loaded
 
     def _load(self, name: str) -> _Loaded:
         """Load a model; begin anew where it was replaced meanwhile, so that no graph meets another one's params."""
         for _ in range(_RELOADS):
             model = self._store.get(name)
             try:
-                loaded = _Loaded(model.version, load_predictor(model))
+                loaded = _Loaded(model.version, load_predictor(model), -1, 0.0)
             except MLaaS4HEPError:
                 if self._store.version(name) == model.version:
                     raise
@@ -173,9 +191,14 @@ class Predictors:
         raise ConfigError(f"model '{name}' is being replaced", hint="ask again in a second")
 
 
-class _Loaded(NamedTuple):
+@dataclass
+class _Loaded:
+    """A model, the version of its folder, and when that was looked at: after how many changes, at which time."""
+
     version: Version
     predictor: Predictor
+    changes: int
+    looked: float
 
 
 def _sizes(shape: Sequence[object]) -> tuple[int | None, ...]:

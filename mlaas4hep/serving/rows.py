@@ -25,12 +25,33 @@ _LONGEST_SHOWN = 60  # characters of what a client sent that are said back
 _EXAMPLE = 'as in {"keys": ["MET_pt"], "values": [32.1], "model": "name"}'
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+_TEXTS = frozenset({str})
+_NUMBERS = frozenset({int, float, type(None)})
+_MOST_PLANS = 64  # orders of keys that a model remembers
+
+
 class Span(NamedTuple):
     """The columns of one key; `is_list` where its value is a list."""
 
     first: int
     width: int
     is_list: bool
+
+
+class _Plan(NamedTuple):
+    """Where the values of a row go: those that are numbers, and those that are lists."""
+
+    spans: Sequence[Span]
+    numbers: Sequence[int]
+    columns: NDArray[np.intp]
+    lists: Sequence[tuple[int, str, Span]]
 
 
 @dataclass(frozen=True)
@@ -57,13 +78,13 @@ def parse_request(body: bytes) -> Request:
         ConfigError: it is none, or has keys, values or a model of another type.
     """
     try:
-        content = json.loads(body, parse_constant=_no_number)
+        content = _JSON.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError("the request is not JSON (NaN is none either: write null)", hint=_EXAMPLE) from error
     if not isinstance(content, dict):
         raise ConfigError("the request is no JSON object", hint=_EXAMPLE)
     keys, values, model = content.get("keys") or [], content.get("values"), content.get("model") or ""
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    if not isinstance(keys, list) or not _TEXTS.issuperset(map(type, keys)):
         raise ConfigError("'keys' must be a list of names", hint=_EXAMPLE)
     if not isinstance(values, list) or not values:
         raise ConfigError("'values' must be a list of numbers, or a list of such lists", hint=_EXAMPLE)
@@ -107,6 +128,7 @@ class Columns:
             if kind != "flat":
                 self._spans[branch] = Span(int(first), int(width), True)
         self._branches = {branch: Span(int(first), int(width), True) for branch, (first, width, _) in branches.items()}
+        self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def place(self, request: Request) -> Rows:
         """Put the values of a request where its keys say.
@@ -116,16 +138,28 @@ class Columns:
         """
         if not request.keys:
             return plain_rows(request, len(self.names))
-        spans = self._spans_of(request.keys)
-        many = all(isinstance(value, list) for value in request.values) and not _is_one_row(spans, request.values)
+        plan = self._plan(tuple(request.keys))
+        many = all(isinstance(value, list) for value in request.values) and not _is_one_row(plan.spans, request.values)
         rows = request.values if many else [request.values]
         matrix = np.full((len(rows), len(self.names)), np.nan, np.float32)
         for number, row in enumerate(rows):
-            if len(row) != len(spans):
+            if len(row) != len(plan.spans):
                 where = f"in row {number}" if many else "for them"
-                raise ConfigError(f"there are {len(spans)} keys, and {len(row)} values {where}")
-            _fill(matrix[number], request.keys, spans, row)
+                raise ConfigError(f"there are {len(plan.spans)} keys, and {len(row)} values {where}")
+            _fill(matrix[number], request.keys, plan, row)
         return Rows(matrix, many)
+
+    def _plan(self, keys: tuple[str, ...]) -> _Plan:
+        plan = self._plans.get(keys)
+        if plan is None:
+            spans = self._spans_of(keys)
+            numbers = [place for place, span in enumerate(spans) if not span.is_list]
+            columns = np.array([spans[place].first for place in numbers], np.intp)
+            lists = [(place, keys[place], span) for place, span in enumerate(spans) if span.is_list]
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[keys] = _Plan(spans, numbers, columns, lists)
+        return plan
 
     def _spans_of(self, keys: Sequence[str]) -> list[Span]:
         unknown = [key for key in keys if key not in self._spans]
@@ -155,21 +189,20 @@ class Columns:
         return missing + [self.names[column] for column in sorted(columns)]
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(text)
-
-
 def _is_one_row(spans: Sequence[Span], values: Sequence[list[Any]]) -> bool:
     """Say whether a list of lists is one event whose every branch is a list, rather than many events."""
     return all(span.is_list for span in spans) and not any(isinstance(part, list) for value in values for part in value)
 
 
-def _fill(target: Matrix, keys: Sequence[str], spans: Sequence[Span], row: Sequence[Any]) -> None:
-    scalars = [index for index, span in enumerate(spans) if not span.is_list]
-    numbers = _numbers([row[index] for index in scalars], "values", [keys[index] for index in scalars])
-    target[[spans[index].first for index in scalars]] = numbers
-    for key, (first, width, is_list), value in zip(keys, spans, row, strict=True):
-        if is_list and value is not None:
+def _fill(target: Matrix, keys: Sequence[str], plan: _Plan, row: Sequence[Any]) -> None:
+    if plan.lists:
+        numbers = _numbers([row[place] for place in plan.numbers], "values", [keys[place] for place in plan.numbers])
+    else:
+        numbers = _numbers(row, "values", keys)
+    target[plan.columns] = numbers
+    for place, key, (first, width, _) in plan.lists:
+        value = row[place]
+        if value is not None:
             if not isinstance(value, list):
                 raise ConfigError(f"the value of '{key}' must be a list of numbers, and is {_shown(value)}")
             numbers = _numbers(value, f"'{key}'")[:width]
@@ -182,7 +215,7 @@ def _numbers(values: Sequence[Any], where: str, keys: Sequence[str] = ()) -> Mat
     Raises:
         ConfigError: one is something else, or not finite in 32 bits.
     """
-    if not {type(value) for value in values} <= {int, float, type(None)}:
+    if not _NUMBERS.issuperset(map(type, values)):
         raise _refusal(values, where, keys)
     try:
         numbers = np.array(values, dtype=np.float64)

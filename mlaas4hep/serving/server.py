@@ -1,82 +1,97 @@
-"""The server as a process: its socket, its signals, its one line when it is ready.
+"""The server as a process, or several: its socket, its signals, its one line when it is ready.
 
-    serve("tfaas_models", "127.0.0.1", 8083)
+    serve(Settings("tfaas_models", port=8083))
 
-The routes are in `app`.
+The routes are in `app`, worker processes in `workers`.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import signal
 import socket
+import ssl
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-from mlaas4hep.errors import ServiceError
+from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
 from mlaas4hep.serving.app import create_app
+from mlaas4hep.serving.connections import Connection, end_overdue
+from mlaas4hep.serving.settings import Settings
 
-__all__ = ["create_app", "serve"]
+__all__ = ["create_app", "run", "serve"]
 
 _SECONDS_TO_FINISH = 10
+_BACKLOG = 2048
 
 
-def serve(
-    models_dir: str | os.PathLike[str],
-    host: str = "127.0.0.1",
-    port: int = 8083,
-    *,
-    base_path: str = "",
-    max_upload: int = 1_000_000_000,
-    verbose: bool = False,
-) -> None:
+def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; requests that are under way are finished first.
-
-    Args:
-        models_dir: where the models are kept.
-        host: address to listen on.
-        port: 0 takes a free one.
-        base_path: stands in front of every route.
-        max_upload: the largest body that is taken, in bytes.
-        verbose: log every request to stderr.
 
     Raises:
         ServiceError: the address cannot be listened on.
-        FileUnreadable: the models directory cannot be used.
+        FileUnreadable, ConfigError: the models directory, a certificate or the tokens cannot be used.
     """
-    with _bind(host, port) as listening:
-        app = create_app(models_dir, base_path=base_path, max_upload=max_upload)
-        config = uvicorn.Config(
-            app,
-            ws="none",
-            lifespan="off",
-            log_config=_log_config(),
-            log_level="info" if verbose else "error",
-            access_log=verbose,
-            server_header=False,
-            timeout_graceful_shutdown=_SECONDS_TO_FINISH,
-        )
-        server = _Server(config, _url(listening, host, base_path), models_dir)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, server.stop_early)
-        server.run(sockets=[listening])
+    with _bind(settings) as listening:
+        ready = f"TFaaS server ready: {_url(listening, settings)} (models in {settings.models_dir}; Ctrl-C stops it)"
+        if settings.workers > 1:
+            from mlaas4hep.serving.workers import run_workers
+
+            create_app(settings)  # what can be wrong is wrong here already, and said once
+            run_workers(settings, listening, ready)
+        else:
+            run(settings, listening, lambda: print(ready, file=sys.stderr, flush=True))
+
+
+def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
+    """Answer what comes to a socket, until SIGTERM or SIGINT.
+
+    Args:
+        ready: called when requests are answered.
+
+    Raises:
+        FileUnreadable, ConfigError: see `serve`.
+    """
+    config = uvicorn.Config(
+        create_app(settings),
+        http=Connection.with_timeout(settings.timeout),
+        ws="none",
+        lifespan="off",
+        log_config=_log_config(settings.verbose),
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+    )
+    config.load()
+    config.ssl = _tls(settings)
+    server = _Server(config, ready)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.stop_early)
+    server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it is ready, and ends without an error when it is told to."""
+    """uvicorn's server, which says when it is ready, looks after its clients, and ends without an error."""
 
-    def __init__(self, config: uvicorn.Config, url: str, models_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
         super().__init__(config)
-        self._ready_line = f"TFaaS server ready: {url} (models in {os.fspath(models_dir)}; Ctrl-C stops it)"
+        self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        print(self._ready_line, file=sys.stderr, flush=True)
+        self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # each second
+            end_overdue(self.server_state.connections)
+        return await super().on_tick(counter)
 
     def stop_early(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal outside of uvicorn's own time: before it, stop; after it, all is done already."""
@@ -84,25 +99,73 @@ class _Server(uvicorn.Server):
             sys.exit(0)
 
 
-def _log_config() -> dict[str, Any]:
-    """Return uvicorn's own, with everything on stderr, and what this package logs."""
+def _log_config(verbose: bool) -> dict[str, Any]:
+    """Return uvicorn's own, with everything on stderr, and what this package logs, with the number of the request."""
     config = copy.deepcopy(LOGGING_CONFIG)
-    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    config["loggers"]["mlaas4hep"] = {"handlers": ["default"], "level": "WARNING", "propagate": False}
+    config["filters"] = {"request": {"()": "mlaas4hep.serving.gate.RequestNumber"}}
+    config["formatters"]["ours"] = {"format": "%(asctime)s %(levelname)s [%(request)s] %(message)s"}
+    config["handlers"] = {
+        "default": {"class": "logging.StreamHandler", "formatter": "ours", "filters": ["request"]},
+    }
+    config["loggers"] = {
+        "uvicorn": {"handlers": ["default"], "level": "INFO" if verbose else "ERROR", "propagate": False},
+        "mlaas4hep": {"handlers": ["default"], "level": "INFO" if verbose else "WARNING", "propagate": False},
+    }
     return config
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """Return how the server speaks TLS; None where it has no certificate.
+
+    Certificates of clients are asked for where `capath` says whom to believe; proxy certificates (RFC 3820) are too.
+    """
+    if not settings.cert:
+        if settings.capath or settings.key:
+            raise ConfigError("--capath and --key are for TLS, and there is no --cert", hint="--cert=hostcert.pem")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        return socket.create_server((host, port), family=family)
+        context.load_cert_chain(settings.cert, settings.key or None, password=lambda: "")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise FileUnreadable(
+            f"cannot use the certificate {settings.cert}: {getattr(error, 'strerror', None) or error}",
+            hint="--cert and --key are PEM files, the key without a password",
+        ) from error
+    if settings.capath:
+        _trust(context, Path(settings.capath))
+    return context
+
+
+def _trust(context: ssl.SSLContext, authorities: Path) -> None:
+    try:
+        if authorities.is_dir():
+            if not any(authorities.glob("*.[0-9]")):
+                raise ConfigError(
+                    f"{authorities} holds no authorities by hashed names", hint="openssl rehash makes them of PEM files"
+                )
+            context.load_verify_locations(capath=str(authorities))
+        else:
+            context.load_verify_locations(cafile=str(authorities))
+    except OSError as error:
+        raise FileUnreadable(f"cannot use the authorities in {authorities}: {error.strerror or error}") from error
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_ALLOW_PROXY_CERTS
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise ServiceError(
-            f"cannot listen on {host} port {port}: {reason}", hint="another port: --port=8084, a free one: --port=0"
+            f"cannot listen on {settings.host} port {settings.port}: {reason}",
+            hint="another port: --port=8084, a free one: --port=0",
         ) from error
 
 
-def _url(listening: socket.socket, host: str, base_path: str) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}/{base_path.strip('/')}".rstrip("/")
+def _url(listening: socket.socket, settings: Settings) -> str:
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.cert else "http"
+    return f"{scheme}://{shown}:{listening.getsockname()[1]}{settings.base}"

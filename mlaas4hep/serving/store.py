@@ -5,14 +5,17 @@
     store.get("htautau").params
 
 A model appears complete or not at all: it is written to a hidden folder beside the others, checked, and renamed. What a
-crash leaves behind is put right by the next `ModelStore` of the folder. Running models is the predictor's business.
+crash leaves behind is put right by the next `ModelStore` of the folder. Several processes may share a folder: renaming
+is done under a lock, and whoever misses a model waits for it. Running models is the predictor's business.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import logging
+import mmap
 import os
 import shutil
 import tempfile
@@ -23,7 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from mlaas4hep.errors import ConfigError, FileUnreadable, nearest
+from mlaas4hep.files import new_file
 from mlaas4hep.serving import archive
 from mlaas4hep.serving.params import (
     PARAMS,
@@ -36,7 +42,10 @@ from mlaas4hep.serving.params import (
     read_params,
 )
 
-_WORKPLACE = ".tfaas-work-"
+_OWN = ".tfaas"  # beside the models: the lock, the name of the default model, what is being uploaded
+_LOCK, _DEFAULT, _WORKPLACE, _OWNER = "lock", "default", "work-", "owner"
+_NUMBER = ".tfaas-version"  # in a model's folder
+_COUNT = np.dtype(np.int64)
 _log = logging.getLogger(__name__)
 
 Version = tuple[int, int]
@@ -48,12 +57,18 @@ class UnknownModel(ConfigError):
 
 @dataclass(frozen=True)
 class StoredModel:
-    """One model on disk; `version` changes whenever the model is replaced."""
+    """One model on disk.
+
+    Attributes:
+        version: changes whenever the model is replaced.
+        number: 1 for the first model of the name, and one more each time.
+    """
 
     name: str
     folder: Path
     params: dict[str, Any]
     version: Version
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Upload:
 
 
 class ModelStore:
-    """The models in a folder. One server a folder; safe to use from many threads.
+    """The models in a folder; safe to use from many threads and processes.
 
     Raises:
         FileUnreadable: the folder cannot be made, read or written.
@@ -74,14 +89,22 @@ class ModelStore:
     def __init__(self, folder: str | os.PathLike[str], limits: archive.Limits | None = None) -> None:
         self.folder = Path(folder)
         self.limits = limits or archive.Limits()
-        self._default = ""
-        self._swapping = threading.RLock()
+        self._root = str(self.folder)
+        self._own = self.folder / _OWN
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left_behind in self.folder.glob(f"{_WORKPLACE}*"):
-                self._clear(left_behind)
+            self._own.mkdir(parents=True, exist_ok=True)
+            self._swapping = _Lock(self._own / _LOCK)
+            with self._swapping:
+                for left_behind in self._own.glob(f"{_WORKPLACE}*"):
+                    if not _is_owned(left_behind):
+                        self._clear(left_behind)
         except OSError as error:
             raise FileUnreadable(f"cannot keep models in {self.folder}: {error.strerror}") from error
+
+    @property
+    def changes(self) -> int:
+        """How many models were uploaded or deleted here, by any process; costs nothing to ask."""
+        return self._swapping.count
 
     def names(self) -> Sequence[str]:
         """Return the names of all models, sorted, broken ones too."""
@@ -102,11 +125,11 @@ class ModelStore:
         Raises:
             UnknownModel: there is no such model.
         """
-        folder = self.folder / checked_name(name)
-        with suppress(FileNotFoundError, NotADirectoryError), self._swapping:
-            os.stat(folder / PARAMS)  # without it a folder is none of ours
-            status = os.stat(f"{folder}/")
-            return status.st_ino, status.st_mtime_ns
+        folder = f"{self._root}/{checked_name(name)}"
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return _version(folder)
+        with suppress(FileNotFoundError, NotADirectoryError), self._swapping:  # it may be just being replaced
+            return _version(folder)
         known = self.names()
         raise UnknownModel(f"there is no model '{name}'", nearest=nearest(name, known), hint="list all: GET /models")
 
@@ -119,8 +142,10 @@ class ModelStore:
         """
         with self._swapping:
             version = self.version(name)
-            params = read_params(self.folder / name, name)
-        return StoredModel(name, self.folder / name, complete(params, timestamp=version[1] / 1e9), version)
+            folder = self.folder / name
+            params, number = read_params(folder, name), _read_number(folder)
+        full = {**complete(params, timestamp=version[1] / 1e9), "version": str(number)}
+        return StoredModel(name, folder, full, version, number)
 
     def add_form(self, name: str, params: BinaryIO, model: Upload, labels: Upload, *, in_base64: bool = False) -> None:
         """Add a model from the parts of a form, replacing one of the same name.
@@ -154,28 +179,31 @@ class ModelStore:
     def delete(self, name: str) -> bool:
         """Delete a model; return whether there was one."""
         checked_name(name)
-        workplace = self._new_workplace()
-        try:
-            with self._swapping:
-                if not _is_model(self.folder / name):
-                    return False
-                (self.folder / name).rename(workplace / "deleted")
-            return True
-        except FileNotFoundError:
-            return False
-        finally:
-            self._clear(workplace)
+        with self._workplace() as workplace, self._swapping:
+            if not _is_model(self.folder / name):
+                return False
+            (self.folder / name).rename(workplace / "deleted")
+            self._swapping.count += 1
+        return True
 
     @property
     def default(self) -> str:
         """The model of requests that name none: what was set, else the newest one; "" where there is none."""
         names = self.names()
-        return self._default if self._default in names else max(names, key=self._modified, default="")
+        with suppress(OSError, UnicodeDecodeError):
+            chosen = (self._own / _DEFAULT).read_text(encoding="utf-8")
+            if chosen in names:
+                return chosen
+        return max(names, key=self._modified, default="")
 
     def set_default(self, name: str) -> None:
         """Make a model the default one, until another one is uploaded."""
         self.version(name)
-        self._default = name
+        self._keep_default(name)
+
+    def _keep_default(self, name: str) -> None:
+        with new_file(self._own / _DEFAULT) as path:
+            path.write_text(name, encoding="utf-8")
 
     def _modified(self, name: str) -> int:
         try:
@@ -195,31 +223,42 @@ class ModelStore:
         checked_name(name)
         if (self.folder / name).exists() and not _is_model(self.folder / name):
             raise ConfigError(f"the server has something else called '{name}'", hint="give the model another name")
-        workplace = self._new_workplace()
-        try:
+        with self._workplace() as workplace:
             folder = workplace / "new"
             folder.mkdir()
             yield folder
             check_files(folder, name)
-            _sync(folder)
-            self._swap(workplace, name)
-            self._default = name
-            _log.info("stored model %s", name)
-        finally:
-            self._clear(workplace)
+            with self._swapping:
+                (folder / _NUMBER).unlink(missing_ok=True)  # of another server
+                number = _read_number(self.folder / name) + 1 if _is_model(self.folder / name) else 1
+                (folder / _NUMBER).write_text(str(number), encoding="ascii")
+                _sync(folder)
+                self._swap(workplace, name)
+                self._keep_default(name)
+        _log.info("stored version %d of model %s", number, name)
 
     def _swap(self, workplace: Path, name: str) -> None:
         """Make the folder "new" of a workplace the model `name`; a crash in between is for `_clear` to mend."""
         place, old = self.folder / name, workplace / "old"
-        with self._swapping:
-            old.mkdir()
-            if place.exists():
-                place.rename(old / name)
-            (workplace / "new").rename(place)
-            old.rename(workplace / "replaced")
+        old.mkdir()
+        if place.exists():
+            place.rename(old / name)
+        (workplace / "new").rename(place)
+        self._swapping.count += 1
+        old.rename(workplace / "replaced")
 
-    def _new_workplace(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix=_WORKPLACE, dir=self.folder))
+    @contextmanager
+    def _workplace(self) -> Iterator[Path]:
+        """Give a hidden folder, and remove it afterwards; while this process lives nobody else does."""
+        with self._swapping:
+            workplace = Path(tempfile.mkdtemp(prefix=_WORKPLACE, dir=self._own))
+            owner = (workplace / _OWNER).open("wb")
+            fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            yield workplace
+        finally:
+            self._clear(workplace)
+            owner.close()
 
     def _clear(self, workplace: Path) -> None:
         """Remove a workplace; a model that was not replaced after all goes back to its place."""
@@ -228,6 +267,73 @@ class ModelStore:
                 if not (self.folder / old.name).exists():
                     old.rename(self.folder / old.name)
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+class _Lock:
+    """A lock among the threads of this process, and among all processes that open the same file; and a count in it.
+
+    Attributes:
+        count: what all of them see; to be changed under the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.RLock()
+        self._depth = 0
+        with path.open("ab+") as file:
+            if file.tell() < _COUNT.itemsize:
+                file.truncate(_COUNT.itemsize)
+            self._shared = np.frombuffer(mmap.mmap(file.fileno(), _COUNT.itemsize), _COUNT)
+
+    @property
+    def count(self) -> int:
+        return int(self._shared[0])
+
+    @count.setter
+    def count(self, value: int) -> None:
+        self._shared[0] = value
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            if not self._depth:
+                self._file = self._path.open("ab")
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._depth += 1
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._file.close()
+        self._threads.release()
+
+
+def _is_owned(workplace: Path) -> bool:
+    """Say whether the process that made a workplace is alive."""
+    try:
+        with (workplace / _OWNER).open("rb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _version(folder: str) -> Version:
+    os.stat(f"{folder}/{PARAMS}")  # without it a folder is none of ours
+    status = os.stat(f"{folder}/")
+    return status.st_ino, status.st_mtime_ns
+
+
+def _read_number(folder: Path) -> int:
+    try:
+        return int((folder / _NUMBER).read_text(encoding="ascii")[:20])
+    except (OSError, ValueError):  # a folder that came here without us
+        return 1
 
 
 def _is_model(folder: Path) -> bool:

@@ -1,0 +1,56 @@
+"""Answers as JSON, and what an error is to a client: `{"error": "..."}`, which never says where something lies.
+
+return json_response([0.123])
+return error_response(request_line, error)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
+from mlaas4hep.serving.store import UnknownModel
+
+_LONGEST_ERROR = 1000  # characters; some of them are the client's own
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_log = logging.getLogger(__name__)
+
+
+def json_response(content: Any, status_code: int = 200) -> Response:
+    """Return an answer with some content."""
+    return Response(_encode(content), status_code, media_type="application/json")
+
+
+def error_response(what: str, error: Exception) -> Response:
+    """Return what a client is told of an error.
+
+    Args:
+        what: method and path of the request.
+    """
+    headers = None
+    if isinstance(error, HTTPException):
+        status, text, headers = error.status_code, f"{what}: {error.detail}", error.headers
+    elif isinstance(error, UnknownModel):
+        status, text = 404, str(error)
+    elif isinstance(error, ConfigError):
+        status, text = 400, str(error)
+    elif isinstance(error, (FileUnreadable, OSError)):
+        _log.error("%s: %s", what, error)
+        reason = getattr(error, "strerror", None) or "it cannot be read or written"
+        status, text = 500, f"the server cannot use its models directory: {reason}"
+    elif isinstance(error, MLaaS4HEPError):
+        status, text = 501, str(error)
+    elif isinstance(error, ClientDisconnect):
+        status, text = 400, "the client left in the middle of the request"
+    else:
+        _log.error("%s failed", what, exc_info=error)
+        status, text = 500, "the server failed; its log says why"
+    response = json_response({"error": text[:_LONGEST_ERROR]}, status)
+    response.headers.update(headers or {})
+    return response

@@ -1,0 +1,127 @@
+"""Requests that come at the same time, in one run of the model.
+
+    batches = Batches()
+    scores = await batches.score(predictor, matrix)
+
+While a model runs, requests for it wait, and all that have come by then are its next batch: nobody waits for a batch to
+fill up, and the busier the server is, the larger batches are. Many rows at once are a batch by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from mlaas4hep.serving.predictor import Predictor
+from mlaas4hep.serving.rows import Matrix
+
+LARGEST = 1024
+"""Rows of a batch, at most; a request of a quarter of it is run alone."""
+
+
+class Batches:
+    """The queues of all models; belongs to one event loop.
+
+    Args:
+        threads: models that run at the same time.
+        note: is told of every run how many rows it had.
+    """
+
+    def __init__(self, threads: int = 4, note: Callable[[int], None] = lambda rows: None) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
+        self._note = note
+        self._queues: WeakKeyDictionary[Predictor, _Queue] = WeakKeyDictionary()
+
+    async def score(self, predictor: Predictor, rows: Matrix) -> Matrix:
+        """Return the scores of some rows.
+
+        Raises:
+            ConfigError: the model cannot take them.
+        """
+        if len(rows) >= LARGEST // 4:
+            self._note(len(rows))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
+        queue = self._queues.get(predictor)
+        if queue is None:
+            queue = self._queues[predictor] = _Queue(self._pool, self._note)
+        return await queue.add(predictor, rows)
+
+    def close(self) -> None:
+        """End the threads; what runs goes on to its end."""
+        self._pool.shutdown(wait=False)
+
+
+class _Waiting(NamedTuple):
+    rows: Matrix
+    scores: asyncio.Future[Matrix]
+
+
+class _Queue:
+    """What waits for one model, which runs once at a time; it does not keep the model alive by itself."""
+
+    def __init__(self, pool: ThreadPoolExecutor, note: Callable[[int], None]) -> None:
+        self._pool = pool
+        self._note = note
+        self._waiting: list[_Waiting] = []
+        self._running = False
+
+    def add(self, predictor: Predictor, rows: Matrix) -> asyncio.Future[Matrix]:
+        loop = asyncio.get_running_loop()
+        scores: asyncio.Future[Matrix] = loop.create_future()
+        self._waiting.append(_Waiting(rows, scores))
+        if not self._running:
+            self._running = True
+            loop.call_soon(self._run, loop, predictor)  # whatever else has arrived comes along
+        return scores
+
+    def _run(self, loop: asyncio.AbstractEventLoop, predictor: Predictor) -> None:
+        batch = self._take()
+        if not batch:
+            self._running = False
+            return
+        self._note(sum(len(one.rows) for one in batch))
+        run = loop.run_in_executor(self._pool, _scores, predictor, batch)
+        run.add_done_callback(lambda done: self._deliver(loop, predictor, batch, done))
+
+    def _take(self) -> list[_Waiting]:
+        """Remove and return as many as one batch has."""
+        taken = size = 0
+        for one in self._waiting:
+            size += len(one.rows)
+            if taken and size > LARGEST:
+                break
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return batch
+
+    def _deliver(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        predictor: Predictor,
+        batch: list[_Waiting],
+        done: asyncio.Future[list[Matrix | Exception]],
+    ) -> None:
+        for one, scores in zip(batch, done.result(), strict=True):
+            if one.scores.done():  # nobody waits any more
+                continue
+            if isinstance(scores, Exception):
+                one.scores.set_exception(scores)
+            else:
+                one.scores.set_result(scores)
+        self._run(loop, predictor)
+
+
+def _scores(predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
+    """Return the scores of each request; where they fail together, each is tried alone."""
+    try:
+        if len(batch) == 1:
+            return [predictor.predict(batch[0].rows)]
+        scores = predictor.predict(np.concatenate([one.rows for one in batch]))
+        return [*np.split(scores, np.cumsum([len(one.rows) for one in batch[:-1]]))]
+    except Exception as error:
+        return [error] if len(batch) == 1 else [_scores(predictor, [one])[0] for one in batch]

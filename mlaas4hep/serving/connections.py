@@ -1,0 +1,106 @@
+"""Connections: HTTP/1.1 as uvicorn speaks it, and an end to clients that keep one open and do not go on.
+
+    uvicorn.Config(app, http=Connection.with_timeout(30))
+
+A request's headers must be there within `timeout` seconds; its body, and the client's reading of the answer, must not
+stand still for so long, and a body must come at 1 kB/s on the whole. Waiting for a model is not the client's time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+CERTIFICATE = "mlaas4hep.certificate"
+"""Where an ASGI scope says whether the client showed a certificate, which TLS has verified then."""
+
+_SLOWEST = 1000.0  # bytes of a body a second
+_TOO_LATE = b'{"error":"the request did not arrive fast enough"}'
+_TIMEOUT = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_TOO_LATE), _TOO_LATE)
+)
+_log = logging.getLogger(__name__)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection.
+
+    Attributes:
+        timeout: seconds that a client has; `with_timeout` sets it.
+    """
+
+    timeout = 30.0
+
+    @classmethod
+    def with_timeout(cls, timeout: float) -> type[Connection]:
+        """Return the class of connections whose clients have so many seconds."""
+        return type("Connection", (cls,), {"timeout": timeout})
+
+    def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._certificate = bool(transport.get_extra_info("peercert"))
+        self._began = self._moved = self.loop.time()  # of the request, and of what last went in or out
+        self._arrived = 0
+        self._in_headers, self._in_body = True, False
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._moved = self.loop.time()
+        self._arrived += len(data)
+        super().data_received(data)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._moved = self.loop.time()
+        super().resume_writing()
+
+    def on_message_begin(self) -> None:
+        """Note when a request begins, and what is known of its sender."""
+        super().on_message_begin()
+        self._began, self._arrived, self._in_headers = self.loop.time(), 0, True
+        cast(dict[str, object], self.scope)[CERTIFICATE] = self._certificate
+
+    def on_headers_complete(self) -> None:
+        """Note that a body follows."""
+        self._in_headers, self._in_body = False, True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is there."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def end_if_overdue(self) -> None:
+        """Close the connection of a client that has had its time."""
+        if not self._is_overdue(self.loop.time()):
+            return
+        _log.warning("a client at %s does not go on: its connection is closed", self.client[0] if self.client else "?")
+        if self.transport.is_closing() or self.flow.write_paused:
+            self.transport.abort()
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_TIMEOUT)
+        self.transport.close()
+
+    def _is_overdue(self, now: float) -> bool:
+        if self.transport.is_closing() or self.flow.write_paused:
+            return bool(self.transport.get_write_buffer_size()) and now - self._moved > self.timeout
+        if self._in_headers:
+            return now - self._began > self.timeout
+        if not self._in_body or self.flow.read_paused:  # it is our turn
+            return False
+        late = now - self._began - self.timeout
+        slow = late > 0 and (self.cycle.response_complete or self._arrived < _SLOWEST * late)
+        return slow or now - self._moved > self.timeout
+
+
+def end_overdue(connections: Iterable[object]) -> None:
+    """Look after all connections; to be called every second or so."""
+    for connection in list(connections):
+        if isinstance(connection, Connection):
+            connection.end_if_overdue()

@@ -1,0 +1,168 @@
+"""What every request passes: a number by which logs name it, rules of access, limits, and counters.
+
+    Gate(app, Settings("tfaas_models"), Metrics())
+
+An error that the application raises ends here, as an answer. What is in a body is for the routes to judge.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from contextvars import ContextVar
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlaas4hep.serving.access import Access, Tokens
+from mlaas4hep.serving.answers import error_response
+from mlaas4hep.serving.connections import CERTIFICATE
+from mlaas4hep.serving.metrics import Metrics
+from mlaas4hep.serving.settings import Settings
+
+REQUEST: ContextVar[str] = ContextVar("request", default="-")
+"""The number of the request that is being answered, for logs."""
+
+
+class RequestNumber(logging.Filter):
+    """Adds the number of the request to what is logged, as `request`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        record.request = REQUEST.get()
+        return True
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH"})
+_ROUTES = frozenset(
+    {
+        *("models", "params", "status", "upload", "bundle", "delete", "json", "proto", "image", "predict"),
+        *("data", "metrics", "v2", "report", "openapi.json"),
+    }
+)
+_log = logging.getLogger("mlaas4hep.requests")
+
+
+class Gate:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._base = settings.base
+        self._limit = settings.max_upload
+        self._metrics = metrics
+        tokens = Tokens(settings.token_file) if settings.token_file else None
+        self._access = Access(tokens, bool(settings.capath), settings.private, settings.read_only)
+        self._rate = _Rate(settings.rate) if settings.rate else None
+        self._number = itertools.count(1)
+        self._prefix = secrets.token_hex(4)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, headers = time.perf_counter(), dict(scope["headers"])
+        number = _number(headers) or f"{self._prefix}-{next(self._number):x}"
+        REQUEST.set(number)
+        answer = _Answer(send, number.encode())
+        self._metrics.under_way.inc()
+        try:
+            self._check(scope, headers)
+            await self._app(scope, _bounded(receive, self._limit), answer.send)
+        except Exception as error:
+            response = error_response(f"{scope['method']} {scope['path']}", error)
+            if answer.status:  # half of another one is on its way
+                raise
+            await response(scope, receive, answer.send)
+        finally:
+            self._metrics.under_way.dec()
+            self._note(scope, answer, time.perf_counter() - began)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if self._rate and not self._rate.allows((scope.get("client") or ("",))[0]):
+            raise HTTPException(429, "too many requests from this address", {"Retry-After": "1"})
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._limit:
+            raise _too_large(self._limit)
+        kind, _, token = headers.get(b"authorization", b"").partition(b" ")
+        bearer = token.strip() if kind.lower() == b"bearer" else None
+        path = scope["path"].removeprefix(self._base)
+        self._access.check(scope["method"], path, bearer, scope.get(CERTIFICATE, False))
+
+    def _note(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.request(self._route(scope["path"]), method, answer.status, seconds)
+        if _log.isEnabledFor(logging.INFO):
+            client = (scope.get("client") or ("-",))[0]
+            path = scope["path"].encode("unicode_escape").decode()
+            _log.info("%s %s %s %d %.1f ms", client, scope["method"], path, answer.status, 1e3 * seconds)
+
+    def _route(self, path: str) -> str:
+        """Return the first part of a path, if it is one that there is: what is counted must not grow with nonsense."""
+        first = path.removeprefix(self._base).strip("/").partition("/")[0]
+        return f"/{first}" if not first or first in _ROUTES else "other"
+
+
+class _Answer:
+    """Sends an answer with the request's number in it, and remembers its status."""
+
+    def __init__(self, send: Send, number: bytes) -> None:
+        self._send = send
+        self._number = number
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self._number)]
+        await self._send(message)
+
+
+def _number(headers: dict[bytes, bytes]) -> str:
+    """Return the number that a client, or a proxy before us, gave the request; "" for none or nonsense."""
+    number = headers.get(b"x-request-id", b"").decode("latin-1")
+    return number if len(number) <= 64 and number.isascii() and number.replace("-", "").isalnum() else ""
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Return what raises a 413 as soon as more than `limit` bytes have arrived."""
+    arrived = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal arrived
+        message = await receive()
+        arrived += len(message.get("body", b""))
+        if arrived > limit:
+            raise _too_large(limit)
+        return message
+
+    return receive_within_limit
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the request is larger than {limit / 1e6:,g} MB")
+
+
+class _Rate:
+    """So many requests a second of each address; as many at once, after a second without any."""
+
+    _ADDRESSES = 10_000
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests that may come, and since when
+
+    def allows(self, address: str) -> bool:
+        """Count a request; say whether it may pass."""
+        now = time.monotonic()
+        most = max(self._rate, 1.0)
+        left, since = self._left.pop(address, (most, now))
+        left = min(most, left + (now - since) * self._rate)
+        allowed = left >= 1
+        self._left[address] = (left - allowed, now)
+        if len(self._left) > self._ADDRESSES:
+            self._left.popitem(last=False)
+        return allowed

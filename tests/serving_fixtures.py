@@ -124,10 +124,17 @@ class Server:
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"ready: (http://\S+)", line):
+            if found := re.search(r"ready: (https?://\S+)", line):
                 server.url = found[1]
                 return server
+        server.stop()
         raise AssertionError("".join(lines))
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def stop(self) -> int:
         if self.process.poll() is None:

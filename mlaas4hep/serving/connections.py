@@ -54,6 +54,13 @@ class Connection(HttpToolsProtocol):
         self._arrived += len(data)
         super().data_received(data)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own gives nothing, and that is no
+        """Say whether the connection stays open, for the answer to a client that has said all it will."""
+        waits = not (self._in_headers or self._in_body or self.cycle is None or self.cycle.response_complete)
+        if waits:
+            self.cycle.keep_alive = False
+        return waits and self.scheme == "http"  # over TLS there is no such thing
+
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         self._moved = self.loop.time()

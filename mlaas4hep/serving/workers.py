@@ -9,7 +9,6 @@ other end of a pipe to it. What they have in common is on disk: the models, and 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import selectors
 import signal
@@ -27,16 +26,13 @@ from mlaas4hep.errors import ServiceError
 from mlaas4hep.serving.metrics import SHARED
 from mlaas4hep.serving.settings import Settings
 
-_BREATH = 1.0  # seconds that a worker must have lived to be replaced at once
 _FINISH = 15.0  # seconds that workers may take to end
-_log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
     line: socket.socket
-    started: float
     ready: bool = False
 
 
@@ -59,9 +55,10 @@ def run_workers(settings: Settings, listening: socket.socket, ready: str) -> Non
                 for worker in [worker for worker in workers if worker.line in events]:
                     if worker.line.recv(1):
                         worker.ready = True
-                    else:
-                        workers.remove(worker)
-                        workers.append(_replace(worker, settings, listening, shared, selector))
+                        continue
+                    workers.remove(worker)
+                    _bury(worker, shared, selector, said)
+                    workers.append(_start(settings, listening, shared, selector))
                 if not said and all(worker.ready for worker in workers):
                     said = True
                     print(ready, file=sys.stderr, flush=True)
@@ -84,22 +81,20 @@ def _start(settings: Settings, listening: socket.socket, shared: str, selector: 
             start_new_session=True,  # Ctrl-C is for this process, which tells the workers
         )
     selector.register(ours, selectors.EVENT_READ)
-    return _Worker(process, ours, time.monotonic())
+    return _Worker(process, ours)
 
 
-def _replace(
-    worker: _Worker, settings: Settings, listening: socket.socket, shared: str, selector: selectors.BaseSelector
-) -> _Worker:
+def _bury(worker: _Worker, shared: str, selector: selectors.BaseSelector, said: bool) -> None:
+    """Clear up after a worker that has ended; before any were ready that is the end of the server."""
     from prometheus_client.multiprocess import mark_process_dead
 
     selector.unregister(worker.line)
     worker.line.close()
     code = worker.process.wait()
     mark_process_dead(worker.process.pid, shared)  # type: ignore[no-untyped-call]
-    if not worker.ready or time.monotonic() - worker.started < _BREATH:
+    if not said:
         raise ServiceError(f"a worker ends as soon as it starts, with exit code {code}", hint="see what it says above")
     print(f"a worker ended with exit code {code}, and another one takes its place", file=sys.stderr, flush=True)
-    return _start(settings, listening, shared, selector)
 
 
 def _end(workers: list[_Worker]) -> None:

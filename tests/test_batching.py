@@ -1,0 +1,126 @@
+"""Requests that wait for a model are its next batch, and each gets its own scores."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.serving.batching import LARGEST, Batches
+from mlaas4hep.serving.rows import Matrix
+
+
+class Sums:
+    """A model that sums up rows, refuses those with a negative number, and waits in its first run if it is told to."""
+
+    def __init__(self, wait: bool = False) -> None:
+        self.runs: list[int] = []
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self._wait = wait
+
+    def predict(self, rows: Matrix) -> Matrix:
+        self.runs.append(len(rows))
+        if self._wait and len(self.runs) == 1:
+            self.begun.set()
+            assert self.may_end.wait(20)
+        if (rows < 0).any():
+            raise ConfigError("the model cannot take negative numbers")
+        return np.sum(rows, axis=1, keepdims=True)
+
+
+def run(ask: Callable[[Batches], Awaitable[None]], note: Callable[[int], None] = lambda rows: None) -> None:
+    async def main() -> None:
+        batches = Batches(note=note)
+        try:
+            await asyncio.wait_for(ask(batches), 20)
+        finally:
+            batches.close()
+
+    asyncio.run(main())
+
+
+def test_what_comes_while_a_model_runs_is_one_batch_afterwards() -> None:
+    model, noted = Sums(wait=True), []
+
+    async def ask(batches: Batches) -> None:
+        first = asyncio.ensure_future(batches.score(model, np.full((1, 2), 100, np.float32)))
+        await asyncio.get_running_loop().run_in_executor(None, model.begun.wait, 20)
+        later = [asyncio.ensure_future(batches.score(model, np.full((2, 2), n, np.float32))) for n in range(50)]
+        await asyncio.sleep(0)  # they ask
+        model.may_end.set()
+        assert (await first).tolist() == [[200]]
+        for number, scores in enumerate(await asyncio.gather(*later)):
+            assert scores.tolist() == [[2 * number], [2 * number]]
+
+    run(ask, noted.append)
+    assert model.runs == noted == [1, 100]
+
+
+def test_requests_of_the_same_moment_are_one_batch() -> None:
+    model = Sums()
+
+    async def ask(batches: Batches) -> None:
+        rows = [np.full((1, 3), n, np.float32) for n in range(20)]
+        scores = await asyncio.gather(*(batches.score(model, row) for row in rows))
+        assert [float(one[0, 0]) for one in scores] == [3.0 * n for n in range(20)]
+
+    run(ask)
+    assert model.runs == [20]
+
+
+def test_a_request_that_the_model_refuses_does_not_spoil_the_others() -> None:
+    model = Sums()
+
+    async def ask(batches: Batches) -> None:
+        rows = [np.full((1, 2), n, np.float32) for n in (1, -1, 3)]
+        good, bad, other = await asyncio.gather(*(batches.score(model, row) for row in rows), return_exceptions=True)
+        assert (good.tolist(), other.tolist()) == ([[2]], [[6]])
+        assert isinstance(bad, ConfigError)
+
+    run(ask)
+
+
+def test_many_rows_do_not_wait_for_others_and_others_not_for_them() -> None:
+    model = Sums(wait=True)
+
+    async def ask(batches: Batches) -> None:
+        many = asyncio.ensure_future(batches.score(model, np.ones((LARGEST, 2), np.float32)))
+        await asyncio.get_running_loop().run_in_executor(None, model.begun.wait, 20)
+        assert (await batches.score(model, np.ones((1, 2), np.float32))).tolist() == [[2]]
+        model.may_end.set()
+        assert (await many).shape == (LARGEST, 1)
+
+    run(ask)
+
+
+def test_a_batch_has_an_end() -> None:
+    model = Sums()
+
+    async def ask(batches: Batches) -> None:
+        rows = np.ones((LARGEST // 5, 1), np.float32)
+        await asyncio.gather(*(batches.score(model, rows) for _ in range(12)))
+
+    run(ask)
+    assert max(model.runs) <= LARGEST
+    assert sum(model.runs) == 12 * (LARGEST // 5)
+
+
+def test_a_client_that_has_left_is_not_waited_for() -> None:
+    model = Sums(wait=True)
+
+    async def ask(batches: Batches) -> None:
+        first = asyncio.ensure_future(batches.score(model, np.ones((1, 1), np.float32)))
+        await asyncio.get_running_loop().run_in_executor(None, model.begun.wait, 20)
+        gone, stays = (asyncio.ensure_future(batches.score(model, np.ones((1, 1), np.float32))) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        model.may_end.set()
+        assert (await stays).tolist() == (await first).tolist() == [[1]]
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    run(ask)

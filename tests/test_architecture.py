@@ -19,7 +19,7 @@ OWNERS = {
     "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
     "sklearn": {"training/sklearn_backend.py"},
     "xgboost": {"training/xgboost_backend.py"},
-    "starlette": {f"serving/{name}.py" for name in ("app", "guard", "proto", "scoring")},
+    "starlette": {f"serving/{name}.py" for name in ("app", "guard", "oip", "proto", "scoring")},
     "uvicorn": {"serving/server.py"},
 }
 MODULES = sorted((ROOT / "mlaas4hep").rglob("*.py"))

@@ -29,7 +29,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
-from mlaas4hep.serving import proto
+from mlaas4hep.serving import oip, proto
 from mlaas4hep.serving.archive import GZIP_MAGIC, Limits
 from mlaas4hep.serving.guard import BodyLimit, Counter
 from mlaas4hep.serving.predictor import Predictors
@@ -101,6 +101,7 @@ def _routes() -> list[BaseRoute]:
         Route("/json", predict, methods=["POST"]),
         Route("/predict/json", predict, methods=["POST"]),
         *proto.routes(),
+        *oip.routes(),
     ]
 
 

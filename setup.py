@@ -42,6 +42,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scikit-learn>=1.5",
+    "tritonclient[http]>=2.50",
     "types-psutil",
     "types-requests",
     "types-tqdm",

@@ -12,6 +12,7 @@ FLOORS = {"io": 1, "reader": 2, "stream": 3, "training": 4, "serving": 5}
 HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")
+STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "proto", "service")
 OWNERS = {
     "keras": {"training/keras_backend.py"},
     "torch": {"training/torch_backend.py", "training/torch_dataset.py"},
@@ -19,7 +20,9 @@ OWNERS = {
     "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
     "sklearn": {"training/sklearn_backend.py"},
     "xgboost": {"training/xgboost_backend.py"},
-    "starlette": {f"serving/{name}.py" for name in ("access", "answers", "app", "gate", "service")},
+    "starlette": {
+        f"serving/{name}.py" for name in ("access", "answers", "app", "bodies", "gate", "oip", "proto", "service")
+    },
     "uvicorn": {"serving/connections.py", "serving/server.py"},
 }
 MODULES = sorted((ROOT / "mlaas4hep").rglob("*.py"))

@@ -30,7 +30,7 @@ def trained(store: ModelStore) -> OnnxPredictor:
 
 def load(store: ModelStore, graph: bytes, **changes: Any) -> Any:
     write_bundle(store.folder / "htautau", graph=graph, **changes)
-    return Predictors(store).get("htautau")
+    return Predictors(store).get("htautau").predictor
 
 
 def rows(predictor: Any, **request: Any) -> list[list[float]]:
@@ -164,8 +164,8 @@ def test_a_model_is_loaded_once_and_again_when_it_was_replaced(store: ModelStore
         new = write_bundle(tmp_path / f"new{factor}", graph=trained_model(weights=[factor * w for w in WEIGHTS]))
         with write_archive(tmp_path / "new.tar", new).open("rb") as archive:
             store.add_bundle(archive)
-        first = predictors.get("htautau")
-        assert predictors.get("htautau") is first
+        first = predictors.get("htautau").predictor
+        assert predictors.get("htautau").predictor is first
         assert first.predict(np.ones((1, 5), np.float32)).tolist() == [[11111 * factor]]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,11 +16,17 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
+from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.store import UnknownModel
 
 _LONGEST_ERROR = 1000  # characters; some of them are the client's own
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
+
+
+def plain_numbers(scores: Matrix) -> list[float | None]:
+    """Return numbers row by row, with as many digits as 32 bits have (0.1, not 0.10000000149), NaN as None."""
+    return [float(str(score)) if math.isfinite(score) else None for score in scores.ravel()]
 
 
 def json_response(content: Any, status_code: int = 200) -> Response:

@@ -10,33 +10,32 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.answers import json_response
+from mlaas4hep.serving import oip, proto
+from mlaas4hep.serving.answers import json_response, plain_numbers
 from mlaas4hep.serving.archive import GZIP_MAGIC
+from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.gate import Gate
 from mlaas4hep.serving.metrics import CONTENT_TYPE
-from mlaas4hep.serving.rows import Matrix, parse_request
+from mlaas4hep.serving.rows import parse_request
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import Upload
 
-_LARGEST_JSON = 64_000_000  # bytes
-_QUICK = 50_000  # bytes of JSON that are parsed while other requests wait
 _PREDICT = frozenset({"/json", "/predict/json"})
 
 
@@ -57,7 +56,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in quick:
-            response = await _predict(service, receive)
+            response = await _predict(service, scope["headers"], receive)
             await response(scope, receive, send)
         else:
             await router(scope, receive, send)
@@ -79,6 +78,8 @@ def _routes() -> list[BaseRoute]:
         Route("/delete/{model}", delete, methods=["DELETE"]),
         Route("/json", predict, methods=["POST"]),
         Route("/predict/json", predict, methods=["POST"]),
+        *proto.routes(),
+        *oip.routes(),
     ]
 
 
@@ -95,7 +96,7 @@ async def params(request: Request) -> Response:
 async def set_default(request: Request) -> Response:
     """POST /params: make the model of these params the default one."""
     try:
-        name = json.loads(await _body(request.receive))["name"]
+        name = json.loads(await read_body(request.headers.raw, request.receive))["name"]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ConfigError("the request is no params.json with a 'name'") from error
     await run_in_threadpool(_service(request).store.set_default, str(name))
@@ -147,16 +148,16 @@ async def delete(request: Request) -> Response:
 
 async def predict(request: Request) -> Response:
     """POST /json, POST /predict/json: the scores of one row, or of a list of rows."""
-    return await _predict(_service(request), request.receive)
+    return await _predict(_service(request), request.headers.raw, request.receive)
 
 
-async def _predict(service: Service, receive: Receive) -> Response:
-    body = await _body(receive)
-    asked = parse_request(body) if len(body) < _QUICK else await run_in_threadpool(parse_request, body)
-    name, predictor = await service.predictor(asked.model)
-    rows = predictor.rows(asked) if len(body) < _QUICK else await run_in_threadpool(predictor.rows, asked)
-    scores = _as_lists(await service.score(name, predictor, rows.matrix))
-    return json_response(scores if rows.many else scores[0])
+async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Response:
+    body = await read_body(headers, receive)
+    asked = await aside(len(body), parse_request, body)
+    model = await service.model(asked.model)
+    rows = await aside(len(body), model.predictor.rows, asked)
+    scores = await service.score(model, rows.matrix)
+    return json_response([plain_numbers(row) for row in scores] if rows.many else plain_numbers(scores[0]))
 
 
 async def metrics(request: Request) -> Response:
@@ -183,11 +184,6 @@ async def page(request: Request) -> Response:
     )
 
 
-def _as_lists(scores: Matrix) -> list[list[float | None]]:
-    """Return numbers with as many digits as 32 bits have (0.1, not 0.10000000149), NaN as None."""
-    return [[float(str(score)) if math.isfinite(score) else None for score in row] for row in scores]
-
-
 def _status(service: Service) -> dict[str, Any]:
     import psutil
 
@@ -203,20 +199,6 @@ def _status(service: Service) -> dict[str, Any]:
 
 def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
-
-
-async def _body(receive: Receive) -> bytes:
-    pieces, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > _LARGEST_JSON:
-            raise HTTPException(413, f"the request is larger than {_LARGEST_JSON / 1e6:.0f} MB")
-        if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _file(form: FormData, part: str) -> Upload:

@@ -1,7 +1,7 @@
 """Run a stored model.
 
     predictors = Predictors(store)
-    predictors.get("htautau").predict(matrix)         # float32 (n, features) -> float32 (n, k)
+    predictors.get("htautau").predictor.predict(matrix)         # float32 (n, features) -> float32 (n, k)
 
 ONNX is what is served; a further format is one more class with `rows` and `predict`, and a line in `load_predictor`.
 onnxruntime is imported when the first model is loaded.
@@ -63,6 +63,14 @@ class Predictor(Protocol):
 
     def predict(self, rows: Matrix) -> Matrix:
         """Return the scores, float32 (n, k), of float32 (n, features)."""
+
+
+class Model(NamedTuple):
+    """A predictor, and as what it is in the store; versions count from "1"."""
+
+    name: str
+    version: str
+    predictor: Predictor
 
 
 class OnnxPredictor:
@@ -139,7 +147,7 @@ class Predictors:
         self._loading = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
 
-    def get(self, name: str) -> Predictor:
+    def get(self, name: str) -> Model:
         """Return the model that is in the store under that name now.
 
         Raises:
@@ -151,16 +159,16 @@ class Predictors:
             with self._loading:
                 loaded = self._current(name) or self._load(name)
                 self._loaded[name] = loaded
-        return loaded.predictor
+        return loaded.model
 
-    def loaded(self, name: str) -> Predictor | None:
+    def loaded(self, name: str) -> Model | None:
         """Return the model if it is loaded, and still the one in the store.
 
         Raises:
             UnknownModel: there is no such model.
         """
         loaded = self._current(name)
-        return loaded.predictor if loaded else None
+        return loaded.model if loaded else None
 
     def forget(self, name: str) -> None:
         """Free the memory of a model that was deleted."""
@@ -181,7 +189,7 @@ class Predictors:
         for _ in range(_RELOADS):
             model = self._store.get(name)
             try:
-                loaded = _Loaded(model.version, load_predictor(model), -1, 0.0)
+                loaded = _Loaded(Model(name, str(model.number), load_predictor(model)), model.version)
             except MLaaS4HEPError:
                 if self._store.version(name) == model.version:
                     raise
@@ -195,10 +203,10 @@ class Predictors:
 class _Loaded:
     """A model, the version of its folder, and when that was looked at: after how many changes, at which time."""
 
+    model: Model
     version: Version
-    predictor: Predictor
-    changes: int
-    looked: float
+    changes: int = -1
+    looked: float = 0.0
 
 
 def _sizes(shape: Sequence[object]) -> tuple[int | None, ...]:

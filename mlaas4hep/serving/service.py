@@ -1,8 +1,10 @@
 """What the routes share: the models on disk, those that are loaded, and how they are run and counted.
 
-service = Service(Settings("tfaas_models"))
-name, predictor = await service.predictor("htautau")
-scores = await service.score(name, predictor, matrix)
+    service = Service(Settings("tfaas_models"))
+    model = await service.model("htautau")
+    scores = await service.score(model, matrix)
+
+The protocols are in `app`, `proto` and `oip`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from mlaas4hep.serving.archive import Limits
 from mlaas4hep.serving.batching import Batches
 from mlaas4hep.serving.metrics import Metrics
-from mlaas4hep.serving.predictor import Predictor, Predictors
+from mlaas4hep.serving.predictor import Model, Predictors
 from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import ModelStore, UnknownModel
@@ -35,8 +37,8 @@ class Service:
         self.started = time.monotonic()
         self._batches = Batches(note=self.metrics.batch)
 
-    async def predictor(self, name: str) -> tuple[str, Predictor]:
-        """Return a model's name and the model, ready to run.
+    async def model(self, name: str) -> Model:
+        """Return a model, ready to run.
 
         Args:
             name: "" for the default one.
@@ -48,19 +50,17 @@ class Service:
         name = name or await run_in_threadpool(lambda: self.store.default)
         if not name:
             raise UnknownModel("there is no model yet", hint="upload one: tfaas_client.py --upload=upload.json")
-        predictor = self.predictors.loaded(name)
-        if predictor is None:
-            predictor = await run_in_threadpool(self.predictors.get, name)
-        return name, predictor
+        loaded = self.predictors.loaded(name)
+        return loaded if loaded else await run_in_threadpool(self.predictors.get, name)
 
-    async def score(self, name: str, predictor: Predictor, rows: Matrix) -> Matrix:
+    async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), together with what others ask of it; return scores (n, k).
 
         Raises:
             ConfigError: it cannot take them.
         """
-        scores = await self._batches.score(predictor, rows)
-        self.metrics.rows(name, len(rows))
+        scores = await self._batches.score(model.predictor, rows)
+        self.metrics.rows(model.name, len(rows))
         return scores
 
     def delete(self, name: str) -> None:

@@ -19,6 +19,7 @@ EXTRAS = {
         "uvicorn[standard]>=0.40",
         "python-multipart>=0.0.12",
         "prometheus_client>=0.21",
+        "orjson>=3.10",
         "onnxruntime>=1.20",
         "pillow>=10.3",
         "protobuf>=4.25",

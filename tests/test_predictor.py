@@ -92,7 +92,7 @@ def test_one_event_whose_branches_are_all_lists_is_one_row() -> None:
         ({"keys": KEYS, "values": [1, True, 3, 4, 5]}, "value of 'MET_pt' must be a number, .* and is true"),
         ({"keys": KEYS, "values": [1, [2], 3, 4, 5]}, r"value of 'MET_pt' must be a number, .* and is \[2\]"),
         ({"keys": KEYS, "values": [1, 1e39, 3, 4, 5]}, r"value of 'MET_pt' is too large for 32 bits: 1e\+39"),
-        ({"keys": KEYS, "values": [1, 10**400, 3, 4, 5]}, "value of 'MET_pt' is too large for 32 bits: 1000"),
+        ({"keys": KEYS, "values": [1, 10**400, 3, 4, 5]}, "not JSON .*: number is infinity"),
         ({"keys": MET["keys"], "values": [1, 2, 3]}, "'Muon_pt' must be a list of numbers, and is 3"),
         ({"keys": MET["keys"], "values": [1, 2, [3, "x"]]}, "number 1 of 'Muon_pt' must be a number"),
         ({"values": []}, "'values' must be a list of numbers"),

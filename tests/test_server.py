@@ -201,9 +201,9 @@ def test_numbers_have_the_digits_of_32_bits_and_nan_is_null(url: str, tmp_path: 
     ("content", "status", "reason"),
     [
         (b"{", 400, "not JSON"),
-        (b'{"values": [1, 2, "\\ud800", 4, 5]}', 400, "number 2 of values must be a number"),
+        (b'{"values": [1, 2, "\\ud800", 4, 5]}', 400, "not JSON"),
+        (b'{"values": [1, 2, "3", 4, 5]}', 400, "number 2 of values must be a number"),
         ({"keys": ["MET_pT"], "values": [1]}, 400, "does not know the key 'MET_pT'; closest: 'MET_pt'"),
-        ({"keys": ["\ud800"], "values": [1]}, 400, "does not know the key"),
         ({"keys": ["MET_pt"], "values": [1]}, 400, "lacks 2 keys: 'MET_phi', 'Muon_pt'"),
         ({"values": [1]}, 400, "takes 5 values, and there are 1"),
         ({**MET, "model": "htautua"}, 404, "no model 'htautua'; closest: 'htautau'"),

@@ -6,32 +6,28 @@ return error_response(request_line, error)
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from typing import Any
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
-from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.store import UnknownModel
 
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _LONGEST_ERROR = 1000  # characters; some of them are the client's own
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
 
-def plain_numbers(scores: Matrix) -> list[float | None]:
-    """Return numbers row by row, with as many digits as 32 bits have (0.1, not 0.10000000149), NaN as None."""
-    return [float(str(score)) if math.isfinite(score) else None for score in scores.ravel()]
-
-
 def json_response(content: Any, status_code: int = 200) -> Response:
-    """Return an answer with some content."""
-    return Response(_encode(content), status_code, media_type="application/json")
+    """Return an answer with some content.
+
+    Of arrays in it, numbers have as many digits as 32 bits have (0.1, not 0.10000000149), and NaN is null.
+    """
+    return Response(orjson.dumps(content, option=_OPTIONS), status_code, media_type="application/json")
 
 
 def error_response(what: str, error: Exception) -> Response:

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving import oip, proto
-from mlaas4hep.serving.answers import json_response, plain_numbers
+from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.archive import GZIP_MAGIC
 from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.gate import Gate
@@ -157,7 +157,7 @@ async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], rec
     model = await service.model(asked.model)
     rows = await aside(len(body), model.predictor.rows, asked)
     scores = await service.score(model, rows.matrix)
-    return json_response([plain_numbers(row) for row in scores] if rows.many else plain_numbers(scores[0]))
+    return json_response(scores if rows.many else scores[0])
 
 
 async def metrics(request: Request) -> Response:

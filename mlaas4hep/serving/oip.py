@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 
 from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.answers import json_response, plain_numbers
+from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.predictor import Model
 from mlaas4hep.serving.rows import Matrix
@@ -113,7 +113,8 @@ async def model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """POST /v2/models/{name}/infer: the scores of a batch."""
-    model, body, header_length = await _model(request), await _body(request), request.headers.get(_HEADER_LENGTH)
+    body, header_length = await _body(request), request.headers.get(_HEADER_LENGTH)
+    model = await _model(request)
     effort = len(body) if header_length is None else len(header_length)  # bytes are not looked at one by one
     question = await aside(effort, _question, model, body, header_length)
     scores = await _service(request).score(model, question.matrix)
@@ -160,7 +161,7 @@ def _question(model: Model, body: bytes, header_length: str | None) -> Question:
 
 
 def _as_json(question: Question, scores: Matrix) -> Response:
-    return json_response(_answer(question, scores, data=plain_numbers(scores)))
+    return json_response(_answer(question, scores, data=scores.ravel()))
 
 
 def _as_bytes(question: Question, scores: Matrix) -> Response:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError, nearest
@@ -23,13 +24,6 @@ Matrix = NDArray[np.float32]
 _LARGEST = float(np.finfo(np.float32).max)
 _LONGEST_SHOWN = 60  # characters of what a client sent that are said back
 _EXAMPLE = 'as in {"keys": ["MET_pt"], "values": [32.1], "model": "name"}'
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(text)
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
 _TEXTS = frozenset({str})
@@ -46,12 +40,13 @@ class Span(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Where the values of a row go: those that are numbers, and those that are lists."""
+    """Where the values of a row go: those that are numbers, and those that are lists; `in_order`: as they come."""
 
     spans: Sequence[Span]
     numbers: Sequence[int]
     columns: NDArray[np.intp]
     lists: Sequence[tuple[int, str, Span]]
+    in_order: bool
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,11 @@ def parse_request(body: bytes) -> Request:
         ConfigError: it is none, or has keys, values or a model of another type.
     """
     try:
-        content = _JSON.decode(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError("the request is not JSON (NaN is none either: write null)", hint=_EXAMPLE) from error
+        content = orjson.loads(body)
+    except ValueError as error:
+        raise ConfigError(
+            f"the request is not JSON (NaN is none either: write null): {error}", hint=_EXAMPLE
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError("the request is no JSON object", hint=_EXAMPLE)
     keys, values, model = content.get("keys") or [], content.get("values"), content.get("model") or ""
@@ -139,6 +136,8 @@ class Columns:
         if not request.keys:
             return plain_rows(request, len(self.names))
         plan = self._plan(tuple(request.keys))
+        if plan.in_order and type(request.values[0]) is not list and len(request.values) == len(plan.spans):
+            return Rows(_numbers(request.values, "values", request.keys)[None], many=False)
         many = all(isinstance(value, list) for value in request.values) and not _is_one_row(plan.spans, request.values)
         rows = request.values if many else [request.values]
         matrix = np.full((len(rows), len(self.names)), np.nan, np.float32)
@@ -158,7 +157,8 @@ class Columns:
             lists = [(place, keys[place], span) for place, span in enumerate(spans) if span.is_list]
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[keys] = _Plan(spans, numbers, columns, lists)
+            in_order = columns.tolist() == list(range(len(self.names)))
+            plan = self._plans[keys] = _Plan(spans, numbers, columns, lists, in_order)
         return plan
 
     def _spans_of(self, keys: Sequence[str]) -> list[Span]:
@@ -217,11 +217,8 @@ def _numbers(values: Sequence[Any], where: str, keys: Sequence[str] = ()) -> Mat
     """
     if not _NUMBERS.issuperset(map(type, values)):
         raise _refusal(values, where, keys)
-    try:
-        numbers = np.array(values, dtype=np.float64)
-    except OverflowError as error:  # an integer of more than 308 digits
-        raise _refusal(values, where, keys) from error
-    if np.any(np.abs(numbers) > _LARGEST):
+    numbers = np.array(values, dtype=np.float64)
+    if np.fmax.reduce(numbers, initial=0) > _LARGEST or np.fmin.reduce(numbers, initial=0) < -_LARGEST:
         raise _refusal(values, where, keys)
     return numbers.astype(np.float32)
 

@@ -42,6 +42,7 @@ EXTRAS["test"] = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
+    "schemathesis>=4",
     "scikit-learn>=1.5",
     "tritonclient[http]>=2.50",
     "types-psutil",

@@ -31,6 +31,7 @@ from mlaas4hep.serving.archive import GZIP_MAGIC
 from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.gate import Gate
 from mlaas4hep.serving.metrics import CONTENT_TYPE
+from mlaas4hep.serving.openapi import description
 from mlaas4hep.serving.rows import parse_request
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.settings import Settings
@@ -47,10 +48,8 @@ def create_app(settings: Settings) -> ASGIApp:
         ConfigError: settings do not go together.
     """
     service = Service(settings)
-    routes: Sequence[BaseRoute] = _routes()
-    if settings.base:
-        routes = [Mount(settings.base, routes=routes)]
-    router = Starlette(routes=routes, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
+    whole: Sequence[BaseRoute] = [Mount(settings.base, routes=routes())] if settings.base else routes()
+    router = Starlette(routes=whole, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
     router.state.service = service
     quick = {f"{settings.base}{path}" for path in _PREDICT}
 
@@ -64,7 +63,8 @@ def create_app(settings: Settings) -> ASGIApp:
     return Gate(app, settings, service.metrics)
 
 
-def _routes() -> list[BaseRoute]:
+def routes() -> list[BaseRoute]:
+    """Return all routes, without the base path."""
     return [
         Route("/", page),
         Route("/models", models),
@@ -72,6 +72,7 @@ def _routes() -> list[BaseRoute]:
         Route("/params/{model}", params),
         Route("/status", status),
         Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
         Route("/upload", upload, methods=["POST"]),
         Route("/bundle", bundle, methods=["POST"]),
         Route("/delete", delete, methods=["DELETE"]),
@@ -163,6 +164,11 @@ async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], rec
 async def metrics(request: Request) -> Response:
     """GET /metrics: counters, for Prometheus."""
     return Response(await run_in_threadpool(_service(request).metrics.text), media_type=CONTENT_TYPE)
+
+
+async def openapi(request: Request) -> Response:
+    """GET /openapi.json: what is understood here, for tools."""
+    return json_response(description(_service(request).settings.base))
 
 
 async def status(request: Request) -> Response:

@@ -31,6 +31,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
 from mlaas4hep.serving.archive import GZIP_MAGIC, Limits
 from mlaas4hep.serving.guard import BodyLimit, Counter
+from mlaas4hep.serving.images import answer, read_image
 from mlaas4hep.serving.predictor import Predictors
 from mlaas4hep.serving.rows import Matrix, parse_request
 from mlaas4hep.serving.store import ModelStore, UnknownModel, Upload
@@ -99,6 +100,8 @@ def _routes() -> list[BaseRoute]:
         Route("/delete/{model}", delete, methods=["DELETE"]),
         Route("/json", predict, methods=["POST"]),
         Route("/predict/json", predict, methods=["POST"]),
+        Route("/image", image, methods=["POST"]),
+        Route("/predict/image", image, methods=["POST"]),
     ]
 
 
@@ -172,6 +175,14 @@ async def predict(request: Request) -> Response:
     return _json(await run_in_threadpool(_predict, _service(request), await _body(request)))
 
 
+async def image(request: Request) -> Response:
+    """POST /image, POST /predict/image: the best labels of an image, or the scores for it."""
+    async with request.form(max_files=1, max_fields=16) as form:
+        name = form.get("model")
+        upload = _file(form, "image")
+        return _json(await run_in_threadpool(_predict_image, _service(request), str(name or ""), upload))
+
+
 async def status(request: Request) -> Response:
     """GET /status: the machine's memory, load and cores, and what the server did."""
     return _json(await run_in_threadpool(_status, _service(request)))
@@ -200,6 +211,15 @@ def _predict(service: Service, body: bytes) -> list[Any]:
     rows = predictor.rows(asked)
     scores = _as_lists(predictor.predict(rows.matrix))
     return scores if rows.many else scores[0]
+
+
+def _predict_image(service: Service, name: str, upload: Upload) -> Any:
+    name = name or service.store.default
+    if not name:
+        raise UnknownModel("there is no model yet", hint="upload one: tfaas_client.py --upload=upload.json")
+    predictor = service.predictors.get(name)
+    scores = predictor.predict(read_image(upload.content, predictor.input))
+    return answer(upload.filename, predictor, scores)
 
 
 def _as_lists(scores: Matrix) -> list[list[float | None]]:

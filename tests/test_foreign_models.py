@@ -261,8 +261,9 @@ def test_a_process_that_dies_is_one_error_and_is_replaced_and_ends_with_its_mode
     check_predictor(predictors.get("frozen"), X, TRUTH)
     assert predictors.get("frozen").platform == "tensorflow_graphdef"
     (process,) = set(children(psutil.Process().pid)) - set(before)
-    store.delete("frozen")
-    predictors.forget("frozen")
+    shutil.rmtree(store.folder / "frozen")
+    write_bundle(store.folder / "frozen", "frozen", graph=onnx_model())
+    assert predictors.get("frozen").platform == "onnxruntime_onnx"
     wait_for(lambda: has_ended(process))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import requests
 from check_predictor import check_predictor
@@ -259,6 +260,12 @@ def test_tensorflow_models_answer_as_the_stock_server_does(url: str, server: Ser
     assert [given["probability"] for given in answer["labels"]] == pytest.approx([value for _, value in expected])
     code, answer = send(url, png(PIXELS[..., 0]), "saved")
     assert (code, answer) == (200, pytest.approx([2 * PIXELS[..., 0].mean()], rel=1e-5))
+
+    processes = psutil.Process(server.process.pid).children()
+    assert len(processes) == 2
+    for name in ("frozen", "saved"):
+        assert requests.delete(f"{url}/delete/{name}", timeout=20).status_code == 200
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
 
 
 def test_mistakes_are_one_line_and_a_400(url: str, server: Server) -> None:

@@ -9,6 +9,7 @@ is in `onnx_predictor` and `foreign`; a further one is one more class that does 
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Sequence
@@ -127,15 +128,18 @@ class Predictors:
         loaded = self._current(name)
         if loaded is None:
             with self._loading.setdefault(name, threading.Lock()):
-                loaded = self._current(name) or self._load(name)
-                self._loaded[name] = loaded
+                loaded = self._current(name)
+                if loaded is None:
+                    self.forget(name)
+                    loaded = self._loaded[name] = self._load(name)
         if isinstance(loaded.predictor, ConfigError):
             raise _copy(loaded.predictor)
         return loaded.predictor
 
     def forget(self, name: str) -> None:
-        """Free the memory of a model that was deleted, and end its process once nobody waits for it."""
-        self._loaded.pop(name, None)
+        """Free the memory of a model that was deleted or replaced; its process ends once nobody waits for it."""
+        if self._loaded.pop(name, None) is not None:
+            gc.collect()  # errors may hold on to it in a circle
 
     def _current(self, name: str) -> _Loaded | None:
         try:

@@ -25,7 +25,7 @@ import requests
 from check_predictor import check_predictor
 from serving_fixtures import Server, environment, onnx_model, params, write_bundle
 
-from mlaas4hep.errors import ConfigError, ServiceError
+from mlaas4hep.errors import ConfigError, PackageMissing, ServiceError
 from mlaas4hep.serving.foreign import ForeignModel, ForeignPredictor, Limits
 from mlaas4hep.serving.graph_check import pruned
 from mlaas4hep.serving.keras_archive import checked_config, rewritten
@@ -228,6 +228,12 @@ def test_what_is_not_served_says_what_is(models: Any, tmp_path: Path, file: str,
     write_bundle(store.folder / "htautau", graph=b"\x80\x04", model=file)
     with pytest.raises(ConfigError, match=reason):
         Predictors(store).get("htautau")
+
+
+def test_without_tensorflow_the_line_that_installs_it_is_said(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
+    with pytest.raises(PackageMissing, match=r"need the package 'tensorflow', .*pip install 'mlaas4hep\[keras\]'"):
+        Predictors(models.store).get("frozen")
 
 
 # What a process of a model is spared, and spares the server

@@ -28,8 +28,8 @@ from serving_fixtures import (  # noqa: F401
 
 from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.serving.oip_tensors import read_input
 from mlaas4hep.serving.predictor import Tensor
-from mlaas4hep.serving.tensors import read_input
 
 onnxruntime = pytest.importorskip("onnxruntime")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -170,7 +170,7 @@ def test_the_server_and_its_models_describe_themselves(client: Any, model: str) 
     described = {
         "name": "htautau",
         "versions": ["1"],
-        "platform": "onnx_onnxv1",
+        "platform": "onnxruntime_onnx",
         "inputs": [{"name": "inputs", "datatype": "FP32", "shape": [-1, 5]}],
         "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 2]}],
         "parameters": {"keys": KEYS, "labels": ["ggH", "VBF"]},

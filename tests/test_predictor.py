@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from check_predictor import check_predictor
 from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_archive, write_bundle
 
 from mlaas4hep.errors import ConfigError
@@ -118,6 +119,12 @@ def test_many_missing_keys_are_counted_and_five_are_named() -> None:
         columns.place(parse_request(b'{"keys": ["b0"], "values": [1]}'))
 
 
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_a_graph_keeps_the_contract(store: ModelStore, batch: str | int) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (6, 5)).astype(np.float32)
+    check_predictor(load(store, trained_model(outputs=2, batch=batch)), x, np.outer(x @ WEIGHTS, [1, 2]))
+
+
 def test_scores_are_those_of_the_graph(trained: OnnxPredictor, store: ModelStore) -> None:
     assert trained.predict(np.array([[1, 2, 3, 4, NAN]], np.float32)).tolist() == [[MET_SCORE]]
     assert trained.labels == ["ggH", "VBF"]
@@ -140,8 +147,19 @@ def test_a_graph_that_takes_one_row_at_a_time_answers_many(store: ModelStore) ->
 
 
 def test_another_kind_of_file_says_what_is_served(store: ModelStore) -> None:
-    with pytest.raises(ConfigError, match=r"model 'htautau' is 'tf_model.pb'; only \.onnx files are run here"):
-        load(store, b"graph", model="tf_model.pb")
+    with pytest.raises(ConfigError, match=r"model 'htautau' is 'model.pt'; served are \.onnx, \.keras, frozen graphs"):
+        load(store, b"graph", model="model.pt")
+
+
+def test_a_refused_model_is_served_once_it_was_replaced(store: ModelStore, tmp_path: Path) -> None:
+    predictors = Predictors(store)
+    write_bundle(store.folder / "htautau", graph=b"no graph")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no ONNX model"):
+            predictors.get("htautau")
+    with write_archive(tmp_path / "new.tar", write_bundle(tmp_path / "new")).open("rb") as archive:
+        store.add_bundle(archive)
+    assert predictors.get("htautau").predictor.predict(np.ones((1, 5), np.float32)).tolist() == [[11111]]
 
 
 @pytest.mark.parametrize("model", [b"", b"no graph", trained_model()[:100]])

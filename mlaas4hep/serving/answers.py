@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
 from mlaas4hep.serving.store import UnknownModel
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -47,6 +47,8 @@ def error_response(what: str, error: Exception) -> Response:
         _log.error("%s: %s", what, error)
         reason = getattr(error, "strerror", None) or "it cannot be read or written"
         status, text = 500, f"the server cannot use its models directory: {reason}"
+    elif isinstance(error, ServiceError):
+        status, text = 503, str(error)
     elif isinstance(error, MLaaS4HEPError):
         status, text = 501, str(error)
     elif isinstance(error, ClientDisconnect):

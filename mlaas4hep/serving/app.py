@@ -30,6 +30,7 @@ from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.archive import GZIP_MAGIC
 from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.gate import Gate
+from mlaas4hep.serving.images import answer, read_image
 from mlaas4hep.serving.metrics import CONTENT_TYPE
 from mlaas4hep.serving.openapi import description
 from mlaas4hep.serving.rows import parse_request
@@ -79,6 +80,8 @@ def routes() -> list[BaseRoute]:
         Route("/delete/{model}", delete, methods=["DELETE"]),
         Route("/json", predict, methods=["POST"]),
         Route("/predict/json", predict, methods=["POST"]),
+        Route("/image", image, methods=["POST"]),
+        Route("/predict/image", image, methods=["POST"]),
         *proto.routes(),
         *oip.routes(),
     ]
@@ -113,7 +116,7 @@ async def upload(request: Request) -> Response:
         if not isinstance(name, str) or not name:
             raise ConfigError("the form does not provide 'name'", hint="as in curl -F 'name=htautau'")
         await run_in_threadpool(
-            _service(request).store.add_form,
+            _service(request).add_form,
             name,
             _file(form, "params").content,
             _file(form, "model"),
@@ -131,7 +134,7 @@ async def bundle(request: Request) -> Response:
             if says_gzip and spool.tell() == 0 and piece and not GZIP_MAGIC.startswith(piece[:2]):
                 raise ConfigError("the request says Content-Encoding: gzip, and its body is not gzip-compressed")
             await run_in_threadpool(spool.write, piece)
-        await run_in_threadpool(_service(request).store.add_bundle, cast(BinaryIO, spool))
+        await run_in_threadpool(_service(request).add_bundle, cast(BinaryIO, spool))
     return Response()
 
 
@@ -169,6 +172,18 @@ async def metrics(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: what is understood here, for tools."""
     return json_response(description(_service(request).settings.base))
+
+
+async def image(request: Request) -> Response:
+    """POST /image, POST /predict/image: the best labels of an image, or the scores for it."""
+    async with request.form(max_files=1, max_fields=16) as form:
+        name = form.get("model")
+        upload = _file(form, "image")
+        service = _service(request)
+        model = await service.model(str(name or ""))
+        pixels = await run_in_threadpool(read_image, upload.content, model.predictor.input)
+        scores = await service.score(model, pixels)
+        return json_response(answer(upload.filename, model.predictor, scores))
 
 
 async def status(request: Request) -> Response:

@@ -20,8 +20,10 @@ import numpy as np
 from mlaas4hep.serving.predictor import Predictor
 from mlaas4hep.serving.rows import Matrix
 
-LARGEST = 1024
-"""Rows of a batch, at most; a request of a quarter of it is run alone."""
+LARGEST, LARGEST_BYTES = 1024, 16_000_000
+"""Of a batch, in rows and in bytes; a request of a quarter of either is run alone."""
+
+_ALONE = 2  # requests of many rows that one model works on at the same time
 
 
 class Batches:
@@ -32,7 +34,7 @@ class Batches:
         note: is told of every run how many rows it had.
     """
 
-    def __init__(self, threads: int = 4, note: Callable[[int], None] = lambda rows: None) -> None:
+    def __init__(self, threads: int = 32, note: Callable[[int], None] = lambda rows: None) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         self._note = note
         self._queues: WeakKeyDictionary[Predictor, _Queue] = WeakKeyDictionary()
@@ -43,13 +45,14 @@ class Batches:
         Raises:
             ConfigError: the model cannot take them.
         """
-        if len(rows) >= LARGEST // 4:
-            self._note(len(rows))
-            return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
         queue = self._queues.get(predictor)
         if queue is None:
             queue = self._queues[predictor] = _Queue(self._pool, self._note)
-        return await queue.add(predictor, rows)
+        if len(rows) < LARGEST // 4 and rows.nbytes < LARGEST_BYTES // 4:
+            return await queue.add(predictor, rows)
+        async with queue.alone:
+            self._note(len(rows))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
 
     def close(self) -> None:
         """End the threads; what runs goes on to its end."""
@@ -67,6 +70,7 @@ class _Queue:
     def __init__(self, pool: ThreadPoolExecutor, note: Callable[[int], None]) -> None:
         self._pool = pool
         self._note = note
+        self.alone = asyncio.Semaphore(_ALONE)
         self._waiting: list[_Waiting] = []
         self._running = False
 
@@ -90,10 +94,10 @@ class _Queue:
 
     def _take(self) -> list[_Waiting]:
         """Remove and return as many as one batch has."""
-        taken = size = 0
+        taken = count = size = 0
         for one in self._waiting:
-            size += len(one.rows)
-            if taken and size > LARGEST:
+            count, size = count + len(one.rows), size + one.rows.nbytes
+            if taken and (count > LARGEST or size > LARGEST_BYTES):
                 break
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]

@@ -4,7 +4,7 @@
     curl $url/v2/models/htautau/infer -d @request.json
 
 With the extension for binary tensors, which `tritonclient` uses. A model has one input and one output here; NaN in
-binary data, null in JSON stands for what was not measured. How tensors are read is in `tensors`.
+binary data, null in JSON stands for what was not measured. How tensors are read is in `oip_tensors`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.bodies import aside, read_body
+from mlaas4hep.serving.oip_tensors import read_input, shown, split, wants_binary
 from mlaas4hep.serving.predictor import Model
 from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.store import ModelStore, UnknownModel
-from mlaas4hep.serving.tensors import read_input, shown, split, wants_binary
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-_PLATFORM = "onnx_onnxv1"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ async def metadata(request: Request) -> Response:
         {
             "name": model.name,
             "versions": [model.version],
-            "platform": _PLATFORM,
+            "platform": predictor.platform,
             "inputs": [_tensor(predictor.input.name, predictor.input.shape)],
             "outputs": [_tensor(predictor.output.name, _flattened(predictor.output.shape))],
             "parameters": {key: list(names) for key, names in named.items() if names},

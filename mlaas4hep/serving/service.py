@@ -9,7 +9,9 @@ The protocols are in `app`, `proto` and `oip`.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 
@@ -35,6 +37,7 @@ class Service:
         self.predictors = Predictors(self.store)
         self.metrics = Metrics()
         self.started = time.monotonic()
+        self._loading: dict[str, asyncio.Future[Model]] = {}
         self._batches = Batches(note=self.metrics.batch)
 
     async def model(self, name: str) -> Model:
@@ -51,7 +54,18 @@ class Service:
         if not name:
             raise UnknownModel("there is no model yet", hint="upload one: tfaas_client.py --upload=upload.json")
         loaded = self.predictors.loaded(name)
-        return loaded if loaded else await run_in_threadpool(self.predictors.get, name)
+        while loaded is None:
+            await asyncio.shield(self._load(name))  # which others may wait for as well
+            loaded = self.predictors.loaded(name)  # unless it was replaced meanwhile
+        return loaded
+
+    def _load(self, name: str) -> asyncio.Future[Model]:
+        """Load a model in a thread, one however many requests ask for it."""
+        if name not in self._loading:
+            task = asyncio.ensure_future(run_in_threadpool(self.predictors.get, name))
+            task.add_done_callback(lambda done: (self._loading.pop(name), done.cancelled() or done.exception()))
+            self._loading[name] = task
+        return self._loading[name]
 
     async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), together with what others ask of it; return scores (n, k).
@@ -62,6 +76,15 @@ class Service:
         scores = await self._batches.score(model.predictor, rows)
         self.metrics.rows(model.name, len(rows))
         return scores
+
+    def add_form(self, name: str, *files: Any, in_base64: bool) -> None:
+        """See `ModelStore.add_form`; the model that was replaced is freed."""
+        self.store.add_form(name, *files, in_base64=in_base64)
+        self.predictors.forget(name)
+
+    def add_bundle(self, stream: BinaryIO) -> None:
+        """See `ModelStore.add_bundle`; the model that was replaced is freed."""
+        self.predictors.forget(self.store.add_bundle(stream))
 
     def delete(self, name: str) -> None:
         """Delete a model, if there is one."""

@@ -1,0 +1,61 @@
+"""Frames: what a server and the process of a model say to each other, JSON and an array in one piece.
+
+    send(connection, {"shape": [1, 5]}, matrix)
+    header, content = receive(connection)
+
+A frame is the length of the JSON (4 bytes), that of the content (8 bytes), both big-endian, then the two. Nothing of
+it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.serving.tensor import Array
+
+_LENGTHS = struct.Struct("!IQ")
+_LARGEST_HEADER = 1 << 20  # bytes
+_LARGEST_CONTENT = 1 << 33
+
+
+def send(connection: socket.socket, header: dict[str, Any], array: Array | None = None) -> None:
+    """Send a header, and the numbers of an array, whose shape the header gets."""
+    content = b""
+    if array is not None:
+        header, content = {**header, "shape": array.shape}, np.ascontiguousarray(array, "<f4").tobytes()
+    text = json.dumps(header).encode()
+    connection.sendall(_LENGTHS.pack(len(text), len(content)) + text)
+    connection.sendall(content)
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], Array | None]:
+    """Wait for a header, and for the array whose shape is in it.
+
+    Raises:
+        EOFError: nobody is at the other end any more.
+        ValueError: what arrives is no frame.
+    """
+    length, size = _LENGTHS.unpack(_read(connection, _LENGTHS.size))
+    if length > _LARGEST_HEADER or size > _LARGEST_CONTENT:
+        raise ValueError("the frame is too large")
+    header = json.loads(_read(connection, length))
+    content = _read(connection, size)
+    if "shape" not in header:
+        return header, None
+    return header, np.frombuffer(content, "<f4").reshape(header["shape"]).astype(np.float32, copy=False)
+
+
+def _read(connection: socket.socket, size: int) -> bytearray:
+    content = bytearray(size)
+    view = memoryview(content)
+    while view:
+        count = connection.recv_into(view, min(len(view), 1 << 20))
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return content

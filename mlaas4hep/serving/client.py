@@ -1,43 +1,50 @@
-"""A client of TFaaS servers, ours and the stock one.
+"""A client of TFaaS servers, ours and the stock one, and of servers of the Open Inference Protocol.
 
     client = TFaaSClient("http://localhost:8083")
     client.upload("bundle/upload.json")
     client.predict({"keys": ["MET_pt"], "values": [32.1], "model": "htautau"})      # [0.123]
+    TFaaSClient("https://triton:8000", protocol="v2").predict({"values": [32.1]}, "htautau")
 
 Every call raises a `ServiceError` of one line that says what to do: the server is down, slow, refuses, or is none.
+What is asked again before that is said in `connection`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit
+from typing import Any
 
-import requests
-
-from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
+from mlaas4hep.closing import Closing
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
 from mlaas4hep.serving.archive import GZIP_MAGIC
+from mlaas4hep.serving.bodies import FileBody, shown
+from mlaas4hep.serving.connection import Connection
+from mlaas4hep.serving.dialect import Dialect, TFaaSDialect, ask
 from mlaas4hep.serving.events import Events, parse_events, read_events
+from mlaas4hep.serving.images import image_part
 from mlaas4hep.serving.multipart import FilePart, Multipart
+from mlaas4hep.serving.packing import packed
 from mlaas4hep.serving.upload_spec import read_upload_spec
 
-_LONGEST_REASON = 300
+PROTOCOLS = ("tfaas", "v2")
 
 
-class TFaaSClient:
+class TFaaSClient(Closing):
     """One server, one session.
 
     Args:
         url: the server's, with its base path, as in "http://localhost:8083".
+        protocol: "tfaas", or "v2" for the Open Inference Protocol, which can be asked, and takes no models.
         timeout: seconds to wait for a connection, and for each answer.
+        retries: how often to ask again where that is safe.
         cert: client certificate for https: a file with certificate and key, or a pair of files.
         capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
+        token: goes along as `Authorization: Bearer`, over https or to this machine; see `token.find_token`.
 
     Raises:
-        ConfigError: the URL is none.
+        ConfigError: the URL is none, the protocol is not known, or the token may not go there.
         FileUnreadable: a certificate is not there.
     """
 
@@ -45,94 +52,89 @@ class TFaaSClient:
         self,
         url: str,
         *,
+        protocol: str = "tfaas",
         timeout: tuple[float, float] = (5, 60),
+        retries: int = 3,
         cert: str | tuple[str, str] | None = None,
         capath: str | None = None,
+        token: str | None = None,
     ) -> None:
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"'{url}' is no URL of a server", hint="one is http://localhost:8083")
-        for file in [*([cert] if isinstance(cert, str) else cert or []), *([capath] if capath else [])]:
-            if not os.path.exists(file):
-                raise FileUnreadable(f"there is no certificate at {file}")
-        self.url = url.rstrip("/")
-        self._shown_url = self.url.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1)
-        self._timeout = timeout
-        self._cert = cert
-        self._verify: str | bool = capath or True
-        self._session = requests.Session()
-        self._session.headers["Accept"] = "application/json"
-
-    def __enter__(self) -> TFaaSClient:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        if protocol not in PROTOCOLS:
+            raise ConfigError(f"there is no protocol '{protocol}'", hint="there are " + ", ".join(PROTOCOLS))
+        self._protocol = protocol
+        self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
+        self._dialect = self._speak()
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        self._connection.close()
 
-    def upload(self, spec_path: str | os.PathLike[str]) -> str:
+    def upload(self, spec_path: str | os.PathLike[str], *, in_base64: bool = False) -> str:
         """Send the model that an upload.json describes; one of the same name is replaced.
+
+        Args:
+            spec_path: upload.json.
+            in_base64: send the model's file as text, for proxies that let no other bytes pass.
 
         Returns:
             The model's name.
         """
+        self._check_tfaas("takes no models")
         spec = read_upload_spec(spec_path)
-        parts = {"params": spec.params, "model": spec.model, "labels": spec.labels}
-        files = {part: FilePart(path.name, path) for part, path in parts.items()}
+        files = {part: FilePart(path.name, path) for part, path in (("params", spec.params), ("labels", spec.labels))}
+        files["model"] = FilePart(spec.model.name, spec.model, in_base64)
         files["op"] = FilePart(Path(spec.op).name, None)
         form = Multipart({"name": spec.name}, files)
-        self._send("POST", "/upload", data=form, headers={"Content-Type": form.content_type})
+        headers = {"Content-Type": form.content_type, **({"Content-Encoding": "base64"} if in_base64 else {})}
+        with shown(form, f"sending {spec.name}") as body:
+            self._connection.send("POST", "/upload", body, headers, once=True)
         return spec.name
 
     def bundle(self, path: str | os.PathLike[str]) -> None:
-        """Send a tar or tar.gz archive whose one folder is a model."""
+        """Send a model's folder, or a tar or tar.gz archive whose one folder is a model's."""
+        self._check_tfaas("takes no models")
+        path = Path(path)
         try:
-            with open(path, "rb") as file:
-                headers = {"Content-Type": "application/octet-stream"}
-                if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-                    headers["Content-Encoding"] = "gzip"
-                file.seek(0)
-                self._send("POST", "/upload", data=file, headers=headers)
+            if path.is_dir():
+                with packed(path) as (_, file):
+                    self._send_archive(FileBody(file), path.name, is_gzip=True)
+            else:
+                with path.open("rb") as archive:
+                    is_gzip = archive.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+                    self._send_archive(FileBody(archive), path.name, is_gzip)
         except MLaaS4HEPError:
             raise
         except OSError as error:
             raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the params of all models."""
-        models = self._json("GET", "/models") or []  # the stock server says null for none
-        if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
-            raise self._problem("GET", "/models", "the answer is no list of models", "is this a TFaaS server?")
-        return models
+        """Return the params of all models; with protocol v2 their names and states."""
+        return self._dialect.models()
 
     def params(self, name: str) -> dict[str, Any]:
-        """Return the params of one model."""
-        path = f"/params/{quote(name, safe='')}"
-        params = self._json("GET", path)
-        if not isinstance(params, dict):
-            raise self._problem("GET", path, "the answer is no params.json", "is this a TFaaS server?")
-        return params
+        """Return the params of one model; with protocol v2 its metadata."""
+        return self._dialect.params(name)
+
+    def keys(self, model: str) -> list[str]:
+        """Return the names of a model's inputs, in order; none where the server does not say, as stock TFaaS."""
+        return self._dialect.keys(model)
 
     def delete(self, name: str) -> None:
         """Delete a model; it is no error when there is none."""
+        self._check_tfaas("deletes no models")
         form = Multipart({"model": name}, {})
-        self._send("DELETE", "/delete", data=form, headers={"Content-Type": form.content_type})
+        self._connection.send("DELETE", "/delete", form, {"Content-Type": form.content_type}, once=True)
 
     def status(self) -> Any:
         """Return what the server says of itself."""
-        return self._json("GET", "/status")
+        return self._dialect.status()
 
     def predict(self, events: str | os.PathLike[str] | Mapping[str, Any] | Events, model: str | None = None) -> Any:
-        """Ask for the scores of one event or many.
+        """Ask for the scores of one event or many; many go in few requests where the server takes them so.
 
         Args:
-            events: a JSON file or what would be in it, {"keys": [...], "values": [...]}, see `events`.
+            events: a JSON file or what would be in it, {"keys": [...], "values": [...]}, see `events`; or what
+                `EventFile` reads.
             model: the model's name; replaces the one that the events name.
 
         Returns:
@@ -142,94 +144,35 @@ class TFaaSClient:
             events = parse_events(events)
         elif not isinstance(events, Events):
             events = read_events(events)
-        answers = []
-        for number, body in enumerate(events.requests(model)):
-            try:
-                answers.append(self._json("POST", "/json", data=body, headers={"Content-Type": "application/json"}))
-            except ServiceError as error:
-                where = f"event {number}: " if events.many else ""
-                raise ServiceError(where + error.what, hint=error.hint) from error
+        answers = ask(self._dialect, events, model or events.model)
         return answers if events.many else answers[0]
 
-    def _json(self, method: str, path: str, **request: Any) -> Any:
-        response = self._send(method, path, **request)
-        try:
-            return json.loads(response.content)
-        except ValueError as error:
-            kind = "HTML" if response.content.lstrip()[:1] == b"<" else "no JSON"
-            raise self._problem(
-                method, path, f"the answer is {kind}", "is this a TFaaS server? check the URL and its base path"
-            ) from error
+    def image(self, path: str | os.PathLike[str], model: str) -> Any:
+        """Ask for the classes of a PNG or JPEG file.
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        data: bytes | Iterable[bytes] | BinaryIO | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        try:
-            response = self._session.request(
-                method,
-                self.url + path,
-                data=data,
-                headers=headers,
-                timeout=self._timeout,
-                cert=self._cert,
-                verify=self._verify,
-                allow_redirects=False,
+        Returns:
+            The server's answer: {"filename": ..., "labels": [{"label": ..., "probability": ...}, ...]}, the most
+            probable first, or a list of probabilities.
+        """
+        self._check_tfaas("takes no images")
+        form = Multipart({"model": model}, {"image": image_part(path)})
+        response = self._connection.send("POST", "/image", form, {"Content-Type": form.content_type})
+        return self._connection.parse("POST", "/image", response.content)
+
+    def _speak(self) -> Dialect:
+        if self._protocol == "tfaas":
+            return TFaaSDialect(self._connection)
+        from mlaas4hep.serving.oip_client import OpenInferenceDialect  # needs NumPy
+
+        return OpenInferenceDialect(self._connection)
+
+    def _check_tfaas(self, what: str) -> None:
+        if self._protocol != "tfaas":
+            raise ConfigError(
+                f"the Open Inference Protocol {what}", hint="use --protocol=tfaas, as TFaaS and our server do"
             )
-        except requests.RequestException as error:
-            raise self._problem(method, path, *_explain(error, *self._timeout)) from error
-        if response.is_redirect:
-            where = response.headers["Location"]
-            raise self._problem(method, path, f"{response.status_code}: it moved to {where}", "give that URL")
-        if not response.ok:
-            raise self._problem(method, path, f"{response.status_code}: {_reason(response)}")
-        return response
 
-    def _problem(self, method: str, path: str, reason: str, hint: str = "") -> ServiceError:
-        return ServiceError(f"{method} {self._shown_url}{path}: {reason}", hint=hint)
-
-
-def _reason(response: requests.Response) -> str:
-    """Return the server's own words, in one line; TFaaS says {"error": "..."}."""
-    text = response.text
-    try:
-        content = json.loads(text)
-        text = str(content["error"])
-    except (ValueError, LookupError, TypeError):
-        if text.lstrip()[:1] == "<":  # a page for people
-            text = ""
-    return " ".join(text.split())[:_LONGEST_REASON] or response.reason or "no reason given"
-
-
-def _explain(error: requests.RequestException, connect: float, read: float) -> tuple[str, str]:
-    """Return the reason and the advice for what requests raised; both timeouts in seconds."""
-    failure, text = requests.exceptions, str(error)
-    if isinstance(error, failure.SSLError):
-        return _explain_tls(text)
-    if isinstance(error, failure.ProxyError):
-        return "the proxy does not pass it on", "check HTTPS_PROXY and HTTP_PROXY, or set NO_PROXY"
-    if isinstance(error, failure.ConnectTimeout):
-        return f"no connection within {connect:g} s", "check host and port"
-    if isinstance(error, failure.Timeout):
-        return f"no answer within {read:g} s", "the server is busy or hangs"
-    if "timed out" in text:  # urllib3 sends under the first of the two timeouts
-        return f"the server took nothing of the request for {connect:g} s", "it is busy or hangs"
-    if "refused" in text:
-        return "nobody listens there", "start a server: tfaas_server.py"
-    if "resolve" in text:
-        return "there is no host of that name", "check the URL"
-    if isinstance(error, failure.ConnectionError):
-        advice = "if it speaks TLS, the URL begins with https; else see its log"
-        return "the server closed the connection without an answer", advice
-    return " ".join(text.split())[:_LONGEST_REASON], ""
-
-
-def _explain_tls(text: str) -> tuple[str, str]:
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "its certificate is of no authority that is trusted here", "name them: --capath or X509_CERT_DIR"
-    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "the server does not speak TLS", "the URL begins with http, not https"
-    return "TLS fails", "a client certificate may be needed: --cert and --key, or X509_USER_PROXY"
+    def _send_archive(self, archive: FileBody, name: str, is_gzip: bool) -> None:
+        headers = {"Content-Type": "application/octet-stream", **({"Content-Encoding": "gzip"} if is_gzip else {})}
+        with shown(archive, f"sending {name}") as body:
+            self._connection.send("POST", "/upload", body, headers, once=True)

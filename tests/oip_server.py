@@ -153,4 +153,4 @@ class OIPServer:
         if np.any(matrix == model.get("refuses", np.inf)) or len(matrix) > model.get("most", 1_000_000):
             raise ValueError("model failed")
         self.rows.append(len(matrix))
-        return np.nan_to_num(matrix) @ np.outer(10.0 ** np.arange(matrix.shape[1]), [1, 2]).astype("<f4")
+        return (np.nan_to_num(matrix) @ np.outer(10.0 ** np.arange(matrix.shape[1]), [1, 2])).astype("<f4")

@@ -82,7 +82,8 @@ class OpenInferenceDialect:
             raise ConfigError("the Open Inference Protocol has no default model", hint="name one: --model=NAME")
         metadata = self.params(model)  # each time: with another model of that name, columns may have another order
         table = _table_of(metadata, model)
-        matrix = _matrix(keys, rows, table).astype(_REAL[table.datatype])
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            matrix = _matrix(keys, rows, table).astype(_REAL[table.datatype])
         if table.width not in (-1, matrix.shape[1]):
             raise ConfigError(f"model '{model}' takes {table.width} values, and there are {matrix.shape[1]}")
         path = f"/v2/models/{quote(model, safe='')}/infer"
@@ -134,8 +135,10 @@ def _matrix(keys: Sequence[str], rows: Sequence[Sequence[Any]], table: _Table) -
     if len({len(row) for row in rows}) > 1:
         raise ConfigError("the events have different numbers of values")
     try:
+        if not {type(value) for row in rows for value in row} <= {int, float, bool, type(None)}:
+            raise TypeError("text, or a list")
         return np.array([[np.nan if value is None else value for value in row] for row in rows], np.float64)
-    except (ValueError, TypeError) as error:
+    except (TypeError, OverflowError) as error:
         where = f" of the keys {', '.join(keys[:5])}{', ...' if keys[5:] else ''}" if keys else ""
         hint = "lists are for models that name their keys; else name elements, as in Muon_pt_0"
         raise ConfigError(f"the values{where} are not all numbers", hint=hint) from error

@@ -152,15 +152,19 @@ def test_events_that_make_no_sense_are_an_error(events: Any, reason: str) -> Non
         parse_events(events)
 
 
-@pytest.mark.parametrize("address", ["localhost:8083", "ftp://x", "http://", "", "http:///x"])
+@pytest.mark.parametrize("address", ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port"])
 def test_what_is_no_url_is_an_error(address: str) -> None:
     with pytest.raises(ConfigError, match="is no URL of a server"):
         TFaaSClient(address)
 
 
 def test_a_certificate_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(FileUnreadable, match="no certificate at /nix"):
+    with pytest.raises(FileUnreadable, match="no certificate, or no key, that can be read at /nix"):
         TFaaSClient("https://localhost", cert="/nix")
+    with pytest.raises(FileUnreadable, match="no certificate, or no key, that can be read at /"):
+        TFaaSClient("https://localhost", cert=("/", "/nix"))
+    with pytest.raises(FileUnreadable, match="no certificates of authorities at /nix"):
+        TFaaSClient("https://localhost", capath="/nix")
 
 
 def test_importing_the_client_loads_no_server_and_no_framework() -> None:

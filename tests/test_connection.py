@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stock_tfaas import StockTFaaS
@@ -156,6 +157,39 @@ def test_an_authority_that_is_named_is_trusted(listener: Listener, certificate: 
     address = listener(over_tls(certificate, answer("[]")))
     with TFaaSClient(f"https://{address}", capath=str(certificate / "cert.pem")) as client:
         assert client.models() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"capath": "garbage"}, "there is no authority in the file of --capath or X509_CERT_DIR; it must be PEM"),
+        ({"cert": "garbage"}, "the client certificate or its key cannot be read; both must be PEM"),
+        ({"cert": "cert.pem"}, "the client certificate or its key cannot be read"),
+        ({"cert": ("cert.pem", "other.pem")}, "the private key is another certificate's; check --cert and --key"),
+    ],
+)
+def test_files_that_do_not_fit_are_one_line(
+    listener: Listener, certificate: Path, files: dict[str, Any], reason: str
+) -> None:
+    (certificate / "garbage").write_text("garbage")
+    other = "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out other.pem"
+    subprocess.run(["openssl", *other.split()], capture_output=True, check=True, cwd=certificate)
+    paths = {
+        option: str(certificate / names) if isinstance(names, str) else tuple(str(certificate / name) for name in names)
+        for option, names in {"capath": "cert.pem", **files}.items()
+    }
+    with TFaaSClient(f"https://{listener(hang)}", **paths) as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    assert reason in str(caught.value)
+
+
+def test_a_certificate_of_another_host_is_one_line(listener: Listener, certificate: Path) -> None:
+    address = listener(over_tls(certificate, answer("[]"))).replace("127.0.0.1", "localhost")
+    with (
+        TFaaSClient(f"https://{address}", capath=str(certificate / "cert.pem")) as client,
+        pytest.raises(ServiceError, match="its certificate is for another host"),
+    ):
+        client.models()
 
 
 def test_http_to_a_server_with_tls_is_one_line(listener: Listener, certificate: Path) -> None:

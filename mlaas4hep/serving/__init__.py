@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlaas4hep.serving.client import TFaaSClient
+    from mlaas4hep.serving.event_file import EventFile
     from mlaas4hep.serving.events import Events, read_events
     from mlaas4hep.serving.server import create_app, serve
 
-__all__ = ["Events", "TFaaSClient", "create_app", "read_events", "serve"]
+__all__ = ["EventFile", "Events", "TFaaSClient", "create_app", "read_events", "serve"]
 
 _HOMES = {
+    "EventFile": "mlaas4hep.serving.event_file",
     "Events": "mlaas4hep.serving.events",
     "TFaaSClient": "mlaas4hep.serving.client",
     "create_app": "mlaas4hep.serving.server",

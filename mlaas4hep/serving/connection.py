@@ -17,12 +17,12 @@ A server that lets us wait is not asked again, since it would have even more to 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -64,7 +64,7 @@ class Connection:
 
     Raises:
         ConfigError: the URL is none, or the token may not go there.
-        FileUnreadable: a certificate is not there.
+        FileUnreadable: a certificate is not there, or may not be read.
     """
 
     def __init__(
@@ -78,9 +78,11 @@ class Connection:
         token: str | None,
     ) -> None:
         netloc = _check_url(url)
-        for file in [*([cert] if isinstance(cert, str) else cert or []), *([capath] if capath else [])]:
-            if not Path(file).exists():
-                raise FileUnreadable(f"there is no certificate at {file}")
+        for file in [cert] if isinstance(cert, str) else cert or []:
+            if not os.path.isfile(file) or not os.access(file, os.R_OK):
+                raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
+        if capath and not os.path.exists(capath):
+            raise FileUnreadable(f"there are no certificates of authorities at {capath}")
         self.url = url.rstrip("/")
         self._shown_url = self.url.replace(netloc, netloc.rpartition("@")[2], 1)
         self._timeout = timeout

@@ -18,6 +18,23 @@ LONGEST_REASON = 300
 WRONG_SERVER = "is it the right server? check the URL, its base path and --protocol"
 _TLS = "if it speaks TLS, the URL begins with https"
 
+_TLS_FAILURES = {
+    "Hostname mismatch": ("its certificate is for another host", "give the name that is in it"),
+    "IP address mismatch": ("its certificate is for another host", "give the name that is in it"),
+    "has expired": ("its certificate has expired", "whoever runs the server must renew it"),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "its certificate is of no authority that is trusted here",
+        "name them: --capath or X509_CERT_DIR",
+    ),
+    "WRONG_VERSION_NUMBER": ("the server does not speak TLS", "the URL begins with http, not https"),
+    "record layer failure": ("the server does not speak TLS", "the URL begins with http, not https"),
+    "NO_CERTIFICATE_OR_CRL_FOUND": ("there is no authority in the file of --capath or X509_CERT_DIR", "it must be PEM"),
+    "KEY_VALUES_MISMATCH": ("the private key is another certificate's", "check --cert and --key"),
+    "PEM lib": ("the client certificate or its key cannot be read", "both must be PEM; the key may need --key"),
+    "ALERT_UNKNOWN_CA": ("it does not know who signed the client certificate", "check --cert or X509_USER_PROXY"),
+}
+"""What OpenSSL's errors say, and what that means, the more precise first."""
+
 
 class Refusal(ServiceError):
     """A server answered, and not what was asked for; `status` is HTTP's."""
@@ -118,12 +135,7 @@ def our_own(error: BaseException | None) -> MLaaS4HEPError | None:
 
 
 def _explain_tls(text: str) -> tuple[str, str]:
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        if "ostname mismatch" in text or "IP address mismatch" in text:
-            return "its certificate is for another host", "give the name that is in it"
-        if "has expired" in text:
-            return "its certificate has expired", "whoever runs the server renews it"
-        return "its certificate is of no authority that is trusted here", "name them: --capath or X509_CERT_DIR"
-    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
-        return "the server does not speak TLS", "the URL begins with http, not https"
+    for sign, explained in _TLS_FAILURES.items():
+        if sign in text:
+            return explained
     return "TLS fails", "a client certificate may be needed: --cert and --key, or X509_USER_PROXY"

@@ -49,6 +49,7 @@ _LONGEST_PAUSE = 30
 
 _WORTH_A_NOTICE = 2  # seconds
 _NO_PROXIES: Any = {"http": None, "https": None, "all": None}
+"""For a server on this machine, which no proxy elsewhere can reach, and whose token none should see."""
 
 
 class Connection:
@@ -139,7 +140,8 @@ class Connection:
             ServiceError: there is no answer.
             Refusal: it is an error, or says that the server moved.
         """
-        for attempt in range(self._retries + 1):
+        attempt = 0
+        while True:
             outcome = self._try(method, path, body, headers, once)
             if isinstance(outcome, requests.Response):
                 return outcome
@@ -151,7 +153,7 @@ class Connection:
             if pause >= _WORTH_A_NOTICE:
                 console.notice(f"{outcome.problem.what}; asking again in {pause:.0f} s")
             time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+            attempt += 1
 
     def refusal(self, method: str, path: str, reason: str) -> Refusal:
         """Return the error for an answer that is not one to this request."""

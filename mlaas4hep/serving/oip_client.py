@@ -10,7 +10,7 @@ github.com/kserve/open-inference-protocol; Triton's extensions binary_tensor_dat
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,12 +19,14 @@ import numpy as np
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.serving.connection import Connection
 from mlaas4hep.serving.dialect import keys_of, model_metadata
-from mlaas4hep.serving.failures import Refusal
+from mlaas4hep.serving.failures import LONGEST_REASON, Refusal
 
 _HEADER = "Inference-Header-Content-Length"
 _REAL = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 _TYPES = {**_REAL, "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
           "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8"}  # fmt: skip
+
+_NUMBERS = {int, float, bool, type(None)}
 
 
 class _Table(NamedTuple):
@@ -94,7 +96,7 @@ class OpenInferenceDialect:
         answer = self._connection.parse("POST", path, response.content[:size])
         try:
             return _as_lists(_output(answer, response.content[size:], len(rows)))
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise self._connection.refusal("POST", path, "the answer has no table with a row for each event") from error
 
     def _takes_binary(self) -> bool:
@@ -120,46 +122,57 @@ def _table_of(metadata: dict[str, Any], model: str) -> _Table:
         return _Table(str(name), str(datatype), int(width), keys_of(metadata))
     except (ValueError, LookupError, TypeError) as error:
         wanted = "only models with one input, a table of real numbers (events, values), can be asked"
-        raise ConfigError(f"model '{model}' has the inputs {json.dumps(inputs)}", hint=wanted) from error
+        raise ConfigError(
+            f"model '{model}' has the inputs {json.dumps(inputs)[:LONGEST_REASON]}", hint=wanted
+        ) from error
 
 
 def _matrix(keys: Sequence[str], rows: Sequence[Sequence[Any]], table: _Table) -> np.ndarray:
     """Return rows as float64 (n, width), in the order of the model's keys where both sides name theirs."""
+    names = keys
     if keys and table.keys:
-        places = [_place(key, keys) for key in table.keys]
+        names = table.keys
+        indices = {key: index for index, key in enumerate(keys)}
+        places = [_place(key, indices) for key in table.keys]
         used = {place for place, _ in places}
         for index, key in enumerate(keys):
             if index not in used:
                 raise ConfigError(f"the model does not know the key '{key}'", nearest=nearest(key, table.keys))
-        rows = [[_element(row[place], index) for place, index in places] for row in rows]
+        rows = [[_element(row[place], element) for place, element in places] for row in rows]
     if len({len(row) for row in rows}) > 1:
         raise ConfigError("the events have different numbers of values")
+    for row in rows:
+        if not {type(value) for value in row} <= _NUMBERS:
+            raise _no_number(names, row)
     try:
-        if not {type(value) for row in rows for value in row} <= {int, float, bool, type(None)}:
-            raise TypeError("text, or a list")
         return np.array([[np.nan if value is None else value for value in row] for row in rows], np.float64)
-    except (TypeError, OverflowError) as error:
-        where = f" of the keys {', '.join(keys[:5])}{', ...' if keys[5:] else ''}" if keys else ""
-        hint = "lists are for models that name their keys; else name elements, as in Muon_pt_0"
-        raise ConfigError(f"the values{where} are not all numbers", hint=hint) from error
+    except OverflowError as error:  # an integer of more than 308 digits
+        raise ConfigError("the events have a number that is too large") from error
 
 
-def _place(key: str, keys: Sequence[str]) -> tuple[int, int | None]:
+def _no_number(names: Sequence[str], row: Sequence[Any]) -> ConfigError:
+    index, value = next((index, value) for index, value in enumerate(row) if type(value) not in _NUMBERS)
+    where = f"the value of '{names[index]}'" if names else f"value {index}"
+    hint = "name elements of lists, as in Muon_pt_0" if isinstance(value, list) else ""
+    return ConfigError(f"{where} must be a number, and is {json.dumps(value)[:60]}", hint=hint)
+
+
+def _place(key: str, indices: Mapping[str, int]) -> tuple[int, int | None]:
     """Return where the value of a model's key is: which value of a row, and which element of it if that is a list."""
-    if key in keys:
-        return keys.index(key), None
-    branch, _, index = key.rpartition("_")
-    if branch in keys and index.isdecimal():
-        return keys.index(branch), int(index)
-    raise ConfigError(f"the events lack the key '{key}'", nearest=nearest(key, keys), hint="null: not measured")
+    if key in indices:
+        return indices[key], None
+    branch, _, element = key.rpartition("_")
+    if branch in indices and element.isdecimal():
+        return indices[branch], int(element)
+    raise ConfigError(f"the events lack the key '{key}'", nearest=nearest(key, indices), hint="null: not measured")
 
 
-def _element(value: Any, index: int | None) -> Any:
-    if index is None or value is None:
+def _element(value: Any, element: int | None) -> Any:
+    if element is None or value is None:
         return value
     if not isinstance(value, list):
-        raise ConfigError(f"the value {value!r} stands where a list must be")
-    return value[index] if index < len(value) else None
+        raise ConfigError(f"the value {json.dumps(value)[:60]} stands where a list must be")
+    return value[element] if element < len(value) else None
 
 
 def _request(table: _Table, matrix: np.ndarray, binary: bool) -> tuple[bytes, dict[str, str]]:
@@ -176,7 +189,7 @@ def _output(answer: Any, binary: bytes, rows: int) -> np.ndarray:
     """Return the first output of real numbers, else the first of numbers, as (rows, k).
 
     Raises:
-        ValueError, LookupError, TypeError: there is none, or it is not as the protocol says.
+        ValueError, LookupError, TypeError, OverflowError: there is none, or it is not as the protocol says.
     """
     real: list[np.ndarray] = []
     others: list[np.ndarray] = []

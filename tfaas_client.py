@@ -19,7 +19,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from mlaas4hep import console
 
 if TYPE_CHECKING:
     from mlaas4hep.serving import TFaaSClient
-    from mlaas4hep.serving.event_file import EventFile
+    from mlaas4hep.serving.events import Events
 
 _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
@@ -190,50 +190,56 @@ def print_classes(args: argparse.Namespace, client: TFaaSClient) -> None:
 
 def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
     """Print the server's answers, one event a line, beside the true labels where they are known."""
-    from mlaas4hep.errors import ConfigError
-    from mlaas4hep.serving import read_events
+    from mlaas4hep.serving.events import cut, read_events
 
-    if args.branches is not None or names_data(args.predict):
-        print_scores(args, client)
+    if reads_data(args):
+        print_file_predictions(args, client)
         return
-    if args.nevts > 0:
-        raise ConfigError("--nevts is for files of ROOT, Parquet and the like", hint="a JSON file is sent whole")
     events = read_events(args.predict)
-    answer = client.predict(events, args.model)
-    if args.json or not events.many:
-        print(json.dumps(answer))
+    if not events.many:
+        print(json.dumps(client.predict(events, args.model)))
         return
-    for number, scores in enumerate(answer):
+    answers = scores_of(args, client, cut(events), len(events.rows))
+    if args.json:
+        print(json.dumps(list(answers)))
+        return
+    for number, scores in enumerate(answers):
         print(json.dumps(scores), *([f" true label: {events.labels[number]}"] if events.labels else []))
 
 
-def names_data(path: str) -> bool:
-    """Say whether a file is one of ROOT, Parquet and the like; what reads these is loaded only where it may be."""
-    if path.endswith(".json") and "://" not in path:
-        return False
-    from mlaas4hep.serving.event_file import is_event_file
+def reads_data(args: argparse.Namespace) -> bool:
+    """Say whether --predict is a file of ROOT, Parquet and the like; what reads these is loaded where it may be one."""
+    from mlaas4hep.errors import ConfigError
 
-    return is_event_file(path)
+    if not args.predict.endswith(".json") or "://" in args.predict:
+        from mlaas4hep.serving.event_file import is_event_file
+
+        if args.branches is not None or is_event_file(args.predict):
+            return True
+    if args.branches is not None or args.nevts > 0:
+        hint = "a JSON file names its keys, and is sent whole"
+        raise ConfigError("--branches and --nevts are for files of ROOT, Parquet and the like", hint=hint)
+    return False
 
 
-def print_scores(args: argparse.Namespace, client: TFaaSClient) -> None:
+def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
     """Print the scores of a file's events as they come, one a line, with --json as one list."""
     from mlaas4hep.serving.event_file import EventFile
 
     with EventFile(args.predict, args.branch, args.nevts) as file:
+        answers = scores_of(args, client, file.read(wanted_keys(args, client)), file.num_events)
         number = 0
-        for number, scores in enumerate(scores_of(args, client, file), 1):
+        for number, scores in enumerate(answers, 1):
             start = "" if not args.json else "[" if number == 1 else ",\n "
             print(start, json.dumps(scores), sep="", end="" if args.json else "\n")
         if args.json:
             print("]" if number else "[]")
 
 
-def scores_of(args: argparse.Namespace, client: TFaaSClient, file: EventFile) -> Iterator[Any]:
-    """Yield the answer for each event of a file; shows how far it is, unless the scores in a terminal do."""
-    keys = wanted_keys(args, client)
-    with nullcontext() if sys.stdout.isatty() else console.progress("predicting", file.num_events) as bar:
-        for events in file.read(keys):
+def scores_of(args: argparse.Namespace, client: TFaaSClient, pieces: Iterable[Events], total: int) -> Iterator[Any]:
+    """Yield the answer for each event; shows how far it is, unless the scores in a terminal do."""
+    with nullcontext() if sys.stdout.isatty() else console.progress("predicting", total) as bar:
+        for events in pieces:
             yield from client.predict(events, args.model)
             if bar:
                 bar.advance(len(events.rows))
@@ -248,9 +254,8 @@ def wanted_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:
     else:
         keys = client.keys(args.model) if args.model else []
     if not keys:
-        hint = "give --branches=MET_pt,Jet_pt_0" + (
-            "" if args.model else ", or --model=NAME of a model that names them"
-        )
+        ask = "" if args.model else ", or --model=NAME of a model that names them"
+        hint = f"give --branches=MET_pt,Jet_pt_0{ask}"
         raise ConfigError("it is not known which branches the model is given", hint=hint)
     return keys
 

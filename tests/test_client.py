@@ -152,7 +152,9 @@ def test_events_that_make_no_sense_are_an_error(events: Any, reason: str) -> Non
         parse_events(events)
 
 
-@pytest.mark.parametrize("address", ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port"])
+@pytest.mark.parametrize(
+    "address", ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port", f"http://{'a' * 64}"]
+)
 def test_what_is_no_url_is_an_error(address: str) -> None:
     with pytest.raises(ConfigError, match="is no URL of a server"):
         TFaaSClient(address)

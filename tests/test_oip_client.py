@@ -68,6 +68,14 @@ def test_a_refused_event_is_found_among_many(protocol: str) -> None:
         assert len(server.requests) < 50
 
 
+def test_events_of_json_are_numbered_over_all_requests(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text(json.dumps({"values": [[float(row)] for row in range(2_100)], "model": "m"}))
+    with OIPServer({"m": {"refuses": 2_050}}) as server:
+        done = run_client("--predict=input.json", cwd=tmp_path, TFAAS_URL=server.url)
+    assert done.stdout.splitlines() == [f"[{row}.0, {2 * row}.0]" for row in range(2_000)]
+    assert (done.returncode, done.stderr[:18]) == (1, "error: event 2050:")
+
+
 def test_a_server_that_takes_fewer_rows_gets_fewer() -> None:
     with OIPServer({"m": {"most": 600}}) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert client.predict({"values": np.ones((2_000, 1))}, "m") == [[1.0, 2.0]] * 2_000

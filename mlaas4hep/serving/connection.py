@@ -88,7 +88,10 @@ class Connection:
         self._shown_url = self.url.replace(netloc, netloc.rpartition("@")[2], 1)
         self._timeout = timeout
         self._retries = retries
-        self._token = token
+        self._has_token = token is not None
+        self._secrets = [token] if token else []
+        if "@" in netloc:
+            self._secrets.append(netloc.rpartition("@")[0])
         self._settings: dict[str, Any] = {"cert": cert, "verify": capath or True, "allow_redirects": False}
         if is_loopback(url):
             self._settings["proxies"] = _NO_PROXIES
@@ -187,11 +190,11 @@ class Connection:
             line = self._line(method, path, f"{status}: it moved to {response.headers['Location']}")
             return Refusal(line, status, "give that URL")
         line = self._line(method, path, f"{status}: {reason_of(response)}")
-        return Refusal(line, status, advice_on(response, self._token is not None, may_carry_token(self.url)))
+        return Refusal(line, status, advice_on(response, self._has_token, may_carry_token(self.url)))
 
     def _line(self, method: str, path: str, reason: str) -> str:
-        if self._token:
-            reason = reason.replace(self._token, "...")  # some servers say it back
+        for secret in self._secrets:  # some servers say a token back, and some errors a URL
+            reason = reason.replace(secret, "...")
         return f"{method} {self._shown_url}{path}: {reason}"
 
 
@@ -218,11 +221,12 @@ def _check_url(url: str) -> str:
     """Return the part of a URL that names the host."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"'{url}' is no URL of a server", hint="one is http://localhost:8083")
+        shown = url.rpartition("@")[2]  # no password
+        raise ConfigError(f"'{shown}' is no URL of a server", hint="one is http://localhost:8083")
     return parts.netloc
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlaas4hep.errors import ConfigError, nearest
@@ -49,6 +49,13 @@ class Events:
 def rows_at_once(width: int) -> int:
     """Return how many rows of `width` values are made, and sent, at a time."""
     return max(1, min(_ROWS, _VALUES // max(1, width)))
+
+
+def cut(events: Events) -> Iterator[Events]:
+    """Yield many events in order, as many at a time as are sent; labels stay behind."""
+    step = rows_at_once(len(events.rows[0]))
+    for first in range(0, len(events.rows), step):
+        yield replace(events, rows=events.rows[first : first + step], labels=(), first=first)
 
 
 def read_events(path: str | os.PathLike[str]) -> Events:

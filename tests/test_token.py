@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.serving.token import find_token, is_loopback
+from mlaas4hep.serving.address import is_loopback
+from mlaas4hep.serving.token import find_token
 
 HOST = "https://host:8083"
 

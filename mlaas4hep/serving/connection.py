@@ -24,12 +24,12 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import requests
 
 from mlaas4hep import console
-from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
+from mlaas4hep.errors import FileUnreadable, ServiceError
+from mlaas4hep.serving.address import is_loopback, split_url
 from mlaas4hep.serving.bodies import Body
 from mlaas4hep.serving.failures import (
     WRONG_SERVER,
@@ -41,7 +41,7 @@ from mlaas4hep.serving.failures import (
     our_own,
     reason_of,
 )
-from mlaas4hep.serving.token import check_token_may_go_to, checked_token, is_loopback, may_carry_token
+from mlaas4hep.serving.token import check_token_may_go_to, checked_token, may_carry_token
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30
@@ -78,7 +78,7 @@ class Connection:
         capath: str | None,
         token: str | None,
     ) -> None:
-        netloc = _check_url(url)
+        netloc = split_url(url).netloc
         for file in [cert] if isinstance(cert, str) else cert or []:
             if not os.path.isfile(file) or not os.access(file, os.R_OK):
                 raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
@@ -215,19 +215,6 @@ class _Bearer(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
-
-
-def _check_url(url: str) -> str:
-    """Return the part of a URL that names the host."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port, (parts.hostname or "").encode("idna")
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        shown = url.rpartition("@")[2]  # no password
-        raise ConfigError(f"'{shown}' is no URL of a server", hint="one is http://localhost:8083")
-    return parts.netloc
 
 
 def _asked_pause(response: requests.Response) -> float | None:

@@ -9,13 +9,12 @@ or to this machine, and nowhere else; its text is never part of a message.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.serving.address import is_loopback, split_url
 
 _FORM = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """What goes into the header: RFC 6750's b64token."""
@@ -31,12 +30,12 @@ def find_token(url: str, token_file: str | os.PathLike[str] | None = None) -> st
         token_file: where the user says that it is; it must be there then, and the server one that it may go to.
 
     Raises:
-        ConfigError: what is found is no token, or `token_file` is for a server that it may not go to.
+        ConfigError: the URL is none, what is found is no token, or `token_file` is for a server that it may not go to.
         FileUnreadable: a file that is named cannot be read.
     """
     if token_file is not None:
-        token = _read(Path(token_file), "--token-file")
         check_token_may_go_to(url)
+        token = _read(Path(token_file), "--token-file")
         if token is None:
             raise ConfigError(f"there is no token in {token_file}")
         return token
@@ -55,7 +54,7 @@ def find_token(url: str, token_file: str | os.PathLike[str] | None = None) -> st
 
 def may_carry_token(url: str) -> bool:
     """Say whether a token may go to a server: over https, or to this machine."""
-    return urlsplit(url).scheme == "https" or is_loopback(url)
+    return split_url(url).scheme == "https" or is_loopback(url)
 
 
 def check_token_may_go_to(url: str) -> None:
@@ -64,15 +63,6 @@ def check_token_may_go_to(url: str) -> None:
         raise ConfigError(
             "the token is not sent over http, where others can read it", hint="the URL must begin with https"
         )
-
-
-def is_loopback(url: str) -> bool:
-    """Say whether a server is on this machine, by its name alone."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def checked_token(text: str, source: str) -> str:

@@ -4,6 +4,8 @@
     tfaas_client.py --url=http://localhost:8083 --upload=bundle/upload.json
     tfaas_client.py --models
     tfaas_client.py --predict=input.json --model=htautau
+    tfaas_client.py --predict=events.root --branches=MET_pt,Jet_pt --model=htautau
+    tfaas_client.py --image=jet.png --model=jets
     tfaas_client.py --delete=htautau
 
 upload.json: {"model": path, "labels": path, "name": name, "params": path}.
@@ -17,42 +19,74 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
 
 if TYPE_CHECKING:
-    from mlaas4hep.serving import TFaaSClient
+    from mlaas4hep.client import TFaaSClient
+    from mlaas4hep.client.events import Events
 
-_TABLE = {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"}
+_COLUMNS = {
+    "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
+    "v2": {"name": "name", "version": "version", "state": "state"},
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = console.Parser("tfaas_client.py", __doc__)
-    option = parser.add_argument
+    group = parser.add_argument_group("what to do").add_mutually_exclusive_group(required=True)
+    action = group.add_argument
+    action("--upload", metavar="FILE", help="send the model that this upload.json describes")
+    action("--bundle", metavar="PATH", help="send a model's folder, or a tar.gz archive whose one folder is a model's")
+    action("--models", action="store_true", help="list the models")
+    action("--params", metavar="NAME", help="print the params.json of a model")
+    action("--delete", metavar="NAME", help="delete a model")
+    action("--predict", metavar="FILE", help="print the scores of events: a JSON file, or ROOT, Parquet and the like")
+    action("--image", metavar="FILE", help="print the classes of a PNG or JPEG image")
+    action("--status", action="store_true", help="print what the server says of itself")
+    option = parser.add_argument_group("models and events").add_argument
+    option("--model", metavar="NAME", help="the model to ask (default: the one that the file names, else the server's)")
+    option(
+        "--branches",
+        metavar="LIST",
+        help="of a ROOT or Parquet file: what the model is given, in order; an element of a list is Jet_pt_0"
+        " (default: what the model asks for, where the server knows)",
+    )
+    option("--branch", default="Events", metavar="TREE", help="name of the tree in a ROOT file (default: Events)")
+    option("--nevts", type=int, default=-1, metavar="N", help="events to ask for; -1: all (default: -1)")
+    option("--base64", action="store_true", help="upload the model's file as text")
+    option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+    add_server(parser)
+    console.add_verbose(parser, "1: keep the traceback of an error")
+    return parser
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the server is, and how to talk to it."""
+    option = parser.add_argument_group("the server").add_argument
     option(
         "--url",
         default=os.environ.get("TFAAS_URL", "http://localhost:8083"),
-        help="the server (default: $TFAAS_URL, else http://localhost:8083)",
+        help="where it is (default: $TFAAS_URL, else http://localhost:8083)",
     )
-    action = parser.add_mutually_exclusive_group(required=True).add_argument
-    action("--upload", metavar="FILE", help="send the model that this upload.json describes")
-    action("--bundle", metavar="FILE", help="send a tar.gz archive whose one folder is a model")
-    action("--models", action="store_true", help="list the models")
-    action("--delete", metavar="NAME", help="delete a model")
-    action("--predict", metavar="FILE", help="print the scores of the events in this JSON file")
-    action("--image", metavar="FILE", help="print the classes of an image (not yet)")
-    action("--params", metavar="NAME", help="print the params.json of a model")
-    action("--status", action="store_true", help="print what the server says of itself")
-    option("--model", metavar="NAME", help="the model to ask (default: the one that the file names, else the server's)")
+    option(
+        "--protocol", default="tfaas", help="tfaas, or v2: the Open Inference Protocol, as Triton's (default: tfaas)"
+    )
     option("--cert", metavar="FILE", help="client certificate for https (default: $X509_USER_PROXY)")
     option("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
     option("--capath", metavar="PATH", help="folder or file of trusted authorities (default: $X509_CERT_DIR)")
-    option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
-    console.add_verbose(parser, "1: keep the traceback of an error")
-    return parser
+    option(
+        "--token-file",
+        metavar="FILE",
+        help="file with a bearer token, sent over https or to this machine (default: $BEARER_TOKEN,"
+        " $BEARER_TOKEN_FILE, $XDG_RUNTIME_DIR/bt_u$UID, /tmp/bt_u$UID)",
+    )
+    option("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for an answer (default: 60)")
+    option("--retries", type=int, default=3, metavar="N", help="how often to ask again where it is safe (default: 3)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,15 +96,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Connect to the server and do what the options ask for."""
-    from mlaas4hep.errors import ConfigError
-    from mlaas4hep.serving import TFaaSClient
-
-    if args.image is not None:
-        raise ConfigError("--image cannot be sent yet", hint="vectors can: --predict=input.json")
-    cert, capath = certificates(args)
-    with TFaaSClient(args.url, cert=cert, capath=capath) as client:
+    with connect(args) as client:
         if args.upload is not None:
-            report(args, "uploaded", client.upload(args.upload))
+            report(args, "uploaded", client.upload(args.upload, in_base64=args.base64))
         elif args.bundle is not None:
             client.bundle(args.bundle)
             report(args, "uploaded", args.bundle)
@@ -79,10 +107,34 @@ def command(args: argparse.Namespace) -> None:
             report(args, "deleted", args.delete)
         elif args.predict is not None:
             print_predictions(args, client)
+        elif args.image is not None:
+            print_classes(args, client)
         elif args.models:
             print_models(args, client.models())
         else:
             print(json.dumps(client.status() if args.status else client.params(args.params), indent=1))
+
+
+def connect(args: argparse.Namespace) -> TFaaSClient:
+    """Return a client of the server that the options name."""
+    from mlaas4hep.client import TFaaSClient
+    from mlaas4hep.client.token import find_token
+    from mlaas4hep.errors import ConfigError
+
+    if not 0 < args.timeout < float("inf"):
+        raise ConfigError(f"--timeout is {args.timeout:g}, and must be more than 0 seconds")
+    if args.retries < 0:
+        raise ConfigError(f"--retries is {args.retries}, and must not be negative")
+    cert, capath = certificates(args)
+    return TFaaSClient(
+        args.url,
+        protocol=args.protocol,
+        timeout=(min(5, args.timeout), args.timeout),
+        retries=args.retries,
+        cert=cert,
+        capath=capath,
+        token=find_token(args.url, args.token_file),
+    )
 
 
 def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None, str | None]:
@@ -108,23 +160,104 @@ def print_models(args: argparse.Namespace, models: Sequence[dict[str, Any]]) -> 
     if args.json:
         print(json.dumps(models, indent=1))
         return
-    rows = [list(_TABLE.values())] + [[str(model.get(key, "")) for key in _TABLE] for model in models]
+    columns = _COLUMNS[args.protocol]
+    print_table([list(columns.values()), *([str(model.get(key, "")) for key in columns] for model in models)])
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_classes(args: argparse.Namespace, client: TFaaSClient) -> None:
+    """Print the classes of an image with their probabilities, or the server's answer where it has another form."""
+    from mlaas4hep.errors import ConfigError
+
+    if not args.model:
+        raise ConfigError("--image does not say which model to ask", hint="add --model=NAME")
+    answer = client.image(args.image, args.model)
+    try:
+        rows = [[str(row["label"]), f"{row['probability']:.6g}"] for row in answer["labels"]]
+    except (TypeError, LookupError, ValueError):
+        rows = []
+    if args.json or not rows:
+        print(json.dumps(answer))
+    else:
+        print_table([["label", "probability"], *rows])
+
+
 def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
     """Print the server's answers, one event a line, beside the true labels where they are known."""
-    from mlaas4hep.serving import read_events
+    from mlaas4hep.client.events import cut, read_events
 
-    events = read_events(args.predict)
-    answer = client.predict(events, args.model)
-    if args.json or not events.many:
-        print(json.dumps(answer))
+    if reads_data(args):
+        print_file_predictions(args, client)
         return
-    for number, scores in enumerate(answer):
+    events = read_events(args.predict)
+    if not events.many:
+        print(json.dumps(client.predict(events, args.model)))
+        return
+    answers = scores_of(args, client, cut(events), len(events.rows))
+    if args.json:
+        print(json.dumps(list(answers)))
+        return
+    for number, scores in enumerate(answers):
         print(json.dumps(scores), *([f" true label: {events.labels[number]}"] if events.labels else []))
+
+
+def reads_data(args: argparse.Namespace) -> bool:
+    """Say whether --predict is a file of ROOT, Parquet and the like; what reads these is loaded where it may be one."""
+    from mlaas4hep.errors import ConfigError
+
+    if not args.predict.endswith(".json") or "://" in args.predict:
+        from mlaas4hep.client.event_file import is_event_file
+
+        if args.branches is not None or is_event_file(args.predict):
+            return True
+    if args.branches is not None or args.nevts > 0:
+        hint = "a JSON file names its keys, and is sent whole"
+        raise ConfigError("--branches and --nevts are for files of ROOT, Parquet and the like", hint=hint)
+    return False
+
+
+def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
+    """Print the scores of a file's events as they come, one a line, with --json as one list."""
+    from mlaas4hep.client.event_file import EventFile
+
+    with EventFile(args.predict, args.branch, args.nevts) as file:
+        answers = scores_of(args, client, file.read(wanted_keys(args, client)), file.num_events)
+        number = 0
+        for number, scores in enumerate(answers, 1):
+            start = "" if not args.json else "[" if number == 1 else ",\n "
+            print(start, json.dumps(scores), sep="", end="" if args.json else "\n")
+        if args.json:
+            print("]" if number else "[]")
+
+
+def scores_of(args: argparse.Namespace, client: TFaaSClient, pieces: Iterable[Events], total: int) -> Iterator[Any]:
+    """Yield the answer for each event; shows how far it is, unless the scores in a terminal do."""
+    with nullcontext() if sys.stdout.isatty() else console.progress("predicting", total) as bar:
+        for events in pieces:
+            yield from client.predict(events, args.model)
+            if bar:
+                bar.advance(len(events.rows))
+
+
+def wanted_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:
+    """Return the branches that the options name, or the keys that the model does."""
+    from mlaas4hep.errors import ConfigError
+
+    if args.branches is not None:
+        keys = [name for part in args.branches.split(",") if (name := part.strip())]
+    else:
+        keys = client.keys(args.model) if args.model else []
+    if not keys:
+        ask = "" if args.model else ", or --model=NAME of a model that names them"
+        hint = f"give --branches=MET_pt,Jet_pt_0{ask}"
+        raise ConfigError("it is not known which branches the model is given", hint=hint)
+    return keys
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     from mlaas4hep import DataReader, DataGenerator
 
-Data streaming (`io`, `reader`, `stream`), training (`training`) and inference (`serving`) are independent layers; a
-module imports only from floors below its own. Importing this package loads no framework.
+Data streaming (`io`, `reader`, `stream`), training (`training`) and inference (`client`, `serving`) are independent
+layers; a module imports only from floors below its own. Importing this package loads no framework.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlaas4hep.client import TFaaSClient
     from mlaas4hep.reader import Chunk, DataReader, Specs
-    from mlaas4hep.serving import TFaaSClient
     from mlaas4hep.stream import Batch, DataGenerator
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ _HOMES = {
     "Specs": "mlaas4hep.reader",
     "Batch": "mlaas4hep.stream",
     "DataGenerator": "mlaas4hep.stream",
-    "TFaaSClient": "mlaas4hep.serving",
+    "TFaaSClient": "mlaas4hep.client",
 }
 
 

@@ -176,7 +176,8 @@ def names_in(models_dir: Path) -> set[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment for scripts: this tree's package, no settings of the person who runs the tests."""
-    mine = ("TFAAS_URL", "X509_USER_PROXY", "X509_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    mine = ("TFAAS_URL", "X509_USER_PROXY", "X509_CERT_DIR", "BEARER_TOKEN", "BEARER_TOKEN_FILE", "XDG_RUNTIME_DIR",
+            "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if key not in mine}
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 

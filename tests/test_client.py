@@ -1,15 +1,11 @@
-"""The client as a library: against the real server, and against sockets that behave as badly as servers do."""
+"""The client as a library, against the real server; foreign ones and bad ones have tests of their own."""
 
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -29,14 +25,11 @@ from serving_fixtures import (  # noqa: F401
     write_bundle,
 )
 
+from mlaas4hep.client import TFaaSClient
+from mlaas4hep.client.events import parse_events
+from mlaas4hep.client.multipart import FilePart, Multipart
+from mlaas4hep.client.upload_spec import read_upload_spec
 from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
-from mlaas4hep.serving import TFaaSClient
-from mlaas4hep.serving.events import parse_events
-from mlaas4hep.serving.multipart import FilePart, Multipart
-from mlaas4hep.serving.upload_spec import read_upload_spec
-
-Handler = Callable[[socket.socket], None]
-Listener = Callable[[Handler], str]
 
 
 @pytest.fixture
@@ -159,142 +152,25 @@ def test_events_that_make_no_sense_are_an_error(events: Any, reason: str) -> Non
         parse_events(events)
 
 
-@pytest.mark.parametrize("address", ["localhost:8083", "ftp://x", "http://", "", "http:///x"])
+@pytest.mark.parametrize(
+    "address", ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port", f"http://{'a' * 64}"]
+)
 def test_what_is_no_url_is_an_error(address: str) -> None:
     with pytest.raises(ConfigError, match="is no URL of a server"):
         TFaaSClient(address)
 
 
 def test_a_certificate_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(FileUnreadable, match="no certificate at /nix"):
+    with pytest.raises(FileUnreadable, match="no certificate, or no key, that can be read at /nix"):
         TFaaSClient("https://localhost", cert="/nix")
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    """Listen on loopback; the function that is given handles one connection."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    threads = []
-
-    def start(handle: Handler) -> str:
-        def run() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                handle(connection)
-
-        threads.append(threading.Thread(target=run, daemon=True))
-        threads[-1].start()
-        return f"127.0.0.1:{listening.getsockname()[1]}"
-
-    yield start
-    for thread in threads:
-        thread.join(timeout=10)
-    listening.close()
-
-
-def hang(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
-
-
-def answer(text: str, status: str = "200 OK", header: str = "") -> Handler:
-    def handle(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(f"HTTP/1.1 {status}\r\n{header}Content-Length: {len(text)}\r\n\r\n{text}".encode())
-
-    return handle
-
-
-@pytest.mark.parametrize(
-    ("handle", "reason"),
-    [
-        (answer("<html>Grafana</html>"), "the answer is HTML; is this a TFaaS server?"),
-        (answer("OK"), "the answer is no JSON; is this a TFaaS server?"),
-        (answer('{"a": 1}'), "the answer is no list of models"),
-        (answer("<html>no</html>", "502 Bad Gateway"), "502: Bad Gateway"),
-        (answer('{"error":"unable\\nto"}', "500 Internal Server Error"), "500: unable to"),
-        (
-            answer("", "302 Found", "Location: https://sso/login\r\n"),
-            "302: it moved to https://sso/login; give that URL",
-        ),
-        (lambda connection: None, "the server closed the connection without an answer; if it speaks TLS"),
-        (hang, "no answer within 0.5 s; the server is busy or hangs"),
-    ],
-)
-def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handler, reason: str) -> None:
-    address = listener(handle)
-    with TFaaSClient(f"http://{address}", timeout=(5, 0.5)) as client, pytest.raises(ServiceError) as caught:
-        client.models()
-    assert str(caught.value).startswith(f"GET http://{address}/models: ")
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_stock_servers_null_is_an_empty_list(listener: Listener) -> None:
-    with TFaaSClient(f"http://{listener(answer('null'))}") as client:
-        assert client.models() == []
-
-
-def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with TFaaSClient(f"http://me:secret@127.0.0.1:{port}/") as client, pytest.raises(ServiceError) as caught:
-        client.models()
-    line = f"GET http://127.0.0.1:{port}/models: nobody listens there; start a server: tfaas_server.py"
-    assert str(caught.value) == line
-
-
-def test_https_to_a_server_without_tls_is_one_line(url: str) -> None:
-    with TFaaSClient(url.replace("http:", "https:")) as client, pytest.raises(ServiceError) as caught:
-        client.models()
-    assert "the server does not speak TLS; the URL begins with http, not https" in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cert.pem, a certificate for 127.0.0.1 that signs itself, and its key.pem."""
-    folder = tmp_path_factory.mktemp("tls")
-    words = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x -keyout key.pem -out cert.pem"
-    )
-    command = ["openssl", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
-    try:
-        subprocess.run(command, capture_output=True, check=True, cwd=folder)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("openssl makes no certificate here")
-    return folder
-
-
-def over_tls(certificate: Path, handle: Handler) -> Handler:
-    def run(connection: socket.socket) -> None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-        with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
-            handle(secured)  # the client may hang up, where it does not trust us
-
-    return run
-
-
-def test_a_certificate_of_nobody_is_one_line(listener: Listener, certificate: Path) -> None:
-    address = listener(over_tls(certificate, answer("[]")))
-    with TFaaSClient(f"https://{address}") as client, pytest.raises(ServiceError, match="of no authority that is"):
-        client.models()
-
-
-def test_an_authority_that_is_named_is_trusted(listener: Listener, certificate: Path) -> None:
-    address = listener(over_tls(certificate, answer("[]")))
-    with TFaaSClient(f"https://{address}", capath=str(certificate / "cert.pem")) as client:
-        assert client.models() == []
-
-
-def test_http_to_a_server_with_tls_is_one_line(listener: Listener, certificate: Path) -> None:
-    address = listener(over_tls(certificate, answer("[]")))
-    with TFaaSClient(f"http://{address}") as client, pytest.raises(ServiceError, match="closed the connection"):
-        client.models()
+    with pytest.raises(FileUnreadable, match="no certificate, or no key, that can be read at /"):
+        TFaaSClient("https://localhost", cert=("/", "/nix"))
+    with pytest.raises(FileUnreadable, match="no certificates of authorities at /nix"):
+        TFaaSClient("https://localhost", capath="/nix")
 
 
 def test_importing_the_client_loads_no_server_and_no_framework() -> None:
-    code = "import sys; from mlaas4hep.serving import TFaaSClient; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    code = "import sys; from mlaas4hep.client import TFaaSClient; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
     heavy = ["starlette", "uvicorn", "onnxruntime", "numpy", "pydantic", "tensorflow", "torch"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, env=environment())
     assert done.stdout.strip() == "[]", done.stderr

@@ -24,6 +24,7 @@ from serving_fixtures import (  # noqa: F401
     url_fixture,
     write_archive,
 )
+from stock_tfaas import StockTFaaS
 
 
 def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: Path) -> None:
@@ -55,7 +56,18 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--image=x.png", "--model=ImageModel"], "--image cannot be sent yet"),
+        (["--image=x.png", "--model=ImageModel"], "cannot read x.png: No such file"),
+        (["--image=x.png"], "--image does not say which model to ask; add --model=NAME"),
+        (["--predict=x.root", "--branches=a"], "there is no file x.root"),
+        (["--predict=input.json", "--nevts=1"], "--branches and --nevts are for files of ROOT, Parquet and the like"),
+        (["--predict=input.json", "--branches=MET_pt"], "a JSON file names its keys, and is sent whole"),
+        (["--models", "--timeout=0"], "--timeout is 0, and must be more than 0 seconds"),
+        (["--models", "--retries=-1"], "--retries is -1, and must not be negative"),
+        (["--models", "--protocol=v3"], "there is no protocol 'v3'; there are tfaas, v2"),
+        (["--models", "--token-file=nix"], "cannot read --token-file (nix): No such file"),
+        (["--models", "--token-file=input.json"], "what is in input.json is no token"),
+        (["--models", "--token-file=input.json", "--url=http://host"], "the token is not sent over http"),
+        (["--models", "--url=http://[::1"], "'http://[::1' is no URL of a server"),
         (["--upload=nix.json"], "cannot read nix.json: No such file"),
         (["--bundle=nix.tar"], "cannot read nix.tar: No such file"),
         (["--predict=nix.json"], "cannot read nix.json: No such file"),
@@ -100,7 +112,19 @@ def test_the_certificates_of_the_grid_are_defaults_for_https_only(url: str, tmp_
     grid = {"X509_USER_PROXY": str(tmp_path / "proxy"), "TFAAS_URL": url}
     assert run_client("--models", **grid).returncode == 0
     done = run_client("--models", f"--url={url.replace('http:', 'https:')}", **grid)
-    assert done.stderr == f"error: there is no certificate at {tmp_path / 'proxy'}\n"
+    assert done.stderr == f"error: there is no certificate, or no key, that can be read at {tmp_path / 'proxy'}\n"
+
+
+def test_the_token_of_the_environment_goes_along_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of.the.file\n")
+    with StockTFaaS() as server:
+        for options in ([], ["--token-file=token"], ["--token-file=token", "--verbose", "--params=x"]):
+            action = [] if "--params=x" in options else ["--models"]
+            done = run_client(*action, *options, cwd=tmp_path, TFAAS_URL=server.url, BEARER_TOKEN="of.the.environment")
+            assert "of.the" not in done.stdout + done.stderr
+        sent = [headers["Authorization"] for headers in server.headers]
+    assert sent == ["Bearer of.the.environment", "Bearer of.the.file", "Bearer of.the.file"]
+    assert "Traceback" in done.stderr
 
 
 def test_a_port_in_use_is_one_line_and_touches_no_models(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Floor 5: trained models answer requests over HTTP, in the TFaaS protocol.
+"""Floor 5: trained models answer requests over HTTP, in the TFaaS protocol and the Open Inference Protocol.
 
-    from mlaas4hep.serving import TFaaSClient
-    TFaaSClient("http://localhost:8083").predict("input.json")
+    from mlaas4hep.serving import Settings, serve
+    serve(Settings("tfaas_models", port=8083))
 
-`client` talks to any TFaaS server, `server` is one. Neither loads what the other needs.
+The client is in `client`. Neither loads what the other needs.
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlaas4hep.serving.client import TFaaSClient
-    from mlaas4hep.serving.events import Events, read_events
     from mlaas4hep.serving.server import create_app, serve
+    from mlaas4hep.serving.settings import Settings
 
-__all__ = ["Events", "TFaaSClient", "create_app", "read_events", "serve"]
+__all__ = ["Settings", "create_app", "serve"]
 
 _HOMES = {
-    "Events": "mlaas4hep.serving.events",
-    "TFaaSClient": "mlaas4hep.serving.client",
+    "Settings": "mlaas4hep.serving.settings",
     "create_app": "mlaas4hep.serving.server",
-    "read_events": "mlaas4hep.serving.events",
     "serve": "mlaas4hep.serving.server",
 }
 

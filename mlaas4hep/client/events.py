@@ -1,19 +1,18 @@
 """The events that a client sends: {"keys": [...], "values": [...]}, one event or many.
 
     events = read_events("input.json")
-    events.requests(model="htautau")             # one JSON body an event, as every TFaaS server takes it
+    events.keys, events.rows
 
 `values` is one row, or a list of rows. `null` (and NaN in Python) stands for a value that is missing. "labels", the
-true class of each row, stays with the client.
+true class of each row, stays with the client. Files of other formats are read by `event_file`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlaas4hep.errors import ConfigError, nearest
@@ -21,23 +20,42 @@ from mlaas4hep.files import read_json
 
 _KEYS = ("keys", "values", "model", "labels")
 
+_ROWS = 2_000
+_VALUES = 400_000
+"""Some 8 MB of JSON, and 20 MB as lists of Python."""
+
 
 @dataclass(frozen=True)
 class Events:
-    """Rows of values; `many` where they came as a list of rows, be it of one."""
+    """Rows of values.
+
+    Attributes:
+        keys: the names of the values of a row; may be empty.
+        rows: a list of values an event: numbers, None where nothing was measured, or lists of these.
+        many: whether they came as a list of rows, be it of one.
+        model: the model that they are for; may be empty.
+        labels: the true class of each row; may be empty.
+        first: the number of the first row in what it was read from.
+    """
 
     keys: list[str]
     rows: list[list[Any]]
     many: bool
     model: str = ""
     labels: Sequence[Any] = ()
+    first: int = 0
 
-    def requests(self, model: str | None = None) -> Iterator[bytes]:
-        """Yield one JSON body an event; `model` replaces the one that the events name."""
-        name = model or self.model
-        for row in self.rows:
-            content = {"keys": self.keys, "values": row, **({"model": name} if name else {})}
-            yield json.dumps(content, allow_nan=False).encode()
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of `width` values are made, and sent, at a time."""
+    return max(1, min(_ROWS, _VALUES // max(1, width)))
+
+
+def cut(events: Events) -> Iterator[Events]:
+    """Yield many events in order, as many at a time as are sent; labels stay behind."""
+    step = rows_at_once(len(events.rows[0]))
+    for first in range(0, len(events.rows), step):
+        yield replace(events, rows=events.rows[first : first + step], labels=(), first=first)
 
 
 def read_events(path: str | os.PathLike[str]) -> Events:

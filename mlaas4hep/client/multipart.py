@@ -8,14 +8,14 @@ The length is known beforehand (`len(body)`), so that no server needs to take ch
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mlaas4hep.client.bodies import pieces
 from mlaas4hep.errors import FileUnreadable
-
-_PIECE = 1 << 18  # bytes
 
 
 class FilePart(NamedTuple):
@@ -23,6 +23,7 @@ class FilePart(NamedTuple):
 
     filename: str
     path: Path | None
+    in_base64: bool = False
 
 
 class Multipart:
@@ -39,7 +40,7 @@ class Multipart:
     def __init__(self, fields: Mapping[str, str], files: Mapping[str, FilePart]) -> None:
         self._boundary = secrets.token_hex(16)
         self._parts = [(self._header(name), text.encode()) for name, text in fields.items()]
-        self._files = [(self._header(name, file.filename), file.path, _size(file.path)) for name, file in files.items()]
+        self._files = [(self._header(name, file.filename), file, _size(file.path)) for name, file in files.items()]
         self._end = f"--{self._boundary}--\r\n".encode()
 
     @property
@@ -49,16 +50,18 @@ class Multipart:
 
     def __len__(self) -> int:
         fields = sum(len(header) + len(text) + 2 for header, text in self._parts)
-        files = sum(len(header) + size + 2 for header, _, size in self._files)
+        files = sum(
+            len(header) + (-(-size // 3) * 4 if file.in_base64 else size) + 2 for header, file, size in self._files
+        )
         return fields + files + len(self._end)
 
     def __iter__(self) -> Iterator[bytes]:
         for header, text in self._parts:
             yield header + text + b"\r\n"
-        for header, path, size in self._files:
+        for header, file, size in self._files:
             yield header
-            if path is not None:
-                yield from _read(path, size)
+            if file.path is not None:
+                yield from _read(file.path, size, file.in_base64)
             yield b"\r\n"
         yield self._end
 
@@ -83,10 +86,7 @@ def _size(path: Path | None) -> int:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 
 
-def _read(path: Path, size: int) -> Iterator[bytes]:
+def _read(path: Path, size: int, in_base64: bool) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while size > 0 and (piece := file.read(min(size, _PIECE))):
-            size -= len(piece)
-            yield piece
-    if size:
-        raise FileUnreadable(f"{path} became shorter while it was sent")
+        for piece in pieces(file, size):  # each but the last is a multiple of 3, as plain files are read
+            yield base64.b64encode(piece) if in_base64 else piece

@@ -1,0 +1,156 @@
+"""A stand-in for a server of the Open Inference Protocol v2, as Triton is one, with its extensions or without.
+
+    with OIPServer(models={"m": {"keys": ["a", "b"]}}) as server: TFaaSClient(server.url, protocol="v2")
+
+The score of a row is the sum over its columns of value times 1, 10, 100, ..., NaN as 0. It also answers POST /json with
+lists of rows, as our server does.
+"""
+
+from __future__ import annotations
+
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+TYPES = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8"}
+
+
+class OIPServer:
+    """Serves on loopback until the block ends.
+
+    Attributes:
+        models: name -> what differs from the default: inputs, keys, refuses (a value that makes the model fail).
+        requests: "METHOD path" of each request, in order.
+        rows: number of rows of each prediction.
+        binary: whether tensors of the last prediction came as binary data.
+    """
+
+    def __init__(self, models: dict[str, dict[str, Any]], binary: bool = True, ready: bool = True) -> None:
+        self.models = models
+        self.requests: list[str] = []
+        self.rows: list[int] = []
+        self.binary = False
+        self._extensions = ["model_repository", *(["binary_tensor_data"] if binary else [])]
+        self._ready = ready
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.requests.append(f"{self.command} {self.path}")
+                header_size: int | None = None
+                try:
+                    status = 200
+                    answer, header_size = server.answer(self.command, self.path, self.headers, body)
+                except KeyError as error:
+                    status, answer = 404, json.dumps({"error": f"Request for unknown model: {error}"}).encode()
+                except ValueError as error:
+                    status, answer = 400, json.dumps({"error": str(error)}).encode()
+                self.send_response(status)
+                if header_size is not None:
+                    self.send_header("Inference-Header-Content-Length", str(header_size))
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST = handle_any  # noqa: N815
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> OIPServer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[bytes, int | None]:
+        """Return the body of the answer, and the length of its JSON if binary data follow."""
+        if path == "/v2":
+            return json.dumps({"name": "triton", "version": "2.50", "extensions": self._extensions}).encode(), None
+        if path == "/v2/health/ready":
+            if not self._ready:
+                raise ValueError("not ready")
+            return b"", None
+        if path == "/v2/repository/index":
+            assert method == "POST"
+            found = [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in self.models]
+            return json.dumps(found).encode(), None
+        if path == "/json":
+            return self._predict_rows(json.loads(body)), None
+        name, _, verb = path.removeprefix("/v2/models/").partition("/")
+        model = self.models[name]
+        if verb != "infer":
+            return json.dumps(self._metadata(name, model)).encode(), None
+        return self._infer(name, model, headers, body)
+
+    def _metadata(self, name: str, model: dict[str, Any]) -> dict[str, Any]:
+        keys = model.get("keys")
+        width = len(keys) if keys else -1
+        inputs = model.get("inputs", [{"name": "x", "datatype": "FP32", "shape": [-1, width]}])
+        outputs = [
+            {"name": "class", "datatype": "INT64", "shape": [-1]},
+            {"name": "y", "datatype": "FP32", "shape": [-1, 2]},
+        ]
+        more = {"parameters": {"keys": keys}} if keys else {}
+        return {"name": name, "platform": "onnx", "versions": ["1"], "inputs": inputs, "outputs": outputs, **more}
+
+    def _infer(self, name: str, model: dict[str, Any], headers: Any, body: bytes) -> tuple[bytes, int | None]:
+        size = int(headers.get("Inference-Header-Content-Length", len(body)))
+        request = json.loads(body[:size])
+        (tensor,) = request["inputs"]
+        known = self._metadata(name, model)["inputs"][0]
+        if (tensor["name"], tensor["datatype"]) != (known["name"], known["datatype"]):
+            raise ValueError(f"unexpected inference input {tensor['name']} {tensor['datatype']}")
+        dtype = TYPES[tensor["datatype"]]
+        self.binary = "data" not in tensor
+        if self.binary:
+            assert tensor["parameters"]["binary_data_size"] == len(body) - size
+            matrix = np.frombuffer(body[size:], dtype).reshape(tensor["shape"])
+        else:
+            matrix = np.array([np.nan if value is None else value for value in tensor["data"]], dtype)
+            matrix = matrix.reshape(tensor["shape"])
+        scores = self._scores(matrix, model)
+        if not request.get("parameters", {}).get("binary_data_output"):
+            outputs = [
+                {"name": "class", "datatype": "INT64", "shape": [len(matrix)], "data": [7] * len(matrix)},
+                {"name": "y", "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()},
+            ]
+            return json.dumps({"model_name": name, "outputs": outputs}).encode(), None
+        tensors = {"class": np.full(len(matrix), 7, "<i8"), "y": scores}
+        described = [
+            {
+                "name": name,
+                "datatype": {"<i8": "INT64", "<f4": "FP32"}[values.dtype.str],
+                "shape": list(values.shape),
+                "parameters": {"binary_data_size": values.nbytes},
+            }
+            for name, values in tensors.items()
+        ]
+        header = json.dumps({"model_name": name, "outputs": described}).encode()
+        return header + b"".join(values.tobytes() for values in tensors.values()), len(header)
+
+    def _predict_rows(self, request: dict[str, Any]) -> bytes:
+        rows = request["values"] if isinstance(request["values"][0], list) else [request["values"]]
+        matrix = np.array([[np.nan if value is None else value for value in row] for row in rows], "<f4")
+        scores = self._scores(matrix, self.models[request["model"]]).astype(float).tolist()
+        return json.dumps(scores if isinstance(request["values"][0], list) else scores[0]).encode()
+
+    def _scores(self, matrix: np.ndarray, model: dict[str, Any]) -> np.ndarray:
+        if np.any(matrix == model.get("refuses", np.inf)) or len(matrix) > model.get("most", 1_000_000):
+            raise ValueError("model failed")
+        self.rows.append(len(matrix))
+        return (np.nan_to_num(matrix) @ np.outer(10.0 ** np.arange(matrix.shape[1]), [1, 2])).astype("<f4")

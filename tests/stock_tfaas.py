@@ -1,0 +1,154 @@
+"""A stand-in for a stock TFaaS server: what its Go code does with requests, as TFAAS's documentation and source say.
+
+    with StockTFaaS() as server: TFaaSClient(server.url)
+
+It runs no networks: the score of a row is the sum of its values. What is uploaded is unpacked into memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from email import message_from_bytes
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+class StockTFaaS:
+    """Serves on loopback until the block ends.
+
+    Attributes:
+        files: what was uploaded, "model/file" -> bytes.
+        requests: "METHOD path" of each request, in order.
+        failures: statuses, with headers, that the next requests are answered with instead.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.failures: list[tuple[int, dict[str, str]]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.requests.append(f"{self.command} {self.path}")
+                server.headers.append(dict(self.headers))
+                more: dict[str, str] = {}
+                if server.failures:
+                    status, more = server.failures.pop(0)
+                    answer = b"Limit exceeded\n"
+                else:
+                    try:
+                        status, answer = server.answer(self.command, self.path, self.headers, body)
+                    except Exception as error:
+                        status, answer = 500, json.dumps({"error": str(error)}).encode()
+                self.send_response(status)
+                for key, value in more.items():
+                    self.send_header(key, value)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")  # it sets the status line first
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *request: None  # the client may hang up
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> StockTFaaS:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, bytes]:
+        """Return status and body, or raise what becomes a 500."""
+        kind = headers.get("Content-Type", "")
+        if (method, path) == ("POST", "/upload"):
+            if kind.startswith("multipart/form-data"):
+                self._store(parts_of(kind, body), headers.get("Content-Encoding") == "base64")
+            else:
+                self._unpack(body, headers.get("Content-Encoding") == "gzip")
+            return 200, b""
+        if (method, path) == ("GET", "/models"):
+            found = [json.loads(text) for name, text in self.files.items() if name.endswith("/params.json")]
+            return 200, json.dumps(found or None).encode()
+        if (method, path) == ("POST", "/json"):
+            return 200, json.dumps([sum(go_floats(json.loads(body)["values"]))]).encode()
+        if (method, path) == ("POST", "/image"):
+            return 200, self._classify(parts_of(kind, body))
+        return 404, b"404 page not found\n"
+
+    def _store(self, parts: dict[str, tuple[str | None, bytes]], in_base64: bool) -> None:
+        name = parts["name"][1].decode()
+        params = parts["params"][1]
+        if json.loads(params)["name"] != name:
+            raise ValueError("mismatch of name in params and form")
+        self.files[f"{name}/params.json"] = params
+        for part in ("model", "labels", "op"):
+            if part not in parts:
+                raise ValueError(f"request does not provide {part}")
+            filename, content = parts[part]
+            if part == "model" and in_base64:
+                content = base64.b64decode(content, validate=True)
+            self.files[f"{name}/{filename}"] = content
+
+    def _unpack(self, body: bytes, is_gzip: bool) -> None:
+        folders = set()
+        with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz" if is_gzip else "r:") as archive:
+            for member in archive:
+                parent = member.name.rpartition("/")[0]
+                if parent and parent not in folders:
+                    raise FileNotFoundError(f"open {member.name}: no such file or directory")
+                if member.isdir():
+                    folders.add(member.name)
+                else:
+                    source = archive.extractfile(member)
+                    assert source is not None
+                    self.files[member.name] = source.read()
+
+    @staticmethod
+    def _classify(parts: dict[str, tuple[str | None, bytes]]) -> bytes:
+        filename, content = parts["image"]
+        magic = {"png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff"}.get(str(filename).rpartition(".")[2])
+        if magic is None or not content.startswith(magic):
+            raise ValueError("unrecognized image format")
+        if parts["model"][1] == b"numbers":
+            return b"[0.75,0.25]"
+        labels = [{"label": "top", "probability": 0.7512345678}, {"label": "QCD", "probability": 0.25}]
+        return json.dumps({"filename": filename, "labels": labels}).encode()
+
+
+def parts_of(kind: str, body: bytes) -> dict[str, tuple[str | None, bytes]]:
+    """Return the parts of a form, name -> file name and content, as another library than ours reads them."""
+    message = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    found = {}
+    for part in message.get_payload():
+        content = part.get_payload(decode=True)
+        found[part.get_param("name", header="content-disposition")] = (part.get_filename(), content)
+    return found
+
+
+def go_floats(values: Any) -> list[float]:
+    """Return what Go's decoder makes of a list for []float32: null leaves a zero, lists are an error."""
+    for value in values:
+        if isinstance(value, (list, str)):
+            kind = "array" if isinstance(value, list) else "string"
+            raise TypeError(f"json: cannot unmarshal {kind} into Go struct field Row.values of type float32")
+    return [value or 0.0 for value in values]

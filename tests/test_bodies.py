@@ -1,0 +1,68 @@
+"""Large bodies: read a piece at a time, with a bar in a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from serving_fixtures import ROOT, environment, write_bundle
+from stock_tfaas import StockTFaaS
+
+from mlaas4hep.client.bodies import FileBody
+from mlaas4hep.client.multipart import FilePart, Multipart
+
+SIZE = 11_000_001
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The directory of a model with so many bytes."""
+    folder = write_bundle(tmp_path / "bundle")
+    with (folder / "model.onnx").open("wb") as file:
+        file.truncate(SIZE)
+    return folder
+
+
+def test_no_body_is_in_memory_as_a_whole(bundle: Path) -> None:
+    with (bundle / "model.onnx").open("rb") as file:
+        part = FilePart("model.onnx", bundle / "model.onnx")
+        for body in (FileBody(file), Multipart({}, {"m": part}), Multipart({}, {"m": part._replace(in_base64=True)})):
+            for _ in range(2):  # it may be sent again
+                sizes = [len(piece) for piece in body]
+                assert sum(sizes) == len(body) >= SIZE
+                assert max(sizes) <= 1_100_000
+
+
+@pytest.mark.parametrize("option", ["--upload=upload.json", "--upload=upload.json --base64", "--bundle=model.tar"])
+def test_a_large_upload_shows_a_bar_in_a_terminal_and_nothing_in_a_pipe(bundle: Path, option: str) -> None:
+    subprocess.run(["tar", "cf", "model.tar", "model.onnx"], cwd=bundle, check=True)
+    command = [sys.executable, str(ROOT / "tfaas_client.py"), *option.split()]
+    with StockTFaaS() as server:
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=bundle, env=environment(TFAAS_URL=server.url)
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        process = subprocess.Popen(
+            command, stderr=theirs, stdout=theirs, cwd=bundle, env=environment(TFAAS_URL=server.url)
+        )
+        os.close(theirs)
+        seen = ""
+        try:
+            while text := os.read(ours, 65536).decode():
+                seen += text
+        except OSError:  # its end is closed
+            pass
+        os.close(ours)
+        assert process.wait() == 0
+    total = "14.7M" if "base64" in option else "11.0M"
+    assert f"/{total} [" in seen
+    assert seen.endswith(f"to {server.url}\r\n")

@@ -1,0 +1,187 @@
+"""The Open Inference Protocol v2: against a foreign server that answers as Triton does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oip_server import OIPServer
+from serving_fixtures import run_client
+from tinyroot import write_tree
+
+from mlaas4hep.client import TFaaSClient
+from mlaas4hep.errors import ConfigError, ServiceError
+
+KEYS = ["MET_pt", "Muon_pt_0", "Muon_pt_1"]
+MODELS: dict[str, dict[str, Any]] = {"named": {"keys": KEYS}, "plain": {}}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_scores_are_those_of_the_models_own_order(binary: bool) -> None:
+    with OIPServer(MODELS, binary) as server, TFaaSClient(server.url, protocol="v2") as client:
+        events = {"keys": ["Muon_pt_1", "MET_pt", "Muon_pt_0"], "values": [3, 1, 2], "model": "named"}
+        assert client.predict(events) == [321.0, 642.0]
+        lists = {"keys": ["Muon_pt", "MET_pt"], "values": [[[2, 3, 9], 1], [[2], None], [None, 1]]}
+        assert client.predict(lists, "named") == [[321.0, 642.0], [20.0, 40.0], [1.0, 2.0]]
+        assert client.predict({"values": [1, 2.5]}, "plain") == [26.0, 52.0]
+        assert client.predict({"keys": ["b", "a"], "values": [1, 2.5]}, "plain") == [26.0, 52.0]
+        assert server.binary is binary
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_numbers_have_the_digits_of_their_type(binary: bool) -> None:
+    with OIPServer(MODELS, binary) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.predict({"values": [0.1]}, "plain") == [0.1, 0.2]
+
+
+def test_the_models_and_the_server_are_described() -> None:
+    with OIPServer(MODELS) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert [model["name"] for model in client.models()] == ["named", "plain"]
+        assert client.params("named")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
+        assert (client.keys("named"), client.keys("plain")) == (KEYS, [])
+        assert client.status()["ready"] is True
+    with OIPServer(MODELS, ready=False) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.status() == {
+            "ready": False,
+            "name": "triton",
+            "version": "2.50",
+            "extensions": ["model_repository", "binary_tensor_data"],
+        }
+
+
+@pytest.mark.parametrize("protocol", ["v2", "tfaas"])
+def test_many_events_go_in_few_requests_and_come_back_in_order(protocol: str) -> None:
+    values = np.arange(4_500.0)[:, None]
+    with OIPServer(MODELS) as server, TFaaSClient(server.url, protocol=protocol) as client:
+        assert client.predict({"values": values, "model": "plain"}) == [[row, 2 * row] for row in range(4_500)]
+        assert server.rows == [2_000, 2_000, 500]
+
+
+@pytest.mark.parametrize("protocol", ["v2", "tfaas"])
+def test_a_refused_event_is_found_among_many(protocol: str) -> None:
+    with OIPServer({"m": {"refuses": 1_234}}) as server, TFaaSClient(server.url, protocol=protocol) as client:
+        with pytest.raises(ServiceError, match=r"^event 1234: POST \S+: 400: model failed$"):
+            client.predict({"values": np.arange(2_000.0)[:, None]}, "m")
+        assert len(server.requests) < 50
+
+
+def test_events_of_json_are_numbered_over_all_requests(tmp_path: Path) -> None:
+    (tmp_path / "input.json").write_text(json.dumps({"values": [[float(row)] for row in range(2_100)], "model": "m"}))
+    with OIPServer({"m": {"refuses": 2_050}}) as server:
+        done = run_client("--predict=input.json", cwd=tmp_path, TFAAS_URL=server.url)
+    assert done.stdout.splitlines() == [f"[{row}.0, {2 * row}.0]" for row in range(2_000)]
+    assert (done.returncode, done.stderr[:18]) == (1, "error: event 2050:")
+
+
+def test_a_server_that_takes_fewer_rows_gets_fewer() -> None:
+    with OIPServer({"m": {"most": 600}}) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.predict({"values": np.ones((2_000, 1))}, "m") == [[1.0, 2.0]] * 2_000
+        assert server.rows == [500] * 4
+
+
+@pytest.mark.parametrize(
+    ("events", "model", "reason"),
+    [
+        ({"values": [1]}, None, "has no default model; name one: --model=NAME"),
+        ({"values": [1]}, "nix", "404: Request for unknown model: 'nix'"),
+        ({"values": [1, 2]}, "named", "model 'named' takes 3 values, and there are 2"),
+        ({"keys": ["MET_pt", "Muon_pt_0"], "values": [1, 2]}, "named", "the events lack the key 'Muon_pt_1'; closest"),
+        (
+            {"keys": [*KEYS, "MET_tp"], "values": [1, 2, 3, 4]},
+            "named",
+            "does not know the key 'MET_tp'; closest: 'MET_pt'",
+        ),
+        ({"keys": ["Muon_pt", "MET_pt"], "values": [1, 2]}, "named", "the value 1 stands where a list must be"),
+        (
+            {"keys": ["a", "b"], "values": [1, [2]]},
+            "plain",
+            r"the value of 'b' must be a number, and is \[2\]; name elements of lists, as in Muon_pt_0",
+        ),
+        ({"values": ["1"]}, "plain", 'value 0 must be a number, and is "1"$'),
+        ({"keys": KEYS, "values": [1, 2, "3"]}, "named", "the value of 'Muon_pt_1' must be a number"),
+        ({"values": [10**400]}, "plain", "the events have a number that is too large"),
+        ({"values": [[1], [2, 3]]}, "plain", "the events have different numbers of values"),
+        ({"values": [1]}, "image", r"model 'image' has the inputs \[.*only models with one input, a table"),
+        ({"values": [1]}, "words", r"model 'words' has the inputs"),
+        ({"values": [1]}, "none", r"model 'none' has the inputs \[\]"),
+    ],
+)
+def test_another_models_input_is_one_line(events: dict[str, Any], model: str | None, reason: str) -> None:
+    others = {
+        "image": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 3]}]},
+        "words": {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 1]}]},
+        "none": {"inputs": []},
+    }
+    with (
+        OIPServer({**MODELS, **others}) as server,
+        TFaaSClient(server.url, protocol="v2") as client,
+        pytest.raises((ConfigError, ServiceError), match=reason) as caught,
+    ):
+        client.predict(events, model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_double_precision_gets_it() -> None:
+    models = {"m": {"inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 1]}]}}
+    with OIPServer(models) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.predict({"values": [0.5]}, "m") == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"[]", b"{}", b'{"outputs": []}', b'{"outputs": [{"datatype": "FP32", "shape": [2], "data": [1]}]}',
+     b'{"outputs": [{"datatype": "BYTES", "shape": [1], "data": ["a"]}]}',
+     b'{"outputs": [{"datatype": "FP32", "shape": [1], "data": ["a"]}]}',
+     b'{"outputs": [{"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}'],
+)  # fmt: skip
+def test_a_broken_answer_is_one_line(answer: bytes) -> None:
+    class Broken(OIPServer):
+        def _infer(self, *asked: object) -> tuple[bytes, int | None]:
+            return answer, None
+
+    with (
+        Broken(MODELS) as server,
+        TFaaSClient(server.url, protocol="v2") as client,
+        pytest.raises(ServiceError) as caught,
+    ):
+        client.predict({"values": [1]}, "plain")
+    assert "/infer: the answer has no table with a row for each event; is it the right server?" in str(caught.value)
+
+
+def test_a_server_of_another_protocol_is_one_line(tmp_path: Path) -> None:
+    with OIPServer(MODELS) as server:
+        done = run_client("--models", TFAAS_URL=server.url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"error: GET {server.url}/models: 404: ")
+
+
+@pytest.mark.parametrize("call", ["upload", "bundle", "delete"])
+def test_what_the_protocol_does_not_have_is_an_error(call: str) -> None:
+    with (
+        TFaaSClient("http://localhost", protocol="v2") as client,
+        pytest.raises(ConfigError, match="use --protocol=tfaas"),
+    ):
+        getattr(client, call)("x")
+    with pytest.raises(ConfigError, match="there is no protocol 'v3'; there are tfaas, v2"):
+        TFaaSClient("http://localhost", protocol="v3")
+
+
+def test_a_session_prints_what_a_person_reads(tmp_path: Path) -> None:
+    write_tree(tmp_path / "e.root", {"MET_pt": np.arange(3.0), "Muon_pt": np.ones((3, 2))})
+    (tmp_path / "input.json").write_text(json.dumps({"values": [1, 2]}))
+    with OIPServer(MODELS) as server:
+
+        def run(*options: str) -> str:
+            done = run_client("--protocol=v2", *options, cwd=tmp_path, TFAAS_URL=server.url)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout
+
+        assert run("--models") == "name   version  state\nnamed  1        READY\nplain  1        READY\n"
+        assert json.loads(run("--status"))["ready"] is True
+        assert run("--predict=input.json", "--model=plain") == "[21.0, 42.0]\n"
+        scores = "[110.0, 220.0]\n[111.0, 222.0]\n[112.0, 224.0]\n"
+        assert run("--predict=e.root", "--model=named") == scores  # the model says which branches
+        assert run("--predict=e.root", "--model=named", "--branches=Muon_pt,MET_pt") == scores

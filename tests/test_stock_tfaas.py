@@ -1,0 +1,155 @@
+"""The client against a foreign server that behaves as a stock TFaaS: its forms, its archives, its answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving_fixtures import bundle_fixture, run_client, write_archive, write_bundle  # noqa: F401
+from stock_tfaas import StockTFaaS
+
+from mlaas4hep.client import TFaaSClient
+from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
+
+
+@pytest.fixture
+def stock() -> Iterator[StockTFaaS]:
+    with StockTFaaS() as server:
+        yield server
+
+
+@pytest.fixture
+def client(stock: StockTFaaS) -> Iterator[TFaaSClient]:
+    with TFaaSClient(stock.url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("in_base64", [False, True])
+@pytest.mark.parametrize("size", [1_000_000, 1_000_001, 1_000_002, 0])
+def test_a_form_arrives_byte_by_byte(
+    client: TFaaSClient, stock: StockTFaaS, bundle: Path, in_base64: bool, size: int
+) -> None:
+    content = os.urandom(size)
+    (bundle / "model.onnx").write_bytes(content)
+    assert client.upload(bundle / "upload.json", in_base64=in_base64) == "htautau"
+    assert stock.files == {
+        "htautau/params.json": (bundle / "params.json").read_bytes(),
+        "htautau/model.onnx": content,
+        "htautau/labels.txt": (bundle / "labels.txt").read_bytes(),
+        "htautau/op": b"",
+    }
+    assert "Transfer-Encoding" not in stock.headers[0]
+    assert [model["name"] for model in client.models()] == ["htautau"]
+
+
+@pytest.mark.parametrize("name", ["m.tar", "m.tar.gz"])
+def test_an_archive_arrives_as_it_is(
+    client: TFaaSClient, stock: StockTFaaS, bundle: Path, tmp_path: Path, name: str
+) -> None:
+    client.bundle(write_archive(tmp_path / name, bundle))
+    assert stock.files["htautau/model.onnx"] == (bundle / "model.onnx").read_bytes()
+
+
+def test_a_folder_arrives_with_its_folders_under_the_models_name(
+    client: TFaaSClient, stock: StockTFaaS, bundle: Path
+) -> None:
+    (bundle / "variables" / "deep").mkdir(parents=True)
+    (bundle / "variables" / "deep" / "data").write_bytes(b"weights")
+    (bundle / "variables" / "link").symlink_to(bundle / "labels.txt")
+    client.bundle(bundle)
+    expected = {
+        f"htautau/{path.relative_to(bundle)}": path.read_bytes() for path in bundle.rglob("*") if path.is_file()
+    }
+    assert stock.files == expected
+    assert len(expected) == 6
+
+
+def test_an_archive_does_not_say_whose_files_it_holds(bundle: Path) -> None:
+    from mlaas4hep.client.packing import packed
+
+    with packed(bundle) as (name, file):
+        file.seek(0)
+        with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
+            owners = {(member.uid, member.gid, member.uname, member.gname) for member in archive}
+    assert (name, owners) == ("htautau", {(0, 0, "", "")})
+
+
+def test_a_folder_that_is_no_models_is_an_error(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is no model's folder: there is no params.json in it"):
+        client.bundle(tmp_path)
+    write_bundle(tmp_path / "a", name="../b")
+    with pytest.raises(ConfigError, match=r"'../b' is no model's name in params.json"):
+        client.bundle(tmp_path / "a")
+    write_bundle(tmp_path / "c")
+    (tmp_path / "c/model.onnx").unlink()
+    with pytest.raises(ConfigError, match=r"params.json says that 'model' is the file 'model.onnx', which is not in"):
+        client.bundle(tmp_path / "c")
+    assert stock.requests == []
+
+
+def test_many_events_are_asked_for_one_by_one(client: TFaaSClient, stock: StockTFaaS) -> None:
+    events = {"keys": ["a", "b"], "values": [[1.0, 2.0], [3.0, None], [5.0, 6.0]], "model": "m"}
+    assert client.predict(events) == [[3.0], [3.0], [11.0]]
+    assert stock.requests == ["GET /v2"] + 3 * ["POST /json"]
+    with pytest.raises(ServiceError, match=r"^event 1: POST .*/json: 500: json: cannot unmarshal array"):
+        client.predict({"values": [[1.0], [[2.0]]]})
+
+
+def test_a_rate_limit_is_kept_to(client: TFaaSClient, stock: StockTFaaS) -> None:
+    stock.failures = [(404, {}), (429, {}), (429, {"Retry-After": "0"})]  # the first is for the question what it is
+    assert client.predict({"values": [[1.0], [2.0]]}) == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sent"),
+    [("a.png", PNG, "a.png"), ("a.jpeg", JPEG, "a.jpg"), ("a b.png", JPEG, "a b.jpg"), ("noname", PNG, "noname.png")],
+)
+def test_an_image_is_named_after_what_it_is(
+    client: TFaaSClient, tmp_path: Path, name: str, content: bytes, sent: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    answer = client.image(tmp_path / name, "ImageModel")
+    assert answer["filename"] == sent
+    assert answer["labels"][0] == {"label": "top", "probability": 0.7512345678}
+
+
+def test_what_is_no_image_is_not_sent(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"GIF89a" + bytes(100))
+    with pytest.raises(ConfigError, match=r"a.png is no image in PNG or JPEG"):
+        client.image(tmp_path / "a.png", "ImageModel")
+    with pytest.raises(FileUnreadable, match=r"cannot read .*b.png: No such file"):
+        client.image(tmp_path / "b.png", "ImageModel")
+    assert stock.requests == []
+
+
+def test_the_classes_of_an_image_are_printed(stock: StockTFaaS, tmp_path: Path) -> None:
+    (tmp_path / "jet.png").write_bytes(PNG)
+
+    def run(*options: str) -> str:
+        done = run_client("--image=jet.png", *options, cwd=tmp_path, TFAAS_URL=stock.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert run("--model=ImageModel") == "label  probability\ntop    0.751235\nQCD    0.25\n"
+    assert json.loads(run("--model=ImageModel", "--json"))["labels"][1] == {"label": "QCD", "probability": 0.25}
+    assert run("--model=numbers") == run("--model=numbers", "--json") == "[0.75, 0.25]\n"
+
+
+def test_what_no_server_here_says_is_asked_of_the_user(stock: StockTFaaS, tmp_path: Path) -> None:
+    (tmp_path / "jet.png").write_bytes(PNG)
+    done = run_client("--image=jet.png", cwd=tmp_path, TFAAS_URL=stock.url)
+    assert done.stderr == "error: --image does not say which model to ask; add --model=NAME\n"
+    (tmp_path / "events.csv").write_text("a,b\n1,2\n3,\n")
+    done = run_client("--predict=events.csv", "--model=m", cwd=tmp_path, TFAAS_URL=stock.url)
+    reason = "it is not known which branches the model is given; give --branches=MET_pt,Jet_pt_0"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {reason}\n")
+    done = run_client("--predict=events.csv", "--branches=b,a", cwd=tmp_path, TFAAS_URL=stock.url)
+    assert (done.stdout, done.stderr) == ("[3.0]\n[3.0]\n", "")

@@ -1,0 +1,90 @@
+"""Which token is found, and where it may go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.client.address import is_loopback
+from mlaas4hep.client.token import find_token
+from mlaas4hep.errors import ConfigError, FileUnreadable
+
+HOST = "https://host:8083"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment in which the only token is in XDG_RUNTIME_DIR, which is the folder that is given."""
+    for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / f"bt_u{os.geteuid()}").write_text("of.the.folder\n")
+    return tmp_path
+
+
+def test_the_first_of_the_places_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_token(HOST) == "of.the.folder"
+    (home / "other").write_text("\n of.the.variable== \n")
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(home / "other"))
+    assert find_token(HOST) == "of.the.variable=="
+    monkeypatch.setenv("BEARER_TOKEN", "at.once ")
+    assert find_token(HOST) == "at.once"
+    (home / "mine").write_text("mine")
+    assert find_token(HOST, home / "mine") == "mine"
+
+
+def test_a_token_that_was_found_stays_here_where_others_could_read_it(home: Path) -> None:
+    assert find_token("http://host") is None
+    assert find_token("http://localhost:1") == find_token("http://[::1]:1") == "of.the.folder"
+    (home / "mine").write_text("se.cret")
+    with pytest.raises(ConfigError, match=r"^the token is not sent over http, .*; the URL must begin with https$"):
+        find_token("http://host", home / "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (None, FileUnreadable, "cannot read --token-file .*mine.*: No such file"),
+        (" \n", ConfigError, "there is no token in .*mine"),
+        ("two words", ConfigError, "what is in .*mine is no token"),
+        ("line\nline", ConfigError, "what is in .*mine is no token"),
+        ("é", ConfigError, "what is in .*mine is no token"),
+    ],
+)
+def test_a_file_without_a_token_is_an_error_that_does_not_say_what_is_in_it(
+    home: Path, content: str | None, error: type[Exception], reason: str
+) -> None:
+    if content is not None:
+        (home / "mine").write_text(content)
+    with pytest.raises(error, match=reason) as caught:
+        find_token(HOST, home / "mine")
+    assert "words" not in str(caught.value).partition("one is")[0]
+
+
+def test_a_variable_that_holds_no_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEARER_TOKEN", "two words")
+    with pytest.raises(ConfigError, match="what is in BEARER_TOKEN is no token"):
+        find_token(HOST)
+
+
+def test_a_file_that_somebody_else_left_is_passed_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: real + 1)
+    (home / f"bt_u{real + 1}").write_text("of.somebody")
+    monkeypatch.delenv("BEARER_TOKEN", raising=False)
+    assert find_token(HOST) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.2", True),
+        ("http://localhost.evil.org", False),
+        ("http://[::1]", True),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_loopback_is_known_by_its_name(url: str, here: bool) -> None:
+    assert is_loopback(url) is here

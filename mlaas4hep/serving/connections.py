@@ -73,9 +73,10 @@ class Connection(HttpToolsProtocol):
         cast(dict[str, object], self.scope)[CERTIFICATE] = self._certificate
 
     def on_headers_complete(self) -> None:
-        """Note that a body follows."""
+        """Note that a body follows; the answer's head shall wait for its body."""
         self._in_headers, self._in_body = False, True
         super().on_headers_complete()
+        self.cycle.transport = cast(Any, _Joined(self.transport))
 
     def on_message_complete(self) -> None:
         """Note that the request is there."""
@@ -104,6 +105,32 @@ class Connection(HttpToolsProtocol):
         late = now - self._began - self.timeout
         slow = late > 0 and (self.cycle.response_complete or self._arrived < _SLOWEST * late)
         return slow or now - self._moved > self.timeout
+
+
+class _Joined:
+    """A transport for one answer, whose head goes out together with what follows: one system call, not two."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self._transport.write(self._head + data)
+            self._head = b""
+        elif self._head is None and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def end_overdue(connections: Iterable[object]) -> None:

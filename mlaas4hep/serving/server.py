@@ -8,6 +8,7 @@ The routes are in `app`, worker processes in `workers`.
 from __future__ import annotations
 
 import copy
+import gc
 import signal
 import socket
 import ssl
@@ -74,6 +75,8 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     server = _Server(config, ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop_early)
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked through again and again
     server.run(sockets=[listening])
 
 

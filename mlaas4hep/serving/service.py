@@ -61,11 +61,17 @@ class Service:
 
     def _load(self, name: str) -> asyncio.Future[Model]:
         """Load a model in a thread, one however many requests ask for it."""
-        if name not in self._loading:
-            task = asyncio.ensure_future(run_in_threadpool(self.predictors.get, name))
-            task.add_done_callback(lambda done: (self._loading.pop(name), done.cancelled() or done.exception()))
-            self._loading[name] = task
-        return self._loading[name]
+        loading = self._loading.get(name)
+        if loading is None or loading.done():  # what was loaded is not what is wanted any more
+            loading = self._loading[name] = asyncio.ensure_future(run_in_threadpool(self.predictors.get, name))
+            loading.add_done_callback(lambda done: self._end_loading(name, done))
+        return loading
+
+    def _end_loading(self, name: str, loading: asyncio.Future[Model]) -> None:
+        if self._loading.get(name) is loading:
+            del self._loading[name]
+        if not loading.cancelled():
+            loading.exception()  # it has been looked at, even if nobody waits any more
 
     async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), together with what others ask of it; return scores (n, k).

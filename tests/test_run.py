@@ -17,11 +17,12 @@ from scripts import ROOT, only_error_line, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
 from mlaas4hep.training.run import AlreadyTrained, Watch
-from mlaas4hep.training.stopping import Stopped
+from mlaas4hep.training.stopping import Stop, Stopped
 
 SMALL = """
 import torch
@@ -419,13 +420,48 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     watch.report = stop
     with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):
         train_model(path, "kind", model, Params(epochs=3), fout=tmp_path / "out", watch=watch)
-    with pytest.raises(Exception, match="belongs to a run with other files, labels, parameters or model file"):
+    with pytest.raises(Exception, match="belongs to a run with other files, labels, preprocessing, parameters or"):
         train_model(path, "kind", model, Params(epochs=3, seed=1), fout=tmp_path / "out", watch=Watch(resume=True))
     train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
     assert len(json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"]) == 5
     assert not (tmp_path / "out.checkpoint").exists()
     with pytest.raises(AlreadyTrained):
         train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "before", "after"),
+    [
+        ("high", {"define": {"high": "met > 30"}}, {"define": {"high": "shift > 1"}}),
+        ("kind", {"define": {"heavy": "1 + met"}}, {"define": {"heavy": "1 + shift**2"}}),
+        ("kind", {"cut": "met > 10"}, {"cut": "met < 90"}),
+        (
+            "kind",
+            "def preprocessing(events): return events[events.met > 10]",
+            "def preprocessing(events): return events",
+        ),
+    ],
+    ids=["labels", "weights", "cuts with specs", "a Python file with specs"],
+)
+def test_a_run_with_another_preprocessing_is_another_run(labels, before, after, tmp_path):
+    """Specs are given, so that they tell nothing of it."""
+    path, _ = write_sample(tmp_path, 300)
+    model, stop = write_model(tmp_path), Stop()
+    with DataGenerator(path, "kind", {"selected_branches": ["met", "shift"]}) as generator:
+        specs = generator.specs
+    weight = "heavy" if "heavy" in str(before) else ""
+    params = Params(weight=weight, selected_branches=["met", "shift"], tfaas=False)
+
+    def went(content, **watched):
+        preproc = tmp_path / ("pre.py" if isinstance(content, str) else "pre.json")
+        preproc.write_text(content if isinstance(content, str) else json.dumps(content))
+        given = {"specs": specs, "preproc": str(preproc), "watch": Watch(**watched)}
+        return train_model(path, labels, model, params, fout=tmp_path / "out", **given)
+
+    with pytest.raises(Stopped):
+        went(before, started=lambda *_: setattr(stop, "asked", True), stop=stop)
+    with pytest.raises(ConfigError, match="belongs to a run with other files, labels, preprocessing, parameters or"):
+        went(after, resume=True)
 
 
 def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):

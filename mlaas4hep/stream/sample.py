@@ -290,7 +290,7 @@ class Sample:
         )
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         learnt = [self.specs.to_json()["branches"], self.options.normalise, self.split.fold]
-        made = None if preproc is None else preproc.to_json()
+        made = None if preproc is None else preproc.key
         return BlockCache.open(key_of([self._origins, said, labels, learnt, made]), int(self.params.cache_gb * 1e9))
 
     @property
@@ -299,7 +299,8 @@ class Sample:
         said = self.params.model_dump(exclude=set(BESIDE))
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         origins = [origin[:2] for origin in self._origins]  # what is in the files, wherever and since whenever
-        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
+        made = None if self.options.preproc is None else self.options.preproc.key
+        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold, made])
 
     @property
     def skipped(self) -> dict[tuple[int, int, int], str]:

@@ -38,7 +38,7 @@ import numpy as np
 import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, first_line, require
-from mlaas4hep.files import new_directory, read_text, write_json
+from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.preproc_script import ScriptPreproc
 from mlaas4hep.reader.specs import FLOAT32_MAX
@@ -208,7 +208,7 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
 def _write_preproc(folder: Path, preproc: Preproc | None) -> None:
     """Expressions travel with the bundle; a Python file is kept beside them for people, and never run from there."""
     if isinstance(preproc, ScriptPreproc):
-        (folder / "preproc.py").write_text(read_text(preproc.path), encoding="utf-8")
+        (folder / "preproc.py").write_text(preproc.source, encoding="utf-8")
     elif preproc is not None:
         write_json(folder / "preproc.json", preproc.to_json())
 

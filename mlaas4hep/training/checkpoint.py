@@ -85,7 +85,8 @@ class Checkpoint:
             ) from error
         if head["key"] != self._key:
             raise ConfigError(
-                f"the checkpoint {self.path} belongs to a run with other files, labels, parameters or model file",
+                f"the checkpoint {self.path} belongs to a run with other files, labels,"
+                " preprocessing, parameters or model file",
                 hint="give what that run was given, or leave out --resume to begin anew",
             )
         _set_random_state(head["random"])

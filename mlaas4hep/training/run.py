@@ -181,7 +181,9 @@ def _check_unfinished(destination: Path, key: str, checkpoints: Sequence[Checkpo
     except (OSError, ValueError):
         return
     if known == key:
-        raise AlreadyTrained(f"{destination} is trained already, with these files, labels, parameters and model file")
+        raise AlreadyTrained(
+            f"{destination} is trained already, with these files, labels, preprocessing, parameters and model file"
+        )
 
 
 @contextmanager

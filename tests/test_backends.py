@@ -17,6 +17,7 @@ from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.task import Task
+from mlaas4hep.training.xgboost_backend import OBJECTIVES
 
 TWO = Task.classification(2)
 
@@ -265,6 +266,79 @@ def test_losses_of_boosted_targets_are_of_standardised_ones(tmp_path):
     assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "mae": truth["mae"]}, rel=1e-4)
 
 
+@pytest.mark.parametrize("metric", ["miss", "['auc', miss]"])
+def test_xgboost_stops_by_a_function_of_the_users_own(metric, tmp_path):
+    """Of which less is better; it is told of true classes and of scores, as a model gives them."""
+    text = """
+import numpy, xgboost
+def miss(y, scores): return numpy.mean((scores > 0.3) != y)
+def model(idim): return xgboost.XGBClassifier(n_estimators=60, eval_metric=%s, early_stopping_rounds=5)
+"""
+    train, valid = small_and_noisy(0), small_and_noisy(1)
+    backend, rounds = make_backend(write(tmp_path, text % metric), SHAPES, TWO, Params()), []
+    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *figures: rounds.append(figures))
+    every = Batch.concatenate(valid)
+    truth = np.mean((backend.predict(every.inputs)[:, 0] > 0.3) != every.y)
+    found = [figures["miss"] for _, _, figures, _ in rounds]
+    assert found[kept - 1] == min(found) == pytest.approx(truth, abs=1e-6)
+    assert len(rounds) == kept + 5
+
+
+def test_a_metric_of_the_users_own_is_told_of_weights(tmp_path):
+    text = """
+import numpy, xgboost
+def miss(y, scores, sample_weight=None): return numpy.average((scores > 0.3) != y, weights=sample_weight)
+def model(idim): return xgboost.XGBClassifier(n_estimators=3, eval_metric=miss)
+"""
+    batches = [replace(batch, weight=1 + batch.y.astype("f4")) for batch in small_and_noisy(0)]
+    backend, rounds = make_backend(write(tmp_path, text), SHAPES, TWO, Params()), []
+    backend.fit(lambda epoch: batches, lambda: batches, lambda *figures: rounds.append(figures))
+    every = Batch.concatenate(batches)
+    wrong = (backend.predict(every.inputs)[:, 0] > 0.3) != every.y
+    assert rounds[-1][2]["miss"] == pytest.approx(np.average(wrong, weights=every.weight), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            "objective=lambda y, scores: (scores - y, scores)",
+            "objective of .* is a function; it may be binary:logistic",
+        ),
+        ("objective='binary:hinge'", "objective of .* is 'binary:hinge'; it may be binary:logistic"),
+        ("objective='binary:logitraw'", "objective of .* is 'binary:logitraw'"),
+        ("objective='count:poisson'", "objective of .* is 'count:poisson'"),
+        ("booster='dart'", "booster of .* is 'dart'; it may be gbtree"),
+        ("booster='gblinear'", "booster of .* is 'gblinear'"),
+        ("tree_method='exact'", "tree_method of .* is 'exact'; it may be auto, hist"),
+        ("missing=3.0", "missing of .* is 3, and what has no value is NaN here"),
+        (
+            "callbacks=[xgboost.callback.EarlyStopping(rounds=1)]",
+            "callbacks of .* would not count; leave it out; to stop there is early_stopping_r",
+        ),
+        ("eval_metric=[max, min]", "takes one function in eval_metric, and there are 2"),
+        ("n_estimators=0", "n_estimators of .* is 0: there is nothing to train"),
+    ],
+)
+def test_settings_of_xgboost_that_nothing_would_come_of_are_refused(options, says, tmp_path):
+    file = write(tmp_path, f"import xgboost\ndef model(idim): return xgboost.XGBClassifier({options})")
+    with pytest.raises(ConfigError, match=says):
+        make_backend(file, SHAPES, TWO, Params())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES["regression"])
+def test_objectives_of_xgboost_for_numbers_are_learnt_and_exported(objective, tmp_path):
+    task = Task("regression", ("energy",), (5.0,), (2.0,))
+    batches = [replace(batch, y=np.exp(batch.x[:, :1] / 4)) for batch in toy_batches(events=512)]
+    text = f"import xgboost\ndef model(idim): return xgboost.XGBRegressor(n_estimators=20, objective='{objective}')"
+    backend = make_backend(write(tmp_path, text), SHAPES, task, Params())
+    backend.fit(lambda epoch: batches, lambda: batches[:1], lambda *_: None)
+    every = Batch.concatenate(batches)
+    scores = backend.predict(every.inputs)
+    check_export(backend, every, scores, tmp_path / "network.onnx", 1e-4)
+    assert np.corrcoef(scores[:, 0], every.y[:, 0])[0, 1] > 0.9
+
+
 REPEATABLE = {
     "xgboost": "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=20)",
     "boosting": "from sklearn.ensemble import HistGradientBoostingClassifier\n"
@@ -469,6 +543,24 @@ def test_losses_of_keras_count_a_weight_of_two_as_an_event_that_stands_twice(red
         found.append((loss, backend.predict(repeated.inputs)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_a_step_of_keras_goes_by_the_signed_terms_over_the_sizes_of_weights(reduction, tmp_path):
+    """From weights of 0, and scores of 1/2: each term pulls by 1/2 times x = 1, and one of three is positive."""
+    text = f"""
+import keras
+def model(idim): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+optimizer = keras.optimizers.SGD(1.0)
+loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="{reduction}")
+"""
+    batch = toy_batches(events=3, size=3)[0]
+    batch = replace(batch, inputs={"x": np.ones((3, 6), "f4"), "mask": np.ones((3, 6), bool)}, y=np.ones(3, np.int64),
+                    weight=np.array([1, -1, -1], "f4"))  # fmt: skip
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    ((loss, size),) = backend.steps([batch])
+    assert (loss, size) == (pytest.approx(-np.log(2) / 3, rel=1e-5), 3)
+    np.testing.assert_allclose(backend.model.get_weights()[0], -0.5 / 3, rtol=1e-5)
 
 
 MEAN = "keras.ops.mean(keras.ops.square(y - output))"

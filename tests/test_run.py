@@ -141,6 +141,19 @@ def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
         assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-5)
 
 
+def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_path):
+    """Of a model that takes no steps the training loss is what the training part has in the end."""
+    rng = np.random.default_rng(0)
+    kind, w = rng.integers(0, 2, 600), rng.choice([1.0, 2.0, -1.0], 600)
+    write_events(tmp_path / "a.root", 600, kind=kind, w=w)
+    frozen = SMALL.replace("lr=0.01", "lr=0.0").replace("nn.Dropout(0.2), ", "")
+    params = Params(weight="w", epochs=1, batch_size=32, tfaas=False)
+    trained = train_model(str(tmp_path / "a.root"), "kind", write_model(tmp_path, frozen), params, fout=tmp_path / "o")
+    (epoch,) = trained.fits[0].history.epochs
+    assert epoch.train_loss == pytest.approx(trained.fits[0].train.figures()["loss"], rel=1e-5)
+    assert epoch.loss == pytest.approx(trained.fits[0].valid.figures()["loss"], rel=1e-5)
+
+
 def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
     write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
     (tmp_path / "p.json").write_text('{"weight": "-1 * met"}')

@@ -30,7 +30,7 @@ class Standing:
     Attributes:
         epoch: number of the epoch under way, from 0.
         batches: of that epoch, which were trained on.
-        loss, weight: sums over these batches: of loss times weight, and of weights.
+        loss, weight: sums over these batches: of the signed terms of the loss, and of weights.
         events: of these batches.
         seconds, waiting: of these batches, in all and of waiting for data.
         epochs: what is known of the epochs before, as `Epoch` has it.

@@ -91,6 +91,8 @@ class KerasBackend:
                 f"the loss of {self._file.path} has reduction='none', and Keras needs one number to train with",
                 hint="leave reduction out; weights count all the same",
             )
+        if found == "mean_with_sample_weight":  # it divides by the signed sum of weights, and `steps` by their sizes
+            self.model.loss.reduction = found = "sum_over_batch_size"
         return str(found)
 
     def _given(self, inputs: Mapping[str, np.ndarray]) -> Any:

@@ -58,7 +58,8 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        train_loss: mean over the epoch, as the framework sees it (dropout on, weights moving).
+        train_loss: mean over the epoch, by signed weights as that of the validation part, as the framework sees it
+            (dropout on, weights moving).
         figures: of the validation part, after the epoch, see `Task.figures`.
         seconds: of training, without validation.
         events: of the training part, shuffled copies included.
@@ -201,9 +202,9 @@ class _Run:
         before, start = now.seconds, time.perf_counter()
         with console.progress(title, total) as bar:
             bar.advance(now.events)
-            for loss, weight in self._backend.steps(self._batches(bar)):
-                now.loss, now.weight = now.loss + loss * weight, now.weight + weight
-                now.batches, now.events = now.batches + 1, now.events + self._taken
+            for loss, size in self._backend.steps(self._batches(bar)):
+                now.loss, now.weight = now.loss + loss * size, now.weight + float(self._taken.weight.sum(dtype=float))
+                now.batches, now.events = now.batches + 1, now.events + len(self._taken)
                 now.seconds = before + time.perf_counter() - start
                 self._stop_if_asked()
                 if time.monotonic() - self._saved >= 60 * self._params.checkpoint:
@@ -220,13 +221,13 @@ class _Run:
             now.waiting += time.perf_counter() - start
             if batch is None:
                 return
-            self._taken = len(batch)
+            self._taken = batch
             yield batch
             bar.advance(int((batch.entry >= 0).sum()), self._in_words)
 
     def _in_words(self) -> str:
         now = self._now
-        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight else ""
+        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight > 0 else ""
         return f"{loss}waiting {now.waiting / max(now.seconds, 1e-9):.0%}"
 
     def _stop_if_asked(self) -> None:

@@ -33,6 +33,7 @@ from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses, not_finite
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.skipping import Verdicts
+from mlaas4hep.reader.specs import FLOAT32_MAX
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, Cached, key_of
 from mlaas4hep.stream.census import Composition, count, moments
@@ -262,11 +263,11 @@ class Sample:
             skipped = {its: why for its, why in reader.skipped.items() if its[0] < stop and start < its[1]}
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
-        if not np.isfinite(weight).all():
-            first = int(np.flatnonzero(~np.isfinite(weight))[0])
+        if not (np.abs(weight) <= FLOAT32_MAX).all():
+            first = int(np.flatnonzero(~(np.abs(weight) <= FLOAT32_MAX))[0])
             raise ConfigError(
                 f"weight: '{self.params.weight}' of entry {chunk.entries[first]} of {self.files[file]} is"
-                f" {weight[first]}, no finite number",
+                f" {weight[first]}, no finite number (of float32)",
                 hint="change 'weight' in the params, or cut such events away with --preproc",
             )
         batch = Batch(

@@ -189,12 +189,28 @@ def test_a_weight_tells_an_estimator_how_much_an_event_counts(name, tmp_path):
     assert auc(every.y, backend.predict(every.inputs)) < 0.15
 
 
+TANH = """
+import numpy
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+tanh = FunctionTransformer(numpy.tanh)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "params", "says"),
     [
         ("from sklearn.svm import LinearSVC as Any", {}, "LinearSVC of .* gives no probabilities"),
         ("from sklearn.linear_model import LinearRegression as Any", {}, "is no classifier"),
         ("from sklearn.ensemble import RandomForestClassifier as Any", {"fit_gb": 1e-5}, "more than the 1e-05 GB of"),
+        (
+            f"{TANH}def Any(): return make_pipeline(tanh, LogisticRegression())",
+            {},
+            "Pipeline of .* cannot be written as ONN",
+        ),
+        (f"{TANH}class Any(GaussianNB): pass", {}, "Any of .* cannot be written as ONNX, its only format here"),
     ],
 )
 def test_estimators_that_cannot_do_it_say_why(text, params, says, tmp_path):
@@ -717,6 +733,104 @@ def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_pat
         make_backend(file, SHAPES, TWO, Params())
     with pytest.raises(ConfigError, match="3 numbers an event, one for each class"):
         make_backend(file, SHAPES, Task.classification(3), Params())
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("import torch\nclass Net(torch.nn.Linear):\n    def forward(self, x): return super().forward(x), x\n"
+         "def model(idim): return Net(idim, 1)", "tuple"),
+        ("import torch\nclass Net(torch.nn.Linear):\n    def forward(self, x): return {'out': super().forward(x)}\n"
+         "def model(idim): return Net(idim, 1)", "dict"),
+        ("import keras\ndef model(idim):\n    x = keras.Input((idim,))\n"
+         "    return keras.Model(x, [keras.layers.Dense(1)(x), keras.layers.Dense(2)(x)])", "list"),
+    ],
+    ids=["torch, tuple", "torch, dict", "keras"],
+)  # fmt: skip
+def test_a_model_with_two_outputs_is_told_to_give_one(text, kind, tmp_path):
+    with pytest.raises(ConfigError, match=f"the model of .* gives a {kind}; it must give one output"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("loss = 'mse'", "`loss` of .* is 'mse'; it must be a loss of torch.nn, as nn.BCEWithLogitsLoss"),
+        ("loss = nn.BCEWithLogitsLoss", "`loss` of .* is <class .*; it must be a loss of torch.nn"),
+        (
+            "def loss(output, y): return torch.zeros(3)",
+            r"`loss` of .* returns shape \(3,\) for 128 events; it must ret",
+        ),
+        ("def loss(output, y): return 1.0", r"`loss` of .* returns 1.0 for 128 events; it must return one number an"),
+        ("def loss(output, y): return torch.zeros(len(y))", "`loss` of .* gives a number that no weight .* changes"),
+        ("optimizer = 'adam'", "`optimizer` of .* is 'adam'; it must be a function: def optimizer"),
+        ("def optimizer(weights): pass", "`optimizer` of .* returns None; it must be a function: def optimizer"),
+        ("optimizer = torch.optim.LBFGS", "`optimizer` of .* is LBFGS, which asks for the loss several times a step"),
+        ("def training_step(*given): pass", "`training_step` of .* returns None; it must return the loss, one number"),
+        ("def training_step(*given): return torch.ones(9)", r"`training_step` of .* returns shape \(9,\); it must"),
+    ],
+)
+def test_what_a_model_file_of_torch_gives_instead_of_a_loss_or_optimizer_is_named(more, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        epoch_of(make_backend(write(tmp_path, LINEAR + more), SHAPES, TWO, Params()), toy_batches(128))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "'mse'",
+        "'binary_crossentropy'",
+        "keras.losses.MeanAbsoluteError()",
+        "keras.losses.categorical_hinge",
+        "keras.losses.CategoricalCrossentropy()",
+    ],
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_losses_of_keras_that_are_not_sparse_compare_with_as_many_numbers(loss, classes, tmp_path):
+    """The loss of the first step is that of the class as a row of zeros with a one."""
+    import keras
+
+    text = f"""
+import keras
+def model(idim):  # without Rescaling, Keras would take the softmax's logits for those of a sigmoid
+    layers = [keras.layers.Dense({classes}, activation="softmax"), keras.layers.Rescaling(1.0)]
+    return keras.Sequential([keras.Input((idim,)), *layers])
+loss = {loss}
+"""
+    batch = toy_batches(64, 64, classes)[0]
+    file = write(tmp_path, text)
+    backend = make_backend(file, SHAPES, Task.classification(classes), Params())
+    one_hot, scores = np.eye(classes, dtype="f4")[batch.y], backend.predict(batch.inputs)
+    ((found, _),) = backend.steps([batch])
+    truth = np.mean(keras.losses.get(file.loss)(keras.ops.array(one_hot), keras.ops.array(scores)))
+    assert found == pytest.approx(float(truth), rel=1e-4)
+
+
+def test_a_loss_of_keras_that_is_the_users_own_gets_the_class(tmp_path):
+    text = """
+import keras
+def model(idim, outputs): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(3)])
+class Own(keras.losses.Loss):
+    def call(self, y, output): return keras.ops.sparse_categorical_crossentropy(y, output, from_logits=True)
+loss = Own()
+"""
+    backend = make_backend(write(tmp_path, text), SHAPES, Task.classification(3), Params())
+    batch = toy_batches(64, 64, 3)[0]
+    truth = -np.log(backend.predict(batch.inputs)[np.arange(64), batch.y]).mean()
+    ((found, _),) = backend.steps([batch])
+    assert found == pytest.approx(truth, rel=1e-4)
+
+
+def test_why_pytorch_cannot_export_a_model_is_said(tmp_path):
+    text = """
+import torch
+class Net(torch.nn.Linear):
+    def forward(self, x): return super().forward(x) if x.sum() > 0 else super().forward(-x)
+def model(idim): return Net(idim, 1)
+"""
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    with pytest.raises(ConfigError, match=r"PyTorch cannot export the model: \w+: Could not guard on data-dependent"):
+        backend.export(tmp_path / "network.onnx")
 
 
 def test_a_model_for_other_vectors_is_refused_before_training(tmp_path):

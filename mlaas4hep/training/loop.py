@@ -19,6 +19,8 @@ from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.stream.census import Composition
+from mlaas4hep.stream.labels import Labels
 from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
 from mlaas4hep.training.checkpoint import Checkpoint, Standing
@@ -233,18 +235,16 @@ class _Run:
     def _stop_if_asked(self) -> None:
         now = self._now
         if self._control.stop.asked:
-            self._save()
-            raise Stopped(
-                f"stopped in epoch {now.epoch + 1} after {now.batches} batches",
-                hint="the same command with --resume goes on from there",
-            )
+            hint = "the same command with --resume goes on from there" if self._save() else ""
+            raise Stopped(f"stopped in epoch {now.epoch + 1} after {now.batches} batches", hint=hint)
 
-    def _save(self) -> None:
-        if self._control.checkpoint:
-            now = self._now
-            now.loss = float(now.loss)
-            self._control.checkpoint.save(now, self._backend.state(), self._best)
-        self._saved = time.monotonic()
+    def _save(self) -> bool:
+        """Keep a checkpoint; return whether there is one."""
+        now, self._saved = self._now, time.monotonic()
+        if not self._control.checkpoint:
+            return False
+        now.loss = float(now.loss)
+        return self._control.checkpoint.save(now, self._backend.state(), self._best)
 
 
 def recall(history: History, control: Control) -> None:
@@ -318,7 +318,7 @@ def evaluate(
 
 
 def check_parts(generator: DataGenerator) -> None:
-    """Raise ConfigError, before hours of training, if a part of the sample is empty, or has no weight."""
+    """Raise ConfigError, before hours of training, if a part of the sample, or a class, is empty, or has no weight."""
     composition = generator.sample.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
         if not events:
@@ -331,4 +331,17 @@ def check_parts(generator: DataGenerator) -> None:
                 f"the weights of the {part} part add up to {weight:.4g}, and must to more than 0",
                 hint=f"look at 'weight' in the params: '{generator.params.weight}'",
             )
+    _check_classes(generator.sample.labels, composition)
     composition.factors(generator.params.balance)
+
+
+def _check_classes(labels: Labels, composition: Composition) -> None:
+    if labels.task == "regression" or labels.contrast:
+        return
+    for name, events in zip(labels.classes, composition.events.sum(axis=0), strict=True):
+        if not events:
+            raise ConfigError(
+                f"no event has the label '{name}'", hint="look at files and cuts, or leave it out of --labels"
+            )
+    if labels.task == "classification" and (composition.events[0] > 0).sum() < 2:
+        raise ConfigError("all events of the train part have the same label", hint="more events are needed")

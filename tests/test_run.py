@@ -17,12 +17,19 @@ from scripts import ROOT, only_error_line, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.files import only_one
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.checkpoint import Checkpoint
+from mlaas4hep.training.logs import EpochLog
+from mlaas4hep.training.loop import Control, train
+from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.run import AlreadyTrained, Watch
 from mlaas4hep.training.stopping import Stop, Stopped
+from mlaas4hep.training.task import Task
 
 SMALL = """
 import torch
@@ -166,6 +173,94 @@ def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
         cwd=tmp_path,
     )
     assert only_error_line(done).startswith("error: the weights of the train part add up to -")
+
+
+def test_a_second_run_into_the_same_folder_is_refused_at_the_start(tmp_path):
+    with only_one(tmp_path / "out"), pytest.raises(FileUnreadable, match=r"another run is writing .*out; wait for it"):
+        train_model("a.root", "kind", "nothing.py", fout=tmp_path / "out")
+
+
+def test_a_folder_for_tensorboard_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    params = Params(tensorboard=str(tmp_path / "file" / "runs"))
+    with pytest.raises(FileUnreadable, match=r"cannot write .*runs"):
+        train_model("a.root", "kind", write_model(tmp_path), params, fout=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ("def auc(y, scores): return 17.0\nmetrics = [auc]", "the name 'auc' is taken"),
+        ("metrics = {'events': max}", "the name 'events' is taken"),
+        ("metrics = [lambda y, s: 1, lambda y, s: 2]", "the name '<lambda>' is taken"),
+        ("metrics = 'auc'", "metrics of .* is 'auc'; it must be a list of functions, or a dict"),
+        ("def own(y, scores): return 1 / 0\nmetrics = [own]", "the metric 'own' of .* fails: ZeroDivisionError"),
+    ],
+)
+def test_a_metric_that_makes_no_sense_is_refused_before_training(metrics, says, tmp_path):
+    path, _ = write_sample(tmp_path, 100)
+    with pytest.raises(ConfigError, match=says):
+        train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), fout=tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_metric_that_fails_on_the_test_part_alone_does_not_lose_the_bundle(tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 300)
+    metrics = "def own(y, scores): return 1 / (len(y) == 20)\nmetrics = {'own': own, 'size': lambda y, s: len(y)}\n"
+    params = Params(tfaas=False)
+    trained = train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), params, fout=tmp_path / "out")
+    assert trained.more == {"size": len(trained.test.y)}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["size"] == len(trained.test.y)
+    assert "note: the bundle is written without it: the metric 'own' of" in capsys.readouterr().err
+
+
+def test_a_model_whose_scores_depend_on_other_events_of_the_batch_is_not_served(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    model = """
+import torch
+class Net(torch.nn.Linear):
+    def forward(self, x): return super().forward(x - x.mean(0, keepdim=True))
+def model(idim): return Net(idim, 1)
+"""
+    params = Params(tfaas=False, epochs=1)
+    with pytest.raises(ConfigError, match=r"cannot be served, .* gives an event alone other scores than among others"):
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out")
+    assert (tmp_path / "out" / "model.pt").exists()
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_an_estimator_that_is_lost_for_want_of_onnx_is_not_said_to_be_there(tmp_path):
+    """Whether it can be written is tried with a few events, too few for this one to say."""
+    path, _ = write_sample(tmp_path, 600)
+    model = """
+from sklearn.linear_model import LogisticRegression
+class Own(LogisticRegression):
+    def fit(self, x, y):
+        if len(x) < 300: raise ValueError("too few")
+        return super().fit(x, y)
+def model(idim): return Own()
+"""
+    with pytest.raises(ConfigError, match="has the figures, but no model, which could be kept as ONNX alone: "):
+        train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False), fout=tmp_path / "out")
+
+
+def test_a_run_goes_on_where_no_checkpoint_and_no_table_can_be_written(tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 300)
+    (tmp_path / "file").write_text("")
+    params, log = Params(epochs=3), EpochLog(tmp_path / "file" / "epochs.csv")
+    with DataGenerator(path, "kind", params) as generator:
+        file, task = load_model_file(write_model(tmp_path)), Task.of(generator.sample.labels)
+        backend = make_backend(file, generator.shapes, task, params)
+        control = Control(lambda epoch, _: log.add(epoch), checkpoint=Checkpoint(tmp_path / "file" / "c", "key"))
+        assert len(train(generator, backend, params, control).epochs) == 3
+        control.stop.asked = True
+        with pytest.raises(Stopped) as caught:
+            train(generator, backend, params, control)
+    assert "--resume" not in str(caught.value)
+    said = capsys.readouterr().err
+    assert said.count("note: training goes on without a new checkpoint: cannot write ") == 1
+    assert said.count("note: training goes on without a table of epochs: cannot write ") == 1
+    assert len(log.text().splitlines()) == 1 + 3
 
 
 def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):

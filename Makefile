@@ -1,6 +1,6 @@
 # make demo    events, two trained models, a server and its answers, in less than three minutes after installation
 # make test    every test
-# make soak    runs that are killed at thirty random moments each, and must end as if they had not been
+# make soak    runs that are killed at thirty random moments each, and must end as if they had not been; more seeds
 # make lint    style and types
 # make bench   what we claim about speed
 # make clean   remove what the others made
@@ -21,6 +21,7 @@ test: $(VENV)/.test
 
 soak: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
+	@OMP_NUM_THREADS=1 MLAAS4HEP_SEEDS=3 $(BIN)/python -m pytest --timeout=3600 tests/test_htautau.py -k networks
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

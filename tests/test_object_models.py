@@ -11,7 +11,7 @@ from mlaas4hep.errors import ConfigError
 from mlaas4hep.training import train_model
 
 PARAMS = {
-    "epochs": 6, "batch_size": 64, "selected_branches": [],
+    "epochs": 6, "batch_size": 64, "selected_branches": [], "tfaas": False,
     "inputs": {
         "jets": {"branches": ["Jet_pt", "Jet_eta"], "length": 4, "sort": "-Jet_pt"},
         "event": {"branches": ["MET_pt", "Muon_pt"]},
@@ -73,7 +73,7 @@ def model(shapes):
 
 def test_a_subclassed_keras_model_names_its_inputs_by_the_arguments_of_call(files, tmp_path):
     (tmp_path / "own.py").write_text(SUBCLASSED)
-    labels, params = ["background", "signal"], Params.parse({**PARAMS, "tfaas": False})
+    labels, params = ["background", "signal"], Params.parse(PARAMS)
     trained = train_model(files, labels, str(tmp_path / "own.py"), params, fout=tmp_path / "bundle")
     assert trained.backend.takes == ("jets", "event", "jets_mask")
     assert trained.metrics()["test"]["auc"] > 0.8

@@ -112,24 +112,33 @@ def make_other(folder, task, labels):
     write_tree(folder / "a.root", columns)
     model = LINEAR.replace("classes if classes > 2 else 1", "outputs").replace("classes", "outputs")
     (folder / "any.py").write_text(model)
-    params = Params(identifier=["event"], epochs=5, batch_size=64, task=task, selected_branches=["x", "y"])
+    given = {"identifier": ["event"], "epochs": 5, "batch_size": 64, "selected_branches": ["x", "y"], "tfaas": False}
+    params = Params(task=task, **given)
     return train_model(str(folder / "a.root"), labels, str(folder / "any.py"), params, fout=folder / "out")
 
 
-@pytest.mark.parametrize(
-    ("task", "labels", "sections", "shown"),
-    [
-        ("multilabel", "is_a,is_b", ["roc", "scores", "calibration"], "AUC 0.9"),
-        ("regression", "mass,<width>", ["residuals"], "rmse_mass "),
-    ],
-)
-def test_labels_and_targets_have_a_report_of_their_own(task, labels, sections, shown, tmp_path):
-    make_other(tmp_path, task, labels)
-    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    found = [name for name in ("roc", "residuals", "scores", "confusion", "calibration") if name in page.ids]
-    assert found == sections
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A model of two labels, and its report."""
+    folder = tmp_path_factory.mktemp("labelled")
+    return make_other(folder, "multilabel", "is_a,is_b"), (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def check_sections(source, sections, shown):
+    page = Page(source)
+    assert [name for name in ("roc", "residuals", "scores", "confusion", "calibration") if name in page.ids] == sections
     assert shown in page.words
     assert "importance" in page.ids
+
+
+def test_labels_have_a_report_of_their_own(labelled):
+    check_sections(labelled[1], ["roc", "scores", "calibration"], "AUC 0.9")
+
+
+def test_targets_have_a_report_of_their_own(tmp_path):
+    make_other(tmp_path, "regression", "mass,<width>")
+    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    check_sections(source, ["residuals"], "rmse_mass ")
 
 
 def rows_of(page_text, head):
@@ -140,9 +149,8 @@ def rows_of(page_text, head):
     return [rows[1:] for rows in found if rows[0][0] == head]
 
 
-def test_each_label_has_its_scores_and_its_calibration(tmp_path):
-    trained = make_other(tmp_path, "multilabel", "is_a,is_b")
-    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+def test_each_label_has_its_scores_and_its_calibration(labelled):
+    trained, source = labelled
     for name in ("is_a", "is_b"):
         assert f'aria-label="Distribution of the score of {name}"' in source
     assert source.count('aria-label="Calibration"') == 2
@@ -267,7 +275,7 @@ def test_a_real_browser_shows_every_report_on_desks_and_telephones(kind, tmp_pat
 def test_a_section_that_cannot_be_made_does_not_lose_the_bundle(tmp_path):
     write_tree(tmp_path / "a.root", {"event": np.arange(400), "x": np.arange(400.0) % 7, "label": np.arange(400) % 2})
     (tmp_path / "any.py").write_text(LINEAR)
-    (tmp_path / "p.json").write_text('{"identifier": ["event"], "epochs": 1}')
+    (tmp_path / "p.json").write_text('{"identifier": ["event"], "epochs": 1, "tfaas": false}')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "mplhep.py").write_text("raise RuntimeError('an installation that is damaged')")
     path = os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")])

@@ -327,6 +327,7 @@ def model(idim): return xgboost.XGBClassifier(n_estimators=3, eval_metric=miss)
         ("booster='dart'", "booster of .* is 'dart'; it may be gbtree"),
         ("booster='gblinear'", "booster of .* is 'gblinear'"),
         ("tree_method='exact'", "tree_method of .* is 'exact'; it may be auto, hist"),
+        ("multi_strategy='multi_output_tree'", "multi_strategy of .* is 'multi_output_tree'"),
         ("missing=3.0", "missing of .* is 3, and what has no value is NaN here"),
         (
             "callbacks=[xgboost.callback.EarlyStopping(rounds=1)]",

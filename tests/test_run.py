@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from mlaas4hep.training import train_model
 from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.loop import Control, train
+from mlaas4hep.training.loop import Control, evaluate, train
 from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.run import AlreadyTrained, Watch
 from mlaas4hep.training.stopping import Stop, Stopped
@@ -129,23 +130,27 @@ def test_the_scores_of_a_whole_run_are_those_of_its_graph(model, tmp_path):
     assert np.mean((scores[:, 0] > 0.5) == raw.y) > 0.7
 
 
+def model_of(generator, folder, text=SMALL):
+    """A model file's model for the events of a generator."""
+    file = load_model_file(write_model(folder, text))
+    return make_backend(file, generator.shapes, Task.of(generator.sample.labels), generator.params)
+
+
 def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
-    """The loss of validation and test part, by a model of no step at all."""
+    """The figures of validation and test part, by a model of no step at all."""
     rng = np.random.default_rng(0)
     kind, w = rng.integers(0, 2, 400), rng.integers(1, 4, 400)
     columns = write_events(tmp_path / "once.root", 400, kind=kind, w=w)
-    (tmp_path / "frozen.py").write_text(SMALL.replace("lr=0.01", "lr=0.0"))
     repeated = {name: values[np.repeat(np.arange(400), w)] for name, values in columns.items()}
     write_tree(tmp_path / "often.root", repeated, clusters=3)
     figures = []
     for name, weight in (("once", "w"), ("often", "")):
-        params = Params(weight=weight, epochs=1, exclude_branches=["w"], normalise="none", tfaas=False)
-        trained = train_model(
-            str(tmp_path / f"{name}.root"), "kind", str(tmp_path / "frozen.py"), params, fout=tmp_path / name
-        )
-        figures.append(trained.test.figures())
-    for key in ("loss", "accuracy", "auc"):
-        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-5)
+        params = Params(weight=weight, exclude_branches=["w"], normalise="none")
+        with DataGenerator(str(tmp_path / f"{name}.root"), "kind", params) as generator:
+            backend = model_of(generator, tmp_path)
+            figures.append([evaluate(generator, backend, part).figures() for part in ("valid", "test")])
+    for once, often in zip(*figures, strict=True):
+        assert once == pytest.approx(often, rel=1e-5)
 
 
 def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_path):
@@ -153,12 +158,13 @@ def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_
     rng = np.random.default_rng(0)
     kind, w = rng.integers(0, 2, 600), rng.choice([1.0, 2.0, -1.0], 600)
     write_events(tmp_path / "a.root", 600, kind=kind, w=w)
-    frozen = SMALL.replace("lr=0.01", "lr=0.0").replace("nn.Dropout(0.2), ", "")
-    params = Params(weight="w", epochs=1, batch_size=32, tfaas=False)
-    trained = train_model(str(tmp_path / "a.root"), "kind", write_model(tmp_path, frozen), params, fout=tmp_path / "o")
-    (epoch,) = trained.fits[0].history.epochs
-    assert epoch.train_loss == pytest.approx(trained.fits[0].train.figures()["loss"], rel=1e-5)
-    assert epoch.loss == pytest.approx(trained.fits[0].valid.figures()["loss"], rel=1e-5)
+    params = Params(weight="w", epochs=1, batch_size=32)
+    with DataGenerator(str(tmp_path / "a.root"), "kind", params) as generator:
+        frozen = SMALL.replace("lr=0.01", "lr=0.0").replace("nn.Dropout(0.2), ", "")
+        backend = model_of(generator, tmp_path, frozen)
+        (epoch,) = train(generator, backend, params).epochs
+        for part, loss in (("train", epoch.train_loss), ("valid", epoch.loss)):
+            assert loss == pytest.approx(evaluate(generator, backend, part).figures()["loss"], rel=1e-5)
 
 
 def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
@@ -242,8 +248,7 @@ def test_a_run_goes_on_where_no_checkpoint_and_no_table_can_be_written(tmp_path,
     (tmp_path / "file").write_text("")
     params, log = Params(epochs=3), EpochLog(tmp_path / "file" / "epochs.csv")
     with DataGenerator(path, "kind", params) as generator:
-        file, task = load_model_file(write_model(tmp_path)), Task.of(generator.sample.labels)
-        backend = make_backend(file, generator.shapes, task, params)
+        backend = model_of(generator, tmp_path)
         control = Control(lambda epoch, _: log.add(epoch), checkpoint=Checkpoint(tmp_path / "file" / "c", "key"))
         assert len(train(generator, backend, params, control).epochs) == 3
         control.stop.asked = True
@@ -460,18 +465,22 @@ FIRST_PASS = TERM + "branches = ['met']\ndef preprocessing(events):\n    term()\
 LAST, ANEW = "with --resume goes on from the last checkpoint", "the same command begins this anew"
 
 
+def check_left(folder, resumable):
+    """Nothing half done is left in a folder of a run that was stopped."""
+    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} - {"p.json", "pre.py"} == {"a.root", "small.py", "temporary", *kept}
+    assert ("out.checkpoint" in kept) == resumable
+    assert not [path for path in (folder / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+
+
 @pytest.mark.parametrize(
     ("model", "preproc", "says"),
     [
-        (SMALL, FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
-        (VALIDATED, "", "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
-        (EVALUATED, "", LAST),
-        (REPORTED, "", LAST),
-        (WRITTEN, "", LAST),
+        ("def model(idim): pass", FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
         (FOREST, "", f"stopped by SIGTERM; {ANEW}"),
         (XGBOOST, "", f"stopped in the training of a model that is trained in one go; {ANEW}"),
     ],
-    ids=["first pass", "validation", "evaluation", "report", "bundle", "scikit-learn", "xgboost"],
+    ids=["first pass", "scikit-learn", "xgboost"],
 )
 def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(model, preproc, says, tmp_path):
     write_sample(tmp_path, 600)
@@ -491,18 +500,36 @@ def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(mode
     (line,) = stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith(says)
-    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in tmp_path.iterdir()}
-    assert {path.name for path in tmp_path.iterdir()} == {"a.root", "small.py", "p.json", "pre.py", "temporary", *kept}
-    assert ("out.checkpoint" in kept) == ("--resume" in says)
-    assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+    check_left(tmp_path, resumable=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (VALIDATED, "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
+        (EVALUATED, LAST),
+        (REPORTED, LAST),
+        (WRITTEN, LAST),
+    ],
+    ids=["validation", "evaluation", "report", "bundle"],
+)
+def test_sigterm_ends_a_run_of_steps_wherever_it_stands_with_a_checkpoint(model, says, tmp_path, monkeypatch):
+    path, _ = write_sample(tmp_path, 600)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    params, stop = Params.parse({**RUN, "epochs": 1, "checkpoint": 60}), Stop()
+    with pytest.raises(Stopped) as caught, stop.by_sigterm():
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=Watch(stop=stop))
+    assert str(caught.value).endswith(says)
+    assert caught.value.exit_code == 143
+    check_left(tmp_path, resumable=True)
 
 
 def test_sigterm_leaves_no_half_of_scores(tmp_path):
     path, _ = write_sample(tmp_path, 600)
     (tmp_path / "pre.py").write_text(FIRST_PASS.replace("    term()", "    'term' in os.environ and term()"))
-    write_model(tmp_path)
-    train_model(path, "kind", str(tmp_path / "small.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "out",
-                preproc=str(tmp_path / "pre.py"))  # fmt: skip
+    model = write_model(tmp_path, ESTIMATOR)
+    train_model(path, "kind", model, Params(tfaas=False), fout=tmp_path / "out", preproc=str(tmp_path / "pre.py"))
     args = ["--predict=out", "--files=a.root", "--preproc=pre.py"]
     done = run_script("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
     assert done.returncode == 143
@@ -581,7 +608,9 @@ def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
     (tmp_path / "staged").mkdir()
     shutil.copyfile(path, tmp_path / "staged" / "again.root")
     elsewhere = str(tmp_path / "staged" / "again.root")
-    train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 3 batches"):
+        train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=watch)
     write_sample(tmp_path, 300)  # the same events, and another file
     with pytest.raises(Exception, match="belongs to a run with other files"):
         train_model(path, "kind", model, params, fout=tmp_path / "new", watch=Watch(resume=True))

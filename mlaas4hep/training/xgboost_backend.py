@@ -36,8 +36,12 @@ OBJECTIVES = {
 }  # fmt: skip
 """Those that suit a task, and that ONNX can express; the first is the usual one."""
 
-SUPPORTED = {"booster": ("gbtree",), "tree_method": ("auto", "hist")}
-"""What a setting may be, where it is given: ONNX knows no other booster, and no other method reads a stream."""
+SUPPORTED = {
+    "booster": ("gbtree",),
+    "tree_method": ("auto", "hist"),
+    "multi_strategy": ("one_output_per_tree",),
+}
+"""What a setting may be, where it is given: ONNX knows no other booster and trees, no other method reads a stream."""
 
 IGNORED = ("callbacks", "feature_types", "feature_weights")
 """Settings that nothing would come of."""

@@ -157,7 +157,7 @@ def test_the_example_of_a_bundle_is_answered_with_true_labels_beside(bundle, url
 
 
 def test_xgboost_through_the_stream_is_xgboost_in_memory():
-    params = Params.load(str(HTAUTAU / "params.json"), normalise="none")
+    params = Params.load(str(HTAUTAU / "params.json"), normalise="none", nevts=4000)
     with DataGenerator(FILES, LABELS, params) as generator:
         batches = list(generator.batches("train"))  # in the order of the stream, by which XGBoost samples events
         x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])

@@ -1,6 +1,6 @@
 # make demo    events, two trained models, a server and its answers, in less than three minutes after installation
 # make test    every test
-# make soak    runs that are killed at thirty random moments each, and a server under load and abuse for minutes
+# make soak    runs killed at thirty random moments each, more seeds, a server under load and abuse for minutes
 # make lint    style and types
 # make bench   what we claim about speed
 # make clean   remove what the others made
@@ -21,6 +21,7 @@ test: $(VENV)/.test
 
 soak: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
+	@OMP_NUM_THREADS=1 MLAAS4HEP_SEEDS=3 $(BIN)/python -m pytest --timeout=3600 tests/test_htautau.py -k networks
 	@MLAAS4HEP_SECONDS=60 $(BIN)/python -m pytest --timeout=3600 tests/test_load.py
 
 lint: $(VENV)/.test

@@ -203,7 +203,8 @@ def in_words(figures: Mapping[str, float | None], uncertainty: float | None = No
     for name, value in figures.items():
         more = f" +- {uncertainty:.4f}" if name == "auc" and uncertainty else ""
         shown = f"{value:.4g}" if value and abs(value) >= 10 else f"{value or 0:.4f}"
-        shown = "unknown: a class is missing" if value is None else shown
+        missing = "unknown: a class is missing" if name == "auc" else "not a number"
+        shown = missing if value is None else shown
         words.append(f"  {'AUC' if name == 'auc' else name} {shown}{more}")
     return "".join(words)
 

@@ -92,7 +92,7 @@ def parse_inputs(inputs: Mapping[str, Mapping[str, object] | InputParams]) -> di
 class Params(BaseModel):
     """The content of params.json; the first eleven keys are the original's and keep their meaning."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     nevts: int = Field(-1, ge=-1, description="events of each file; -1 all; 0 all, specs from the first 20,000 alone")
     shuffle: bool = Field(True, description="shuffle the training part anew every epoch")

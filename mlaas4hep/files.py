@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 
@@ -116,6 +117,27 @@ def check_destination(path: str | os.PathLike[str]) -> None:
         pass
 
 
+@contextmanager
+def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file or folder that is to be written, for the block; a process that dies lets it go.
+
+    Raises:
+        FileUnreadable: another process, or another thread, holds it; or its folder cannot be made or written.
+    """
+    path = _destination(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with _explain_os_error("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock)
+    if file is None:
+        raise FileUnreadable(f"another run is writing {path}", hint="wait for it, or name another place with --fout")
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON that every parser reads (no NaN, no Infinity), indented by one."""
     with new_file(path) as temporary:
@@ -180,6 +202,22 @@ def _explain_full_disk(path: Path) -> Iterator[None]:
 def _destination(path: str | os.PathLike[str]) -> Path:
     """Return where a path leads: a link stays, and what it points to is written."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """Return a file that is open, and locked where the file system can; None if another has it."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            return file
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+        file.close()  # who had it before has just deleted it
 
 
 def _recover(workplace: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.metrics import auc
 from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.task import Task
+from mlaas4hep.training.xgboost_backend import OBJECTIVES
 
 TWO = Task.classification(2)
 
@@ -188,12 +189,28 @@ def test_a_weight_tells_an_estimator_how_much_an_event_counts(name, tmp_path):
     assert auc(every.y, backend.predict(every.inputs)) < 0.15
 
 
+TANH = """
+import numpy
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+tanh = FunctionTransformer(numpy.tanh)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "params", "says"),
     [
         ("from sklearn.svm import LinearSVC as Any", {}, "LinearSVC of .* gives no probabilities"),
         ("from sklearn.linear_model import LinearRegression as Any", {}, "is no classifier"),
         ("from sklearn.ensemble import RandomForestClassifier as Any", {"fit_gb": 1e-5}, "more than the 1e-05 GB of"),
+        (
+            f"{TANH}def Any(): return make_pipeline(tanh, LogisticRegression())",
+            {},
+            "Pipeline of .* cannot be written as ONN",
+        ),
+        (f"{TANH}class Any(GaussianNB): pass", {}, "Any of .* cannot be written as ONNX, its only format here"),
     ],
 )
 def test_estimators_that_cannot_do_it_say_why(text, params, says, tmp_path):
@@ -265,6 +282,80 @@ def test_losses_of_boosted_targets_are_of_standardised_ones(tmp_path):
     assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "mae": truth["mae"]}, rel=1e-4)
 
 
+@pytest.mark.parametrize("metric", ["miss", "['auc', miss]"])
+def test_xgboost_stops_by_a_function_of_the_users_own(metric, tmp_path):
+    """Of which less is better; it is told of true classes and of scores, as a model gives them."""
+    text = """
+import numpy, xgboost
+def miss(y, scores): return numpy.mean((scores > 0.3) != y)
+def model(idim): return xgboost.XGBClassifier(n_estimators=60, eval_metric=%s, early_stopping_rounds=5)
+"""
+    train, valid = small_and_noisy(0), small_and_noisy(1)
+    backend, rounds = make_backend(write(tmp_path, text % metric), SHAPES, TWO, Params()), []
+    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *figures: rounds.append(figures))
+    every = Batch.concatenate(valid)
+    truth = np.mean((backend.predict(every.inputs)[:, 0] > 0.3) != every.y)
+    found = [figures["miss"] for _, _, figures, _ in rounds]
+    assert found[kept - 1] == min(found) == pytest.approx(truth, abs=1e-6)
+    assert len(rounds) == kept + 5
+
+
+def test_a_metric_of_the_users_own_is_told_of_weights(tmp_path):
+    text = """
+import numpy, xgboost
+def miss(y, scores, sample_weight=None): return numpy.average((scores > 0.3) != y, weights=sample_weight)
+def model(idim): return xgboost.XGBClassifier(n_estimators=3, eval_metric=miss)
+"""
+    batches = [replace(batch, weight=1 + batch.y.astype("f4")) for batch in small_and_noisy(0)]
+    backend, rounds = make_backend(write(tmp_path, text), SHAPES, TWO, Params()), []
+    backend.fit(lambda epoch: batches, lambda: batches, lambda *figures: rounds.append(figures))
+    every = Batch.concatenate(batches)
+    wrong = (backend.predict(every.inputs)[:, 0] > 0.3) != every.y
+    assert rounds[-1][2]["miss"] == pytest.approx(np.average(wrong, weights=every.weight), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            "objective=lambda y, scores: (scores - y, scores)",
+            "objective of .* is a function; it may be binary:logistic",
+        ),
+        ("objective='binary:hinge'", "objective of .* is 'binary:hinge'; it may be binary:logistic"),
+        ("objective='binary:logitraw'", "objective of .* is 'binary:logitraw'"),
+        ("objective='count:poisson'", "objective of .* is 'count:poisson'"),
+        ("booster='dart'", "booster of .* is 'dart'; it may be gbtree"),
+        ("booster='gblinear'", "booster of .* is 'gblinear'"),
+        ("tree_method='exact'", "tree_method of .* is 'exact'; it may be auto, hist"),
+        ("multi_strategy='multi_output_tree'", "multi_strategy of .* is 'multi_output_tree'"),
+        ("missing=3.0", "missing of .* is 3, and what has no value is NaN here"),
+        (
+            "callbacks=[xgboost.callback.EarlyStopping(rounds=1)]",
+            "callbacks of .* would not count; leave it out; to stop there is early_stopping_r",
+        ),
+        ("eval_metric=[max, min]", "takes one function in eval_metric, and there are 2"),
+        ("n_estimators=0", "n_estimators of .* is 0: there is nothing to train"),
+    ],
+)
+def test_settings_of_xgboost_that_nothing_would_come_of_are_refused(options, says, tmp_path):
+    file = write(tmp_path, f"import xgboost\ndef model(idim): return xgboost.XGBClassifier({options})")
+    with pytest.raises(ConfigError, match=says):
+        make_backend(file, SHAPES, TWO, Params())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES["regression"])
+def test_objectives_of_xgboost_for_numbers_are_learnt_and_exported(objective, tmp_path):
+    task = Task("regression", ("energy",), (5.0,), (2.0,))
+    batches = [replace(batch, y=np.exp(batch.x[:, :1] / 4)) for batch in toy_batches(events=512)]
+    text = f"import xgboost\ndef model(idim): return xgboost.XGBRegressor(n_estimators=20, objective='{objective}')"
+    backend = make_backend(write(tmp_path, text), SHAPES, task, Params())
+    backend.fit(lambda epoch: batches, lambda: batches[:1], lambda *_: None)
+    every = Batch.concatenate(batches)
+    scores = backend.predict(every.inputs)
+    check_export(backend, every, scores, tmp_path / "network.onnx", 1e-4)
+    assert np.corrcoef(scores[:, 0], every.y[:, 0])[0, 1] > 0.9
+
+
 REPEATABLE = {
     "xgboost": "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=20)",
     "boosting": "from sklearn.ensemble import HistGradientBoostingClassifier\n"
@@ -323,7 +414,7 @@ def test_labels_and_targets_are_learnt_by_all_frameworks(name, task, tmp_path):
     kind = "Classifier" if task == "multilabel" else "Regressor"
     text = f"from sklearn.neighbors import KNeighbors{kind} as M\ndef model(idim): return M()"
     file = write(tmp_path, text) if name == "neighbours" else load_model_file(name)
-    whole, batches = several(task, toy_batches())
+    whole, batches = several(task, toy_batches(1024 if name == "ex_xgboost.py" else 2048))
     every = Batch.concatenate(batches)
     if name in ("ex_keras.py", "ex_pytorch.py"):
         backend = make_backend(file, SHAPES, whole, Params(seed=1))
@@ -469,6 +560,24 @@ def test_losses_of_keras_count_a_weight_of_two_as_an_event_that_stands_twice(red
         found.append((loss, backend.predict(repeated.inputs)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_a_step_of_keras_goes_by_the_signed_terms_over_the_sizes_of_weights(reduction, tmp_path):
+    """From weights of 0, and scores of 1/2: each term pulls by 1/2 times x = 1, and one of three is positive."""
+    text = f"""
+import keras
+def model(idim): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+optimizer = keras.optimizers.SGD(1.0)
+loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="{reduction}")
+"""
+    batch = toy_batches(events=3, size=3)[0]
+    batch = replace(batch, inputs={"x": np.ones((3, 6), "f4"), "mask": np.ones((3, 6), bool)}, y=np.ones(3, np.int64),
+                    weight=np.array([1, -1, -1], "f4"))  # fmt: skip
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    ((loss, size),) = backend.steps([batch])
+    assert (loss, size) == (pytest.approx(-np.log(2) / 3, rel=1e-5), 3)
+    np.testing.assert_allclose(backend.model.get_weights()[0], -0.5 / 3, rtol=1e-5)
 
 
 MEAN = "keras.ops.mean(keras.ops.square(y - output))"
@@ -625,6 +734,103 @@ def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_pat
         make_backend(file, SHAPES, TWO, Params())
     with pytest.raises(ConfigError, match="3 numbers an event, one for each class"):
         make_backend(file, SHAPES, Task.classification(3), Params())
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("import torch\nclass Net(torch.nn.Linear):\n    def forward(self, x): return super().forward(x), x\n"
+         "def model(idim): return Net(idim, 1)", "tuple"),
+        ("import torch\nclass Net(torch.nn.Linear):\n    def forward(self, x): return {'out': super().forward(x)}\n"
+         "def model(idim): return Net(idim, 1)", "dict"),
+        ("import keras\ndef model(idim):\n    x = keras.Input((idim,))\n"
+         "    return keras.Model(x, [keras.layers.Dense(1)(x), keras.layers.Dense(2)(x)])", "list"),
+    ],
+    ids=["torch, tuple", "torch, dict", "keras"],
+)  # fmt: skip
+def test_a_model_with_two_outputs_is_told_to_give_one(text, kind, tmp_path):
+    with pytest.raises(ConfigError, match=f"the model of .* gives a {kind}; it must give one output"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("loss = 'mse'", "`loss` of .* is 'mse'; it must be a loss of torch.nn, as nn.BCEWithLogitsLoss"),
+        ("loss = nn.BCEWithLogitsLoss", "`loss` of .* is <class .*; it must be a loss of torch.nn"),
+        (
+            "def loss(output, y): return torch.zeros(3)",
+            r"`loss` of .* returns shape \(3,\) for 128 events; it must ret",
+        ),
+        ("def loss(output, y): return 1.0", r"`loss` of .* returns 1.0 for 128 events; it must return one number an"),
+        ("def loss(output, y): return torch.zeros(len(y))", "`loss` of .* gives a number that no weight .* changes"),
+        ("optimizer = 'adam'", "`optimizer` of .* is 'adam'; it must be a function: def optimizer"),
+        ("def optimizer(weights): pass", "`optimizer` of .* returns None; it must be a function: def optimizer"),
+        ("optimizer = torch.optim.LBFGS", "`optimizer` of .* is LBFGS, which asks for the loss several times a step"),
+        ("def training_step(*given): pass", "`training_step` of .* returns None; it must return the loss, one number"),
+        ("def training_step(*given): return torch.ones(9)", r"`training_step` of .* returns shape \(9,\); it must"),
+    ],
+)
+def test_what_a_model_file_of_torch_gives_instead_of_a_loss_or_optimizer_is_named(more, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        epoch_of(make_backend(write(tmp_path, LINEAR + more), SHAPES, TWO, Params()), toy_batches(128))
+
+
+@pytest.mark.parametrize(
+    ("loss", "classes"),
+    [
+        ("'mse'", 2),
+        ("'binary_crossentropy'", 3),
+        ("keras.losses.MeanAbsoluteError()", 3),
+        ("keras.losses.categorical_hinge", 3),
+        ("keras.losses.CategoricalCrossentropy()", 2),
+    ],
+)
+def test_losses_of_keras_that_are_not_sparse_compare_with_as_many_numbers(loss, classes, tmp_path):
+    """The loss of the first step is that of the class as a row of zeros with a one."""
+    import keras
+
+    text = f"""
+import keras
+def model(idim):  # without Rescaling, Keras would take the softmax's logits for those of a sigmoid
+    layers = [keras.layers.Dense({classes}, activation="softmax"), keras.layers.Rescaling(1.0)]
+    return keras.Sequential([keras.Input((idim,)), *layers])
+loss = {loss}
+"""
+    batch = toy_batches(64, 64, classes)[0]
+    file = write(tmp_path, text)
+    backend = make_backend(file, SHAPES, Task.classification(classes), Params())
+    one_hot, scores = np.eye(classes, dtype="f4")[batch.y], backend.predict(batch.inputs)
+    ((found, _),) = backend.steps([batch])
+    truth = np.mean(keras.losses.get(file.loss)(keras.ops.array(one_hot), keras.ops.array(scores)))
+    assert found == pytest.approx(float(truth), rel=1e-4)
+
+
+def test_a_loss_of_keras_that_is_the_users_own_gets_the_class(tmp_path):
+    text = """
+import keras
+def model(idim, outputs): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(3)])
+class Own(keras.losses.Loss):
+    def call(self, y, output): return keras.ops.sparse_categorical_crossentropy(y, output, from_logits=True)
+loss = Own()
+"""
+    backend = make_backend(write(tmp_path, text), SHAPES, Task.classification(3), Params())
+    batch = toy_batches(64, 64, 3)[0]
+    truth = -np.log(backend.predict(batch.inputs)[np.arange(64), batch.y]).mean()
+    ((found, _),) = backend.steps([batch])
+    assert found == pytest.approx(truth, rel=1e-4)
+
+
+def test_why_pytorch_cannot_export_a_model_is_said(tmp_path):
+    text = """
+import torch
+class Net(torch.nn.Linear):
+    def forward(self, x): return super().forward(x) if x.sum() > 0 else super().forward(-x)
+def model(idim): return Net(idim, 1)
+"""
+    backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    with pytest.raises(ConfigError, match=r"PyTorch cannot export the model: \w+: Could not guard on data-dependent"):
+        backend.export(tmp_path / "network.onnx")
 
 
 def test_a_model_for_other_vectors_is_refused_before_training(tmp_path):

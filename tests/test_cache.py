@@ -78,12 +78,28 @@ def test_a_file_that_was_written_anew_is_read_anew(files, folder):
     assert epochs(files, {}) == epochs(files, {"cache": False})
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: bytes(100)])
-def test_a_damaged_block_is_made_anew(files, folder, damage):
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: bytes(100),
+        lambda content: content[: len(content) // 2] + bytes(200) + content[len(content) // 2 + 200 :],
+        *(lambda content, place=place: flip(content, place) for place in (0, 12, 20, 40, 2000, -70)),
+    ],
+)
+def test_a_damaged_block_is_made_anew_and_that_is_said_once(files, folder, damage, capsys):
     truth = epochs(files, {})
     for path in blocks_in(folder):
         path.write_bytes(damage(path.read_bytes()))
     assert epochs(files, {}) == truth
+    assert capsys.readouterr().err.count("note: events in the cache are damaged, and read anew from the files") == 1
+    assert epochs(files, {}) == truth
+    assert not capsys.readouterr().err
 
 
 def test_who_clears_the_cache_in_between_loses_nothing_but_time(files, folder):

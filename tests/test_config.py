@@ -27,6 +27,11 @@ def test_params_of_the_original_load_as_they_are():
         ({"split": [0.5, 0.5]}, "three positive shares"),
         ({"normalise": "log"}, "'normalise' in params cannot be 'log'"),
         ({"name": "a b"}, "'name' in params cannot be 'a b'"),
+        *(
+            ({key: float("inf")}, f"'{key}' in params cannot be inf: input should be a finite number")
+            for key in ("timeout", "checkpoint", "fit_gb", "cache_gb")
+        ),
+        ({"checkpoint": float("nan")}, "'checkpoint' in params cannot be nan"),
     ],
 )
 def test_mistakes_in_params_are_one_line_that_names_key_and_value(content, says):

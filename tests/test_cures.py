@@ -8,6 +8,7 @@ from mlaas4hep.config import Params
 from mlaas4hep.errors import MLaaS4HEPError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.labels import labels_by_branch
+from mlaas4hep.training.loop import check_parts
 from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.task import Task
 
@@ -21,7 +22,7 @@ def files(tmp_path_factory):
     folder, number = tmp_path_factory.mktemp("files"), np.arange(EVENTS)
     branches = {
         "kind": number % 2, "many": number, "same": np.ones(EVENTS, int), "both": np.ones(EVENTS, int),
-        "w": np.where(number == 7, np.nan, 1.0),
+        "w": np.where(number == 7, np.nan, 1.0), "huge": np.full(EVENTS, 1e300),
     }  # fmt: skip
     for run, name in enumerate(("a", "b")):
         write_events(folder / f"{name}.root", EVENTS, run=run, **branches)
@@ -48,9 +49,13 @@ def files(tmp_path_factory):
             "labels of a regression are numbers: could not convert string to float: 'x'",
             "give one number a file",
         ),
+        (["1", "nan"], REGRESSION, "'nan' is no finite one", "give one number a file"),
+        (["-inf", "1"], REGRESSION, "'-inf' is no finite one", "give one number a file"),
+        ("huge", REGRESSION, "'huge' of an event is no finite number (of float32)", "cut such events away"),
         (["1", "1"], REGRESSION, "'target' is the same in all events", "give files in which it differs"),
         (None, REGRESSION, "there are no labels", "name branches with --labels"),
         ("kind", {"weight": "w"}, "entry 7 of {file} is nan", "change 'weight' in the params, or cut such events away"),
+        ("kind", {"weight": "huge"}, "entry 0 of {file} is 1e+300, no finite number (of float32)", "change 'weight'"),
         ("kind", {"weight": "pt"}, "'pt' gives a list an event", "take one of its values, as in Jet_pt[:, 0]"),
         ("kind", {"weight": "flor(met)"}, "there is no function 'flor'", "closest: 'floor'"),
         ("kind", {"weight": "mte"}, "branch 'mte' is not in", "closest: 'met'"),
@@ -102,6 +107,26 @@ def test_a_label_that_was_not_there_before_is_a_line_with_its_cure():
     with pytest.raises(MLaaS4HEPError) as caught:
         labels.of(0, 1, {"kind": np.array([2])})
     check(caught.value, "'kind' has the value 2, which is no class of 0, 1", "run again")
+
+
+@pytest.mark.parametrize(
+    ("labels", "params", "says"),
+    [
+        (["s", "b"], {}, "no event has the label 's'"),
+        (["s", "b", "c"], {}, "no event has the label 's'"),
+        (["is_a", "is_b"], MULTILABEL, "no event has the label 'is_b'"),
+        ("kind", {"split": {"valid": "event % 4 == 1", "test": "event % 4 == 3"}}, "have the same label"),
+    ],
+)
+def test_a_class_without_events_is_a_line_with_its_cure(labels, params, says, tmp_path):
+    number = np.arange(120)
+    flags = {"is_a": number % 2, "is_b": 0 * number, "kind": number % 2}
+    for run, events in enumerate((0, 120, 120)):
+        write_events(tmp_path / f"{run}.root", events, run=run, **{name: flag[:events] for name, flag in flags.items()})
+    files = [tmp_path / f"{run}.root" for run in range(len(labels) if labels[0] == "s" else 3)]
+    with DataGenerator(files, labels, params) as generator, pytest.raises(MLaaS4HEPError) as caught:
+        check_parts(generator)
+    check(caught.value, says, "look at files and cuts" if "no event" in says else "more events are needed")
 
 
 def test_balancing_a_class_without_events_is_a_line_with_its_cure(files):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import new_directory, new_file, read_json, read_lines, read_text, write_json
+from mlaas4hep.files import new_directory, new_file, only_one, read_json, read_lines, read_text, write_json
 
 
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -56,6 +56,33 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         assert writer.stdout.readline() == "written\n"
         writer.kill()
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+def test_only_one_writes_a_place_at_a_time(tmp_path):
+    with only_one(tmp_path / "out"):
+        with (
+            pytest.raises(FileUnreadable, match=r"another run is writing .*out; wait for it"),
+            only_one(tmp_path / "out"),
+        ):
+            pass
+        with only_one(tmp_path / "other"):
+            pass
+    with only_one(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_is_killed_lets_a_place_go(tmp_path):
+    code = "from mlaas4hep.files import only_one\nwith only_one('out'):\n    print('held', flush=True)\n    input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(FileUnreadable, match="another run is writing"), only_one(tmp_path / "out"):
+            pass
+        process.kill()
+    with only_one(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_that_is_none_is_named_with_line_and_column(tmp_path):

@@ -1,6 +1,7 @@
 """The worked analysis: the shipped networks against gradient boosting, and served scores against the framework's."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -21,7 +22,9 @@ from mlaas4hep.training.task import Task
 
 FILES, LABELS = str(HTAUTAU / "files.txt"), str(HTAUTAU / "labels.txt")
 MODELS = ("ex_keras.py", "ex_pytorch.py")
-SEEDS = (0, 1, 2)
+SEEDS = range(int(os.environ.get("MLAAS4HEP_SEEDS", "1")))
+"""One, or as many as `make soak` says."""
+
 MARGIN = 0.02
 
 
@@ -56,7 +59,7 @@ def test_the_shipped_networks_come_close_to_gradient_boosting(capsys):
             for name in MODELS:
                 areas[name].append(network_auc(generator, name, seed))
     with capsys.disabled():
-        print("\nggH against VBF, AUC on the test part, seeds 0 1 2:")
+        print(f"\nggH against VBF, AUC on the test part, seeds {', '.join(map(str, SEEDS))}:")
         for name, found in areas.items():
             print(f"  {name:14s}" + "".join(f" {area:.4f}" for area in found))
     for name in MODELS:
@@ -79,7 +82,7 @@ def test_a_shipped_network_over_objects_beats_gradient_boosting_on_the_same_even
 def bundle(request, tmp_path_factory):
     """A bundle that workflow.py wrote."""
     folder = tmp_path_factory.mktemp("bundle")
-    (folder / "params.json").write_text(json.dumps({"epochs": 2}))
+    (folder / "params.json").write_text(json.dumps({"epochs": 2, "nevts": 3000, "tfaas": False}))
     done = run_script(
         "workflow.py",
         f"--files={FILES}",
@@ -154,7 +157,7 @@ def test_the_example_of_a_bundle_is_answered_with_true_labels_beside(bundle, url
 
 
 def test_xgboost_through_the_stream_is_xgboost_in_memory():
-    params = Params.load(str(HTAUTAU / "params.json"), normalise="none")
+    params = Params.load(str(HTAUTAU / "params.json"), normalise="none", nevts=4000)
     with DataGenerator(FILES, LABELS, params) as generator:
         batches = list(generator.batches("train"))  # in the order of the stream, by which XGBoost samples events
         x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])

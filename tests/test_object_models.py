@@ -4,14 +4,23 @@ import awkward as ak
 import numpy as np
 import onnxruntime
 import pytest
+from check_backend import check_raw_events
 from tinyroot import write_tree
 
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training import train_model
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.loop import evaluate, train
+from mlaas4hep.training.model_file import load_model_file
+from mlaas4hep.training.task import Task
+
+EVENTS = 700
+"""Of each class."""
 
 PARAMS = {
-    "epochs": 6, "batch_size": 64, "selected_branches": [],
+    "epochs": 6, "batch_size": 32, "selected_branches": [], "tfaas": False,
     "inputs": {
         "jets": {"branches": ["Jet_pt", "Jet_eta"], "length": 4, "sort": "-Jet_pt"},
         "event": {"branches": ["MET_pt", "Muon_pt"]},
@@ -25,15 +34,15 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jets")
     for seed, name in enumerate(("background", "signal")):
         rng = np.random.default_rng(seed)
-        counts, muons = rng.integers(0, 7, 1500), rng.integers(0, 3, 1500)
+        counts, muons = rng.integers(0, 7, EVENTS), rng.integers(0, 3, EVENTS)
         pt, eta = rng.exponential(20, counts.sum()), rng.normal(0, 1.5, counts.sum())
         if name == "signal":
             pt, eta = pt * rng.choice([1, 4], len(pt)), eta * 2
         columns = {
-            "run": np.full(1500, seed, np.uint32),
-            "luminosityBlock": np.ones(1500, np.uint32),
-            "event": np.arange(1500, dtype=np.uint64),
-            "MET_pt": rng.exponential(30, 1500).astype("f4"),
+            "run": np.full(EVENTS, seed, np.uint32),
+            "luminosityBlock": np.ones(EVENTS, np.uint32),
+            "event": np.arange(EVENTS, dtype=np.uint64),
+            "MET_pt": rng.exponential(30, EVENTS).astype("f4"),
             "Muon_pt": ak.unflatten(rng.exponential(20, muons.sum()).astype("f4"), muons),
             "Jet_pt": ak.unflatten(pt.astype("f4"), counts),
             "Jet_eta": ak.unflatten(eta.astype("f4"), counts),
@@ -46,15 +55,16 @@ def files(tmp_path_factory):
     "model", ["ex_deepsets_keras", "ex_deepsets_pytorch", "ex_transformer_keras", "ex_transformer_pytorch"]
 )
 def test_shipped_models_learn_and_onnx_gives_their_scores_for_raw_events(files, model, tmp_path):
-    labels = ["background", "signal"]
-    trained = train_model(files, labels, f"{model}.py", Params.parse(PARAMS), fout=tmp_path / "bundle")
-    assert trained.metrics()["test"]["auc"] > 0.8
-    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
-    raw, events = trained.generator.examples(400, raw=True), trained.generator.examples(400)
-    assert np.isfinite(raw.x[:, trained.generator.columns.index("Jet_pt_4")]).any()  # some lists are longer than 4
-    assert np.isnan(raw.x[:, trained.generator.columns.index("Jet_pt_0")]).any()  # some events have no jet
-    found = session.run(["scores"], {"inputs": raw.x})[0]
-    np.testing.assert_allclose(found, trained.backend.predict(events.inputs), atol=1e-5)
+    params = Params.parse(PARAMS)
+    with DataGenerator(files, ["background", "signal"], params) as generator:
+        task = Task.of(generator.sample.labels)
+        backend = make_backend(load_model_file(f"{model}.py"), generator.shapes, task, params)
+        train(generator, backend, params)
+        assert evaluate(generator, backend, "test").figures()["auc"] > 0.8
+        raw = generator.examples(400, None, raw=True)
+        assert np.isfinite(raw.x[:, generator.columns.index("Jet_pt_4")]).any()  # some lists are longer than 4
+        assert np.isnan(raw.x[:, generator.columns.index("Jet_pt_0")]).any()  # some events have no jet
+        check_raw_events(generator, backend, tmp_path)
 
 
 SUBCLASSED = """
@@ -73,7 +83,7 @@ def model(shapes):
 
 def test_a_subclassed_keras_model_names_its_inputs_by_the_arguments_of_call(files, tmp_path):
     (tmp_path / "own.py").write_text(SUBCLASSED)
-    labels, params = ["background", "signal"], Params.parse({**PARAMS, "tfaas": False})
+    labels, params = ["background", "signal"], Params.parse(PARAMS)
     trained = train_model(files, labels, str(tmp_path / "own.py"), params, fout=tmp_path / "bundle")
     assert trained.backend.takes == ("jets", "event", "jets_mask")
     assert trained.metrics()["test"]["auc"] > 0.8

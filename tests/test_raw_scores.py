@@ -17,7 +17,7 @@ from mlaas4hep.training.loop import train
 from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.task import Task
 
-EVENTS = 1500
+EVENTS = 500
 MODELS = {
     "keras": "ex_keras.py",
     "pytorch": "ex_pytorch.py",
@@ -95,7 +95,7 @@ def trained(sample, model, task, folder, params):
     specs = None if "inputs" in params else specs  # the graph cuts lists for itself
     labels, more = TASKS[task]
     base = {
-        "epochs": 2,
+        "epochs": 1,
         "batch_size": 64,
         "cache": False,
         "exclude_branches": ["is_*", "kind", "three", "energy", "angle"],

@@ -32,6 +32,7 @@ import torch
 def model(idim, classes): return torch.nn.Linear(idim, classes if classes > 2 else 1)
 def optimizer(weights): return torch.optim.AdamW(weights, 0.1)
 """
+QUICK = "from sklearn.linear_model import LogisticRegression\ndef model(idim): return LogisticRegression()\n"
 TRAINING = {
     "framework": "pytorch", "model_file": "any.py", "size": "5 weights", "created": "2026-01-01T00:00:00Z",
     "files": [{"name": "<a>.root", "entries": 10}], "params": {"name": ""}, "versions": {"numpy": "2"},
@@ -112,24 +113,33 @@ def make_other(folder, task, labels):
     write_tree(folder / "a.root", columns)
     model = LINEAR.replace("classes if classes > 2 else 1", "outputs").replace("classes", "outputs")
     (folder / "any.py").write_text(model)
-    params = Params(identifier=["event"], epochs=5, batch_size=64, task=task, selected_branches=["x", "y"])
+    given = {"identifier": ["event"], "epochs": 5, "batch_size": 64, "selected_branches": ["x", "y"], "tfaas": False}
+    params = Params(task=task, **given)
     return train_model(str(folder / "a.root"), labels, str(folder / "any.py"), params, fout=folder / "out")
 
 
-@pytest.mark.parametrize(
-    ("task", "labels", "sections", "shown"),
-    [
-        ("multilabel", "is_a,is_b", ["roc", "scores", "calibration"], "AUC 0.9"),
-        ("regression", "mass,<width>", ["residuals"], "rmse_mass "),
-    ],
-)
-def test_labels_and_targets_have_a_report_of_their_own(task, labels, sections, shown, tmp_path):
-    make_other(tmp_path, task, labels)
-    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    found = [name for name in ("roc", "residuals", "scores", "confusion", "calibration") if name in page.ids]
-    assert found == sections
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A model of two labels, and its report."""
+    folder = tmp_path_factory.mktemp("labelled")
+    return make_other(folder, "multilabel", "is_a,is_b"), (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def check_sections(source, sections, shown):
+    page = Page(source)
+    assert [name for name in ("roc", "residuals", "scores", "confusion", "calibration") if name in page.ids] == sections
     assert shown in page.words
     assert "importance" in page.ids
+
+
+def test_labels_have_a_report_of_their_own(labelled):
+    check_sections(labelled[1], ["roc", "scores", "calibration"], "AUC 0.9")
+
+
+def test_targets_have_a_report_of_their_own(tmp_path):
+    make_other(tmp_path, "regression", "mass,<width>")
+    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    check_sections(source, ["residuals"], "rmse_mass ")
 
 
 def rows_of(page_text, head):
@@ -140,9 +150,8 @@ def rows_of(page_text, head):
     return [rows[1:] for rows in found if rows[0][0] == head]
 
 
-def test_each_label_has_its_scores_and_its_calibration(tmp_path):
-    trained = make_other(tmp_path, "multilabel", "is_a,is_b")
-    source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+def test_each_label_has_its_scores_and_its_calibration(labelled):
+    trained, source = labelled
     for name in ("is_a", "is_b"):
         assert f'aria-label="Distribution of the score of {name}"' in source
     assert source.count('aria-label="Calibration"') == 2
@@ -161,7 +170,7 @@ def test_each_label_has_its_scores_and_its_calibration(tmp_path):
 
 def test_of_folds_the_same_model_is_compared_with_itself(tmp_path):
     write_tree(tmp_path / "a.root", {"event": np.arange(900), "x": np.arange(900.0) % 7, "label": np.arange(900) % 2})
-    (tmp_path / "any.py").write_text(LINEAR)
+    (tmp_path / "any.py").write_text(QUICK)
     params = Params(identifier=["event"], epochs=1, kfold=5, tfaas=False)
     trained = train_model(str(tmp_path / "a.root"), "label", str(tmp_path / "any.py"), params, fout=tmp_path / "out")
     source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -181,7 +190,7 @@ def test_balanced_training_is_judged_by_every_event_once(balance, tmp_path):
     for name, events in (("b", 900), ("s", 300)):
         write_events(tmp_path / f"{name}.root", events, seed=events, run=events)
     files = [tmp_path / "b.root", tmp_path / "s.root"]
-    (tmp_path / "any.py").write_text(LINEAR)
+    (tmp_path / "any.py").write_text(QUICK)
     params = Params(balance=balance, epochs=1, tfaas=False)
     trained = train_model(files, ["b", "s"], str(tmp_path / "any.py"), params, fout=tmp_path / "out")
     (fit,) = trained.fits
@@ -205,23 +214,23 @@ document.querySelector("pre").textContent = JSON.stringify(found);
 </script></body>"""
 
 
-def in_a_browser(page, width):
-    """What a real browser makes of a page in a window of some width."""
+def in_a_browser(page, widths):
+    """What a real browser makes of a page in windows of some widths."""
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
-    looked_at = page.with_name(f"look{width}.html")
+    looked_at, windows = page.with_name("look.html"), page.with_name("windows.html")
     looked_at.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK), encoding="utf-8")
-    window = page.with_name(f"window{width}.html")  # the narrowest one of its own is of 500 pixels
-    window.write_text(f'<iframe src="{looked_at.name}" width="{width}" height="800" style="border: 0"></iframe>')
+    frames = [f'<iframe src="look.html" width="{width}" height="800" style="border: 0"></iframe>' for width in widths]
+    windows.write_text(  # the narrowest one of its own is of 500 pixels
+        "".join(frames)
+        + """<script>onload = () => {
+        const found = [...document.querySelectorAll("iframe")].map(one => one.contentDocument.body.innerText);
+        document.body.textContent = "[" + found.join() + "]" } </script>"""
+    )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900",
                "--enable-logging=stderr", "--allow-file-access-from-files", "--dump-dom"]  # fmt: skip
-    window.write_text(
-        window.read_text()
-        + """<script>onload = () => {
-        document.body.textContent = document.querySelector("iframe").contentDocument.body.innerText } </script>"""
-    )
-    done = subprocess.run([*command, window.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*command, windows.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     return json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
 
@@ -251,8 +260,8 @@ def test_a_real_browser_shows_every_report_on_desks_and_telephones(kind, tmp_pat
     params = Params(identifier=["event"], epochs=2, selected_branches=["x", "y"], tfaas=False, **more)
     train_model(str(tmp_path / "a.root"), labels, str(tmp_path / "any.py"), params, fout=tmp_path / "out")
     page = tmp_path / "out" / "report.html"
-    for width in (1280, 390):
-        found = in_a_browser(page, width)
+    widths = (1280, 390)
+    for width, found in zip(widths, in_a_browser(page, widths), strict=True):
         assert found["width"] == width
         assert found["scrolled"] <= width
         assert len(found["sizes"]) == page.read_text(encoding="utf-8").count("<svg") >= 4
@@ -267,7 +276,7 @@ def test_a_real_browser_shows_every_report_on_desks_and_telephones(kind, tmp_pat
 def test_a_section_that_cannot_be_made_does_not_lose_the_bundle(tmp_path):
     write_tree(tmp_path / "a.root", {"event": np.arange(400), "x": np.arange(400.0) % 7, "label": np.arange(400) % 2})
     (tmp_path / "any.py").write_text(LINEAR)
-    (tmp_path / "p.json").write_text('{"identifier": ["event"], "epochs": 1}')
+    (tmp_path / "p.json").write_text('{"identifier": ["event"], "epochs": 1, "tfaas": false}')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "mplhep.py").write_text("raise RuntimeError('an installation that is damaged')")
     path = os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")])
@@ -293,6 +302,18 @@ def trained(tmp_path_factory):
     found.generator.close()
 
 
+@pytest.fixture(scope="module")
+def written(trained, tmp_path_factory):
+    """Its report."""
+    return report(trained, tmp_path_factory.mktemp("report"))
+
+
+def words(trained, folder, monkeypatch):
+    """What the report says, without plots, which take long."""
+    monkeypatch.setattr(plots, "available", lambda: False)
+    return report(trained, folder)[1].words
+
+
 def report(trained, folder, training=TRAINING):
     """Write the report; return its text and what a parser makes of it."""
     write_report(folder / "report.html", trained, training)
@@ -300,8 +321,8 @@ def report(trained, folder, training=TRAINING):
     return source, Page(source)
 
 
-def test_the_page_is_well_formed_and_needs_nothing_beside_it(trained, tmp_path):
-    source, page = report(trained, tmp_path)
+def test_the_page_is_well_formed_and_needs_nothing_beside_it(written):
+    source, page = written
     assert len(page.ids) == len(set(page.ids))
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert "//" not in re.sub(r'xmlns(:xlink)?="http://www\.w3\.org/[^"]+"', "", source)
@@ -320,10 +341,10 @@ def test_the_same_run_gives_the_same_plots(trained):
     assert plots.loss_curves(trained.fits[0].history) == plots.loss_curves(trained.fits[0].history)
 
 
-def test_figures_of_the_page_are_those_of_the_sample(trained, tmp_path):
-    _, page = report(trained, tmp_path)
+def test_figures_of_the_page_are_those_of_the_sample(trained, written):
+    source, page = written
     parts = (trained.fits[0].train, trained.fits[0].valid, trained.test)
-    rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    rows = re.findall(r"<tr>(.*?)</tr>", source)
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     head = next(row for row in cells if row[0] == "class")
     assert head[1:4] == ["training events", "training Σw", "training effective"]
@@ -338,16 +359,15 @@ def test_figures_of_the_page_are_those_of_the_sample(trained, tmp_path):
     assert sum(len(one.y) for one in parts) == 1500
 
 
-def test_negative_weights_are_told_of(trained, tmp_path):
-    _, page = report(trained, tmp_path)
+def test_negative_weights_are_told_of(trained, written, tmp_path, monkeypatch):
     weights = np.concatenate([one.weight for one in (trained.fits[0].train, trained.fits[0].valid, trained.test)])
-    assert f"{(weights < 0).mean():.2%} of the events have a negative weight" in page.words
+    assert f"{(weights < 0).mean():.2%} of the events have a negative weight" in written[1].words
     ones = changed(trained, train=unit(trained.fits[0].train), test=unit(trained.test),
                    valid=unit(trained.fits[0].valid))  # fmt: skip
-    _, page = report(ones, tmp_path)
-    assert "negative" not in page.words
-    assert "all have weight 1" in page.words
-    assert "Σw" not in page.words
+    said = words(ones, tmp_path, monkeypatch)
+    assert "negative" not in said
+    assert "all have weight 1" in said
+    assert "Σw" not in said
 
 
 def unit(scored):
@@ -383,32 +403,28 @@ def test_without_matplotlib_there_are_tables_alone(trained, tmp_path, monkeypatc
     assert {"signal", "noise", "pt"} <= set(page.all("td"))
 
 
-def test_overtraining_is_said_in_words(trained, tmp_path):
-    _, page = report(trained, tmp_path)
-    assert "No sign of overtraining." in page.words
+def test_overtraining_is_said_in_words(trained, written, tmp_path, monkeypatch):
+    assert "No sign of overtraining." in written[1].words
     known = replace(
         trained.fits[0].train, scores=np.where(trained.fits[0].train.y[:, None] == 1, 0.99, 0.01).astype(np.float32)
     )
-    _, page = report(changed(trained, train=known), tmp_path)
-    assert re.search(
-        r"Overtraining\. The scores .* differ by more than chance for classes 0, 1 \(p < 0\.005\)", page.words
-    )
+    said = words(changed(trained, train=known), tmp_path, monkeypatch)
+    assert re.search(r"Overtraining\. The scores .* differ by more than chance for classes 0, 1 \(p < 0\.005\)", said)
 
 
-def test_time_spent_waiting_for_data_is_told_where_it_is_known(trained, tmp_path):
+def test_time_spent_waiting_for_data_is_told_where_it_is_known(trained, tmp_path, monkeypatch):
     history = trained.fits[0].history
     unknown = replace(history, epochs=tuple(replace(epoch, waiting=0.0) for epoch in history.epochs))
-    _, page = report(changed(trained, history=unknown), tmp_path)
-    assert "waiting" not in page.words
+    assert "waiting" not in words(changed(trained, history=unknown), tmp_path, monkeypatch)
     epochs = tuple(replace(epoch, seconds=10.0, waiting=2.5, events=1000) for epoch in trained.fits[0].history.epochs)
-    _, page = report(changed(trained, history=replace(trained.fits[0].history, epochs=epochs)), tmp_path)
+    said = words(changed(trained, history=replace(trained.fits[0].history, epochs=epochs)), tmp_path, monkeypatch)
     count = len(epochs)
-    assert f"{count * 7.5} s of training, and {count * 2.5} s (25%) of waiting for data" in page.words
-    assert f"{count} epochs in {count * 10.0} s, 100 events/s" in page.words
+    assert f"{count * 7.5} s of training, and {count * 2.5} s (25%) of waiting for data" in said
+    assert f"{count} epochs in {count * 10.0} s, 100 events/s" in said
 
 
-def test_the_most_important_branch_leads(trained, tmp_path):
-    source, page = report(trained, tmp_path)
+def test_the_most_important_branch_leads(written):
+    source, page = written
     section = source[source.index('<section id="importance">') :]
     assert re.search(r"<td>(\w+)</td>", section)[1] == "signal"
     assert "of all 4 branches" in page.words  # uproot adds npt

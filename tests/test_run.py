@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,23 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from scripts import ROOT, only_error_line, run_script
+from scripts import ROOT, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.files import only_one
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
+from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.checkpoint import Checkpoint
+from mlaas4hep.training.logs import EpochLog
+from mlaas4hep.training.loop import Control, evaluate, train
+from mlaas4hep.training.model_file import load_model_file
 from mlaas4hep.training.run import AlreadyTrained, Watch
-from mlaas4hep.training.stopping import Stopped
+from mlaas4hep.training.stopping import Stop, Stopped
+from mlaas4hep.training.task import Task
 
 SMALL = """
 import torch
@@ -77,27 +86,27 @@ def out_of_fold(bundle, path, folds):
     return scores, dict(zip(raw.entry.tolist(), fold.tolist(), strict=True)), raw
 
 
-@pytest.mark.parametrize(("text", "share"), [(SMALL, 0.99), (TREES, 0.9)], ids=["torch", "xgboost"])
-def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, share, tmp_path):
+@pytest.mark.parametrize(("text", "share", "folds"), [(SMALL, 0.99, 2), (TREES, 0.9, 3)], ids=["torch", "xgboost"])
+def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, share, folds, tmp_path):
     path, columns = write_sample(tmp_path)
     model = write_model(tmp_path, text)
-    params = Params(kfold=3, epochs=2, batch_size=64, chunk_size=500, tfaas=False)
+    params = Params(kfold=folds, epochs=2, batch_size=64, chunk_size=500, tfaas=False)
     trained = train_model(path, "kind", model, params, fout=tmp_path / "first")
-    first, fold, raw = out_of_fold(tmp_path / "first", path, 3)
+    first, fold, raw = out_of_fold(tmp_path / "first", path, folds)
     assert len(trained.test.y) == 1500
     assert trained.metrics()["test"]["auc"] > 0.85
-    assert len(trained.metrics()["folds"]) == 3
+    assert len(trained.metrics()["folds"]) == folds
 
-    for changed in range(3):  # all its events but 50
+    for changed in range(folds):  # all its events but 50
         mine = [entry for entry, its in fold.items() if its == changed]
         shift, met = columns["shift"].copy(), columns["met"].copy()
         shift[mine[50:]] = 100 - shift[mine[50:]]  # what the model of this fold must not notice
         met[mine[50:]] *= 50
         write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
         train_model(path, "kind", model, params, fout=tmp_path / "other")
-        other, _, _ = out_of_fold(tmp_path / "other", path, 3)
+        other, _, _ = out_of_fold(tmp_path / "other", path, folds)
         np.testing.assert_array_equal([first[entry] for entry in mine[:50]], [other[entry] for entry in mine[:50]])
-        for fold_of_others in {0, 1, 2} - {changed}:
+        for fold_of_others in {*range(folds)} - {changed}:
             theirs = [entry for entry, its in fold.items() if its == fold_of_others]
             assert np.mean([first[entry] != other[entry] for entry in theirs]) > share
 
@@ -106,7 +115,7 @@ def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, sha
         onnxruntime.InferenceSession(str(tmp_path / "other" / f"folds/{index}/model.onnx")).run(
             None, {"inputs": raw.x[:9]}
         )[0]
-        for index in range(3)
+        for index in range(folds)
     ]
     np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
 
@@ -114,49 +123,147 @@ def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, sha
 @pytest.mark.parametrize("model", ["ex_pytorch.py", "ex_xgboost.py"])
 def test_the_scores_of_a_whole_run_are_those_of_its_graph(model, tmp_path):
     path, _ = write_sample(tmp_path)
-    train_model(path, "kind", model, Params(epochs=2), fout=tmp_path / "out")
+    train_model(path, "kind", model, Params(epochs=2, tfaas=False), fout=tmp_path / "out")
     with DataGenerator(path, "kind", {}, str(tmp_path / "out" / "specs.json")) as generator:
         raw = generator.examples(500, raw=True)
     scores = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx")).run(None, {"inputs": raw.x})[0]
     assert np.mean((scores[:, 0] > 0.5) == raw.y) > 0.7
 
 
+def model_of(generator, folder, text=SMALL):
+    """A model file's model for the events of a generator."""
+    file = load_model_file(write_model(folder, text))
+    return make_backend(file, generator.shapes, Task.of(generator.sample.labels), generator.params)
+
+
 def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
-    """The loss of validation and test part, by a model of no step at all."""
+    """The figures of validation and test part, by a model of no step at all."""
     rng = np.random.default_rng(0)
     kind, w = rng.integers(0, 2, 400), rng.integers(1, 4, 400)
     columns = write_events(tmp_path / "once.root", 400, kind=kind, w=w)
-    (tmp_path / "frozen.py").write_text(SMALL.replace("lr=0.01", "lr=0.0"))
     repeated = {name: values[np.repeat(np.arange(400), w)] for name, values in columns.items()}
     write_tree(tmp_path / "often.root", repeated, clusters=3)
     figures = []
     for name, weight in (("once", "w"), ("often", "")):
-        params = Params(weight=weight, epochs=1, exclude_branches=["w"], normalise="none")
-        trained = train_model(
-            str(tmp_path / f"{name}.root"), "kind", str(tmp_path / "frozen.py"), params, fout=tmp_path / name
-        )
-        figures.append(trained.test.figures())
-    for key in ("loss", "accuracy", "auc"):
-        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-5)
+        params = Params(weight=weight, exclude_branches=["w"], normalise="none")
+        with DataGenerator(str(tmp_path / f"{name}.root"), "kind", params) as generator:
+            backend = model_of(generator, tmp_path)
+            figures.append([evaluate(generator, backend, part).figures() for part in ("valid", "test")])
+    for once, often in zip(*figures, strict=True):
+        assert once == pytest.approx(often, rel=1e-5)
+
+
+def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_path):
+    """Of a model that takes no steps the training loss is what the training part has in the end."""
+    rng = np.random.default_rng(0)
+    kind, w = rng.integers(0, 2, 600), rng.choice([1.0, 2.0, -1.0], 600)
+    write_events(tmp_path / "a.root", 600, kind=kind, w=w)
+    params = Params(weight="w", epochs=1, batch_size=32)
+    with DataGenerator(str(tmp_path / "a.root"), "kind", params) as generator:
+        frozen = SMALL.replace("lr=0.01", "lr=0.0").replace("nn.Dropout(0.2), ", "")
+        backend = model_of(generator, tmp_path, frozen)
+        (epoch,) = train(generator, backend, params).epochs
+        for part, loss in (("train", epoch.train_loss), ("valid", epoch.loss)):
+            assert loss == pytest.approx(evaluate(generator, backend, part).figures()["loss"], rel=1e-5)
 
 
 def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
     write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
-    (tmp_path / "p.json").write_text('{"weight": "-1 * met"}')
-    done = run_script(
-        "workflow.py",
-        "--files=a.root",
-        "--labels=kind",
-        f"--model={write_model(tmp_path)}",
-        "--params=p.json",
-        cwd=tmp_path,
-    )
-    assert only_error_line(done).startswith("error: the weights of the train part add up to -")
+    params = Params(weight="-1 * met")
+    with pytest.raises(ConfigError, match=r"the weights of the train part add up to -\d.*, and must to more than 0"):
+        train_model(str(tmp_path / "a.root"), "kind", write_model(tmp_path), params, fout=tmp_path / "out")
+
+
+def test_a_second_run_into_the_same_folder_is_refused_at_the_start(tmp_path):
+    with only_one(tmp_path / "out"), pytest.raises(FileUnreadable, match=r"another run is writing .*out; wait for it"):
+        train_model("a.root", "kind", "nothing.py", fout=tmp_path / "out")
+
+
+def test_a_folder_for_tensorboard_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    params = Params(tensorboard=str(tmp_path / "file" / "runs"))
+    with pytest.raises(FileUnreadable, match=r"cannot write .*runs"):
+        train_model("a.root", "kind", write_model(tmp_path), params, fout=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ("def auc(y, scores): return 17.0\nmetrics = [auc]", "the name 'auc' is taken"),
+        ("metrics = {'events': max}", "the name 'events' is taken"),
+        ("metrics = [lambda y, s: 1, lambda y, s: 2]", "the name '<lambda>' is taken"),
+        ("metrics = 'auc'", "metrics of .* is 'auc'; it must be a list of functions, or a dict"),
+        ("def own(y, scores): return 1 / 0\nmetrics = [own]", "the metric 'own' of .* fails: ZeroDivisionError"),
+    ],
+)
+def test_a_metric_that_makes_no_sense_is_refused_before_training(metrics, says, tmp_path):
+    path, _ = write_sample(tmp_path, 100)
+    with pytest.raises(ConfigError, match=says):
+        train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), fout=tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_metric_that_fails_on_the_test_part_alone_does_not_lose_the_bundle(tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 300)
+    metrics = "def own(y, scores): return 1 / (len(y) == 20)\nmetrics = {'own': own, 'size': lambda y, s: len(y)}\n"
+    params = Params(tfaas=False)
+    trained = train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), params, fout=tmp_path / "out")
+    assert trained.more == {"size": len(trained.test.y)}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["size"] == len(trained.test.y)
+    assert "note: the bundle is written without it: the metric 'own' of" in capsys.readouterr().err
+
+
+def test_a_model_whose_scores_depend_on_other_events_of_the_batch_is_not_served(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    model = """
+import torch
+class Net(torch.nn.Linear):
+    def forward(self, x): return super().forward(x - x.mean(0, keepdim=True))
+def model(idim): return Net(idim, 1)
+"""
+    params = Params(tfaas=False, epochs=1)
+    with pytest.raises(ConfigError, match=r"cannot be served, .* gives an event alone other scores than among others"):
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out")
+    assert (tmp_path / "out" / "model.pt").exists()
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_an_estimator_that_is_lost_for_want_of_onnx_is_not_said_to_be_there(tmp_path):
+    """Whether it can be written is tried with a few events, too few for this one to say."""
+    path, _ = write_sample(tmp_path, 600)
+    model = """
+from sklearn.linear_model import LogisticRegression
+class Own(LogisticRegression):
+    def fit(self, x, y):
+        if len(x) < 300: raise ValueError("too few")
+        return super().fit(x, y)
+def model(idim): return Own()
+"""
+    with pytest.raises(ConfigError, match="has the figures, but no model, which could be kept as ONNX alone: "):
+        train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False), fout=tmp_path / "out")
+
+
+def test_a_run_goes_on_where_no_checkpoint_and_no_table_can_be_written(tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 300)
+    (tmp_path / "file").write_text("")
+    params, log = Params(epochs=3), EpochLog(tmp_path / "file" / "epochs.csv")
+    with DataGenerator(path, "kind", params) as generator:
+        backend = model_of(generator, tmp_path)
+        control = Control(lambda epoch, _: log.add(epoch), checkpoint=Checkpoint(tmp_path / "file" / "c", "key"))
+        assert len(train(generator, backend, params, control).epochs) == 3
+        control.stop.asked = True
+        with pytest.raises(Stopped) as caught:
+            train(generator, backend, params, control)
+    assert "--resume" not in str(caught.value)
+    said = capsys.readouterr().err
+    assert said.count("note: training goes on without a new checkpoint: cannot write ") == 1
+    assert said.count("note: training goes on without a table of epochs: cannot write ") == 1
+    assert len(log.text().splitlines()) == 1 + 3
 
 
 def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
     path, _ = write_sample(tmp_path)
-    params = Params(epochs=2, kfold=2, tensorboard=str(tmp_path / "runs"))
+    params = Params(epochs=2, kfold=2, tensorboard=str(tmp_path / "runs"), tfaas=False)
     trained = train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out")
     head, *rows = (tmp_path / "out" / "epochs.csv").read_text().splitlines()
     assert head == "fold,epoch,train_loss,seconds,events,waiting,loss,accuracy,auc"
@@ -250,8 +357,8 @@ KILLS = os.environ.get("MLAAS4HEP_KILLS")
 
 @pytest.mark.parametrize(
     ("model", "params", "kills"),
-    [(SMALL, {"batch_size": 2}, 2), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 0),
-     (TREES, {"kfold": 3}, 2), (SMALL_KERAS, {"batch_size": 8}, 0)],
+    [(SMALL, {"batch_size": 2}, 1), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 0),
+     (TREES, {"kfold": 3}, 1), (SMALL_KERAS, {"batch_size": 8}, 0)],
     ids=["torch", "torch, folds", "xgboost, folds", "keras"],
 )  # fmt: skip
 def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not(
@@ -358,18 +465,22 @@ FIRST_PASS = TERM + "branches = ['met']\ndef preprocessing(events):\n    term()\
 LAST, ANEW = "with --resume goes on from the last checkpoint", "the same command begins this anew"
 
 
+def check_left(folder, resumable):
+    """Nothing half done is left in a folder of a run that was stopped."""
+    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} - {"p.json", "pre.py"} == {"a.root", "small.py", "temporary", *kept}
+    assert ("out.checkpoint" in kept) == resumable
+    assert not [path for path in (folder / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+
+
 @pytest.mark.parametrize(
     ("model", "preproc", "says"),
     [
-        (SMALL, FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
-        (VALIDATED, "", "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
-        (EVALUATED, "", LAST),
-        (REPORTED, "", LAST),
-        (WRITTEN, "", LAST),
+        ("def model(idim): pass", FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
         (FOREST, "", f"stopped by SIGTERM; {ANEW}"),
         (XGBOOST, "", f"stopped in the training of a model that is trained in one go; {ANEW}"),
     ],
-    ids=["first pass", "validation", "evaluation", "report", "bundle", "scikit-learn", "xgboost"],
+    ids=["first pass", "scikit-learn", "xgboost"],
 )
 def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(model, preproc, says, tmp_path):
     write_sample(tmp_path, 600)
@@ -389,18 +500,36 @@ def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(mode
     (line,) = stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith(says)
-    kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in tmp_path.iterdir()}
-    assert {path.name for path in tmp_path.iterdir()} == {"a.root", "small.py", "p.json", "pre.py", "temporary", *kept}
-    assert ("out.checkpoint" in kept) == ("--resume" in says)
-    assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("torchinductor")]
+    check_left(tmp_path, resumable=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (VALIDATED, "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
+        (EVALUATED, LAST),
+        (REPORTED, LAST),
+        (WRITTEN, LAST),
+    ],
+    ids=["validation", "evaluation", "report", "bundle"],
+)
+def test_sigterm_ends_a_run_of_steps_wherever_it_stands_with_a_checkpoint(model, says, tmp_path, monkeypatch):
+    path, _ = write_sample(tmp_path, 600)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    params, stop = Params.parse({**RUN, "epochs": 1, "checkpoint": 60}), Stop()
+    with pytest.raises(Stopped) as caught, stop.by_sigterm():
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=Watch(stop=stop))
+    assert str(caught.value).endswith(says)
+    assert caught.value.exit_code == 143
+    check_left(tmp_path, resumable=True)
 
 
 def test_sigterm_leaves_no_half_of_scores(tmp_path):
     path, _ = write_sample(tmp_path, 600)
     (tmp_path / "pre.py").write_text(FIRST_PASS.replace("    term()", "    'term' in os.environ and term()"))
-    write_model(tmp_path)
-    train_model(path, "kind", str(tmp_path / "small.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "out",
-                preproc=str(tmp_path / "pre.py"))  # fmt: skip
+    model = write_model(tmp_path, ESTIMATOR)
+    train_model(path, "kind", model, Params(tfaas=False), fout=tmp_path / "out", preproc=str(tmp_path / "pre.py"))
     args = ["--predict=out", "--files=a.root", "--preproc=pre.py"]
     done = run_script("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
     assert done.returncode == 143
@@ -409,7 +538,7 @@ def test_sigterm_leaves_no_half_of_scores(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_path):
-    path, _ = write_sample(tmp_path)
+    path, _ = write_sample(tmp_path, 600)
     model = write_model(tmp_path)
     watch = Watch()
 
@@ -418,14 +547,51 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
 
     watch.report = stop
     with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):
-        train_model(path, "kind", model, Params(epochs=3), fout=tmp_path / "out", watch=watch)
-    with pytest.raises(Exception, match="belongs to a run with other files, labels, parameters or model file"):
-        train_model(path, "kind", model, Params(epochs=3, seed=1), fout=tmp_path / "out", watch=Watch(resume=True))
-    train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", model, Params(epochs=3, tfaas=False), fout=tmp_path / "out", watch=watch)
+    with pytest.raises(Exception, match="belongs to a run with other files, labels, preprocessing, parameters or"):
+        train_model(
+            path, "kind", model, Params(epochs=3, tfaas=False, seed=1), fout=tmp_path / "out", watch=Watch(resume=True)
+        )
+    train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", watch=Watch(resume=True))
     assert len(json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"]) == 5
     assert not (tmp_path / "out.checkpoint").exists()
     with pytest.raises(AlreadyTrained):
-        train_model(path, "kind", model, Params(epochs=5), fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", watch=Watch(resume=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "before", "after"),
+    [
+        ("high", {"define": {"high": "met > 30"}}, {"define": {"high": "shift > 1"}}),
+        ("kind", {"define": {"heavy": "1 + met"}}, {"define": {"heavy": "1 + shift**2"}}),
+        ("kind", {"cut": "met > 10"}, {"cut": "met < 90"}),
+        (
+            "kind",
+            "def preprocessing(events): return events[events.met > 10]",
+            "def preprocessing(events): return events",
+        ),
+    ],
+    ids=["labels", "weights", "cuts with specs", "a Python file with specs"],
+)
+def test_a_run_with_another_preprocessing_is_another_run(labels, before, after, tmp_path):
+    """Specs are given, so that they tell nothing of it."""
+    path, _ = write_sample(tmp_path, 300)
+    model, stop = write_model(tmp_path), Stop()
+    with DataGenerator(path, "kind", {"selected_branches": ["met", "shift"]}) as generator:
+        specs = generator.specs
+    weight = "heavy" if "heavy" in str(before) else ""
+    params = Params(weight=weight, selected_branches=["met", "shift"], tfaas=False)
+
+    def went(content, **watched):
+        preproc = tmp_path / ("pre.py" if isinstance(content, str) else "pre.json")
+        preproc.write_text(content if isinstance(content, str) else json.dumps(content))
+        given = {"specs": specs, "preproc": str(preproc), "watch": Watch(**watched)}
+        return train_model(path, labels, model, params, fout=tmp_path / "out", **given)
+
+    with pytest.raises(Stopped):
+        went(before, started=lambda *_: setattr(stop, "asked", True), stop=stop)
+    with pytest.raises(ConfigError, match="belongs to a run with other files, labels, preprocessing, parameters or"):
+        went(after, resume=True)
 
 
 def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
@@ -442,16 +608,18 @@ def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
     (tmp_path / "staged").mkdir()
     shutil.copyfile(path, tmp_path / "staged" / "again.root")
     elsewhere = str(tmp_path / "staged" / "again.root")
-    train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    with pytest.raises(Stopped, match="stopped in epoch 1 after 3 batches"):
+        train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=watch)
     write_sample(tmp_path, 300)  # the same events, and another file
     with pytest.raises(Exception, match="belongs to a run with other files"):
         train_model(path, "kind", model, params, fout=tmp_path / "new", watch=Watch(resume=True))
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
-    write_sample(tmp_path)
-    write_model(tmp_path)
-    (tmp_path / "p.json").write_text("{}")
+    path, _ = write_sample(tmp_path, 300)
     (tmp_path / "out.checkpoint").write_bytes(b"PK nothing")
-    done = run_script("workflow.py", *KILLED, "--fout=out", cwd=tmp_path)
-    assert "the checkpoint out.checkpoint cannot be read" in only_error_line(done)
+    with pytest.raises(
+        FileUnreadable, match=r"the checkpoint .*out.checkpoint cannot be read: .*; delete it and begin"
+    ):
+        train_model(path, "kind", write_model(tmp_path), fout=tmp_path / "out", watch=Watch(resume=True))

@@ -12,6 +12,7 @@ from scripts import only_error_line, run_script
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
+from mlaas4hep.errors import SpecsMismatch
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
@@ -156,6 +157,13 @@ def test_what_cannot_be_scored_is_one_line_and_leaves_nothing(args, says, bundle
     done = run_script("workflow.py", *args, "--fout=mine", cwd=tmp_path)
     assert says in only_error_line(done)
     assert not list(tmp_path.glob("mine/*"))
+
+
+def test_all_files_are_looked_at_before_the_first_is_scored(bundles, data, tmp_path):
+    write_tree(tmp_path / "other.root", {"event": np.arange(10), "met": np.arange(10.0)})
+    with pytest.raises(SpecsMismatch, match="missing: npt, pt"):
+        list(score_files(bundles / "cut", [data[0], tmp_path / "other.root"], tmp_path / "scores"))
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_bundle_reads_files_with_the_same_rows_as_it_was_trained_on(bundles, data):

@@ -86,6 +86,11 @@ class Preproc(ABC):
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
 
+    @property
+    def key(self) -> Any:
+        """What it does, as JSON would have it: with another key events are others."""
+        return self.to_json()
+
 
 def load_preproc(path: str | os.PathLike[str]) -> Preproc:
     """Read a preproc.json, or a Python file that defines `preprocessing(events)`.

@@ -18,6 +18,7 @@ import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
+from mlaas4hep.files import read_text
 from mlaas4hep.io import Column, Columns, Jagged, Kind
 from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
 from mlaas4hep.io.columns import no_events, select_events
@@ -43,11 +44,13 @@ class ScriptPreproc(Preproc):
     Attributes:
         path: the file.
         function: its `preprocessing`.
+        source: its text.
         branches: its `branches`; None where it has none.
     """
 
     path: str
     function: Callable[[Any], Any] = field(compare=False)
+    source: str
     branches: tuple[str, ...] | None = None
     portable: ClassVar[bool] = False
 
@@ -59,16 +62,21 @@ class ScriptPreproc(Preproc):
             FileUnreadable: there is no such file.
             ConfigError: it fails, or has no function `preprocessing`.
         """
-        module = run_file(Path(path), f"mlaas4hep_preproc_{Path(path).stem}")
+        source, module = read_text(Path(path)), run_file(Path(path), f"mlaas4hep_preproc_{Path(path).stem}")
         function, branches = getattr(module, "preprocessing", None), getattr(module, "branches", None)
         if not callable(function):
             close = nearest("preprocessing", vars(module))
             raise ConfigError(f"{path} defines no function 'preprocessing(events)'", nearest=close)
         if branches is None:
-            return cls(os.fspath(path), function)
+            return cls(os.fspath(path), function, source)
         if isinstance(branches, str) or not all(isinstance(name, str) for name in branches) or not branches:
             raise ConfigError(f"'branches' of {path} is {branches!r}, not a list of names")
-        return cls(os.fspath(path), function, tuple(branches))
+        return cls(os.fspath(path), function, source, tuple(branches))
+
+    @property
+    def key(self) -> str:
+        """The text of the file."""
+        return self.source
 
     def needs(self, available: Mapping[str, Column], selected: set[str]) -> set[str]:
         """Return the function's branches, and those of `selected` that are in the file."""

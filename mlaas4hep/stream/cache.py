@@ -6,7 +6,8 @@
 
 Blocks lie in $MLAAS4HEP_CACHE (a folder of the system's for temporary files, unless it is set), in a folder for each
 key, and later runs over the same events find them there. The folders of other keys go when there is too little room,
-those first that were not used for longest. Losing the cache at any time loses nothing but time.
+those first that were not used for longest. Losing the cache at any time loses nothing but time, and so does damage: the
+first time that a process takes a block, it looks whether its checksum is right.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.reader.objects import Objects
 from mlaas4hep.stream.batch import Batch
 
-MAGIC = b"MLBLOCK1"
+MAGIC = b"MLBLOCK2"
 ALIGNMENT = 64
+HEAD = 24
+"""Bytes before the description of a block: MAGIC, a checksum of all that follows it, the length of the description."""
+
 RESERVE = 2_000_000_000
 """Bytes of the disk that are left to others."""
 
@@ -65,6 +70,8 @@ class BlockCache:
         self._lock = threading.Lock()
         self._used = sum(map(_size, root.iterdir()))
         self._full = False
+        self._whole: set[Path] = set()
+        self._damaged = False
 
     @classmethod
     def open(cls, key: str, limit: int) -> BlockCache | None:
@@ -81,30 +88,37 @@ class BlockCache:
             return None
 
     def get(self, file: int, start: int, stop: int) -> Cached | None:
-        """Return a block, or None if it is not there."""
+        """Return a block, or None if it is not there, or damaged."""
+        path = self._path(file, start, stop)
         try:
-            with self._path(file, start, stop).open("rb") as opened:
+            with path.open("rb") as opened:
                 populate = getattr(mmap, "MAP_POPULATE", 0)
-                memory = mmap.mmap(opened.fileno(), 0, mmap.MAP_SHARED | populate, mmap.PROT_READ)
-            return _unpack(memoryview(memory))
-        except (OSError, ValueError):
+                memory = memoryview(mmap.mmap(opened.fileno(), 0, mmap.MAP_SHARED | populate, mmap.PROT_READ))
+            if path not in self._whole:
+                _check(memory)
+                self._whole.add(path)
+            return _unpack(memory)
+        except OSError:
+            return None
+        except ValueError:
+            if not self._damaged:
+                console.notice(f"events in the cache are damaged, and read anew from the files: {path}")
+            self._damaged = True
             return None
 
     def put(self, file: int, start: int, stop: int, block: Cached) -> None:
         """Write a block, if there is room."""
-        header, arrays = _pack(block)
-        size = len(header) + sum(_padded(array.nbytes) for array in arrays)
+        pieces = _pack(block)
         temporary = self.folder / f".{os.getpid()}-{threading.get_ident()}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleared up
-            if not self._make_room(size):
+            if not self._make_room(sum(map(len, pieces))):
                 return
+            path = self._path(file, start, stop)
             with temporary.open("wb") as opened:
-                opened.write(header)
-                for array in arrays:
-                    opened.write(array.data.cast("B") if array.size else b"")
-                    opened.write(bytes(_padded(array.nbytes) - array.nbytes))
-            temporary.rename(self._path(file, start, stop))
+                opened.writelines(pieces)
+            self._whole.discard(path)
+            temporary.rename(path)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -143,8 +157,8 @@ def key_of(content: Any) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _pack(block: Cached) -> tuple[bytes, list[np.ndarray]]:
-    """Return the head of a block's file, and the arrays that follow it, each from a multiple of ALIGNMENT on."""
+def _pack(block: Cached) -> list[bytes | memoryview]:
+    """Return a block's file in pieces: head, description, arrays, each from a multiple of ALIGNMENT on."""
     names, arrays, places, position = [], [], [], 0
     for name, array in _arrays_of(block.batch):
         names.append(name)
@@ -153,29 +167,31 @@ def _pack(block: Cached) -> tuple[bytes, list[np.ndarray]]:
         position += _padded(arrays[-1].nbytes)
     content = {
         "arrays": list(zip(names, places, strict=True)),
-        "bytes": position,
         "lengths": {name: part.length for name, part in block.batch.inputs.items() if isinstance(part, Objects)},
         "truncated": dict(block.truncated),
         "skipped": [[start, stop, reason] for (start, stop), reason in block.skipped.items()],
     }
     text = json.dumps(content).encode()
-    head = MAGIC + len(text).to_bytes(8, "little") + text
-    return head + bytes(_padded(len(head)) - len(head)), arrays
+    text = text.ljust(_padded(HEAD + len(text)) - HEAD)
+    pieces: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+    for array in arrays:
+        pieces += [array.data.cast("B") if array.size else b"", bytes(_padded(array.nbytes) - array.nbytes)]
+    checksum = xxhash.xxh3_64()
+    for piece in pieces:
+        checksum.update(piece)
+    return [MAGIC, checksum.digest(), *pieces]
+
+
+def _check(memory: memoryview) -> None:
+    """Raise ValueError if the memory is not as a block was written."""
+    if bytes(memory[:8]) != MAGIC or xxhash.xxh3_64_digest(memory[16:]) != bytes(memory[8:16]):
+        raise ValueError("not a block, or damaged")
 
 
 def _unpack(memory: memoryview) -> Cached:
-    """Return what `_pack` took apart.
-
-    Raises:
-        ValueError: the memory holds no whole block.
-    """
-    length = int.from_bytes(memory[8:16], "little")
-    if bytes(memory[:8]) != MAGIC or len(memory) < 16 + length:
-        raise ValueError("not a block")
-    content = json.loads(bytes(memory[16 : 16 + length]))
-    begin = _padded(16 + length)
-    if len(memory) != begin + content["bytes"]:
-        raise ValueError("a block that was cut off")
+    """Return what `_pack` took apart."""
+    begin = HEAD + int.from_bytes(memory[16:HEAD], "little")
+    content = json.loads(bytes(memory[HEAD:begin]))
     made: dict[str, Any] = {field.name: {} for field in fields(Batch)}
     for (outer, inner), (dtype, shape, position) in content["arrays"]:
         array = np.frombuffer(memory, dtype, int(np.prod(shape)), begin + position).reshape(shape)

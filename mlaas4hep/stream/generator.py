@@ -167,11 +167,11 @@ class DataGenerator(Closing):
         """Make the next call of `batches` for the same part and epoch go on with the next event.
 
         Raises:
-            ConfigError: the state is that of other files, labels or parameters.
+            ConfigError: the state is that of other files, labels, preprocessing or parameters.
         """
         if state.get("key") != self.sample.key:
             raise ConfigError(
-                "the state belongs to other files, labels or parameters",
+                "the state belongs to other files, labels, preprocessing or parameters",
                 hint="begin anew, or give what was given when it was saved",
             )
         self._begin = state if "batches" in state else None

@@ -22,6 +22,7 @@ from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_lines
 from mlaas4hep.lists import split_list
+from mlaas4hep.reader.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
 
@@ -88,9 +89,10 @@ class Labels:
         if self.by_number is not None:
             return np.full((events, 1), self.by_number[file], np.float32)
         for name in self.branches:
-            if not np.isfinite(columns[name]).all():
+            if not (np.abs(columns[name]) <= FLOAT32_MAX).all():
                 raise ConfigError(
-                    f"label branch '{name}' of an event is no finite number", hint="cut such events away with --preproc"
+                    f"label branch '{name}' of an event is no finite number (of float32)",
+                    hint="cut such events away with --preproc",
                 )
         y = np.stack([columns[name] for name in self.branches], axis=1)
         return (y != 0 if self.task == "multilabel" else y).astype(np.float32)
@@ -219,6 +221,12 @@ def targets_by_file(labels: Sequence[object], files: Sequence[str], events: Sequ
         raise ConfigError(
             f"the labels of a regression are numbers: {error}", hint="give one number a file, or names of branches"
         ) from error
+    for label, value in zip(labels, values, strict=True):
+        if not abs(value) <= FLOAT32_MAX:
+            raise ConfigError(
+                f"the labels of a regression are numbers, and '{label}' is no finite one (of float32)",
+                hint="give one number a file, or names of branches",
+            )
     weight = np.maximum(np.array(events, np.float64), 1e-9)
     centre = float(np.average(values, weights=weight))
     spread = float(np.sqrt(np.average((values - centre) ** 2, weights=weight)))

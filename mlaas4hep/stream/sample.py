@@ -33,6 +33,7 @@ from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.losses import losses, not_finite
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.skipping import Verdicts
+from mlaas4hep.reader.specs import FLOAT32_MAX
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, Cached, key_of
 from mlaas4hep.stream.census import Composition, count, moments
@@ -262,11 +263,11 @@ class Sample:
             skipped = {its: why for its, why in reader.skipped.items() if its[0] < stop and start < its[1]}
         hashed = self.hashes(chunk.ids, chunk.entries, reader.identity)
         weight = chunk.extra[WEIGHT] if self.params.weight else np.ones(len(chunk))
-        if not np.isfinite(weight).all():
-            first = int(np.flatnonzero(~np.isfinite(weight))[0])
+        if not (np.abs(weight) <= FLOAT32_MAX).all():
+            first = int(np.flatnonzero(~(np.abs(weight) <= FLOAT32_MAX))[0])
             raise ConfigError(
                 f"weight: '{self.params.weight}' of entry {chunk.entries[first]} of {self.files[file]} is"
-                f" {weight[first]}, no finite number",
+                f" {weight[first]}, no finite number (of float32)",
                 hint="change 'weight' in the params, or cut such events away with --preproc",
             )
         batch = Batch(
@@ -290,7 +291,7 @@ class Sample:
         )
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         learnt = [self.specs.to_json()["branches"], self.options.normalise, self.split.fold]
-        made = None if preproc is None else preproc.to_json()
+        made = None if preproc is None else preproc.key
         return BlockCache.open(key_of([self._origins, said, labels, learnt, made]), int(self.params.cache_gb * 1e9))
 
     @property
@@ -299,7 +300,8 @@ class Sample:
         said = self.params.model_dump(exclude=set(BESIDE))
         labels = [self.labels.classes, self.labels.by_file, self.labels.by_number, self.labels.branches]
         origins = [origin[:2] for origin in self._origins]  # what is in the files, wherever and since whenever
-        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold])
+        made = None if self.options.preproc is None else self.options.preproc.key
+        return key_of([origins, said, labels, self.specs.to_json()["branches"], self.split.fold, made])
 
     @property
     def skipped(self) -> dict[tuple[int, int, int], str]:

@@ -187,6 +187,14 @@ def choose(wanted: Sequence[str], shapes: Shapes, where: str) -> tuple[str, ...]
     return tuple(wanted)
 
 
+def no_single_output(where: Path, output: object) -> ConfigError:
+    """Return what to raise where a model gives several outputs, or something else than one array."""
+    return ConfigError(
+        f"the model of {where} gives a {type(output).__name__}",
+        hint="it must give one output, with the numbers of events",
+    )
+
+
 def describe_shapes(shapes: Shapes) -> str:
     """Return the shapes in words."""
     if set(shapes) == {"x"}:

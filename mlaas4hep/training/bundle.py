@@ -37,8 +37,8 @@ import numpy as np
 
 import mlaas4hep
 from mlaas4hep import console
-from mlaas4hep.errors import ConfigError, first_line, require
-from mlaas4hep.files import new_directory, read_text, write_json
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
+from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.reader.preproc_script import ScriptPreproc
 from mlaas4hep.reader.specs import FLOAT32_MAX
@@ -53,6 +53,12 @@ from mlaas4hep.training.task import TOLERANCE
 
 COMPARED, EXAMPLES = 400, 8
 """Events whose scores are compared, and those that a bundle brings along."""
+
+ALONE = 5
+"""Events of these that are scored one by one, too."""
+
+MORE_FIGURES = ("auc_uncertainty", "events")
+"""What metrics.json has of the test part beside the figures of a task and the model file's own metrics."""
 
 CONTENT = {
     "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
@@ -195,20 +201,22 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
             _write_onnx(folder, trained)
         except Exception as error:  # whatever an exporter raises, the trained model must not be lost
             (folder / "model.onnx").unlink(missing_ok=True)
-            problem = first_line(error)
+            problem = str(error) if isinstance(error, MLaaS4HEPError) else first_line(error)
         else:
             write_json(folder / "params.json", _tfaas_params(trained, "model.onnx"))
             write_json(folder / "upload.json", _upload(trained, "model.onnx", "params.json"))
             _write_for_tfaas(folder, trained)
     log.remove()
-    if problem:
+    if problem and training["model"]:
         raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
+    if problem:
+        raise ConfigError(f"{path} has the figures, but no model, which could be kept as ONNX alone: {problem}")
 
 
 def _write_preproc(folder: Path, preproc: Preproc | None) -> None:
     """Expressions travel with the bundle; a Python file is kept beside them for people, and never run from there."""
     if isinstance(preproc, ScriptPreproc):
-        (folder / "preproc.py").write_text(read_text(preproc.path), encoding="utf-8")
+        (folder / "preproc.py").write_text(preproc.source, encoding="utf-8")
     elif preproc is not None:
         write_json(folder / "preproc.json", preproc.to_json())
 
@@ -243,7 +251,7 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
         inputs = fit.generator.sample.inputs
         graphs.append(onnx_graph.with_inputs(network, inputs, fit.backend.takes, trained.generator.layout))
         describe(graphs[-1], path)
-        expected.append(fit.backend.predict(fit.generator.examples(COMPARED, part=None).inputs))
+        expected.append(_scores_of_examples(fit, trained))
         _check_onnx(path, trained, expected[-1])
     if trained.folds:
         describe(onnx_graph.mean(graphs), folder / "model.onnx")
@@ -276,15 +284,36 @@ def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     write_json(folder / "upload_tfaas.json", _upload(trained, "model.pb", "params_tfaas.json"))
 
 
+def _scores_of_examples(fit: Fit, trained: Trained) -> np.ndarray:
+    """Return the framework's scores of some events.
+
+    Raises:
+        ConfigError: it gives other scores for an event alone, as clients send them, than among others.
+    """
+    events = fit.generator.examples(COMPARED, part=None)
+    scores = fit.backend.predict(events.inputs)
+    alone = [fit.backend.predict(events[row : row + 1].inputs) for row in range(min(ALONE, len(events)))]
+    worst = trained.test.task.difference(np.concatenate(alone), scores[:ALONE])
+    if not worst <= TOLERANCE:
+        raise ConfigError(
+            f"the model of {trained.file.path} gives an event alone other scores than among others, by up to"
+            f" {worst:.2g}",
+            hint="they must depend on nothing but the event: on no mean over the batch, on nothing random",
+        )
+    return scores
+
+
 def _check_onnx(path: Path, trained: Trained, expected: np.ndarray) -> None:
-    """Compare the graph's scores for raw events with the framework's for the same events as it was trained on."""
+    """Compare the graph's scores for raw events, also one by one, with the framework's for the same events."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
         return  # an extra of the server; the tests compare in any case
     raw = trained.generator.examples(COMPARED, part=None, raw=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = trained.test.task.difference(session.run(["scores"], {"inputs": raw.x})[0], expected)
+    rows = [raw.x, *(raw.x[row : row + 1] for row in range(min(ALONE, len(raw))))]
+    found = np.concatenate([session.run(["scores"], {"inputs": each})[0] for each in rows])
+    worst = trained.test.task.difference(found, np.concatenate([expected, expected[:ALONE]]))
     if not worst <= TOLERANCE:
         raise ConfigError(
             f"the ONNX graph of {trained.file.path} gives other scores than the model, by up to {worst:.2g}",

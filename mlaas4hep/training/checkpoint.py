@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import new_file, unfinished
 
@@ -30,7 +31,7 @@ class Standing:
     Attributes:
         epoch: number of the epoch under way, from 0.
         batches: of that epoch, which were trained on.
-        loss, weight: sums over these batches: of loss times weight, and of weights.
+        loss, weight: sums over these batches: of the signed terms of the loss, and of weights.
         events: of these batches.
         seconds, waiting: of these batches, in all and of waiting for data.
         epochs: what is known of the epochs before, as `Epoch` has it.
@@ -57,14 +58,26 @@ class Checkpoint:
         """Use a path, for the run of a key."""
         self.path = path
         self._key = key
+        self._failed = False
 
-    def save(self, standing: Standing, state: bytes, best: bytes) -> None:
-        """Write where the run stands, with the state of model and optimizer, and the best weights so far."""
+    def save(self, standing: Standing, state: bytes, best: bytes) -> bool:
+        """Write where the run stands, with the state of model and optimizer, and the best weights so far.
+
+        Returns:
+            Whether it could be written; where not, that is said once.
+        """
         head = {"format": 1, "key": self._key, "standing": asdict(standing), "random": _random_state()}
-        with new_file(self.path, alone=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr("standing.json", json.dumps(head))
-            archive.writestr("state", state)
-            archive.writestr("best", best)
+        try:
+            with new_file(self.path, alone=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                archive.writestr("standing.json", json.dumps(head))
+                archive.writestr("state", state)
+                archive.writestr("best", best)
+        except OSError as error:
+            if not self._failed:
+                console.notice(f"training goes on without a new checkpoint: {error}")
+            self._failed = True
+            return False
+        return True
 
     def load(self) -> tuple[Standing, bytes, bytes] | None:
         """Return what was saved, None where there is nothing; random numbers go on from there.
@@ -85,7 +98,8 @@ class Checkpoint:
             ) from error
         if head["key"] != self._key:
             raise ConfigError(
-                f"the checkpoint {self.path} belongs to a run with other files, labels, parameters or model file",
+                f"the checkpoint {self.path} belongs to a run with other files, labels,"
+                " preprocessing, parameters or model file",
                 hint="give what that run was given, or leave out --resume to begin anew",
             )
         _set_random_state(head["random"])

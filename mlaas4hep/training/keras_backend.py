@@ -19,7 +19,7 @@ import numpy as np
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, require, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, probe_inputs
+from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, no_single_output, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.task import Output, Task
 
@@ -60,15 +60,18 @@ class KerasBackend:
     def _probe(self) -> tuple[int, Output]:
         try:
             output = self._probe_output()
+        except ConfigError:
+            raise
         except Exception as error:  # TensorFlow, torch and Keras raise kinds of their own for a wrong shape
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
         return self.task.probe(output, self._shaken_output, self._file.path)
 
     def _probe_output(self) -> np.ndarray:
-        return np.asarray(
-            keras.ops.convert_to_numpy(self.model(self._given(probe_inputs(self._shapes)), training=False))
-        )
+        output = self.model(self._given(probe_inputs(self._shapes)), training=False)
+        if isinstance(output, (list, tuple, dict)):
+            raise no_single_output(self._file.path, output)
+        return np.asarray(keras.ops.convert_to_numpy(output))
 
     def _shaken_output(self) -> np.ndarray:
         """Return what the model says with noise added to its weights."""
@@ -91,6 +94,8 @@ class KerasBackend:
                 f"the loss of {self._file.path} has reduction='none', and Keras needs one number to train with",
                 hint="leave reduction out; weights count all the same",
             )
+        if found == "mean_with_sample_weight":  # it divides by the signed sum of weights, and `steps` by their sizes
+            self.model.loss.reduction = found = "sum_over_batch_size"
         return str(found)
 
     def _given(self, inputs: Mapping[str, np.ndarray]) -> Any:
@@ -287,8 +292,12 @@ def default_loss(task: Task, outputs: int, output: Output) -> Any:
 
 
 def _wants_one_hot(loss: Any) -> bool:
-    names = {"categorical_crossentropy", "CategoricalCrossentropy", "categorical_focal_crossentropy", "kl_divergence"}
-    return loss in names if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__) in names
+    """Whether a loss compares outputs with as many numbers: all of Keras's own do, but sparse ones take a class."""
+    if isinstance(loss, str):
+        return not loss.lower().startswith("sparse")
+    kinds = type(loss).__mro__ if isinstance(loss, keras.losses.Loss) else (loss,)
+    names = [kind.__name__ for kind in kinds if getattr(kind, "__module__", "").startswith("keras.")]
+    return bool(names) and not names[0].startswith(("Loss", "Sparse", "sparse"))
 
 
 def _with_activation(model: keras.Model, task: Task, outputs: int, output: Output) -> keras.Model:

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep import console
 from mlaas4hep.errors import require
-from mlaas4hep.files import new_file, unfinished
+from mlaas4hep.files import check_destination, new_file, unfinished
 from mlaas4hep.training.loop import Epoch, flat
 
 
@@ -26,24 +27,35 @@ class EpochLog:
 
         Raises:
             PackageMissing: TensorBoard is not installed.
+            FileUnreadable: its folder cannot be written.
         """
         self.path = path
         self._rows: list[dict[str, Any]] = []
         self._written = float("-inf")
+        self._failed = False
         self._folder = tensorboard
         self._writers: dict[int, Any] = {}
         if tensorboard:
             require("tensorboard.summary", "tensorboard", "writing event files")
+            check_destination(Path(tensorboard, "events"))
 
     def add(self, epoch: Epoch, fold: int = 0, known: bool = False) -> None:
         """Log an epoch; one that is `known` was logged by the run that this one goes on with."""
         self._rows.append({"fold": fold, **flat(epoch)})
         if time.monotonic() - self._written > 1:  # trees have many rounds a second
-            with new_file(self.path, alone=True) as temporary:
-                temporary.write_text(self.text(), encoding="utf-8")
+            self._write()
             self._written = time.monotonic()
         if self._folder and not known:
             self._to_tensorboard(epoch, fold)
+
+    def _write(self) -> None:
+        try:
+            with new_file(self.path, alone=True) as temporary:
+                temporary.write_text(self.text(), encoding="utf-8")
+        except OSError as error:  # the bundle will have it
+            if not self._failed:
+                console.notice(f"training goes on without a table of epochs: {error}")
+            self._failed = True
 
     def text(self) -> str:
         """Return the table as CSV, a line an epoch."""

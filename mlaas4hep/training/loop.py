@@ -19,6 +19,8 @@ from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.stream.census import Composition
+from mlaas4hep.stream.labels import Labels
 from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
 from mlaas4hep.training.checkpoint import Checkpoint, Standing
@@ -58,7 +60,8 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        train_loss: mean over the epoch, as the framework sees it (dropout on, weights moving).
+        train_loss: mean over the epoch, by signed weights as that of the validation part, as the framework sees it
+            (dropout on, weights moving).
         figures: of the validation part, after the epoch, see `Task.figures`.
         seconds: of training, without validation.
         events: of the training part, shuffled copies included.
@@ -201,9 +204,9 @@ class _Run:
         before, start = now.seconds, time.perf_counter()
         with console.progress(title, total) as bar:
             bar.advance(now.events)
-            for loss, weight in self._backend.steps(self._batches(bar)):
-                now.loss, now.weight = now.loss + loss * weight, now.weight + weight
-                now.batches, now.events = now.batches + 1, now.events + self._taken
+            for loss, size in self._backend.steps(self._batches(bar)):
+                now.loss, now.weight = now.loss + loss * size, now.weight + float(self._taken.weight.sum(dtype=float))
+                now.batches, now.events = now.batches + 1, now.events + len(self._taken)
                 now.seconds = before + time.perf_counter() - start
                 self._stop_if_asked()
                 if time.monotonic() - self._saved >= 60 * self._params.checkpoint:
@@ -220,30 +223,28 @@ class _Run:
             now.waiting += time.perf_counter() - start
             if batch is None:
                 return
-            self._taken = len(batch)
+            self._taken = batch
             yield batch
             bar.advance(int((batch.entry >= 0).sum()), self._in_words)
 
     def _in_words(self) -> str:
         now = self._now
-        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight else ""
+        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight > 0 else ""
         return f"{loss}waiting {now.waiting / max(now.seconds, 1e-9):.0%}"
 
     def _stop_if_asked(self) -> None:
         now = self._now
         if self._control.stop.asked:
-            self._save()
-            raise Stopped(
-                f"stopped in epoch {now.epoch + 1} after {now.batches} batches",
-                hint="the same command with --resume goes on from there",
-            )
+            hint = "the same command with --resume goes on from there" if self._save() else ""
+            raise Stopped(f"stopped in epoch {now.epoch + 1} after {now.batches} batches", hint=hint)
 
-    def _save(self) -> None:
-        if self._control.checkpoint:
-            now = self._now
-            now.loss = float(now.loss)
-            self._control.checkpoint.save(now, self._backend.state(), self._best)
-        self._saved = time.monotonic()
+    def _save(self) -> bool:
+        """Keep a checkpoint; return whether there is one."""
+        now, self._saved = self._now, time.monotonic()
+        if not self._control.checkpoint:
+            return False
+        now.loss = float(now.loss)
+        return self._control.checkpoint.save(now, self._backend.state(), self._best)
 
 
 def recall(history: History, control: Control) -> None:
@@ -317,7 +318,7 @@ def evaluate(
 
 
 def check_parts(generator: DataGenerator) -> None:
-    """Raise ConfigError, before hours of training, if a part of the sample is empty, or has no weight."""
+    """Raise ConfigError, before hours of training, if a part of the sample, or a class, is empty, or has no weight."""
     composition = generator.sample.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
         if not events:
@@ -330,4 +331,17 @@ def check_parts(generator: DataGenerator) -> None:
                 f"the weights of the {part} part add up to {weight:.4g}, and must to more than 0",
                 hint=f"look at 'weight' in the params: '{generator.params.weight}'",
             )
+    _check_classes(generator.sample.labels, composition)
     composition.factors(generator.params.balance)
+
+
+def _check_classes(labels: Labels, composition: Composition) -> None:
+    if labels.task == "regression" or labels.contrast:
+        return
+    for name, events in zip(labels.classes, composition.events.sum(axis=0), strict=True):
+        if not events:
+            raise ConfigError(
+                f"no event has the label '{name}'", hint="look at files and cuts, or leave it out of --labels"
+            )
+    if labels.task == "classification" and (composition.events[0] > 0).sum() < 2:
+        raise ConfigError("all events of the train part have the same label", hint="more events are needed")

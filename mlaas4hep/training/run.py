@@ -14,18 +14,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line
+from mlaas4hep.files import only_one
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import AtOnce, Backend, make_backend
-from mlaas4hep.training.bundle import COMPARED, Fit, Trained, check_destination, model_name, write_bundle
+from mlaas4hep.training.bundle import COMPARED, MORE_FIGURES, Fit, Trained, check_destination, model_name, write_bundle
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
@@ -85,9 +88,12 @@ def train_model(
     params, watch = params or Params.parse({}), watch or Watch()
     destination = Path(fout)
     check_destination(destination)
-    file = load_model_file(model)
     paths = _checkpoint_paths(destination, params.kfold)
     with watch.stop.explained(lambda: _how_to_go_on(paths)), ExitStack() as stack:
+        stack.enter_context(only_one(destination))
+        file = load_model_file(model)
+        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
+        stack.callback(log.close)
         whole = stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
         key = key_of([whole.sample.key, file.source])
         checkpoints = [Checkpoint(path, key) for path in paths]
@@ -100,16 +106,14 @@ def train_model(
                 stack.enter_context(DataGenerator(files, labels, params, mine, preproc=preproc, fold=fold))
                 for fold, mine in enumerate(learnt)
             ]
-        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
-        stack.callback(log.close)
         fits = []
         for fold, (generator, checkpoint) in enumerate(zip(generators, checkpoints, strict=True)):
             fits.append(_fit(generator, file, params, checkpoint, watch, log, fold))
         trained = Trained(model_name(destination, params.name), file, whole, tuple(fits), key)
         trained.more.update(_own_metrics(file, trained.test))
         write_bundle(destination, trained, log)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+        for checkpoint in checkpoints:
+            checkpoint.remove()
     return trained
 
 
@@ -128,7 +132,7 @@ def _fit(
         backend = make_backend(file, generator.shapes, task, params)
     if not backend.normalised and params.normalise == "auto":
         generator.sample.renormalise("none")
-    _own_metrics(file, _no_scores(task, backend.outputs))  # so that a mistake in them does not cost a training
+    _try_metrics(file, _no_scores(task, backend.outputs))
     if watch.started:
         watch.started(generator, backend, fold)
     check_parts(generator)
@@ -181,7 +185,9 @@ def _check_unfinished(destination: Path, key: str, checkpoints: Sequence[Checkpo
     except (OSError, ValueError):
         return
     if known == key:
-        raise AlreadyTrained(f"{destination} is trained already, with these files, labels, parameters and model file")
+        raise AlreadyTrained(
+            f"{destination} is trained already, with these files, labels, preprocessing, parameters and model file"
+        )
 
 
 @contextmanager
@@ -200,16 +206,42 @@ def _no_scores(task: Task, outputs: int) -> Scored:
     return Scored(y, np.full((20, outputs), 0.5, np.float32), np.ones(20, np.float32), task)
 
 
+def _try_metrics(file: ModelFile, some: Scored) -> None:
+    """Raise ConfigError, before hours of training, where a metric has no name of its own, or fails."""
+    names = [name for name, _ in _metrics_of(file)]
+    for name in names:
+        if name in (*some.figures(), *MORE_FIGURES) or names.count(name) > 1:
+            raise ConfigError(f"metrics of {file.path}: the name '{name}' is taken", hint="give the function another")
+    for name, metric in _metrics_of(file):
+        _ask(file, name, metric, some)
+
+
 def _own_metrics(file: ModelFile, test: Scored) -> dict[str, float]:
-    """Ask the functions metric(y, scores) that a model file lists in `metrics`, or names in a dict."""
+    """Return what the metrics of the model file say of the test part; one that fails is left out, and that is said."""
+    found = {}
+    for name, metric in _metrics_of(file):
+        try:
+            found[name] = _ask(file, name, metric, test)
+        except ConfigError as error:
+            console.notice(f"the bundle is written without it: {error}")
+    return found
+
+
+def _metrics_of(file: ModelFile) -> list[tuple[str, Callable[..., object]]]:
+    """Return the functions metric(y, scores) that a model file lists in `metrics`, or names in a dict."""
     metrics = file.metrics or {}
-    named = (
-        metrics if isinstance(metrics, dict) else {getattr(metric, "__name__", "metric"): metric for metric in metrics}
-    )
+    if isinstance(metrics, dict):
+        return [(str(name), metric) for name, metric in metrics.items()]
+    if not isinstance(metrics, (list, tuple)):
+        raise ConfigError(f"metrics of {file.path} is {metrics!r}", hint="it must be a list of functions, or a dict")
+    return [(getattr(metric, "__name__", "metric"), metric) for metric in metrics]
+
+
+def _ask(file: ModelFile, name: str, metric: Callable[..., Any], events: Scored) -> float:
     try:
-        return {str(name): float(metric(test.y, test.scores)) for name, metric in named.items()}
+        return float(metric(events.y, events.scores))
     except Exception as error:
         raise ConfigError(
-            f"a metric of {file.path} fails: {type(error).__name__}: {error}",
-            hint="each takes y (events,) and scores (events, outputs) and returns a number",
+            f"the metric '{name}' of {file.path} fails: {first_line(error)}",
+            hint="it takes y (events,) and scores (events, outputs) and returns a number",
         ) from error

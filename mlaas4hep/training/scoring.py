@@ -171,6 +171,13 @@ def score_files(
             f"two files would have their scores in {min(twice)}", hint="score them into folders of their own"
         )
     scorer = Scorer.load(bundle, preproc)
+
+    def look(name: str) -> None:
+        with scorer.open(name, params) as reader:
+            _types(scorer, reader)
+
+    for _ in ahead(look, names, min(params.workers, len(names))):
+        pass  # so that the last file does not fail when the others were written
     for name, path in zip(names, paths, strict=True):
         with scorer.open(name, params) as reader:
             events = _write(scorer, reader, path, kind)

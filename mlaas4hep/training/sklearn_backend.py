@@ -8,6 +8,7 @@ normalised values, and 0.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import has_fit_parameter
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.backend import Rounds, Shapes
 from mlaas4hep.training.model_file import ModelFile
@@ -28,6 +29,9 @@ from mlaas4hep.training.task import Task
 
 NAN_UNKNOWN_TO_ONNX = (ensemble.BaseEnsemble, tree.BaseDecisionTree)
 """Estimators that know what to do with NaN, of which their ONNX graphs know nothing (skl2onnx 1.20)."""
+
+TRIED = 200
+"""Events that an estimator is fitted on to see whether it can be written as ONNX."""
 
 BOOSTED = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor)
 
@@ -77,11 +81,37 @@ class SklearnBackend:
         if hasattr(self.model, "partial_fit") and not isinstance(self.model, pipeline.Pipeline):
             return self._fit_by_epochs(train, valid, report)
         x, y, weight = self._everything(train(0))
+        self._check_convertible(x, y)
         self.model.fit(x, y, **self._weights(weight, "fit"))
         for one in getattr(self.model, "estimators_", [self.model]):
             if isinstance(one, BOOSTED):
                 _round_thresholds(one)
         return 0
+
+    def _check_convertible(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Raise ConfigError, before hours of training, if ONNX cannot express the estimator, fitted on a few events."""
+        _, first = np.unique(y, axis=0, return_index=True)
+        rows = np.union1d(first[:TRIED], np.arange(min(TRIED, len(y))))
+        model = base.clone(self.model)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.fit(x[rows], y[rows])
+        except Exception:  # so few may be too few
+            return
+        self._check_graphs(model)
+
+    def _check_graphs(self, model: Any) -> None:
+        try:
+            self._graphs(model)
+        except MLaaS4HEPError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{type(model).__name__} of {self._file.path} cannot be written as ONNX, its only format here:"
+                f" {first_line(error)}",
+                hint="take other steps or another estimator",
+            ) from error
 
     def _everything(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all events: rows, labels, weights."""
@@ -129,7 +159,7 @@ class SklearnBackend:
         valid: Callable[[], Iterable[Batch]],
         report: Rounds,
     ) -> int:
-        best, lowest, kept = copy.deepcopy(self.model), float("inf"), 0
+        best, lowest, kept, tried = copy.deepcopy(self.model), float("inf"), 0, False
         for epoch in range(self._params.epochs):
             for batch in train(epoch):
                 classes: dict[str, Any] = {}
@@ -139,6 +169,9 @@ class SklearnBackend:
                     classes = {"classes": [np.arange(2)] * self.outputs}
                 more = self._weights(batch.weight, "partial_fit")
                 self.model.partial_fit(self._rows.of(batch.inputs), self._target(batch.y), **classes, **more)
+                if not tried:
+                    self._check_graphs(self.model)
+                tried = True
             loss, train_loss = self._loss(valid()), self._loss(train(epoch))
             report(epoch + 1, train_loss, {"loss": loss}, loss < lowest)
             if loss < lowest:
@@ -175,21 +208,22 @@ class SklearnBackend:
 
     def export(self, path: Path) -> None:
         """Write an ONNX graph from inputs and masks to scores."""
-        converter = require("skl2onnx", "sklearn", "writing an estimator as ONNX")
         onnx = require("onnx", "sklearn", "writing ONNX")
+        binary = self.task.name != "regression" and (self.outputs == 1 or self.task.name == "multilabel")
+        onnx.save(self._rows.network(self._graphs(self.model), 1 if binary else None), str(path))
+
+    def _graphs(self, model: Any) -> list[Any]:
+        """Return the ONNX graph of an estimator; labels have one each, since that of all of them gives a list."""
+        converter = require("skl2onnx", "sklearn", "writing an estimator as ONNX")
         from skl2onnx.common.data_types import FloatTensorType
 
-        regression = self.task.name == "regression"
         kinds = [("rows", FloatTensorType([None, self._rows.width]))]
-        # Labels have a graph each, since that of all of them gives a list.
-        models = self.model.estimators_ if self.task.name == "multilabel" else [self.model]
         graphs = []
-        for model in models:
-            options = None if regression else {id(model): {"zipmap": False}}
+        for one in model.estimators_ if self.task.name == "multilabel" else [model]:
+            options = None if self.task.name == "regression" else {id(one): {"zipmap": False}}
             with _numbers_for_bools():
-                graphs.append(converter.to_onnx(model, initial_types=kinds, options=options, target_opset=18))
-        binary = not regression and (self.outputs == 1 or self.task.name == "multilabel")
-        onnx.save(self._rows.network(graphs, 1 if binary else None), str(path))
+                graphs.append(converter.to_onnx(one, initial_types=kinds, options=options, target_opset=18))
+        return graphs
 
 
 def _round_thresholds(model: Any) -> None:

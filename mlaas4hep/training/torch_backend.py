@@ -8,6 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from torch import nn
 
 from mlaas4hep.config import Params
 from mlaas4hep.console import filtered_stderr
-from mlaas4hep.errors import ConfigError, said
+from mlaas4hep.errors import ConfigError, first_line, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, probe_inputs
+from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, no_single_output, probe_inputs
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.task import Output, Task
 
@@ -57,12 +58,19 @@ class TorchBackend:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         if not weights:
             raise ConfigError(f"the model of {file.path} has no weights to train")
-        self._optimizer = file.optimizer(weights) if file.optimizer else torch.optim.AdamW(weights, LEARNING_RATE)
+        self._optimizer = _optimizer(file, weights)
+        if file.loss is not None and (isinstance(file.loss, type) or not callable(file.loss)):
+            raise ConfigError(
+                f"`loss` of {file.path} is {file.loss!r}",
+                hint="it must be a loss of torch.nn, as nn.BCEWithLogitsLoss(), or a function loss(output, target)",
+            )
         self._loss = _EventLoss.of(file.loss or default_loss(task, self.outputs, self._output), self.device)
 
     def _probe(self) -> tuple[int, Output]:
         try:
             output = self._probe_output()
+        except ConfigError:
+            raise
         except (RuntimeError, TypeError, ValueError) as error:
             wanted = describe_shapes(self._shapes)
             raise ConfigError(f"the model of {self._file.path} does not take {wanted}: {said(error)}") from error
@@ -84,7 +92,9 @@ class TorchBackend:
         return output
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        output: torch.Tensor = self.model(*(inputs[name] for name in self.takes))
+        output = self.model(*(inputs[name] for name in self.takes))
+        if not isinstance(output, torch.Tensor):
+            raise no_single_output(self._file.path, output)
         return output[:, None] if output.ndim == 1 else output
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, float]]:
@@ -96,6 +106,9 @@ class TorchBackend:
             self._train_mode(len(batch))
             self._optimizer.zero_grad()
             loss = self._step_loss(batch)
+            if not loss.requires_grad:
+                which = "training_step" if self._file.training_step else "loss"
+                raise ConfigError(f"`{which}` of {self._file.path} gives a number that no weight of the model changes")
             loss.backward()
             self._optimizer.step()
             yield loss.detach().double(), float(np.abs(batch.weight).sum(dtype=np.float64))
@@ -105,8 +118,13 @@ class TorchBackend:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             if self._file.training_step:
                 given = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
-                loss: torch.Tensor = self._file.training_step(self.model, *given, self._tensor(batch.y), weight)
-                return loss
+                loss = self._file.training_step(self.model, *given, self._tensor(batch.y), weight)
+                if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+                    raise ConfigError(
+                        f"`training_step` of {self._file.path} returns {_described(loss)}",
+                        hint="it must return the loss, one number",
+                    )
+                return loss.reshape(())
             output = self._forward(inputs)
         return self._weighted(output, batch.y, weight)  # in float32: some losses refuse less
 
@@ -122,10 +140,15 @@ class TorchBackend:
         """Return the loss as one number: the mean over events, by weights, whose signs stay.
 
         Raises:
-            ConfigError: there are weights, and the loss averages by itself.
+            ConfigError: there are weights, and the loss averages by itself; or it gives something else.
         """
         target = self._tensor(self.task.target(y, self.outputs))
         value = self._loss.function(output.float(), target)
+        if not isinstance(value, torch.Tensor) or (value.ndim and len(value) != len(y)):
+            raise ConfigError(
+                f"`loss` of {self._file.path} returns {_described(value)} for {len(y)} events",
+                hint="it must return one number an event",
+            )
         if value.ndim or len(y) == 1:
             return self._loss.mean(value.reshape(len(y), -1), target, weight)
         if (weight != 1).any():
@@ -188,7 +211,7 @@ class TorchBackend:
         scores = Scores(self, self._output).eval().cpu()
         shapes = array_shapes(self._shapes)
         examples = tuple(torch.zeros(2, *shapes[name]) for name in self.takes)
-        with warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised; the rest is chatter
+        with _exported(), warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 scores,
@@ -262,6 +285,34 @@ class Scores(nn.Module):  # type: ignore[misc]  # mypy is told not to follow tor
         return torch.exp(output) if self._output == "log_probabilities" else output
 
 
+def _optimizer(file: ModelFile, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a model file, or ours.
+
+    Raises:
+        ConfigError: it gives none, or one that asks for the loss several times a step.
+    """
+    if file.optimizer is None:
+        return torch.optim.AdamW(weights, LEARNING_RATE)
+    made = file.optimizer(weights) if callable(file.optimizer) else file.optimizer
+    if not callable(file.optimizer) or not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError(
+            f"`optimizer` of {file.path} {'returns' if callable(file.optimizer) else 'is'} {_described(made)}",
+            hint="it must be a function: def optimizer(weights): return torch.optim.Adam(weights)",
+        )
+    closure = inspect.signature(type(made).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(
+            f"`optimizer` of {file.path} is {type(made).__name__}, which asks for the loss several times a step",
+            hint="take one that does not, as torch.optim.AdamW",
+        )
+    return made
+
+
+def _described(value: Any) -> str:
+    """Return in words what is there instead of a tensor, or its shape."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+
+
 def _arguments(model: nn.Module, shapes: Shapes) -> list[str]:
     """Return what the arguments of `forward` are called; those that have a default may be others than inputs."""
     parameters = inspect.signature(model.forward).parameters.values()
@@ -289,6 +340,15 @@ def default_loss(task: Task, outputs: int, output: Output) -> Loss:
     return lambda scores, y: nn.functional.nll_loss(
         log(scores.clamp(min=1e-7) if output == "probabilities" else scores), y, reduction="none"
     )
+
+
+@contextmanager
+def _exported() -> Iterator[None]:
+    """Say why a model cannot be exported; PyTorch's own error begins with what its developers may do."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"PyTorch cannot export the model: {first_line(error.__cause__ or error)}") from error
 
 
 def _packed(content: Any) -> bytes:

@@ -25,9 +25,26 @@ from mlaas4hep.training.task import Task
 ROWS = 50_000
 """Events that are handed to XGBoost at a time, about."""
 
-OBJECTIVES = {"classification": ("binary:", "binary:logistic"), "multilabel": ("binary:", "binary:logistic"),
-              "regression": ("reg:", "reg:squarederror")}  # fmt: skip
-"""How the objectives begin that suit a task, and the usual one."""
+DEFAULTS = (None, "binary:logistic", "reg:squarederror", "multi:softprob", "multi:softmax")
+"""Objectives that an estimator has unless it is given one: the task says which of them is meant."""
+
+OBJECTIVES = {
+    "classification": ("binary:logistic",),
+    "multilabel": ("binary:logistic",),
+    "regression": ("reg:squarederror", "reg:squaredlogerror", "reg:pseudohubererror", "reg:absoluteerror", "reg:gamma",
+                   "reg:tweedie", "count:poisson"),
+}  # fmt: skip
+"""Those that suit a task, and that ONNX can express; the first is the usual one."""
+
+SUPPORTED = {
+    "booster": ("gbtree",),
+    "tree_method": ("auto", "hist"),
+    "multi_strategy": ("one_output_per_tree",),
+}
+"""What a setting may be, where it is given: ONNX knows no other booster and trees, no other method reads a stream."""
+
+IGNORED = ("callbacks", "feature_types", "feature_weights")
+"""Settings that nothing would come of."""
 
 LOSSES = {"classification": "logloss", "multilabel": "logloss", "regression": "rmse"}
 """What XGBoost calls the loss of a task; of several classes it is mlogloss."""
@@ -47,26 +64,32 @@ class XGBoostBackend:
         classes = len(task.classes)
         self._multiclass = task.name == "classification" and classes > 2
         self.outputs = 1 if task.name == "classification" and classes == 2 else classes
+        _check(model, file.path, "multi:softprob" if self._multiclass else "", OBJECTIVES[task.name])
         self._rounds = model.get_num_boosting_rounds()
         self._patience = model.early_stopping_rounds
         self._limit = params.fit_gb * 1e9
-        self._params = self._parameters(model.get_xgb_params(), params.seed)
+        self._params, self._metric = self._parameters(model.get_xgb_params(), model.eval_metric, params.seed)
         self._boosters: list[xgboost.Booster] = []
 
-    def _parameters(self, given: dict[str, Any], seed: int) -> dict[str, Any]:
-        params = {name: value for name, value in given.items() if value is not None and name != "missing"}
+    def _parameters(
+        self, given: dict[str, Any], metric: Any, seed: int
+    ) -> tuple[dict[str, Any], Callable[..., float] | None]:
+        """Return what XGBoost is told, and the metric that is a function of the user's, if there is one."""
+        params = {name: value for name, value in given.items() if value is not None and name != "eval_metric"}
         params.setdefault("seed", params.pop("random_state", seed))
-        begin, usual = OBJECTIVES[self.task.name]
         if self._multiclass:
             params |= {"objective": "multi:softprob", "num_class": len(self.task.classes)}
-        elif not str(params.get("objective", "")).startswith(begin):
-            params["objective"] = usual
+        elif params.get("objective") in DEFAULTS:
+            params["objective"] = OBJECTIVES[self.task.name][0]
         self._loss = "mlogloss" if self._multiclass else LOSSES[self.task.name]
-        if "eval_metric" in params:  # the last of them says when to stop
-            metrics = params["eval_metric"]
-            metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-            params["eval_metric"] = metrics if self._loss in metrics else [self._loss, *metrics]
-        return params
+        metrics = list(metric) if isinstance(metric, (list, tuple)) else [] if metric is None else [metric]
+        own = [one for one in metrics if callable(one)]
+        if len(own) > 1:
+            raise ConfigError(f"{self._file.path}: XGBoost takes one function in eval_metric, and there are {len(own)}")
+        if metrics:  # the last of them says when to stop; a function is always the last
+            names = [one for one in metrics if not callable(one)]
+            params["eval_metric"] = names if self._loss in names else [self._loss, *names]
+        return params, own[0] if own else None
 
     def fit(
         self,
@@ -97,6 +120,7 @@ class XGBoostBackend:
                 learnt,
                 self._rounds,
                 evals=[(learnt, "train"), (looked_at, "valid")],
+                custom_metric=_named(self._metric) if self._metric else None,
                 callbacks=[_Rounds(report, self._patience, self._figures)],
                 verbose_eval=False,
             )
@@ -155,6 +179,41 @@ class XGBoostBackend:
         graphs = [converter.convert_xgboost(booster, initial_types=kinds) for booster in self._boosters]
         binary = self.task.name != "regression" and not self._multiclass
         onnx.save(self._rows.network(graphs, 1 if binary else None), str(path))
+
+
+def _check(model: Any, path: Path, multiclass: str, objectives: Sequence[str]) -> None:
+    """Raise ConfigError where an estimator has settings that nothing, or no model, would come of."""
+    objectives = (multiclass,) if multiclass else objectives
+    if callable(model.objective) or model.objective not in (*DEFAULTS, *objectives):
+        found = "a function" if callable(model.objective) else f"'{model.objective}'"
+        raise ConfigError(f"objective of {path} is {found}", hint=f"it may be {', '.join(objectives)}")
+    for name, values in SUPPORTED.items():
+        value = getattr(model, name)
+        if value is not None and value not in values:
+            raise ConfigError(f"{name} of {path} is '{value}'", hint=f"it may be {', '.join(values)}")
+    for name in IGNORED:
+        if getattr(model, name) is not None:
+            raise ConfigError(
+                f"{name} of {path} would not count", hint="leave it out; to stop there is early_stopping_rounds"
+            )
+    if model.missing is not None and not np.isnan(model.missing):
+        raise ConfigError(
+            f"missing of {path} is {model.missing:g}, and what has no value is NaN here",
+            hint="leave it out; other values can be made NaN by --preproc",
+        )
+    if model.get_num_boosting_rounds() < 1:
+        raise ConfigError(f"n_estimators of {path} is {model.n_estimators}: there is nothing to train")
+
+
+def _named(metric: Callable[..., float]) -> Callable[[np.ndarray, Any], tuple[str, float]]:
+    """Return a function metric(y_true, y_score) as XGBoost asks for it; it is told of weights if there are any."""
+
+    def ask(scores: np.ndarray, data: Any) -> tuple[str, float]:
+        y, weight = data.get_label(), data.get_weight()
+        more = {} if (weight == 1).all() else {"sample_weight": weight}
+        return getattr(metric, "__name__", "metric"), float(metric(y, scores, **more))
+
+    return ask
 
 
 _Chunk = dict[str, np.ndarray]

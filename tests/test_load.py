@@ -102,6 +102,7 @@ def malformed(rng: random.Random) -> bytes:
         b'{"keys": ["MET_pt"], "values": [' + rng.randbytes(5).hex().encode() + b"]}",
         b'{"values": ' + b"[" * rng.randrange(3000) + b"1",
         b'{"model": "../../etc/passwd", "values": [1]}',
+            b'{"model": "' + rng.randbytes(20).hex().encode() + b'", "values": [1]}',
         b'{"model": "htautau", "values": [1e400, null, -0, 1e-400, "x"]}',
         b"--x\r\nContent-Disposition: form-data; name=\"model\"; filename=\"../../a\"\r\n\r\n\x80\x04\x95\r\n--x--\r\n",
     ])  # fmt: skip

@@ -138,6 +138,7 @@ class Predictors:
         """
         loaded = self._current(name)
         if loaded is None:
+            self._version(name)  # what does not exist leaves nothing behind here
             with self._loading.setdefault(name, threading.Lock()):
                 loaded = self._current(name)
                 if loaded is None:
@@ -157,6 +158,7 @@ class Predictors:
 
     def forget(self, name: str) -> None:
         """Free the memory of a model that was deleted or replaced; its process ends once nobody waits for it."""
+        self._loading.pop(name, None)
         if self._loaded.pop(name, None) is not None:
             gc.collect()  # errors may hold on to it in a circle
 

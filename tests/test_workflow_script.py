@@ -209,7 +209,7 @@ def test_infinities_and_a_class_that_a_part_lacks_do_not_lose_a_training(tmp_pat
 
 def test_a_reader_who_leaves_does_not_end_the_training(tmp_path):
     write_tree(tmp_path / "a.root", {"x": np.arange(600.0), "event": np.arange(600), "label": np.arange(600) % 2})
-    (tmp_path / "any.py").write_text(ANY)
+    (tmp_path / "any.py").write_text(QUICK)
     (tmp_path / "p.json").write_text(json.dumps({"epochs": 3, "identifier": ["event"], "tfaas": False}))
     command = [sys.executable, str(ROOT / "workflow.py"), "--files=a.root", "--labels=label", "--model=any.py",
                "--params=p.json", "--fout=out"]  # fmt: skip

@@ -177,6 +177,16 @@ def test_a_model_is_chosen_from_the_list_and_stays_chosen(page: Page, url: str, 
     expect(page.get_by_role("heading", name="another")).to_be_visible()
 
 
+def test_a_model_that_takes_long_to_load_is_said_to_load(page: Page, model: str) -> None:
+    held: list[Any] = []
+    page.route("**/about/htautau", lambda route: held.append(route))
+    page.goto(model)
+    expect(page.get_by_role("main").get_by_role("status")).to_have_text("Loading htautau …")
+    held[0].continue_()
+    expect(score(page)).to_contain_text("True label: ggH")
+    expect(page.get_by_text("Loading")).to_be_hidden()
+
+
 def test_inputs_labels_figures_and_files_are_shown(page: Page, model: str) -> None:
     page.goto(model)
     facts = page.locator("#facts")

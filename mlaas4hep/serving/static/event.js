@@ -92,12 +92,14 @@ async function predict() {
   const mine = (asked += 1);
   const truth = shown < 0 ? undefined : model.example.labels[shown];
   note();
+  byId("score").ariaBusy = "true";
   try {
     const scores = await (await ask("json", question())).json();
     if (mine === asked) show(scores, truth);
   } catch (error) {
     if (mine === asked) refuse(error);
   }
+  if (mine === asked) byId("score").ariaBusy = "false";
 }
 
 function question() {

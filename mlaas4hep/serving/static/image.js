@@ -33,12 +33,14 @@ async function classify(file) {
   const form = new FormData();
   form.append("image", file, file.name);
   form.append("model", model.name);
+  byId("score").ariaBusy = "true";
   try {
     const answer = await (await ask("image", form)).json();
     if (mine === asked) byId("score").replaceChildren(scoreList(scoresOf(answer)));
   } catch (error) {
     if (mine === asked) say(byId("image-error"), error.message);
   }
+  if (mine === asked) byId("score").ariaBusy = "false";
 }
 
 /** Read both forms of answers: the most probable labels, or a number for each output. */

@@ -9,6 +9,7 @@ import { ask, hasToken, onToken } from "./server.js";
 const KINDS = { onnx: "ONNX", keras: "Keras", pb: "frozen graph", "": "SavedModel" };
 const LONGEST = 200; // characters of a description in the list
 const MOST_FILES = 100;
+const NOT_AT_ONCE = 300; // milliseconds
 let models = null;
 let asked = 0;
 
@@ -57,17 +58,20 @@ async function choose() {
     if (params.name === name) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   });
+  const slow = setTimeout(() => say(byId("loading"), `Loading ${name} …`), NOT_AT_ONCE);
   let about;
   try {
     about = await (await ask(`about/${encodeURIComponent(name)}`)).json();
   } catch (error) {
     about = { inputs: [], labels: [], problem: error.message };
   }
+  clearTimeout(slow);
   if (mine === asked) show({ ...about, name }, models.find((params) => params.name === name) ?? {});
 }
 
 function show(model, params) {
   const forImages = Number(params.img_channels) > 0;
+  say(byId("loading"));
   document.title = `${model.name} – TFaaS server`;
   byId("name").textContent = model.name;
   say(byId("description"), String(params.description ?? ""));
@@ -80,6 +84,7 @@ function show(model, params) {
   byId("image").hidden = !forImages;
   byId("scores").hidden = byId("event").hidden && byId("image").hidden;
   byId("score").replaceChildren();
+  byId("score").ariaBusy = "false";
   byId("model").hidden = false;
   if (forImages) showImage(model);
   else if (!model.problem) showEvent(model);

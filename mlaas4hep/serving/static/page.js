@@ -11,15 +11,17 @@ const LONGEST = 200; // characters of a description in the list
 const MOST_FILES = 100;
 const NOT_AT_ONCE = 300; // milliseconds
 let models = null;
+let refused = null; // the line that says why there are no models
 let asked = 0;
 
 async function start() {
+  refused?.remove();
   try {
     models = (await (await ask("models")).json()) ?? [];
   } catch (error) {
-    return fail(error.message);
+    refused = fail(error.message);
+    return;
   }
-  byId("failures").replaceChildren();
   byId("models").replaceChildren(...models.map(entry));
   byId("none").hidden = models.length > 0;
   watchRate();
@@ -172,8 +174,10 @@ async function download(event) {
 }
 
 function fail(text) {
-  const said = [...byId("failures").children].some((line) => line.textContent === text);
-  if (!said) byId("failures").append(element("p", { className: "alert" }, text));
+  const said = [...byId("failures").children].find((line) => line.textContent === text);
+  const line = said ?? element("p", { className: "alert" }, text);
+  byId("failures").append(line);
+  return line;
 }
 
 addEventListener("error", ({ message }) => fail(`the page failed: ${message}`));

@@ -453,8 +453,9 @@ def test_an_image_is_chosen_or_dropped_and_sent_as_a_form(page: Page, url: str, 
 
     page.route("**/image", answer)
     page.goto(f"{url}/")
-    expect(page.get_by_role("button", name="Predict")).to_be_hidden()
     chooser = page.get_by_label("Drop a PNG or JPEG here, or choose one:")
+    expect(chooser).to_be_visible()
+    expect(page.get_by_role("button", name="Predict")).to_be_hidden()
     for expected in ([f"{HOSTILE} 0.75", "4 0.2"], ["ggH 0.25", "VBF 0.5"]):
         if dropped:
             page.locator("#drop").evaluate(DROP, list(PICTURE))

@@ -24,6 +24,7 @@ from serving_fixtures import (  # noqa: F401
     write_archive,
     write_bundle,
 )
+from test_images import means, png
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 Page, expect = sync_api.Page, sync_api.expect
@@ -422,10 +423,7 @@ def test_a_private_server_is_asked_with_a_token_that_is_in_no_address(page: Page
     assert not any(TOKEN in address for address in asked)
 
 
-PICTURE = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
-    "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
-)
+PICTURE = png(np.full((6, 4, 3), (10, 200, 30), np.uint8))
 DROP = """(zone, bytes) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], "three.png", { type: "image/png" }));
@@ -435,48 +433,43 @@ DROP = """(zone, bytes) => {
 }"""
 
 
+def put_colours(url: str, folder: Path, labels: str) -> None:
+    """Upload a model whose scores are the means of an image's channels."""
+    write_bundle(folder, "colours", means("NHWC"), img_channels=3, description="x" * 500)
+    (folder / "labels.txt").write_text(labels)
+    put(url, folder, "colours")
+
+
 @pytest.mark.parametrize("dropped", [False, True])
-def test_an_image_is_chosen_or_dropped_and_sent_as_a_form(page: Page, url: str, tmp_path: Path, dropped: bool) -> None:
-    put(url, write_bundle(tmp_path / "b", "digits", onnx_model([1], outputs=2), img_channels=1), "digits")
-    answers: list[Any] = [
-        {
-            "filename": "three.png",
-            "labels": [{"label": HOSTILE, "probability": 0.75}, {"label": "4", "probability": 0.2}],
-        },
-        [0.25, 0.5],
-    ]
-    sent: list[Any] = []
-
-    def answer(route: Any) -> None:
-        sent.append(route.request)
-        route.fulfill(json=answers[len(sent) - 1])
-
-    page.route("**/image", answer)
+def test_an_image_is_chosen_or_dropped_and_its_labels_are_shown(
+    page: Page, url: str, tmp_path: Path, dropped: bool
+) -> None:
+    put_colours(url, tmp_path / "b", f"red\n{HOSTILE}\nblue\n")
     page.goto(f"{url}/")
     chooser = page.get_by_label("Drop a PNG or JPEG here, or choose one:")
     expect(chooser).to_be_visible()
     expect(page.get_by_role("button", name="Predict")).to_be_hidden()
-    for expected in ([f"{HOSTILE} 0.75", "4 0.2"], ["ggH 0.25", "VBF 0.5"]):
-        if dropped:
-            page.locator("#drop").evaluate(DROP, list(PICTURE))
-        else:
-            chooser.set_input_files({"name": "three.png", "mimeType": "image/png", "buffer": PICTURE})
-        expect(score(page).get_by_role("listitem")).to_have_text(expected)
-        shown = page.get_by_role("img", name="The image three.png")
-        expect(shown).to_be_visible()
-        assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
-    body = sent[0].post_data_buffer
-    assert sent[0].method == "POST"
-    assert b'name="image"; filename="three.png"\r\nContent-Type: image/png\r\n\r\n' + PICTURE in body
-    assert b'name="model"\r\n\r\ndigits\r\n' in body
+    expect(page.locator("#facts")).to_contain_text("images of 6 × 4 × 3 values")
+    if dropped:
+        page.locator("#drop").evaluate(DROP, list(PICTURE))
+    else:
+        chooser.set_input_files({"name": "three.png", "mimeType": "image/png", "buffer": PICTURE})
+    expect(score(page).get_by_role("listitem")).to_have_text([f"{HOSTILE} 200", "blue 30", "red 10"])
+    shown = page.get_by_role("img", name="The image three.png")
+    expect(shown).to_be_visible()
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [4, 6]
 
 
-def test_an_image_that_is_refused_says_why(page: Page, url: str, tmp_path: Path) -> None:
-    put(url, write_bundle(tmp_path / "b", "digits", onnx_model([1]), img_channels=3), "digits")
-    page.route("**/image", lambda route: route.fulfill(status=400, json={"error": "this is no image"}))
+def test_an_image_that_is_refused_says_why_and_another_one_is_taken(page: Page, url: str, tmp_path: Path) -> None:
+    put_colours(url, tmp_path / "b", "red\ngreen\n")
     page.goto(f"{url}/")
-    page.get_by_label("Drop a PNG").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"x"})
-    expect(page.get_by_role("region", name="Image").get_by_role("alert")).to_have_text("this is no image")
+    chooser, alert = page.get_by_label("Drop a PNG"), page.get_by_role("region", name="Image").get_by_role("alert")
+    expect(chooser).to_be_visible()
+    chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"x"})
+    expect(alert).to_have_text("the image is no PNG or JPEG file, or is damaged")
+    chooser.set_input_files({"name": "b.png", "mimeType": "image/png", "buffer": PICTURE})
+    expect(score(page).get_by_role("listitem")).to_have_text(["red 10", "green 200", "output 3 30"])
+    expect(alert).to_be_hidden()
 
 
 def test_the_rate_of_requests_is_followed_while_somebody_looks(page: Page, model: str, url: str) -> None:
@@ -525,7 +518,7 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
     browser: Any, model: str, url: str, tmp_path: Path, scheme: str, width: int
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    put(url, write_bundle(tmp_path / "c", "digits", onnx_model([1]), img_channels=1, description="x" * 500), "digits")
+    put_colours(url, tmp_path / "c", "red\ngreen\nblue\n")
     size = {"width": width, "height": 800}
     with browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True) as context:
         page = context.new_page()
@@ -534,7 +527,7 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(
         field(page, "MET_pt").press("Enter")
         expect(page.locator("form").get_by_role("alert")).to_be_visible()
         found = axe.Axe().run(page)
-        page.goto(f"{url}/#model=digits")
+        page.goto(f"{url}/#model=colours")
         expect(page.get_by_role("region", name="Image")).to_be_visible()
         also = axe.Axe().run(page)
         assert [one["id"] for one in (*found.response["violations"], *also.response["violations"])] == []

@@ -30,6 +30,7 @@ _STATIC = {path.name: path.read_bytes() for path in (Path(__file__).parent / "st
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _REPORT = "report.html"
 _LARGEST, _LARGEST_REPORT = 4_000_000, 20_000_000  # bytes
+_NOT_KNOWN: Mapping[str, Any] = {"inputs": [], "shape": None, "labels": []}  # of a model that cannot be run
 _CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -142,7 +143,7 @@ def _came_with(service: Service, name: str) -> dict[str, Any]:
         for (part, kind), content in zip(_PARTS.items(), service.store.read(name, _FILES, _LARGEST), strict=True)
     }
     report = (stored.folder / _REPORT).is_file()
-    return {"version": str(stored.number), "problem": "", "inputs": [], "labels": [], **found, "report": report}
+    return {"version": str(stored.number), "problem": "", **_NOT_KNOWN, **found, "report": report}
 
 
 def _read(kind: type[BaseModel], content: bytes | None) -> dict[str, Any] | None:
@@ -153,9 +154,7 @@ def _read(kind: type[BaseModel], content: bytes | None) -> dict[str, Any] | None
 
 
 def _interface(predictor: Predictor) -> dict[str, Any]:
-    shape = predictor.input.shape
-    features = shape[0] if len(shape) == 1 else None
-    return {"inputs": _inputs(predictor), "features": features, "labels": list(predictor.labels)}
+    return {"inputs": _inputs(predictor), "shape": predictor.input.shape, "labels": list(predictor.labels)}
 
 
 def _inputs(predictor: Predictor) -> Sequence[dict[str, Any]]:

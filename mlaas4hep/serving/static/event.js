@@ -39,7 +39,7 @@ function branchField({ name, kind, columns }) {
 }
 
 function rowField() {
-  const count = model.features ? `${model.features} numbers` : "numbers";
+  const count = model.shape[0] ? `${model.shape[0]} numbers` : "numbers";
   return field("Values", `${count}, separated by commas`, listIn, (event) => listText([...event.values()]));
 }
 

@@ -65,14 +65,14 @@ async function choose() {
   try {
     about = await (await ask(`about/${encodeURIComponent(name)}`)).json();
   } catch (error) {
-    about = { inputs: [], labels: [], problem: error.message };
+    about = { inputs: [], shape: null, labels: [], problem: error.message };
   }
   clearTimeout(slow);
   if (mine === asked) show({ ...about, name }, models.find((params) => params.name === name) ?? {});
 }
 
 function show(model, params) {
-  const forImages = Number(params.img_channels) > 0;
+  const [forEvents, forImages] = [1, 3].map((size) => model.shape?.length === size);
   say(byId("loading"));
   document.title = `${model.name} – TFaaS server`;
   byId("name").textContent = model.name;
@@ -82,14 +82,14 @@ function show(model, params) {
   byId("training").replaceChildren(...training(model));
   byId("report").hidden = !model.report;
   byId("report").firstChild.href = `report/${encodeURIComponent(model.name)}`;
-  byId("event").hidden = forImages || Boolean(model.problem);
+  byId("event").hidden = !forEvents;
   byId("image").hidden = !forImages;
-  byId("scores").hidden = byId("event").hidden && byId("image").hidden;
+  byId("scores").hidden = !forEvents && !forImages;
   byId("score").replaceChildren();
   byId("score").ariaBusy = "false";
   byId("model").hidden = false;
+  if (forEvents) showEvent(model);
   if (forImages) showImage(model);
-  else if (!model.problem) showEvent(model);
 }
 
 function facts(model, params) {
@@ -104,12 +104,17 @@ function facts(model, params) {
   };
 }
 
-function inputs({ inputs: branches, features }) {
-  if (!branches.length) return features ? `${features} numbers without names` : "";
+function inputs({ inputs: branches, shape }) {
+  if (!branches.length) return shape ? unnamed(shape) : "";
   const columns = branches.reduce((sum, branch) => sum + branch.columns.length, 0);
   const kinds = [...new Set(branches.map(({ kind }) => kind))];
   const counts = kinds.map((kind) => `${branches.filter((one) => one.kind === kind).length} ${kind}`);
   return `${counts.join(" and ")} branches${columns === branches.length ? "" : `, as ${columns} columns`}`;
+}
+
+function unnamed(shape) {
+  const sizes = shape.map((size) => size ?? "any").join(" × ");
+  return shape.length === 3 ? `images of ${sizes} values` : `${sizes} numbers without names`;
 }
 
 function training({ metrics, training: run }) {

@@ -280,6 +280,7 @@ def test_one_of_947_inputs_is_found_by_a_filter(page: Page, url: str, tmp_path: 
     graph = onnx_model([0.001] * 947, metadata={"mlaas4hep.keys": [f"column_{number}" for number in range(947)]})
     put(url, write_bundle(tmp_path / "wide", "wide", graph), "wide")
     page.goto(f"{url}/")
+    expect(page.get_by_label("Filter inputs")).to_be_visible()
     page.get_by_label("Filter inputs").press_sequentially("N_94")
     expect(page.get_by_text("8 of 947 inputs")).to_be_visible()
     expect(page.locator("#fields label:visible")).to_have_count(8)
@@ -408,7 +409,7 @@ def test_a_private_server_is_asked_with_a_token_that_is_in_no_address(page: Page
         token = page.get_by_label("Token")
         for given, reason in ((f"{TOKEN}x", "a token is needed"), (TOKEN, "the token is not known")):
             expect(token).to_be_focused()
-            expect(page.locator("#token-why")).to_contain_text(reason)
+            expect(page.get_by_role("alert").filter(has_text="token")).to_contain_text(reason)
             page.keyboard.type(given)
             page.keyboard.press("Enter")
         expect(score(page)).to_contain_text("True label: ggH")

@@ -19,7 +19,7 @@ async function start() {
   try {
     models = (await (await ask("models")).json()) ?? [];
   } catch (error) {
-    refused = fail(error.message);
+    refused = error.wantsToken ? null : fail(error.message);
     return;
   }
   byId("models").replaceChildren(...models.map(entry));
@@ -34,7 +34,7 @@ function entry(params) {
     "li", {},
     element("a", { href: `#${new URLSearchParams({ model: params.name })}` }, String(params.name)),
     element("p", {}, String(params.description).slice(0, LONGEST)),
-    element("p", { className: "quiet" }, about.join(" · ")),
+    element("p", { className: "quiet" }, ...about.flatMap((text) => [" · ", element("span", {}, text)]).slice(1)),
   );
 }
 

@@ -10,7 +10,7 @@ let token = "";
  *
  * @param body what is posted: an object as JSON, or a form; without one it is a GET.
  * @param quiet whether nobody waits for the answer, so that nobody is asked for a token.
- * @throws Error with what the server says.
+ * @throws Error with what the server says; `wantsToken` where somebody was asked for one.
  */
 export async function ask(path, body, { quiet = false } = {}) {
   const options = { headers: token ? { Authorization: `Bearer ${token}` } : {} };
@@ -25,9 +25,10 @@ export async function ask(path, body, { quiet = false } = {}) {
     throw new Error(`cannot ask the server: ${error.message}`);
   }
   if (response.ok) return response;
-  const reason = await reasonOf(response);
-  if (response.headers.has("WWW-Authenticate") && !quiet) wantToken(reason);
-  throw new Error(reason);
+  const error = new Error(await reasonOf(response));
+  error.wantsToken = response.headers.has("WWW-Authenticate") && !quiet;
+  if (error.wantsToken) wantToken(error.message);
+  throw error;
 }
 
 export const hasToken = () => token !== "";

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import requests
 from serving_fixtures import (  # noqa: F401
-    BRANCHES,
     KEYS,
     Server,
     onnx_model,

@@ -12,7 +12,7 @@ FLOORS = {"io": 1, "reader": 2, "stream": 3, "training": 4, "client": 5, "servin
 HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")
-STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "proto", "service")
+STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "page", "proto", "service")
 OWNERS = {
     "keras": {"training/keras_backend.py"},
     "torch": {"training/torch_backend.py", "training/torch_dataset.py"},
@@ -20,9 +20,7 @@ OWNERS = {
     "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
     "sklearn": {"training/sklearn_backend.py"},
     "xgboost": {"training/xgboost_backend.py"},
-    "starlette": {
-        f"serving/{name}.py" for name in ("access", "answers", "app", "bodies", "gate", "oip", "proto", "service")
-    },
+    "starlette": {f"serving/{name}.py" for name in STARLETTE},
     "uvicorn": {"serving/connections.py", "serving/server.py"},
 }
 MODULES = sorted((ROOT / "mlaas4hep").rglob("*.py"))

@@ -21,7 +21,8 @@ from mlaas4hep.errors import ConfigError, FileUnreadable
 _SHORTEST = 16
 _FRESH = 1.0  # seconds that a token file is believed without another look
 _CHANGING = {("POST", "/upload"), ("POST", "/bundle"), ("POST", "/params")}
-_OPEN = ("/v2/health/live", "/v2/health/ready")  # for what watches over servers
+_OPEN = {"/v2/health/live", "/v2/health/ready", "", "/"}  # for what watches over servers, and to ask for a token
+_OPEN_FOLDER = "/static/"  # of the page
 
 
 class Tokens:
@@ -109,7 +110,7 @@ class Access:
         changes = method == "DELETE" or (method, path) in _CHANGING
         if changes and self._read_only:
             raise HTTPException(403, "the server is read-only")
-        if not self._rules or not (changes or self._private) or path in _OPEN:
+        if not self._rules or not (changes or self._private) or path in _OPEN or path.startswith(_OPEN_FOLDER):
             return
         if certificate or (bearer is not None and self._tokens is not None and self._tokens.know(bearer)):
             return

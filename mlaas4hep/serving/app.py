@@ -8,7 +8,6 @@ What they raise becomes an answer in `gate`. Predictions of JSON, which are most
 
 from __future__ import annotations
 
-import html
 import json
 import tempfile
 import time
@@ -20,12 +19,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving import oip, proto
+from mlaas4hep.serving import oip, page, proto
 from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.archive import GZIP_MAGIC
 from mlaas4hep.serving.bodies import aside, read_body
@@ -67,7 +66,6 @@ def create_app(settings: Settings) -> ASGIApp:
 def routes() -> list[BaseRoute]:
     """Return all routes, without the base path."""
     return [
-        Route("/", page),
         Route("/models", models),
         Route("/params", set_default, methods=["POST"]),
         Route("/params/{model}", params),
@@ -84,6 +82,7 @@ def routes() -> list[BaseRoute]:
         Route("/predict/image", image, methods=["POST"]),
         *proto.routes(),
         *oip.routes(),
+        *page.routes(),
     ]
 
 
@@ -189,20 +188,6 @@ async def image(request: Request) -> Response:
 async def status(request: Request) -> Response:
     """GET /status: the machine's memory, load and cores, and what the server did."""
     return json_response(await run_in_threadpool(_status, _service(request)))
-
-
-async def page(request: Request) -> Response:
-    """GET /: the models, for people."""
-    service = _service(request)
-    rows = "".join(
-        f"<tr><td>{html.escape(str(model['name']))}</td><td>{html.escape(str(model['model']))}</td>"
-        f"<td>{html.escape(str(model['description']))}</td><td>{html.escape(str(model['timestamp']))}</td></tr>"
-        for model in await run_in_threadpool(service.store.list)
-    )
-    return HTMLResponse(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>TFaaS models</title><h1>Models</h1>'
-        f"<table><tr><th>name<th>file<th>description<th>since</tr>{rows}</table></html>".encode(errors="replace")
-    )
 
 
 def _status(service: Service) -> dict[str, Any]:

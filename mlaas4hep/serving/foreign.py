@@ -18,8 +18,9 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, ServiceError
@@ -66,6 +67,7 @@ class ForeignPredictor:
     """
 
     keys: Sequence[str] | None = None
+    branches: Mapping[str, tuple[int, int, str]] = MappingProxyType({})
 
     def __init__(self, model: ForeignModel, labels: Sequence[str] = (), limits: Limits | None = None) -> None:
         self.labels = list(labels)

@@ -40,7 +40,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH"
 _ROUTES = frozenset(
     {
         *("models", "params", "status", "upload", "bundle", "delete", "json", "proto", "image", "predict"),
-        *("data", "metrics", "v2", "report", "openapi.json"),
+        *("data", "metrics", "v2", "about", "report", "static", "openapi.json"),
     }
 )
 _log = logging.getLogger("mlaas4hep.requests")

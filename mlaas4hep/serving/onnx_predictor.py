@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ class OnnxPredictor:
     @property
     def keys(self) -> Sequence[str] | None:
         return self._columns.names if self._columns else None
+
+    @property
+    def branches(self) -> Mapping[str, tuple[int, int, str]]:
+        return self._columns.branches if self._columns else {}
 
     def rows(self, request: Request) -> Rows:
         if self._columns is None:

@@ -165,7 +165,12 @@ def _oip() -> dict[str, Any]:
 
 
 def _about() -> dict[str, Any]:
+    report = _answers({"text/html": {"schema": _TEXT}}, "400", "404")
     return {
+        "/about/{model}": {
+            "get": _operation("What a model takes and came with", _answers(_json(_OBJECT), "400", "404"), "model")
+        },
+        "/report/{model}": {"get": _operation("The report of the training", report, "model")},
         "/metrics": {"get": _operation("Counters, for Prometheus", _answers({"text/plain": {"schema": _TEXT}}))},
         "/openapi.json": {"get": _operation("This description", _answers(_json(_OBJECT)))},
     }

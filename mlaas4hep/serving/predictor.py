@@ -13,7 +13,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -58,6 +58,10 @@ class Predictor(Protocol):
     @property
     def keys(self) -> Sequence[str] | None:
         """The names of the input columns in order; None where the model does not name them."""
+
+    @property
+    def branches(self) -> Mapping[str, tuple[int, int, str]]:
+        """Branch -> (first column, width, "flat", "fixed" or "jagged"); may be empty."""
 
     @property
     def labels(self) -> Sequence[str]:

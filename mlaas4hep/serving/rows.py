@@ -116,6 +116,9 @@ class Columns:
     Args:
         names: the names of the columns, in order.
         branches: branch -> (first column, width, "flat", "fixed" or "jagged").
+
+    Attributes:
+        names, branches: the same.
     """
 
     def __init__(self, names: Sequence[str], branches: Mapping[str, Sequence[Any]]) -> None:
@@ -124,7 +127,9 @@ class Columns:
         for branch, (first, width, kind) in branches.items():
             if kind != "flat":
                 self._spans[branch] = Span(int(first), int(width), True)
-        self._branches = {branch: Span(int(first), int(width), True) for branch, (first, width, _) in branches.items()}
+        self.branches = {
+            branch: (int(first), int(width), str(kind)) for branch, (first, width, kind) in branches.items()
+        }
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def place(self, request: Request) -> Rows:
@@ -181,7 +186,7 @@ class Columns:
         """Return the names of the columns that are not in `seen`, or of their branch where all of it is not."""
         columns = set(range(len(self.names))) - seen
         missing = []
-        for branch, (first, width, _) in self._branches.items():
+        for branch, (first, width, _) in self.branches.items():
             own = set(range(first, first + width))
             if width > 0 and own <= columns:
                 missing.append(branch)

@@ -147,6 +147,19 @@ class ModelStore:
         full = {**complete(params, timestamp=version[1] / 1e9), "version": str(number)}
         return StoredModel(name, folder, full, version, number)
 
+    def read(self, name: str, files: Sequence[str], largest: int) -> Sequence[bytes | None]:
+        """Return the content of files that came with a model, all of one version of it.
+
+        Returns:
+            For each file its content; None where it is not there, or has more than `largest` bytes.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        with self._swapping:
+            self.version(name)
+            return [_read_small(self.folder / name / file, largest) for file in files]
+
     def add_form(self, name: str, params: BinaryIO, model: Upload, labels: Upload, *, in_base64: bool = False) -> None:
         """Add a model from the parts of a form, replacing one of the same name.
 
@@ -334,6 +347,15 @@ def _read_number(folder: Path) -> int:
         return int((folder / _NUMBER).read_text(encoding="ascii")[:20])
     except (OSError, ValueError):  # a folder that came here without us
         return 1
+
+
+def _read_small(path: Path, largest: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    return content if len(content) <= largest else None
 
 
 def _is_model(folder: Path) -> bool:

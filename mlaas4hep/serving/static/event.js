@@ -1,0 +1,164 @@
+// The form with one field for each branch. It fills itself from the events that came with the model.
+
+import { byId, element, say, scoreList } from "./parts.js";
+import { ask } from "./server.js";
+
+const form = byId("event-form");
+let model = null; // what GET about/{model} says, with its name
+let fields = [];
+let shown = -1; // the number of the example in the form; -1: none, or it was changed
+let next = 0;
+let asked = 0;
+
+/** Show the form of a model, with its first example and the score of that. */
+export function showEvent(chosen) {
+  model = chosen;
+  asked += 1;
+  fields = model.inputs.length ? model.inputs.map(branchField) : [rowField()];
+  byId("fields").replaceChildren(...fields.map(({ label }) => label));
+  byId("filter-label").hidden = fields.length < 2;
+  filter("");
+  byId("next").hidden = !examples().length;
+  say(byId("event-error"));
+  [shown, next] = [-1, 0];
+  if (examples().length) nextExample();
+  else note();
+}
+
+const examples = () => model.example?.values ?? [];
+
+function branchField({ name, kind, columns }) {
+  const isList = kind !== "flat";
+  const hint = isList ? `${kind}, up to ${columns.length}` : kind;
+  const pick = (event) => {
+    if (!isList) return textOf(event.get(columns[0]));
+    const own = event.get(name);
+    return listText(Array.isArray(own) ? own : columns.map((column) => event.get(column)));
+  };
+  return field(name, hint, isList ? listIn : numberIn, pick);
+}
+
+function rowField() {
+  const count = model.shape[0] ? `${model.shape[0]} numbers` : "numbers";
+  return field("Values", `${count}, separated by commas`, listIn, (event) => listText([...event.values()]));
+}
+
+function field(name, hint, read, pick) {
+  const input = element("input", { type: "text", autocomplete: "off", spellcheck: false });
+  const label = element("label", {}, element("span", {}, name, " ", element("small", {}, hint)), input);
+  return { name, label, input, pick, value: () => read(input.value) };
+}
+
+/** Read a number; nothing is null, and what is no number stays a text, for the server to say so. */
+function numberIn(text) {
+  const trimmed = text.trim();
+  const value = Number(trimmed);
+  return trimmed === "" ? null : Number.isFinite(value) ? value : trimmed;
+}
+
+const listIn = (text) => (text.trim() === "" ? null : text.split(",").map(numberIn));
+
+function listText(values) {
+  const texts = values.map(textOf);
+  while (texts.at(-1) === "") texts.pop();
+  return texts.join(", ");
+}
+
+/** Write a number with as many digits as 32 bits have; models take no more. */
+function textOf(value) {
+  if (typeof value !== "number") return "";
+  for (let digits = 6; digits < 10; digits += 1) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === Math.fround(value)) return String(short);
+  }
+  return String(value);
+}
+
+function nextExample() {
+  shown = next;
+  next = (next + 1) % examples().length;
+  const { keys, values } = model.example;
+  const event = new Map(values[shown].map((value, index) => [keys[index] ?? index, value]));
+  for (const { input, pick } of fields) input.value = pick(event);
+  return predict();
+}
+
+function note() {
+  const which = shown < 0 ? "" : `Example ${shown + 1} of ${examples().length}. `;
+  byId("filled").textContent = `${which}Leave a field empty where nothing was measured.`;
+}
+
+async function predict() {
+  const mine = (asked += 1);
+  const truth = shown < 0 ? undefined : model.example.labels[shown];
+  note();
+  byId("score").ariaBusy = "true";
+  try {
+    const scores = await (await ask("json", question())).json();
+    if (mine === asked) show(scores, truth);
+  } catch (error) {
+    if (mine === asked) refuse(error);
+  }
+  if (mine === asked) byId("score").ariaBusy = "false";
+}
+
+function question() {
+  const values = fields.map((one) => one.value());
+  if (!model.inputs.length) return { values: values[0] ?? [], model: model.name };
+  return { keys: fields.map(({ name }) => name), values, model: model.name };
+}
+
+function show(scores, truth) {
+  say(byId("event-error"));
+  mark(null);
+  const labels = labelsFor(scores.length);
+  const place = byId("score");
+  place.replaceChildren(scoreList(scores.map((value, index) => ({ label: labels[index], value }))));
+  if (truth !== undefined) place.append(element("p", {}, `True label: ${[truth].flat().join(", ")}`));
+}
+
+/** One score of two classes is the probability of the second one. */
+function labelsFor(count) {
+  const { labels } = model;
+  if (count === 1 && labels.length === 2) return [labels[1]];
+  return Array.from({ length: count }, (_, index) => labels[index] ?? `output ${index + 1}`);
+}
+
+function refuse(error) {
+  byId("score").replaceChildren();
+  say(byId("event-error"), error.message);
+  const wrong = fields.find(({ name }) => error.message.includes(`'${name}'`));
+  mark(wrong);
+  if (wrong?.label.hidden) filter("");
+  wrong?.input.focus();
+}
+
+function mark(wrong) {
+  for (const one of fields) {
+    if (one === wrong) one.input.setAttribute("aria-invalid", "true");
+    else one.input.removeAttribute("aria-invalid");
+  }
+}
+
+function filter(text) {
+  byId("filter").value = text;
+  const wanted = text.trim().toLowerCase();
+  for (const { name, label } of fields) label.hidden = !name.toLowerCase().includes(wanted);
+  const left = fields.filter(({ label }) => !label.hidden).length;
+  say(byId("found"), wanted && `${left} of ${fields.length} inputs`);
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  await predict();
+  if (byId("event-error").hidden) byId("scores").scrollIntoView({ block: "nearest" });
+});
+byId("fields").addEventListener("input", () => {
+  shown = -1;
+  note();
+});
+byId("next").addEventListener("click", nextExample);
+byId("filter").addEventListener("input", ({ target }) => filter(target.value));
+byId("filter").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") event.preventDefault();
+});

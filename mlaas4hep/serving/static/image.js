@@ -1,0 +1,65 @@
+// An image that is dropped or chosen, and what the model says of it.
+
+import { byId, say, scoreList } from "./parts.js";
+import { ask } from "./server.js";
+
+const drop = byId("drop");
+const preview = byId("preview");
+let model = null;
+let asked = 0;
+
+/** Show the place for images of a model. */
+export function showImage(chosen) {
+  model = chosen;
+  asked += 1;
+  byId("file").value = "";
+  clear();
+}
+
+function clear() {
+  URL.revokeObjectURL(preview.src);
+  preview.removeAttribute("src");
+  preview.hidden = true;
+  say(byId("image-error"));
+  byId("score").replaceChildren();
+}
+
+async function classify(file) {
+  const mine = (asked += 1);
+  clear();
+  preview.src = URL.createObjectURL(file);
+  preview.alt = `The image ${file.name}`;
+  preview.hidden = false;
+  const form = new FormData();
+  form.append("image", file, file.name);
+  form.append("model", model.name);
+  byId("score").ariaBusy = "true";
+  try {
+    const answer = await (await ask("image", form)).json();
+    if (mine === asked) byId("score").replaceChildren(scoreList(scoresOf(answer)));
+  } catch (error) {
+    if (mine === asked) say(byId("image-error"), error.message);
+  }
+  if (mine === asked) byId("score").ariaBusy = "false";
+}
+
+/** Read both forms of answers: the most probable labels, or a number for each output. */
+function scoresOf(answer) {
+  if (!Array.isArray(answer)) {
+    return answer.labels.map(({ label, probability }) => ({ label, value: probability }));
+  }
+  return answer.map((value, index) => ({ label: model.labels[index] ?? `output ${index + 1}`, value }));
+}
+
+byId("file").addEventListener("change", ({ target }) => {
+  if (target.files.length) classify(target.files[0]);
+});
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  drop.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+  });
+}
+drop.addEventListener("drop", ({ dataTransfer }) => {
+  if (dataTransfer.files.length) classify(dataTransfer.files[0]);
+});

@@ -1,0 +1,197 @@
+// The list of models, and the one that the address chooses: #model=NAME.
+
+import { showEvent } from "./event.js";
+import { showImage } from "./image.js";
+import { byId, describe, element, say } from "./parts.js";
+import { watchRate } from "./rate.js";
+import { ask, hasToken, onToken } from "./server.js";
+
+const KINDS = { onnx: "ONNX", keras: "Keras", pb: "frozen graph", "": "SavedModel" };
+const LONGEST = 200; // characters of a description in the list
+const MOST_FILES = 100;
+const NOT_AT_ONCE = 300; // milliseconds
+let models = null;
+let refused = null; // the line that says why there are no models
+let asked = 0;
+
+async function start() {
+  refused?.remove();
+  try {
+    models = (await (await ask("models")).json()) ?? [];
+  } catch (error) {
+    refused = error.wantsToken ? null : fail(error.message);
+    return;
+  }
+  byId("models").replaceChildren(...models.map(entry));
+  byId("none").hidden = models.length > 0;
+  watchRate();
+  await choose();
+}
+
+function entry(params) {
+  const about = [params.version && `version ${params.version}`, kindOf(params), dateOf(params)].filter(Boolean);
+  return element(
+    "li", {},
+    element("a", { href: `#${new URLSearchParams({ model: params.name })}` }, String(params.name)),
+    element("p", {}, String(params.description).slice(0, LONGEST)),
+    element("p", { className: "quiet" }, ...about.flatMap((text) => [" · ", element("span", {}, text)]).slice(1)),
+  );
+}
+
+function kindOf({ model, img_channels: channels }) {
+  const ending = /[^.]*$/.exec(String(model))[0].toLowerCase();
+  const kind = KINDS[ending] ?? String(model);
+  return Number(channels) > 0 ? `${kind} for images` : kind;
+}
+
+function dateOf({ timestamp }) {
+  const text = String(timestamp);
+  return /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/.test(text) ? text.slice(0, 16).replace("T", " ") : text.slice(0, LONGEST);
+}
+
+const chosenName = () => new URLSearchParams(location.hash.slice(1)).get("model") ?? models[0]?.name;
+
+async function choose() {
+  const name = chosenName();
+  if (name === undefined) return;
+  const mine = (asked += 1);
+  models.forEach((params, index) => {
+    const link = byId("models").children[index].firstChild;
+    if (params.name === name) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  });
+  const slow = setTimeout(() => say(byId("loading"), `Loading ${name} …`), NOT_AT_ONCE);
+  let about;
+  try {
+    about = await (await ask(`about/${encodeURIComponent(name)}`)).json();
+  } catch (error) {
+    about = { inputs: [], shape: null, labels: [], problem: error.message };
+  }
+  clearTimeout(slow);
+  if (mine === asked) show({ ...about, name }, models.find((params) => params.name === name) ?? {});
+}
+
+function show(model, params) {
+  const [forEvents, forImages] = [1, 3].map((size) => model.shape?.length === size);
+  say(byId("loading"));
+  document.title = `${model.name} – TFaaS server`;
+  byId("name").textContent = model.name;
+  say(byId("description"), String(params.description ?? ""));
+  say(byId("problem"), model.problem);
+  describe(byId("facts"), facts(model, params));
+  byId("training").replaceChildren(...training(model));
+  byId("report").hidden = !model.report;
+  byId("report").firstChild.href = `report/${encodeURIComponent(model.name)}`;
+  byId("event").hidden = !forEvents;
+  byId("image").hidden = !forImages;
+  byId("scores").hidden = !forEvents && !forImages;
+  byId("score").replaceChildren();
+  byId("score").ariaBusy = "false";
+  byId("model").hidden = false;
+  if (forEvents) showEvent(model);
+  if (forImages) showImage(model);
+}
+
+function facts(model, params) {
+  const { framework, model_file: file, size } = model.training ?? {};
+  return {
+    Version: model.version,
+    Date: params.timestamp && dateOf(params),
+    Kind: params.name && kindOf(params),
+    Framework: [framework, file, size].filter(Boolean).join(", "),
+    Inputs: inputs(model),
+    Labels: (model.labels.length ? model.labels : model.training?.classes ?? []).join(", "),
+  };
+}
+
+function inputs({ inputs: branches, shape }) {
+  if (!branches.length) return shape ? unnamed(shape) : "";
+  const columns = branches.reduce((sum, branch) => sum + branch.columns.length, 0);
+  const kinds = [...new Set(branches.map(({ kind }) => kind))];
+  const counts = kinds.map((kind) => `${branches.filter((one) => one.kind === kind).length} ${kind}`);
+  return `${counts.join(" and ")} branches${columns === branches.length ? "" : `, as ${columns} columns`}`;
+}
+
+function unnamed(shape) {
+  const sizes = shape.map((size) => size ?? "any").join(" × ");
+  return shape.length === 3 ? `images of ${sizes} values` : `${sizes} numbers without names`;
+}
+
+function training({ metrics, training: run }) {
+  const parts = [];
+  if (metrics) parts.push(table(metrics));
+  if (run?.files.length) parts.push(files(run.files));
+  if (!parts.length) parts.push(element("p", { className: "quiet" }, "The model came without figures of its training."));
+  return parts;
+}
+
+function table({ test, train, best_epoch: epoch }) {
+  const names = Object.keys({ ...test, ...train }).filter((name) => name !== "auc_uncertainty" && name !== "events");
+  const rows = names.map((name) => element(
+    "tr", {},
+    cell("row", name === "auc" ? "AUC" : name),
+    ...[test, train].map((part) => element("td", {}, figure(part, name))),
+  ));
+  const caption = [
+    epoch === null ? "" : `Weights of epoch ${epoch}.`,
+    test.events ? `The test part has ${test.events.toLocaleString("en")} events.` : "",
+  ];
+  return element(
+    "table", {},
+    element("caption", {}, caption.join(" ")),
+    element("thead", {}, element("tr", {}, element("td"), cell("col", "test"), cell("col", "training"))),
+    element("tbody", {}, ...rows),
+  );
+}
+
+const cell = (scope, text) => element("th", { scope }, text);
+
+function figure(figures, name) {
+  const [value, error] = [figures[name], name === "auc" ? figures.auc_uncertainty : null];
+  if (value == null) return "";
+  return `${value.toPrecision(4)}${error ? ` ± ${error.toPrecision(2)}` : ""}`;
+}
+
+function files(list) {
+  const items = list.slice(0, MOST_FILES).map(({ name, label, entries }) =>
+    element("li", {}, [name, label, entries && `${entries.toLocaleString("en")} events`].filter(Boolean).join(", ")),
+  );
+  if (list.length > MOST_FILES) items.push(element("li", {}, `and ${list.length - MOST_FILES} more`));
+  const title = list.length === 1 ? "1 file" : `${list.length} files`;
+  return element("details", {}, element("summary", {}, `Trained on ${title}`), element("ul", {}, ...items));
+}
+
+/** Fetch a report that needs a token, which no link can send, as a file; there it may load and run nothing either. */
+async function download(event) {
+  if (!hasToken()) return;
+  event.preventDefault();
+  const link = event.currentTarget;
+  const policy = `default-src 'none'; style-src 'unsafe-inline'; img-src data:`;
+  const head = `<!doctype html><meta http-equiv="Content-Security-Policy" content="${policy}">`;
+  try {
+    const file = new Blob([head, await (await ask(link.href)).text()], { type: "text/html" });
+    const url = URL.createObjectURL(file);
+    element("a", { href: url, download: `${byId("name").textContent}.html` }).click();
+    URL.revokeObjectURL(url);
+  } catch (error) {
+    fail(error.message);
+  }
+}
+
+function fail(text) {
+  const said = [...byId("failures").children].find((line) => line.textContent === text);
+  const line = said ?? element("p", { className: "alert" }, text);
+  byId("failures").append(line);
+  return line;
+}
+
+addEventListener("error", ({ message }) => fail(`the page failed: ${message}`));
+addEventListener("unhandledrejection", ({ reason }) => fail(`the page failed: ${reason?.message ?? reason}`));
+addEventListener("hashchange", async () => {
+  if (!models) return;
+  await choose();
+  byId("name").focus();
+});
+byId("report").firstChild.addEventListener("click", download);
+onToken(() => models ?? start());
+start();

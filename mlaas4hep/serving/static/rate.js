@@ -1,0 +1,59 @@
+// How many requests a second the server answers, as a number and a curve. What asks for it is not counted.
+
+import { byId } from "./parts.js";
+import { ask } from "./server.js";
+
+const PERIOD = 2000; // milliseconds
+const KEPT = 60;
+const COUNTER = /^mlaas4hep_requests_total\{(.*)\} (\S+)$/gm;
+const rates = [];
+let last = null; // how many there were, and when
+let timer = 0;
+
+/** Begin to look, as long as somebody can see it. */
+export function watchRate() {
+  document.addEventListener("visibilitychange", turnOnOrOff);
+  turnOnOrOff();
+}
+
+function turnOnOrOff() {
+  clearInterval(timer);
+  last = null;
+  if (document.hidden) return;
+  timer = setInterval(look, PERIOD);
+  look();
+}
+
+async function look() {
+  try {
+    note(count(await (await ask("metrics", undefined, { quiet: true })).text()));
+  } catch {
+    last = null;
+    byId("rate").textContent = "unknown requests/s";
+  }
+}
+
+function count(text) {
+  const counters = [...text.matchAll(COUNTER)].filter(([, labels]) => !labels.includes('route="/metrics"'));
+  return counters.reduce((sum, [, , value]) => sum + Number(value), 0);
+}
+
+function note(total) {
+  const now = performance.now();
+  if (last && total >= last.total && now > last.now) { // fewer: the server was started anew
+    rates.push((1000 * (total - last.total)) / (now - last.now));
+    if (rates.length > KEPT) rates.shift();
+    draw();
+  }
+  last = { total, now };
+}
+
+function draw() {
+  const most = Math.max(...rates);
+  const point = (rate, index) => `${120 - (2 * (rates.length - 1 - index))},${31 - (30 * rate) / Math.max(most, 1)}`;
+  byId("rate").textContent = `${shown(rates.at(-1))} requests/s`;
+  byId("most").textContent = `at most ${shown(most)} lately`;
+  byId("curve").setAttribute("points", rates.map(point).join(" "));
+}
+
+const shown = (rate) => (rate < 10 ? rate.toFixed(1) : rate.toFixed(0));

@@ -33,11 +33,13 @@ EXTRAS = {
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["bench"] = ["weaver-core>=0.5"]  # what is measured beside us
 EXTRAS["test"] = [
+    "axe-playwright-python>=0.1.4",
     "flask>=3",  # moto's server needs it
     "flask-cors>=4",
     "hypothesis>=6",
     "moto[s3]>=5",
     "mypy>=1.15",
+    "playwright>=1.48",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",

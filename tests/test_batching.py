@@ -17,6 +17,8 @@ from mlaas4hep.serving.rows import Matrix
 class Sums:
     """A model that sums up rows, refuses those with a negative number, and waits in its first run if it is told to."""
 
+    local = False
+
     def __init__(self, wait: bool = False) -> None:
         self.runs: list[int] = []
         self.begun, self.may_end = threading.Event(), threading.Event()
@@ -107,6 +109,26 @@ def test_a_batch_has_an_end() -> None:
     run(ask)
     assert max(model.runs) <= LARGEST
     assert sum(model.runs) == 12 * (LARGEST // 5)
+
+
+def test_a_quick_model_of_this_process_needs_no_thread() -> None:
+    class Quick(Sums):
+        local = True
+        threads: set[int]
+
+        def predict(self, rows: Matrix) -> Matrix:
+            self.threads = {*getattr(self, "threads", ()), threading.get_ident()}
+            return super().predict(rows)
+
+    model = Quick()
+
+    async def ask(batches: Batches) -> None:
+        for number in range(200):
+            scores = await batches.score(model, np.full((1, 2), number, np.float32))
+            assert scores.tolist() == [[2 * number]]
+
+    run(ask)
+    assert threading.get_ident() in model.threads
 
 
 def test_a_client_that_has_left_is_not_waited_for() -> None:

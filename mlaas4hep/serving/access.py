@@ -77,6 +77,9 @@ class Tokens:
 class Access:
     """The rules of one server.
 
+    Attributes:
+        open: whether there are none.
+
     Args:
         tokens: those that are known; None where there is no such file.
         certificates: whether clients may show certificates.
@@ -91,6 +94,7 @@ class Access:
         self._ways = " or ".join(
             way for way, there in (("a token", tokens is not None), ("a client certificate", certificates)) if there
         )
+        self.open = not (self._rules or read_only)
         self._private = private
         self._read_only = read_only
         if private and not self._rules:

@@ -13,6 +13,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Send
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
 from mlaas4hep.serving.store import UnknownModel
@@ -28,6 +29,14 @@ def json_response(content: Any, status_code: int = 200) -> Response:
     Of arrays in it, numbers have as many digits as 32 bits have (0.1, not 0.10000000149), and NaN is null.
     """
     return Response(orjson.dumps(content, option=_OPTIONS), status_code, media_type="application/json")
+
+
+async def send_json(send: Send, content: Any) -> None:
+    """Send what `json_response` would, with less ado."""
+    body = orjson.dumps(content, option=_OPTIONS)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def error_response(what: str, error: Exception) -> Response:

@@ -25,14 +25,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving import oip, page, proto
-from mlaas4hep.serving.answers import json_response
+from mlaas4hep.serving.answers import json_response, send_json
 from mlaas4hep.serving.archive import GZIP_MAGIC
 from mlaas4hep.serving.bodies import aside, read_body
 from mlaas4hep.serving.gate import Gate
 from mlaas4hep.serving.images import answer, read_image
 from mlaas4hep.serving.metrics import CONTENT_TYPE
 from mlaas4hep.serving.openapi import description
-from mlaas4hep.serving.rows import parse_request
+from mlaas4hep.serving.rows import Matrix, parse_request
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import Upload
@@ -55,8 +55,7 @@ def create_app(settings: Settings) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in quick:
-            response = await _predict(service, scope["headers"], receive)
-            await response(scope, receive, send)
+            await send_json(send, await _predict(service, scope["headers"], receive))
         else:
             await router(scope, receive, send)
 
@@ -151,16 +150,16 @@ async def delete(request: Request) -> Response:
 
 async def predict(request: Request) -> Response:
     """POST /json, POST /predict/json: the scores of one row, or of a list of rows."""
-    return await _predict(_service(request), request.headers.raw, request.receive)
+    return json_response(await _predict(_service(request), request.headers.raw, request.receive))
 
 
-async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Response:
+async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Matrix:
     body = await read_body(headers, receive)
     asked = await aside(len(body), parse_request, body)
     model = await service.model(asked.model)
     rows = await aside(len(body), model.predictor.rows, asked)
     scores = await service.score(model, rows.matrix)
-    return json_response(scores if rows.many else scores[0])
+    return scores if rows.many else scores[0]
 
 
 async def metrics(request: Request) -> Response:

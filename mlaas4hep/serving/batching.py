@@ -10,10 +10,13 @@ fill up, and the busier the server is, the larger batches are. Many rows at once
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
+import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from mlaas4hep.serving.rows import Matrix
 LARGEST, LARGEST_BYTES = 1024, 16_000_000
 """Of a batch, in rows and in bytes; a request of a quarter of either is run alone."""
 
+_MANY = 32  # rows; a batch of so many is counted as a large one
+_MOMENT = 0.001  # seconds; a model that takes less for many rows is not worth a thread, which costs as much
 _ALONE = 2  # requests of many rows that one model works on at the same time
 
 
@@ -37,7 +42,7 @@ class Batches:
     def __init__(self, threads: int = 32, note: Callable[[int], None] = lambda rows: None) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         self._note = note
-        self._queues: WeakKeyDictionary[Predictor, _Queue] = WeakKeyDictionary()
+        self._queues: dict[int, _Queue] = {}
 
     async def score(self, predictor: Predictor, rows: Matrix) -> Matrix:
         """Return the scores of some rows.
@@ -45,14 +50,18 @@ class Batches:
         Raises:
             ConfigError: the model cannot take them.
         """
-        queue = self._queues.get(predictor)
-        if queue is None:
-            queue = self._queues[predictor] = _Queue(self._pool, self._note)
+        queue = self._queues.get(id(predictor)) or self._new_queue(predictor)
         if len(rows) < LARGEST // 4 and rows.nbytes < LARGEST_BYTES // 4:
             return await queue.add(predictor, rows)
         async with queue.alone:
             self._note(len(rows))
             return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
+
+    def _new_queue(self, predictor: Predictor) -> _Queue:
+        """Make a queue that goes when its model does."""
+        queue = self._queues[id(predictor)] = _Queue(self._pool, self._note)
+        weakref.finalize(predictor, self._queues.pop, id(predictor), None)
+        return queue
 
     def close(self) -> None:
         """End the threads; what runs goes on to its end."""
@@ -71,6 +80,7 @@ class _Queue:
         self._pool = pool
         self._note = note
         self.alone = asyncio.Semaphore(_ALONE)
+        self._takes = math.inf
         self._waiting: list[_Waiting] = []
         self._running = False
 
@@ -85,12 +95,12 @@ class _Queue:
 
     def _run(self, loop: asyncio.AbstractEventLoop, predictor: Predictor) -> None:
         batch = self._take()
-        if not batch:
-            self._running = False
-            return
         self._note(sum(len(one.rows) for one in batch))
-        run = loop.run_in_executor(self._pool, _scores, predictor, batch)
-        run.add_done_callback(lambda done: self._deliver(loop, predictor, batch, done))
+        if self._takes < _MOMENT:
+            self._deliver(loop, predictor, batch, self._timed(predictor, batch))
+            return
+        run = loop.run_in_executor(self._pool, self._timed, predictor, batch)
+        run.add_done_callback(lambda done: self._deliver(loop, predictor, batch, done.result()))
 
     def _take(self) -> list[_Waiting]:
         """Remove and return as many as one batch has."""
@@ -108,16 +118,28 @@ class _Queue:
         loop: asyncio.AbstractEventLoop,
         predictor: Predictor,
         batch: list[_Waiting],
-        done: asyncio.Future[list[Matrix | Exception]],
+        found: list[Matrix | Exception],
     ) -> None:
-        for one, scores in zip(batch, done.result(), strict=True):
+        for one, scores in zip(batch, found, strict=True):
             if one.scores.done():  # nobody waits any more
                 continue
             if isinstance(scores, Exception):
                 one.scores.set_exception(scores)
             else:
                 one.scores.set_result(scores)
-        self._run(loop, predictor)
+        if self._waiting:
+            loop.call_soon(self._run, loop, predictor)
+        else:
+            self._running = False
+
+    def _timed(self, predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
+        """Run a model, and remember what a large batch would take, if nothing but this process has a hand in it."""
+        began = time.perf_counter()
+        found = _scores(predictor, batch)
+        if predictor.local:
+            share = sum(len(one.rows) for one in batch) / _MANY
+            self._takes = (time.perf_counter() - began) / min(share, 1.0)
+        return found
 
 
 def _scores(predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
@@ -126,6 +148,7 @@ def _scores(predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Except
         if len(batch) == 1:
             return [predictor.predict(batch[0].rows)]
         scores = predictor.predict(np.concatenate([one.rows for one in batch]))
-        return [*np.split(scores, np.cumsum([len(one.rows) for one in batch[:-1]]))]
+        ends = list(itertools.accumulate(len(one.rows) for one in batch))
+        return [scores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     except Exception as error:
         return [error] if len(batch) == 1 else [_scores(predictor, [one])[0] for one in batch]

@@ -67,6 +67,7 @@ class ForeignPredictor:
     """
 
     keys: Sequence[str] | None = None
+    local = False
     branches: Mapping[str, tuple[int, int, str]] = MappingProxyType({})
 
     def __init__(self, model: ForeignModel, labels: Sequence[str] = (), limits: Limits | None = None) -> None:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import OrderedDict
 from contextvars import ContextVar
+from functools import lru_cache
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,6 +60,7 @@ class Gate:
         self._rate = _Rate(settings.rate) if settings.rate else None
         self._number = itertools.count(1)
         self._prefix = secrets.token_hex(4)
+        self._route = lru_cache(1000)(self._route_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -68,29 +70,45 @@ class Gate:
         number = _number(headers) or f"{self._prefix}-{next(self._number):x}"
         REQUEST.set(number)
         answer = _Answer(send, number.encode())
-        self._metrics.under_way.inc()
         try:
             self._check(scope, headers)
-            await self._app(scope, _bounded(receive, self._limit), answer.send)
+            await self._app(scope, receive if b"content-length" in headers else self._bounded(receive), answer.send)
         except Exception as error:
             response = error_response(f"{scope['method']} {scope['path']}", error)
             if answer.status:  # half of another one is on its way
                 raise
             await response(scope, receive, answer.send)
         finally:
-            self._metrics.under_way.dec()
             self._note(scope, answer, time.perf_counter() - began)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._rate and not self._rate.allows((scope.get("client") or ("",))[0]):
             raise HTTPException(429, "too many requests from this address", {"Retry-After": "1"})
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._limit:
-            raise _too_large(self._limit)
+        if int(headers.get(b"content-length", b"0")) > self._limit:  # no connection lets more through than it says
+            raise self._too_large()
+        if self._access.open:
+            return
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         bearer = token.strip() if kind.lower() == b"bearer" else None
         path = scope["path"].removeprefix(self._base)
         self._access.check(scope["method"], path, bearer, scope.get(CERTIFICATE, False))
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return what raises a 413 as soon as too many bytes have arrived."""
+        arrived = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > self._limit:
+                raise self._too_large()
+            return message
+
+        return receive_within_limit
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the request is larger than {self._limit / 1e6:,g} MB")
 
     def _note(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -100,7 +118,7 @@ class Gate:
             path = scope["path"].encode("unicode_escape").decode()
             _log.info("%s %s %s %d %.1f ms", client, scope["method"], path, answer.status, 1e3 * seconds)
 
-    def _route(self, path: str) -> str:
+    def _route_of(self, path: str) -> str:
         """Return the first part of a path, if it is one that there is: what is counted must not grow with nonsense."""
         first = path.removeprefix(self._base).strip("/").partition("/")[0]
         return f"/{first}" if not first or first in _ROUTES else "other"
@@ -123,27 +141,10 @@ class _Answer:
 
 def _number(headers: dict[bytes, bytes]) -> str:
     """Return the number that a client, or a proxy before us, gave the request; "" for none or nonsense."""
-    number = headers.get(b"x-request-id", b"").decode("latin-1")
+    if b"x-request-id" not in headers:
+        return ""
+    number = headers[b"x-request-id"].decode("latin-1")
     return number if len(number) <= 64 and number.isascii() and number.replace("-", "").isalnum() else ""
-
-
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return what raises a 413 as soon as more than `limit` bytes have arrived."""
-    arrived = 0
-
-    async def receive_within_limit() -> Message:
-        nonlocal arrived
-        message = await receive()
-        arrived += len(message.get("body", b""))
-        if arrived > limit:
-            raise _too_large(limit)
-        return message
-
-    return receive_within_limit
-
-
-def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the request is larger than {limit / 1e6:,g} MB")
 
 
 class _Rate:

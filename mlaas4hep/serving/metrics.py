@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
@@ -38,14 +38,9 @@ class Metrics:
         )  # fmt: skip
         self._rows = Counter("mlaas4hep_rows", "Events that were scored", ["model"], registry=own)
         self._batches = Histogram("mlaas4hep_batch_rows", "Events in one run of a model", buckets=_ROWS, registry=own)
-        self.under_way = Gauge(
-            "mlaas4hep_requests_under_way",
-            "Requests that are being answered",
-            registry=own,
-            multiprocess_mode="livesum",
-        )
         self._counter = lru_cache(1000)(self._requests.labels)
         self._clock = lru_cache(100)(self._seconds.labels)
+        self._scored = lru_cache(1000)(self._rows.labels)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Note a request that was answered."""
@@ -54,7 +49,7 @@ class Metrics:
 
     def rows(self, model: str, count: int) -> None:
         """Note events that were scored."""
-        self._rows.labels(model).inc(count)
+        self._scored(model).inc(count)
 
     def batch(self, rows: int) -> None:
         """Note a run of a model."""
@@ -65,6 +60,7 @@ class Metrics:
         if SHARED not in os.environ:  # files of several workers only grow
             with suppress(KeyError):
                 self._rows.remove(model)
+            self._scored.cache_clear()
 
     def answered(self, method: str) -> int:
         """Return how many requests of a method were answered, by all workers."""

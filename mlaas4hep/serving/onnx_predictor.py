@@ -47,7 +47,7 @@ class OnnxPredictor:
     """
 
     platform = "onnxruntime_onnx"
-    alive = True
+    alive = local = True
 
     def __init__(
         self, path: Path, output: str = "", labels: Sequence[str] = (), *, channels: int = 0, threads: int = 1

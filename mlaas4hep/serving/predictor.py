@@ -44,6 +44,10 @@ class Predictor(Protocol):
         """What runs it, in the words of the Open Inference Protocol, as "onnxruntime_onnx"."""
 
     @property
+    def local(self) -> bool:
+        """Whether it runs in this process."""
+
+    @property
     def alive(self) -> bool:
         """False once it cannot run any more, because its process ended."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,8 @@ _EXAMPLE = 'as in {"keys": ["MET_pt"], "values": [32.1], "model": "name"}'
 
 
 _TEXTS = frozenset({str})
-_NUMBERS = frozenset({int, float, type(None)})
+_MISSING = type(None)
+_NUMBERS = frozenset({int, float, _MISSING})
 _MOST_PLANS = 64  # orders of keys that a model remembers
 
 
@@ -49,8 +49,7 @@ class _Plan(NamedTuple):
     in_order: bool
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a prediction is asked for: keys may be empty; values are one row, or a list of rows."""
 
     keys: list[str]
@@ -58,8 +57,7 @@ class Request:
     model: str
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """The matrix of a request, float32 (n, features); `many` where the request had a list of rows."""
 
     matrix: Matrix
@@ -220,12 +218,13 @@ def _numbers(values: Sequence[Any], where: str, keys: Sequence[str] = ()) -> Mat
     Raises:
         ConfigError: one is something else, or not finite in 32 bits.
     """
-    if not _NUMBERS.issuperset(map(type, values)):
+    kinds = set(map(type, values))
+    if not kinds <= _NUMBERS:
         raise _refusal(values, where, keys)
-    numbers = np.array(values, dtype=np.float64)
-    if np.fmax.reduce(numbers, initial=0) > _LARGEST or np.fmin.reduce(numbers, initial=0) < -_LARGEST:
+    known = [value for value in values if value is not None] if _MISSING in kinds else values
+    if known and (max(known) > _LARGEST or min(known) < -_LARGEST):
         raise _refusal(values, where, keys)
-    return numbers.astype(np.float32)
+    return np.array(values, dtype=np.float32)
 
 
 def _refusal(values: Sequence[Any], where: str, keys: Sequence[str]) -> ConfigError:

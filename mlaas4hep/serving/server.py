@@ -77,6 +77,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
         signal.signal(number, server.stop_early)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again and again
+    gc.set_threshold(20_000, 20, 20)
     server.run(sockets=[listening])
 
 

@@ -118,5 +118,5 @@ def _read_columns(metadata: dict[str, str], file: str) -> Columns | None:
         return None
     try:
         return Columns(json.loads(metadata["mlaas4hep.keys"]), json.loads(metadata.get("mlaas4hep.branches", "{}")))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ConfigError(f"the metadata 'mlaas4hep.keys' and 'mlaas4hep.branches' of {file} make no sense") from error

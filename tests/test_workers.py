@@ -63,7 +63,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, bundle: Path) -> None:
         requests.post(f"{server.url}/json", json=MET, timeout=20).raise_for_status()
         assert server.process.stderr is not None
         old[0].send_signal(signal.SIGKILL)
-        assert "a worker ended with exit code -9, and another one takes its place" in server.process.stderr.readline()
+        assert "a worker ended with exit code -9, and another one has its place" in server.process.stderr.readline()
         assert len(workers_of(server)) == 2
         assert requests.post(f"{server.url}/json", json=MET, timeout=20).json() == [MET_SCORE]
         assert server.stop() == 0

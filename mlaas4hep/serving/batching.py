@@ -133,12 +133,12 @@ class _Queue:
             self._running = False
 
     def _timed(self, predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
-        """Run a model, and remember what a large batch would take, if nothing but this process has a hand in it."""
-        began = time.perf_counter()
+        """Run a model, and remember what a large batch would take of a core, if it runs in this thread alone."""
+        began = time.thread_time()
         found = _scores(predictor, batch)
         if predictor.local:
             share = sum(len(one.rows) for one in batch) / _MANY
-            self._takes = (time.perf_counter() - began) / min(share, 1.0)
+            self._takes = (time.thread_time() - began) / min(share, 1.0)
         return found
 
 

@@ -57,8 +57,13 @@ def run_workers(settings: Settings, listening: socket.socket, ready: str) -> Non
                         worker.ready = True
                         continue
                     workers.remove(worker)
-                    _bury(worker, shared, selector, said)
+                    code = _bury(worker, shared, selector)
+                    if not said:
+                        raise ServiceError(
+                            f"a worker ends as soon as it starts, with exit code {code}", hint="see what it says above"
+                        )
                     workers.append(_start(settings, listening, shared, selector))
+                    print(f"a worker ended with exit code {code}, and another one has its place", file=sys.stderr)
                 if not said and all(worker.ready for worker in workers):
                     said = True
                     print(ready, file=sys.stderr, flush=True)
@@ -84,17 +89,15 @@ def _start(settings: Settings, listening: socket.socket, shared: str, selector: 
     return _Worker(process, ours)
 
 
-def _bury(worker: _Worker, shared: str, selector: selectors.BaseSelector, said: bool) -> None:
-    """Clear up after a worker that has ended; before any were ready that is the end of the server."""
+def _bury(worker: _Worker, shared: str, selector: selectors.BaseSelector) -> int:
+    """Clear up after a worker that has ended; return its exit code."""
     from prometheus_client.multiprocess import mark_process_dead
 
     selector.unregister(worker.line)
     worker.line.close()
     code = worker.process.wait()
     mark_process_dead(worker.process.pid, shared)  # type: ignore[no-untyped-call]
-    if not said:
-        raise ServiceError(f"a worker ends as soon as it starts, with exit code {code}", hint="see what it says above")
-    print(f"a worker ended with exit code {code}, and another one takes its place", file=sys.stderr, flush=True)
+    return code
 
 
 def _end(workers: list[_Worker]) -> None:

@@ -25,9 +25,9 @@ from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.bodies import aside, read_body
-from mlaas4hep.serving.oip_tensors import read_input, shown, split, wants_binary
+from mlaas4hep.serving.oip_tensors import read_input, split, wants_binary
 from mlaas4hep.serving.predictor import Model
-from mlaas4hep.serving.rows import Matrix
+from mlaas4hep.serving.rows import Matrix, shown
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.store import ModelStore, UnknownModel
 

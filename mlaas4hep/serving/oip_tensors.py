@@ -9,7 +9,6 @@ did in training, and are refused in JSON. Routes and answers are in `oip`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from itertools import chain
@@ -17,12 +16,11 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.predictor import Tensor
-from mlaas4hep.serving.rows import Matrix
+from mlaas4hep.serving.rows import Matrix, read_object, shown
 
 _DATATYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -37,7 +35,6 @@ _IN_JSON: dict[str, set[type]] = {
     "f": {int, float, NoneType},
 }
 _LARGEST_SIZE = 2**63 - 1
-_LONGEST_SHOWN = 60  # characters of what a client sent that are said back
 _EXAMPLE = (
     'as in {"inputs": [{"name": "inputs", "shape": [1, 2], "datatype": "FP32", "data": [1.5, null]}]}; '
     "GET /v2/models/NAME says names and shapes"
@@ -60,7 +57,7 @@ def split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memor
         length = -1
     if not 0 <= length <= len(body):
         raise ConfigError(f"Inference-Header-Content-Length must be a number from 0 to the body's {len(body)} bytes")
-    return _read_json(body[:length]), memoryview(body)[length:]
+    return read_object(body[:length], _EXAMPLE), memoryview(body)[length:]
 
 
 def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -> Matrix:
@@ -130,28 +127,6 @@ def read_parameters(content: Mapping[str, Any], *known: str) -> Mapping[str, Any
     if unknown:
         raise ConfigError(f"the parameter {shown(unknown[0])} of a tensor is not known", hint=f"known: {known[0]}")
     return parameters
-
-
-def shown(value: Any) -> str:
-    """Return the beginning of what a client sent; what is behind it is not looked at, be it long or deep."""
-    text = ""
-    for part in json.JSONEncoder().iterencode(value):
-        text += part
-        if len(text) > _LONGEST_SHOWN:
-            return f"{text[:_LONGEST_SHOWN]}..."
-    return text
-
-
-def _read_json(text: bytes) -> dict[str, Any]:
-    try:
-        content = orjson.loads(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"the request is not JSON (NaN is none either: write null): {error}", hint=_EXAMPLE
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError("the request is no JSON object", hint=_EXAMPLE)
-    return content
 
 
 def _read_shape(shape: Any, tensor: Tensor) -> tuple[int, ...]:

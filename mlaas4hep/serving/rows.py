@@ -64,20 +64,28 @@ class Rows(NamedTuple):
     many: bool
 
 
+def read_object(text: bytes, example: str) -> dict[str, Any]:
+    """Read the JSON object of a request; `example` is told to who sends something else.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = orjson.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the request is not JSON (NaN is none either: write null): {error}", hint=example) from error
+    if not isinstance(content, dict):
+        raise ConfigError("the request is no JSON object", hint=example)
+    return content
+
+
 def parse_request(body: bytes) -> Request:
     """Read the JSON of a prediction.
 
     Raises:
         ConfigError: it is none, or has keys, values or a model of another type.
     """
-    try:
-        content = orjson.loads(body)
-    except ValueError as error:
-        raise ConfigError(
-            f"the request is not JSON (NaN is none either: write null): {error}", hint=_EXAMPLE
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError("the request is no JSON object", hint=_EXAMPLE)
+    content = read_object(body, _EXAMPLE)
     keys, values, model = content.get("keys") or [], content.get("values"), content.get("model") or ""
     if not isinstance(keys, list) or not _TEXTS.issuperset(map(type, keys)):
         raise ConfigError("'keys' must be a list of names", hint=_EXAMPLE)
@@ -207,7 +215,7 @@ def _fill(target: Matrix, keys: Sequence[str], plan: _Plan, row: Sequence[Any]) 
         value = row[place]
         if value is not None:
             if not isinstance(value, list):
-                raise ConfigError(f"the value of '{key}' must be a list of numbers, and is {_shown(value)}")
+                raise ConfigError(f"the value of '{key}' must be a list of numbers, and is {shown(value)}")
             numbers = _numbers(value, f"'{key}'")[:width]
             target[first : first + len(numbers)] = numbers
 
@@ -231,15 +239,20 @@ def _refusal(values: Sequence[Any], where: str, keys: Sequence[str]) -> ConfigEr
     for index, value in enumerate(values):
         place = f"the value of '{keys[index]}'" if keys else f"number {index} of {where}"
         if value is not None and type(value) not in (int, float):
-            return ConfigError(f"{place} must be a number, or null where nothing was measured, and is {_shown(value)}")
+            return ConfigError(f"{place} must be a number, or null where nothing was measured, and is {shown(value)}")
         if value is not None and not abs(value) <= _LARGEST:
-            return ConfigError(f"{place} is too large for 32 bits: {_shown(value)}")
+            return ConfigError(f"{place} is too large for 32 bits: {shown(value)}")
     return ConfigError(f"{where} must be numbers")
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+def shown(value: Any) -> str:
+    """Return the beginning of what a client sent; what is behind it is not looked at, be it long or deep."""
+    text = ""
+    for part in json.JSONEncoder().iterencode(value):
+        text += part
+        if len(text) > _LONGEST_SHOWN:
+            return f"{text[:_LONGEST_SHOWN]}..."
+    return text
 
 
 def _some(names: Sequence[str], noun: str) -> str:

@@ -9,16 +9,15 @@ lists of rows, as our server does.
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import numpy as np
+from stand_in import StandIn
 
 TYPES = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8"}
 
 
-class OIPServer:
+class OIPServer(StandIn):
     """Serves on loopback until the block ends.
 
     Attributes:
@@ -30,52 +29,21 @@ class OIPServer:
 
     def __init__(self, models: dict[str, dict[str, Any]], binary: bool = True, ready: bool = True) -> None:
         self.models = models
-        self.requests: list[str] = []
         self.rows: list[int] = []
         self.binary = False
         self._extensions = ["model_repository", *(["binary_tensor_data"] if binary else [])]
         self._ready = ready
-        server = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                server.requests.append(f"{self.command} {self.path}")
-                header_size: int | None = None
-                try:
-                    status = 200
-                    answer, header_size = server.answer(self.command, self.path, self.headers, body)
-                except KeyError as error:
-                    status, answer = 404, json.dumps({"error": f"Request for unknown model: {error}"}).encode()
-                except ValueError as error:
-                    status, answer = 400, json.dumps({"error": str(error)}).encode()
-                self.send_response(status)
-                if header_size is not None:
-                    self.send_header("Inference-Header-Content-Length", str(header_size))
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_GET = do_POST = handle_any  # noqa: N815
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> OIPServer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def respond(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body of the answer."""
+        try:
+            answer, header_size = self.answer(method, path, headers, body)
+        except KeyError as error:
+            return 404, {}, json.dumps({"error": f"Request for unknown model: {error}"}).encode()
+        except ValueError as error:
+            return 400, {}, json.dumps({"error": str(error)}).encode()
+        return 200, {} if header_size is None else {"Inference-Header-Content-Length": str(header_size)}, answer
 
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[bytes, int | None]:
         """Return the body of the answer, and the length of its JSON if binary data follow."""

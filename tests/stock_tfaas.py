@@ -12,12 +12,12 @@ import io
 import json
 import tarfile
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
+from stand_in import StandIn
 
-class StockTFaaS:
+
+class StockTFaaS(StandIn):
     """Serves on loopback until the block ends.
 
     Attributes:
@@ -28,54 +28,23 @@ class StockTFaaS:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.failures: list[tuple[int, dict[str, str]]] = []
-        server = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                server.requests.append(f"{self.command} {self.path}")
-                server.headers.append(dict(self.headers))
-                more: dict[str, str] = {}
-                if server.failures:
-                    status, more = server.failures.pop(0)
-                    answer = b"Limit exceeded\n"
-                else:
-                    try:
-                        status, answer = server.answer(self.command, self.path, self.headers, body)
-                    except Exception as error:
-                        status, answer = 500, json.dumps({"error": str(error)}).encode()
-                self.send_response(status)
-                for key, value in more.items():
-                    self.send_header(key, value)
-                self.send_header("Content-Type", "text/plain; charset=utf-8")  # it sets the status line first
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *request: None  # the client may hang up
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> StockTFaaS:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def respond(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body of the answer."""
+        self.headers.append(dict(headers))
+        more: dict[str, str] = {}
+        if self.failures:
+            status, more = self.failures.pop(0)
+            answer = b"Limit exceeded\n"
+        else:
+            try:
+                status, answer = self.answer(method, path, headers, body)
+            except Exception as error:
+                status, answer = 500, json.dumps({"error": str(error)}).encode()
+        return status, {**more, "Content-Type": "text/plain; charset=utf-8"}, answer  # it sets the status line first
 
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, bytes]:
         """Return status and body, or raise what becomes a 500."""

@@ -13,7 +13,6 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Send
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
 from mlaas4hep.serving.store import UnknownModel
@@ -28,15 +27,12 @@ def json_response(content: Any, status_code: int = 200) -> Response:
 
     Of arrays in it, numbers have as many digits as 32 bits have (0.1, not 0.10000000149), and NaN is null.
     """
-    return Response(orjson.dumps(content, option=_OPTIONS), status_code, media_type="application/json")
+    return Response(to_json(content), status_code, media_type="application/json")
 
 
-async def send_json(send: Send, content: Any) -> None:
-    """Send what `json_response` would, with less ado."""
-    body = orjson.dumps(content, option=_OPTIONS)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def to_json(content: Any) -> bytes:
+    """Return the text of an answer; see `json_response`."""
+    return orjson.dumps(content, option=_OPTIONS)
 
 
 def error_response(what: str, error: Exception) -> Response:

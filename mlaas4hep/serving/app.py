@@ -3,7 +3,7 @@
     app = create_app(Settings("tfaas_models"))   # for any ASGI server; `server.serve` runs it
 
 Each route is one function here: read the request, call the store in a thread or a model by `Service.score`, answer.
-What they raise becomes an answer in `gate`. Predictions of JSON, which are most of what is asked, pass by the router.
+What they raise becomes an answer in `gate`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
 from starlette.applications import Starlette
@@ -21,23 +21,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving import oip, page, proto
-from mlaas4hep.serving.answers import json_response, send_json
+from mlaas4hep.serving.answers import json_response
 from mlaas4hep.serving.archive import GZIP_MAGIC
-from mlaas4hep.serving.bodies import aside, read_body
+from mlaas4hep.serving.bodies import read_body
 from mlaas4hep.serving.gate import Gate
 from mlaas4hep.serving.images import answer, read_image
 from mlaas4hep.serving.metrics import CONTENT_TYPE
 from mlaas4hep.serving.openapi import description
-from mlaas4hep.serving.rows import Matrix, parse_request
+from mlaas4hep.serving.predictions import Shortcut, predict
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import Upload
 
-_PREDICT = frozenset({"/json", "/predict/json"})
+_PREDICT = ("/json", "/predict/json")
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -47,19 +47,21 @@ def create_app(settings: Settings) -> ASGIApp:
         FileUnreadable: the models directory cannot be made, read or written.
         ConfigError: settings do not go together.
     """
+    return create_app_and_shortcut(settings)[0]
+
+
+def create_app_and_shortcut(settings: Settings) -> tuple[ASGIApp, Shortcut]:
+    """Return the server as an ASGI application, and its shortcut for our own `Connection`.
+
+    Raises:
+        FileUnreadable, ConfigError: see `create_app`.
+    """
     service = Service(settings)
     whole: Sequence[BaseRoute] = [Mount(settings.base, routes=routes())] if settings.base else routes()
     router = Starlette(routes=whole, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
     router.state.service = service
-    quick = {f"{settings.base}{path}" for path in _PREDICT}
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in quick:
-            await send_json(send, await _predict(service, scope["headers"], receive))
-        else:
-            await router(scope, receive, send)
-
-    return Gate(app, settings, service.metrics)
+    gate = Gate(router, settings, service.metrics)
+    return gate, Shortcut(gate, service, [f"{settings.base}{path}" for path in _PREDICT])
 
 
 def routes() -> list[BaseRoute]:
@@ -75,8 +77,7 @@ def routes() -> list[BaseRoute]:
         Route("/bundle", bundle, methods=["POST"]),
         Route("/delete", delete, methods=["DELETE"]),
         Route("/delete/{model}", delete, methods=["DELETE"]),
-        Route("/json", predict, methods=["POST"]),
-        Route("/predict/json", predict, methods=["POST"]),
+        *(Route(path, predict_json, methods=["POST"]) for path in _PREDICT),
         Route("/image", image, methods=["POST"]),
         Route("/predict/image", image, methods=["POST"]),
         *proto.routes(),
@@ -148,18 +149,9 @@ async def delete(request: Request) -> Response:
     return Response()
 
 
-async def predict(request: Request) -> Response:
+async def predict_json(request: Request) -> Response:
     """POST /json, POST /predict/json: the scores of one row, or of a list of rows."""
-    return json_response(await _predict(_service(request), request.headers.raw, request.receive))
-
-
-async def _predict(service: Service, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> Matrix:
-    body = await read_body(headers, receive)
-    asked = await aside(len(body), parse_request, body)
-    model = await service.model(asked.model)
-    rows = await aside(len(body), model.predictor.rows, asked)
-    scores = await service.score(model, rows.matrix)
-    return scores if rows.many else scores[0]
+    return json_response(await predict(_service(request), await read_body(request.headers.raw, request.receive)))
 
 
 async def metrics(request: Request) -> Response:

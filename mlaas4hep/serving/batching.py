@@ -44,23 +44,31 @@ class Batches:
         self._note = note
         self._queues: dict[int, _Queue] = {}
 
+    def queue(self, predictor: Predictor, rows: Matrix) -> asyncio.Future[Matrix] | None:
+        """Return what will be the scores of a few rows; None where they are many."""
+        if len(rows) >= LARGEST // 4 or rows.nbytes >= LARGEST_BYTES // 4:
+            return None
+        return self._queue(predictor).add(predictor, rows)
+
     async def score(self, predictor: Predictor, rows: Matrix) -> Matrix:
         """Return the scores of some rows.
 
         Raises:
             ConfigError: the model cannot take them.
         """
-        queue = self._queues.get(id(predictor)) or self._new_queue(predictor)
-        if len(rows) < LARGEST // 4 and rows.nbytes < LARGEST_BYTES // 4:
-            return await queue.add(predictor, rows)
-        async with queue.alone:
+        scores = self.queue(predictor, rows)
+        if scores is not None:
+            return await scores
+        async with self._queue(predictor).alone:
             self._note(len(rows))
             return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
 
-    def _new_queue(self, predictor: Predictor) -> _Queue:
-        """Make a queue that goes when its model does."""
-        queue = self._queues[id(predictor)] = _Queue(self._pool, self._note)
-        weakref.finalize(predictor, self._queues.pop, id(predictor), None)
+    def _queue(self, predictor: Predictor) -> _Queue:
+        """Return the queue of a model, which goes when the model does."""
+        queue = self._queues.get(id(predictor))
+        if queue is None:
+            queue = self._queues[id(predictor)] = _Queue(self._pool, self._note)
+            weakref.finalize(predictor, self._queues.pop, id(predictor), None)
         return queue
 
     def close(self) -> None:

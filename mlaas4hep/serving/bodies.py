@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 _LARGEST = 64_000_000  # bytes
-_QUICK = 50_000  # bytes; what is to be done with fewer is done at once
+QUICK = 50_000
+"""Bytes; what is to be done with fewer is done at once."""
 
 Result = TypeVar("Result")
 
@@ -46,4 +47,4 @@ async def read_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive) ->
 
 async def aside(size: int, function: Callable[..., Result], *args: object) -> Result:
     """Call a function that works through `size` bytes; in a thread, where that takes long."""
-    return function(*args) if size < _QUICK else await run_in_threadpool(function, *args)
+    return function(*args) if size < QUICK else await run_in_threadpool(function, *args)

@@ -1,21 +1,24 @@
 """Connections: HTTP/1.1 as uvicorn speaks it, and an end to clients that keep one open and do not go on.
 
-    uvicorn.Config(app, http=Connection.with_timeout(30))
+    uvicorn.Config(app, http=Connection.customised(30, shortcut))
 
 A request's headers must be there within `timeout` seconds; its body, and the client's reading of the answer, must not
 stand still for so long, and a body must come at 1 kB/s on the whole. Waiting for a model is not the client's time.
+
+Requests that a `Shortcut` takes are answered here; all others are the ASGI application's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-CERTIFICATE = "mlaas4hep.certificate"
-"""Where an ASGI scope says whether the client showed a certificate, which TLS has verified then."""
+from mlaas4hep.serving.gate import CERTIFICATE
+from mlaas4hep.serving.predictions import Answer, Shortcut
 
 _SLOWEST = 1000.0  # bytes of a body a second
 _TOO_LATE = b'{"error":"the request did not arrive fast enough"}'
@@ -30,15 +33,17 @@ class Connection(HttpToolsProtocol):
     """One connection.
 
     Attributes:
-        timeout: seconds that a client has; `with_timeout` sets it.
+        timeout: seconds that a client has.
+        shortcut: answers requests that it finds fit.
     """
 
     timeout = 30.0
+    shortcut: Shortcut | None = None
 
     @classmethod
-    def with_timeout(cls, timeout: float) -> type[Connection]:
-        """Return the class of connections whose clients have so many seconds."""
-        return type("Connection", (cls,), {"timeout": timeout})
+    def customised(cls, timeout: float, shortcut: Shortcut) -> type[Connection]:
+        """Return the class of connections that have these attributes."""
+        return type("Connection", (cls,), {"timeout": timeout, "shortcut": shortcut})
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
@@ -75,13 +80,43 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that a body follows; the answer's head shall wait for its body."""
         self._in_headers, self._in_body = False, True
+        if self._takes_shortcut():
+            self.cycle = cast(Any, _ShortCycle(self.parser.should_keep_alive()))
+            return
         super().on_headers_complete()
         self.cycle.transport = cast(Any, _Joined(self.transport))
 
+    def _takes_shortcut(self) -> bool:
+        idle = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+        return (
+            idle
+            and self.shortcut is not None
+            and self.shortcut.fits(self.parser.get_method(), self.url, self.headers)
+            and self.parser.get_http_version() == "1.1"
+        )
+
     def on_message_complete(self) -> None:
-        """Note that the request is there."""
+        """Note that the request is there; begin to answer it, where that is done here."""
         self._in_body = False
-        super().on_message_complete()
+        cycle = cast(object, self.cycle)
+        if isinstance(cycle, _ShortCycle) and self.shortcut:
+            self.shortcut.answer(cast(Any, self.scope), self.url, bytes(cycle.body), lambda a: self._reply(cycle, a))
+        else:
+            super().on_message_complete()
+
+    def _reply(self, cycle: _ShortCycle, answer: Answer) -> None:
+        """Send an answer, unless the client has left."""
+        cycle.response_started = cycle.response_complete = True
+        if self.transport.is_closing():
+            return
+        headers = [*self.server_state.default_headers, *answer.headers]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def end_if_overdue(self) -> None:
         """Close the connection of a client that has had its time."""
@@ -105,6 +140,17 @@ class Connection(HttpToolsProtocol):
         late = now - self._began - self.timeout
         slow = late > 0 and (self.cycle.response_complete or self._arrived < _SLOWEST * late)
         return slow or now - self._moved > self.timeout
+
+
+class _ShortCycle:
+    """What uvicorn knows of a request and its answer, for one that it does not answer."""
+
+    message_event = asyncio.Event()  # which nobody waits for
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        self.response_started = self.response_complete = self.disconnected = False
 
 
 class _Joined:

@@ -2,7 +2,8 @@
 
     Gate(app, Settings("tfaas_models"), Metrics())
 
-An error that the application raises ends here, as an answer. What is in a body is for the routes to judge.
+It is ASGI middleware; what answers without ASGI (see `predictions`) calls `enter`, `check` and `leave`. An error that
+the application raises ends here, as an answer. What is in a body is for the routes to judge.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import time
 from collections import OrderedDict
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.serving.access import Access, Tokens
 from mlaas4hep.serving.answers import error_response
-from mlaas4hep.serving.connections import CERTIFICATE
 from mlaas4hep.serving.metrics import Metrics
 from mlaas4hep.serving.settings import Settings
+
+CERTIFICATE = "mlaas4hep.certificate"
+"""Where a scope says whether the client showed a certificate, which TLS has verified then."""
 
 REQUEST: ContextVar[str] = ContextVar("request", default="-")
 """The number of the request that is being answered, for logs."""
@@ -47,6 +51,20 @@ _ROUTES = frozenset(
 _log = logging.getLogger("mlaas4hep.requests")
 
 
+class Visit(NamedTuple):
+    """A request on its way."""
+
+    scope: Scope
+    headers: dict[bytes, bytes]
+    number: bytes
+    began: float
+
+    @property
+    def what(self) -> str:
+        """Method and path."""
+        return f"{self.scope['method']} {self.scope['path']}"
+
+
 class Gate:
     """ASGI middleware, the outermost."""
 
@@ -66,22 +84,34 @@ class Gate:
         """See ASGI."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        began, headers = time.perf_counter(), dict(scope["headers"])
-        number = _number(headers) or f"{self._prefix}-{next(self._number):x}"
-        REQUEST.set(number)
-        answer = _Answer(send, number.encode())
+        visit = self.enter(scope)
+        answer = _Answer(send, visit.number)
         try:
-            self._check(scope, headers)
-            await self._app(scope, receive if b"content-length" in headers else self._bounded(receive), answer.send)
+            self.check(visit)
+            bounded = b"content-length" in visit.headers
+            await self._app(scope, receive if bounded else self._bounded(receive), answer.send)
         except Exception as error:
-            response = error_response(f"{scope['method']} {scope['path']}", error)
+            response = error_response(visit.what, error)
             if answer.status:  # half of another one is on its way
                 raise
             await response(scope, receive, answer.send)
         finally:
-            self._note(scope, answer, time.perf_counter() - began)
+            self.leave(visit, answer.status)
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def enter(self, scope: Scope) -> Visit:
+        """Give a request its number; its answer has it as `x-request-id`."""
+        headers = dict(scope["headers"])
+        number = _number(headers) or f"{self._prefix}-{next(self._number):x}"
+        REQUEST.set(number)
+        return Visit(scope, headers, number.encode(), time.perf_counter())
+
+    def check(self, visit: Visit) -> None:
+        """Hold a request to the rules.
+
+        Raises:
+            HTTPException: it may not pass.
+        """
+        scope, headers = visit.scope, visit.headers
         if self._rate and not self._rate.allows((scope.get("client") or ("",))[0]):
             raise HTTPException(429, "too many requests from this address", {"Retry-After": "1"})
         if int(headers.get(b"content-length", b"0")) > self._limit:  # no connection lets more through than it says
@@ -110,13 +140,15 @@ class Gate:
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the request is larger than {self._limit / 1e6:,g} MB")
 
-    def _note(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+    def leave(self, visit: Visit, status: int) -> None:
+        """Note that a request was answered."""
+        scope, seconds = visit.scope, time.perf_counter() - visit.began
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.request(self._route(scope["path"]), method, answer.status, seconds)
+        self._metrics.request(self._route(scope["path"]), method, status, seconds)
         if _log.isEnabledFor(logging.INFO):
             client = (scope.get("client") or ("-",))[0]
             path = scope["path"].encode("unicode_escape").decode()
-            _log.info("%s %s %s %d %.1f ms", client, scope["method"], path, answer.status, 1e3 * seconds)
+            _log.info("%s %s %s %d %.1f ms", client, scope["method"], path, status, 1e3 * seconds)
 
     def _route_of(self, path: str) -> str:
         """Return the first part of a path, if it is one that there is: what is counted must not grow with nonsense."""

@@ -113,7 +113,8 @@ def plain_rows(request: Request, features: int | None) -> Rows:
         if len(row) != width:
             where = f"row {number} has" if many else "there are"
             raise ConfigError(f"the model takes {width} values, and {where} {len(row)}")
-    return Rows(np.stack([_numbers(row, "values") for row in rows]), many)
+    numbers = [_numbers(row, "values") for row in rows]
+    return Rows(np.stack(numbers) if many else numbers[0][None], many)
 
 
 class Columns:

@@ -21,7 +21,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
-from mlaas4hep.serving.app import create_app
+from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
 
@@ -58,9 +58,10 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     Raises:
         FileUnreadable, ConfigError: see `serve`.
     """
+    app, shortcut = create_app_and_shortcut(settings)
     config = uvicorn.Config(
-        create_app(settings),
-        http=Connection.with_timeout(settings.timeout),
+        app,
+        http=Connection.customised(settings.timeout, shortcut),
         ws="none",
         lifespan="off",
         log_config=_log_config(settings.verbose),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
@@ -72,6 +73,29 @@ class Service:
             del self._loading[name]
         if not loading.cancelled():
             loading.exception()  # it has been looked at, even if nobody waits any more
+
+    def loaded(self, name: str) -> Model | None:
+        """Return a model if it is ready to run.
+
+        Args:
+            name: "" for the default one, which is never said to be ready: that is in a file.
+
+        Raises:
+            UnknownModel: there is no such model.
+            ConfigError: it cannot be run.
+        """
+        return self.predictors.loaded(name) if name else None
+
+    def queue(self, model: Model, rows: Matrix) -> asyncio.Future[Matrix] | None:
+        """Begin what `score` does; None where there are too many rows for that."""
+        scores = self._batches.queue(model.predictor, rows)
+        if scores is not None:
+            scores.add_done_callback(partial(self._count, model, len(rows)))
+        return scores
+
+    def _count(self, model: Model, rows: int, scores: asyncio.Future[Matrix]) -> None:
+        if not scores.exception():
+            self.metrics.rows(model.name, rows)
 
     async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), together with what others ask of it; return scores (n, k).

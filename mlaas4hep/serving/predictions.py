@@ -1,0 +1,127 @@
+"""Predictions of JSON: as a coroutine for the route, and as a shortcut for connections that answer them themselves.
+
+    scores = await predict(service, body)
+    shortcut.answer(scope, url, body, reply)     # calls reply(Answer(200, headers, b"[0.5]")), now or later
+
+They are most of what a server is asked, and of a single row ASGI's task, scope and messages cost more than the scores.
+What is asked and answered is the same in both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from starlette.types import Scope
+
+from mlaas4hep.serving.answers import error_response, to_json
+from mlaas4hep.serving.bodies import QUICK, aside
+from mlaas4hep.serving.gate import Gate, Visit
+from mlaas4hep.serving.rows import Matrix, parse_request
+from mlaas4hep.serving.service import Service
+
+Header = tuple[bytes, bytes]
+
+_JSON = (b"content-type", b"application/json")
+_NOT_HERE = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})  # headers
+
+
+async def predict(service: Service, body: bytes) -> Matrix:
+    """Return the scores (n, k) of the rows that are asked for in JSON, or (k,) of one that is not in a list.
+
+    Raises:
+        ConfigError: they do not fit the model.
+        UnknownModel: there is none.
+    """
+    asked = await aside(len(body), parse_request, body)
+    model = await service.model(asked.model)
+    rows = await aside(len(body), model.predictor.rows, asked)
+    scores = await service.score(model, rows.matrix)
+    return scores if rows.many else scores[0]
+
+
+class Answer(NamedTuple):
+    """What goes to the client."""
+
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
+Reply = Callable[[Answer], None]
+
+
+class Shortcut:
+    """From the bytes of a request to those of its answer.
+
+    Args:
+        paths: where predictions are asked for, base path and all.
+    """
+
+    def __init__(self, gate: Gate, service: Service, paths: Iterable[str]) -> None:
+        self._gate = gate
+        self._service = service
+        self._paths = {path.encode(): path for path in paths}
+
+    def fits(self, method: bytes, url: bytes, headers: Iterable[Header]) -> bool:
+        """Say whether a request is answered here: it must be short, and plain."""
+        if url not in self._paths or method != b"POST":
+            return False
+        length = b""
+        for name, value in headers:
+            if name in _NOT_HERE:
+                return False
+            if name == b"content-length":
+                length = value
+        return 0 < len(length) < 10 and int(length) < QUICK
+
+    def answer(self, scope: Scope, url: bytes, body: bytes, reply: Reply) -> None:
+        """Begin to answer a request.
+
+        Args:
+            scope: ASGI's, of which method and path may lack.
+            url: one that fits.
+            reply: is called once, with the answer.
+        """
+        scope["method"], scope["path"] = "POST", self._paths[url]
+        visit = self._gate.enter(scope)
+        try:
+            self._gate.check(visit)
+            scores, many = self._begin(body)
+        except Exception as error:
+            self._end(visit, reply, error)
+        else:
+            scores.add_done_callback(partial(self._finish, visit, reply, many))
+
+    def _begin(self, body: bytes) -> tuple[asyncio.Future[Matrix], bool]:
+        """Return the scores to be, and whether their first row is not the answer, but all are."""
+        asked = parse_request(body)
+        model = self._service.loaded(asked.model)
+        if model is not None:
+            rows = model.predictor.rows(asked)
+            scores = self._service.queue(model, rows.matrix)
+            if scores is not None:
+                return scores, rows.many
+        return asyncio.ensure_future(predict(self._service, body)), True
+
+    def _finish(self, visit: Visit, reply: Reply, many: bool, scores: asyncio.Future[Matrix]) -> None:
+        answer: bytes | Exception
+        try:
+            found = scores.result()
+            answer = to_json(found if many else found[0])
+        except Exception as error:
+            answer = error
+        self._end(visit, reply, answer)
+
+    def _end(self, visit: Visit, reply: Reply, answer: bytes | Exception) -> None:
+        number = (b"x-request-id", visit.number)
+        if isinstance(answer, Exception):
+            response = error_response(visit.what, answer)
+            status = response.status_code
+            reply(Answer(status, [*response.raw_headers, number], bytes(response.body)))
+        else:
+            status = 200
+            reply(Answer(status, [_JSON, (b"content-length", b"%d" % len(answer)), number], answer))
+        self._gate.leave(visit, status)

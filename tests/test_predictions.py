@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_a_base_path_and_a_query_lead_to_the_same_answer(tmp_path: Path, bundle:
         assert ask_both(server, "/json", body)[0] == 404
 
 
+def until_refused(server: Server) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            connect(server).close()
+        except OSError:
+            return
+    raise AssertionError("the server still takes connections")
+
+
 def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(running: Server) -> None:
     whole = request(json.dumps(MET).encode())
     with connect(running) as connection:
@@ -184,6 +195,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(running: Server
         answered = requests.get(f"{running.url}/models", timeout=20)  # by now the other's request is being read
         assert answered.status_code == 200
         running.process.terminate()
+        until_refused(running)
         connection.sendall(whole[-5:])
         assert b"connection: close" in until_closed(connection)
     assert running.stop() == 0

@@ -256,6 +256,28 @@ def test_what_a_client_sent_is_not_said_back_at_length(url: str, bundle: Path) -
     assert (code, len(answer["error"]) < 200) == (400, True)
 
 
+def test_a_models_file_can_be_had_back_and_no_other(url: str, bundle: Path, server: Server, tmp_path: Path) -> None:
+    put(url, bundle)
+    answer = requests.get(f"{url}/data", params={"model": "htautau"}, timeout=20)
+    assert answer.content == (bundle / "model.onnx").read_bytes()
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    assert answer.headers["Content-Disposition"] == "attachment; filename*=utf-8''model.onnx"
+    for name, status in (
+        ("", 400),
+        ("other", 404),
+        ("htautau/params.json", 400),
+        ("../htautau", 400),
+        ("/etc/passwd", 400),
+        (str(server.models_dir / "htautau/model.onnx"), 400),
+    ):
+        assert requests.get(f"{url}/data", params={"model": name}, timeout=20).status_code == status
+    shutil.copytree(write_bundle(tmp_path / "changed", "changed"), server.models_dir / "changed")
+    (server.models_dir / "changed/model.onnx").unlink()
+    for file in ("../htautau/model.onnx", "/etc/passwd", "nothing.onnx", ""):
+        (server.models_dir / "changed/params.json").write_text(json.dumps({"name": "changed", "model": file}))
+        assert requests.get(f"{url}/data", params={"model": "changed"}, timeout=20).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -264,7 +286,7 @@ def test_what_a_client_sent_is_not_said_back_at_length(url: str, bundle: Path) -
         ("POST", "/models", 405),
         ("GET", "/params/nix", 404),
         ("GET", "/params/..%2f..%2fetc", 404),
-        ("GET", "/data?model=/etc/passwd", 404),
+        ("GET", "/data?model=/etc/passwd", 400),
         ("DELETE", "/delete/.hidden", 400),
     ],
 )

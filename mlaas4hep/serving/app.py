@@ -9,17 +9,19 @@ What they raise becomes an answer in `gate`.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
@@ -38,6 +40,7 @@ from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import Upload
 
 _PREDICT = ("/json", "/predict/json")
+_PIECE = 1 << 18  # bytes of a file
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -70,6 +73,7 @@ def routes() -> list[BaseRoute]:
         Route("/models", models),
         Route("/params", set_default, methods=["POST"]),
         Route("/params/{model}", params),
+        Route("/data", data),
         Route("/status", status),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
@@ -104,6 +108,23 @@ async def set_default(request: Request) -> Response:
         raise ConfigError("the request is no params.json with a 'name'") from error
     await run_in_threadpool(_service(request).store.set_default, str(name))
     return Response()
+
+
+async def data(request: Request) -> Response:
+    """GET /data?model=name: a model's file, as it was uploaded."""
+    name = request.query_params.get("model")
+    if not name:
+        raise ConfigError("the request does not provide 'model'", hint="as in GET /data?model=htautau")
+    file, content = await run_in_threadpool(_service(request).store.open_model, name)
+    size = os.fstat(content.fileno()).st_size
+    headers = {"Content-Length": str(size), "Content-Disposition": f"attachment; filename*=utf-8''{quote(file)}"}
+    return StreamingResponse(_pieces(content), media_type="application/octet-stream", headers=headers)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 async def upload(request: Request) -> Response:

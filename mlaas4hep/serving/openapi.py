@@ -103,10 +103,13 @@ def _tfaas() -> dict[str, Any]:
     predictions = _answers({"application/octet-stream": {"schema": _BINARY}}, "400", "404")
     changed = _answers({}, "400", "401", "403", "404", "413")
     archive = {"application/octet-stream": {"schema": _BINARY}}
+    file = _answers({"application/octet-stream": {"schema": _BINARY}}, "400", "404")
+    which = {"name": "model", "in": "query", "required": True, "schema": _NAME}
     return {
         "/models": {"get": _operation("All models", _answers(_json({"type": "array", "items": _ref("Params")})))},
         "/params/{model}": {"get": _operation("One model", _answers(_json(_ref("Params")), "400", "404"), "model")},
         "/params": {"post": _operation("Set the default model", changed, body=_json(_ref("Params")))},
+        "/data": {"get": {**_operation("A model's file", file), "parameters": [which]}},
         "/upload": {"post": _operation("Add or replace a model", changed, body=upload)},
         "/bundle": {"post": _operation("Add or replace a model", changed, body=archive)},
         "/delete/{model}": {"delete": _operation("Delete a model", changed, "model")},

@@ -147,6 +147,19 @@ class ModelStore:
         full = {**complete(params, timestamp=version[1] / 1e9), "version": str(number)}
         return StoredModel(name, folder, full, version, number)
 
+    def open_model(self, name: str) -> tuple[str, BinaryIO]:
+        """Return the name and the content of a model's own file.
+
+        Raises:
+            UnknownModel: there is no such model, or it has no file of its own.
+        """
+        with self._swapping:
+            file = str(self.params(name)["model"])
+            try:
+                return file, (self.folder / name / plain_filename(file)).open("rb")
+            except (ConfigError, FileNotFoundError, IsADirectoryError) as error:
+                raise UnknownModel(f"model '{name}' is not a single file") from error
+
     def read(self, name: str, files: Sequence[str], largest: int) -> Sequence[bytes | None]:
         """Return the content of files that came with a model, all of one version of it.
 

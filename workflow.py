@@ -211,7 +211,7 @@ def in_words(figures: Mapping[str, float | None], uncertainty: float | None = No
 
 def print_result(trained: Trained, folder: Path) -> None:
     """Print the figures of the test part, and where everything lies."""
-    for line in trained.generator.sample.losses():
+    for line in trained.content.losses():
         console.notice(line)
     figures = dict(trained.metrics()["test"])
     events, uncertainty = figures.pop("events"), figures.pop("auc_uncertainty", None)

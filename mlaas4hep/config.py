@@ -129,6 +129,10 @@ class Params(BaseModel):
         0, ge=0, lt=2**32, description="of everything random: the same seed gives the same batches and weights"
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before training stops")
+    lr_patience: int = Field(
+        0, ge=0, description="epochs without a better validation loss before the learning rate is lowered; 0: never"
+    )
+    lr_factor: float = Field(0.3, gt=0, lt=1, description="what the learning rate is multiplied by then")
     checkpoint: float = Field(10.0, ge=0, strict=False, description="minutes between checkpoints within an epoch")
     mixed_precision: bool = Field(
         True, description="let PyTorch compute in bfloat16 on a GPU, where that is precise enough"

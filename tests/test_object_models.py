@@ -88,7 +88,7 @@ def test_a_subclassed_keras_model_names_its_inputs_by_the_arguments_of_call(file
     assert trained.backend.takes == ("jets", "event", "jets_mask")
     assert trained.metrics()["test"]["auc"] > 0.8
     session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
-    raw, events = trained.generator.examples(400, raw=True), trained.generator.examples(400)
+    raw, events = trained.source.examples(400, raw=True), trained.source.examples(400)
     found = session.run(["scores"], {"inputs": raw.x})[0]
     np.testing.assert_allclose(found, trained.backend.predict(events.inputs), atol=1e-5)
 

@@ -14,7 +14,7 @@ from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import METHODS, Normalisation, Specs, VectorLayout
 from mlaas4hep.reader.inputs import Inputs, padded
 from mlaas4hep.reader.specs import BranchSpecs
-from mlaas4hep.training.onnx_graph import describe, with_inputs
+from mlaas4hep.training.onnx_graph import about_rows, describe, with_inputs
 
 
 def specs_of_odd_columns():
@@ -87,7 +87,7 @@ def test_the_graph_says_what_its_columns_are():
     specs = specs_of_odd_columns()
     layout = VectorLayout.of(specs)
     graph = with_inputs(passing_network(layout.width, False), Inputs.of(specs), ("x",))
-    describe(graph, layout, ["background", "signal"], {"mlaas4hep.name": "toy"})
+    describe(graph, ["background", "signal"], {"mlaas4hep.name": "toy", **about_rows(layout)})
     props = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(props["mlaas4hep.keys"])[-3:] == ["list_0", "list_1", "list_2"]
     assert json.loads(props["mlaas4hep.branches"])["list"] == [6, 3, "jagged"]

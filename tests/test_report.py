@@ -20,6 +20,7 @@ from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.training import plots, train_model
 from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.bundle import Fit, Trained
+from mlaas4hep.training.event_content import EventContent
 from mlaas4hep.training.loop import Scored, evaluate, train
 from mlaas4hep.training.metrics import binary_auc
 from mlaas4hep.training.model_file import load_model_file
@@ -101,7 +102,10 @@ def make(folder, classes=2, events=1500, more=None):
     backend = make_backend(file, generator.shapes, Task.of(generator.sample.labels), Params())
     history = train(generator, backend, Params.parse(params))
     parts = [evaluate(generator, backend, part) for part in PARTS]
-    return Trained("model", file, generator, (Fit(backend, generator, history, *parts),), "key", {"own": 0.125})
+    content = EventContent(generator, [generator])
+    return Trained(
+        "model", file, generator, content, (Fit(backend, generator, history, *parts),), "key", {"own": 0.125}
+    )
 
 
 def make_other(folder, task, labels):
@@ -195,7 +199,7 @@ def test_balanced_training_is_judged_by_every_event_once(balance, tmp_path):
     trained = train_model(files, ["b", "s"], str(tmp_path / "any.py"), params, fout=tmp_path / "out")
     (fit,) = trained.fits
     for part, scored in zip(PARTS, (fit.train, fit.valid, fit.test), strict=True):
-        truth = trained.generator.sample.composition.events[PARTS.index(part)]
+        truth = trained.source.sample.composition.events[PARTS.index(part)]
         assert np.bincount(scored.y).tolist() == truth.tolist()
         assert (scored.weight == 1).all()
 
@@ -299,7 +303,7 @@ def changed(trained, **changes):
 def trained(tmp_path_factory):
     found = make(tmp_path_factory.mktemp("two"))
     yield found
-    found.generator.close()
+    found.source.close()
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +352,7 @@ def test_figures_of_the_page_are_those_of_the_sample(trained, written):
     cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     head = next(row for row in cells if row[0] == "class")
     assert head[1:4] == ["training events", "training Σw", "training effective"]
-    for index, name in enumerate(trained.generator.classes):
+    for index, name in enumerate(trained.source.classes):
         found = next(row for row in cells if row[0] == name)
         assert [int(cell.replace(",", "")) for cell in found[1::3]] == [int((one.y == index).sum()) for one in parts]
         sums = [float(cell.replace(",", "")) for cell in found[2::3]]
@@ -384,8 +388,8 @@ def test_the_uncertainty_of_the_auc_goes_by_effective_events(trained):
 
 
 def test_hostile_names_are_shown_as_they_are(trained, tmp_path, monkeypatch):
-    labels = trained.generator.sample.labels
-    monkeypatch.setattr(trained.generator.sample, "labels", replace(labels, classes=HOSTILE))
+    labels = trained.source.sample.labels
+    monkeypatch.setattr(trained.source.sample, "labels", replace(labels, classes=HOSTILE))
     source, page = report(replace(trained, name="<i>&'\""), tmp_path)
     assert page.all("h1") == ["<i>&'\""]
     for name in HOSTILE:
@@ -433,7 +437,7 @@ def test_the_most_important_branch_leads(written):
 @pytest.mark.parametrize(("classes", "drawn"), [(3, 2 + 2 + 3 + 1 + 1 + 1), (25, 2 + 2 + 6 + 0 + 1 + 1)])
 def test_many_classes_are_drawn_as_far_as_one_can_see_them(classes, drawn, tmp_path):
     trained = make(tmp_path, classes, events=4000)
-    with trained.generator:
+    with trained.source:
         source, page = report(trained, tmp_path)
     assert source.count("<svg") == drawn
     assert "rise of the loss" in page.words
@@ -457,9 +461,9 @@ def test_nine_hundred_branches_stay_below_two_megabytes(tmp_path):
     rng = np.random.default_rng(1)
     more = {f"Collection_ofBranches_number{index:03d}": rng.normal(size=300).astype("f4") for index in range(943)}
     trained = make(tmp_path, events=300, more=more)
-    with trained.generator:
+    with trained.source:
         source, page = report(trained, tmp_path)
-    assert f"{len(trained.generator.specs.branches)} branches" in page.words
+    assert f"{len(trained.source.specs.branches)} branches" in page.words
     assert len(source) < 1_000_000
 
 

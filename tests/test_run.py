@@ -408,7 +408,7 @@ def test_folds_that_were_done_are_not_trained_again(model, tmp_path):
     assert [type(fit.backend).__name__ == "StoredModel" for fit in again.fits] == [True, True, False]
     assert figures_of(tmp_path / "out") == figures_of(tmp_path / "whole")
     for name in ("model.onnx", "folds/0/model.onnx"):
-        rows = np.random.default_rng(0).normal(size=(50, len(whole.generator.columns))).astype("f4")
+        rows = np.random.default_rng(0).normal(size=(50, len(whole.source.columns))).astype("f4")
         found = [onnxruntime.InferenceSession(str(tmp_path / out / name)).run(None, {"inputs": rows})[0]
                  for out in ("whole", "out")]  # fmt: skip
         np.testing.assert_array_equal(*found)

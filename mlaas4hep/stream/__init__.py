@@ -8,6 +8,7 @@ for batch in generator.batches("train", epoch=0):
 
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.generator import DataGenerator
+from mlaas4hep.stream.source import Source
 from mlaas4hep.stream.split import PARTS
 
-__all__ = ["PARTS", "Batch", "DataGenerator"]
+__all__ = ["PARTS", "Batch", "DataGenerator", "Source"]

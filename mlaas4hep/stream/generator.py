@@ -28,7 +28,9 @@ from mlaas4hep.io.ahead import in_background
 from mlaas4hep.reader import Specs, VectorLayout
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.contrast import with_shuffled_copies
+from mlaas4hep.stream.labels import Labels
 from mlaas4hep.stream.lanes import Block, Lane, even_shares, make_lanes, shares
 from mlaas4hep.stream.picks import Picks, rebatch
 from mlaas4hep.stream.sample import Sample, parse_params
@@ -105,14 +107,34 @@ class DataGenerator(Closing):
         return self.layout.columns
 
     @property
+    def labels(self) -> Labels:
+        """What the model learns to tell apart."""
+        return self.sample.labels
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; y counts them from 0."""
-        return self.sample.labels.classes
+        return self.labels.classes
+
+    @property
+    def composition(self) -> Composition:
+        """How many events there are of what class in which part."""
+        return self.sample.composition
 
     @property
     def num_entries(self) -> int:
         """Events of all files, before cuts."""
         return sum(self.sample.entries)
+
+    @property
+    def training_entries(self) -> int:
+        """About how many of these are for training."""
+        return int(self.num_entries * self.sample.split.share_of_training)
+
+    def leave_raw(self) -> None:
+        """Normalise nothing, where `normalise` of the params is "auto"."""
+        if self.params.normalise == "auto":
+            self.sample.renormalise("none")
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield every event of the sample once, whatever its part, in the order of epoch 0."""

@@ -64,6 +64,13 @@ class Stepwise(Backend, Protocol):
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[Any, float]]:
         """Train on batches, one step each; yield the loss of each, and the sum of the sizes of its weights."""
 
+    def scale_learning_rate(self, factor: float) -> float:
+        """Multiply the learning rate of the optimizer; return what it is then.
+
+        Raises:
+            ConfigError: the model file lets it follow a schedule of its own.
+        """
+
     def snapshot(self) -> bytes:
         """Return the weights."""
 
@@ -192,6 +199,13 @@ def no_single_output(where: Path, output: object) -> ConfigError:
     return ConfigError(
         f"the model of {where} gives a {type(output).__name__}",
         hint="it must give one output, with the numbers of events",
+    )
+
+
+def own_schedule(where: Path) -> ConfigError:
+    """Return what to raise where the learning rate cannot be lowered."""
+    return ConfigError(
+        f"the learning rate of {where} follows a schedule of its own", hint="set 'lr_patience' to 0 in the params"
     )
 
 

@@ -39,11 +39,9 @@ import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
 from mlaas4hep.files import new_directory, write_json
-from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.preproc_script import ScriptPreproc
-from mlaas4hep.reader.specs import FLOAT32_MAX
-from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.stream import Source
 from mlaas4hep.training.backend import Backend
+from mlaas4hep.training.content import Content
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import auc_uncertainty, effective_events
@@ -74,13 +72,13 @@ class Fit:
     """One model that was trained.
 
     Attributes:
-        generator: of the events as the model saw them.
+        source: of the events as the model saw them.
         history: figures of every epoch.
         train, valid, test: scores of the parts, by the weights of the best epoch.
     """
 
     backend: Backend
-    generator: DataGenerator
+    source: Source
     history: History
     train: Scored
     valid: Scored
@@ -102,7 +100,8 @@ class Trained:
 
     Attributes:
         name: of the model on a server.
-        generator: of the whole sample.
+        source: of the whole sample.
+        content: what is said of it.
         fits: the one model, or one for each fold.
         key: names events, parameters and model file.
         more: what the model file's own `metrics` say of the test part.
@@ -110,7 +109,8 @@ class Trained:
 
     name: str
     file: ModelFile
-    generator: DataGenerator
+    source: Source
+    content: Content
     fits: tuple[Fit, ...]
     key: str
     more: dict[str, float] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Trained:
     @property
     def folds(self) -> bool:
         """Whether there is a model for each fold."""
-        return bool(self.generator.params.kfold)
+        return bool(self.source.params.kfold)
 
     @cached_property
     def test(self) -> Scored:
@@ -137,7 +137,7 @@ class Trained:
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics.json."""
         test: dict[str, float | int] = {**self.test.figures(), **self.more}
-        if len(self.generator.classes) == 2 and self.test.task.name == "classification":
+        if len(self.source.labels.classes) == 2 and self.test.task.name == "classification":
             background, signal = (effective_events(self.test.weight[self.test.y == label]) for label in (0, 1))
             test["auc_uncertainty"] = auc_uncertainty(test["auc"], signal, background)
         test["events"] = len(self.test.y)
@@ -184,18 +184,19 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
         ConfigError: the model cannot be had as ONNX; the bundle is there all the same, without what a server needs.
         FileUnreadable: the folder cannot be written.
     """
-    generator, problem = trained.generator, ""
-    examples = generator.examples(EXAMPLES, raw=True)
+    content, problem = trained.content, ""
+    example = content.example(trained.name, EXAMPLES)
     with new_directory(path, alone=True) as folder:
         training = _training(trained, _save_models(folder, trained))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
-        (folder / "labels.txt").write_text("".join(f"{label}\n" for label in generator.classes), encoding="utf-8")
-        generator.specs.save(str(folder / "specs.json"))
-        _write_preproc(folder, generator.sample.options.preproc)
+        labels = "".join(f"{label}\n" for label in trained.source.labels.classes)
+        (folder / "labels.txt").write_text(labels, encoding="utf-8")
+        content.write(folder)
         write_json(folder / "metrics.json", trained.metrics())
         (folder / "epochs.csv").write_text(log.text(), encoding="utf-8")
         write_json(folder / "training.json", training)
-        write_json(folder / "example.json", _example(trained, examples))
+        if example is not None:
+            write_json(folder / "example.json", example)
         write_report(folder / "report.html", trained, training)
         try:
             _write_onnx(folder, trained)
@@ -213,14 +214,6 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
         raise ConfigError(f"{path} has the figures, but no model, which could be kept as ONNX alone: {problem}")
 
 
-def _write_preproc(folder: Path, preproc: Preproc | None) -> None:
-    """Expressions travel with the bundle; a Python file is kept beside them for people, and never run from there."""
-    if isinstance(preproc, ScriptPreproc):
-        (folder / "preproc.py").write_text(preproc.source, encoding="utf-8")
-    elif preproc is not None:
-        write_json(folder / "preproc.json", preproc.to_json())
-
-
 def _save_models(folder: Path, trained: Trained) -> str:
     """Write the models in the framework's own format; return the name of the file, of folds that in each folder."""
     if not trained.folds:
@@ -229,7 +222,7 @@ def _save_models(folder: Path, trained: Trained) -> str:
         mine = folder / "folds" / str(fold)
         mine.mkdir(parents=True)
         name = fit.backend.save(mine)
-        fit.generator.specs.save(str(mine / "specs.json"))
+        trained.content.write(mine, fold)
     return name
 
 
@@ -239,8 +232,8 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
     from mlaas4hep.training import onnx_graph
 
     def describe(graph: Any, path: Path) -> None:
-        classes, more = trained.generator.classes, {"mlaas4hep.name": trained.name}
-        onnx_graph.describe(graph, trained.generator.layout, classes, more)
+        about = {"mlaas4hep.name": trained.name, **trained.content.metadata()}
+        onnx_graph.describe(graph, trained.source.labels.classes, about)
         onnx.save(graph, str(path))
 
     graphs, expected = [], []
@@ -248,8 +241,7 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
         path = folder / (f"folds/{fold}/model.onnx" if trained.folds else "model.onnx")
         fit.backend.export(path)
         network = onnx.load(str(path))
-        inputs = fit.generator.sample.inputs
-        graphs.append(onnx_graph.with_inputs(network, inputs, fit.backend.takes, trained.generator.layout))
+        graphs.append(trained.content.graph(network, fit.backend.takes, fold))
         describe(graphs[-1], path)
         expected.append(_scores_of_examples(fit, trained))
         _check_onnx(path, trained, expected[-1])
@@ -260,7 +252,7 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
 
 def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
-    if not trained.generator.params.tfaas:
+    if not trained.source.params.tfaas:
         return  # a server of ours needs none of it
     if importlib.util.find_spec("tensorflow") is None:
         console.notice(
@@ -290,7 +282,7 @@ def _scores_of_examples(fit: Fit, trained: Trained) -> np.ndarray:
     Raises:
         ConfigError: it gives other scores for an event alone, as clients send them, than among others.
     """
-    events = fit.generator.examples(COMPARED, part=None)
+    events = fit.source.examples(COMPARED, part=None)
     scores = fit.backend.predict(events.inputs)
     alone = [fit.backend.predict(events[row : row + 1].inputs) for row in range(min(ALONE, len(events)))]
     worst = trained.test.task.difference(np.concatenate(alone), scores[:ALONE])
@@ -309,9 +301,9 @@ def _check_onnx(path: Path, trained: Trained, expected: np.ndarray) -> None:
         import onnxruntime
     except ModuleNotFoundError:
         return  # an extra of the server; the tests compare in any case
-    raw = trained.generator.examples(COMPARED, part=None, raw=True)
+    raw = trained.content.raw(COMPARED)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    rows = [raw.x, *(raw.x[row : row + 1] for row in range(min(ALONE, len(raw))))]
+    rows = [raw, *(raw[row : row + 1] for row in range(min(ALONE, len(raw))))]
     found = np.concatenate([session.run(["scores"], {"inputs": each})[0] for each in rows])
     worst = trained.test.task.difference(found, np.concatenate([expected, expected[:ALONE]]))
     if not worst <= TOLERANCE:
@@ -322,8 +314,7 @@ def _check_onnx(path: Path, trained: Trained, expected: np.ndarray) -> None:
 
 
 def _training(trained: Trained, model: str) -> dict[str, Any]:
-    sample = trained.generator.sample
-    packages = ["mlaas4hep", "numpy", "uproot", "awkward", *_packages(trained.backend.framework)]
+    packages = ["mlaas4hep", "numpy", *trained.content.packages, *_packages(trained.backend.framework)]
     return {
         "format": 1,
         "mlaas4hep": mlaas4hep.__version__,
@@ -335,23 +326,13 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
         "size": trained.backend.size(),
         "key": trained.key,
         "task": trained.test.task.name,
-        "folds": trained.generator.params.kfold,
+        "folds": trained.source.params.kfold,
         "outputs": trained.backend.outputs,
-        "identifier": list(sample.identifier),
-        "normalise": trained.fits[0].generator.sample.options.normalise,
         "command": sys.argv,
-        "params": trained.generator.params.model_dump(),
-        "files": [
-            {"name": name, "entries": entries, **({"label": sample.labels.classes[label]} if label is not None else {})}
-            for name, entries, label in zip(
-                sample.files, sample.entries, sample.labels.by_file or [None] * len(sample.files), strict=True
-            )
-        ],
-        "classes": list(sample.labels.classes),
-        "label_branches": list(sample.labels.branches),
-        "contrast": sample.labels.contrast,
-        "columns": trained.generator.columns,
-        "inputs": {name: list(shape) for name, shape in trained.generator.shapes.items()},
+        "params": trained.source.params.model_dump(),
+        "classes": list(trained.source.labels.classes),
+        "inputs": {name: list(shape) for name, shape in trained.source.shapes.items()},
+        **trained.content.about(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
 
@@ -371,7 +352,7 @@ def _version(package: str) -> str | None:
 
 
 def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
-    classes = ", ".join(trained.generator.classes)
+    classes = ", ".join(trained.source.labels.classes)
     return {
         "name": trained.name,
         "model": model,
@@ -380,7 +361,7 @@ def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
         "timestamp": time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime()),
         "options": [],
         "op": "",
-        "img_channels": 0,
+        "img_channels": trained.content.channels,
         "input_name": "inputs",
         "output_name": "scores",
         "input_node": "inputs",
@@ -392,14 +373,3 @@ def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
 
 def _upload(trained: Trained, model: str, params: str) -> dict[str, str]:
     return {"model": model, "labels": "labels.txt", "name": trained.name, "params": params}
-
-
-def _example(trained: Trained, examples: Batch) -> dict[str, Any]:
-    x = np.clip(examples.x, -FLOAT32_MAX, FLOAT32_MAX)  # JSON has no infinity, and the model takes it for this
-    values = [[None if np.isnan(value) else float(value) for value in row] for row in x]
-    return {
-        "model": trained.name,
-        "keys": trained.generator.columns,
-        "values": values,
-        "labels": [trained.generator.classes[y] if np.ndim(y) == 0 else y.tolist() for y in examples.y],
-    }

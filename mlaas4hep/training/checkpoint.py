@@ -36,6 +36,7 @@ class Standing:
         seconds, waiting: of these batches, in all and of waiting for data.
         epochs: what is known of the epochs before, as `Epoch` has it.
         best: index of the best of them.
+        slowed: index of the last one after which the learning rate was lowered.
         finished: whether nothing is left to do.
     """
 
@@ -48,6 +49,7 @@ class Standing:
     waiting: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best: int = 0
+    slowed: int = 0
     finished: bool = False
 
 

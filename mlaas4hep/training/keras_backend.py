@@ -19,7 +19,15 @@ import numpy as np
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, require, said
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import Shapes, array_shapes, choose, describe_shapes, no_single_output, probe_inputs
+from mlaas4hep.training.backend import (
+    Shapes,
+    array_shapes,
+    choose,
+    describe_shapes,
+    no_single_output,
+    own_schedule,
+    probe_inputs,
+)
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.task import Output, Task
 
@@ -133,6 +141,16 @@ class KerasBackend:
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""
         return np.asarray(self._scores.predict_on_batch(self._given(inputs)), np.float32)
+
+    def scale_learning_rate(self, factor: float) -> float:
+        """Multiply the learning rate of the optimizer; return what it is then."""
+        optimizer = self.model.optimizer
+        if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
+            raise own_schedule(self._file.path)
+        rate = float(optimizer.learning_rate)
+        if factor != 1:
+            optimizer.learning_rate = rate = rate * factor
+        return rate
 
     def snapshot(self) -> bytes:
         """Return the weights."""

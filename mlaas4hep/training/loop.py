@@ -1,6 +1,6 @@
 """Epochs over the whole sample, until the validation loss gets no better.
 
-    history = train(generator, backend, params)
+    history = train(source, backend, params)
 
 The loop knows neither files nor frameworks; the weights of the best epoch are the ones that stay. With a checkpoint,
 a run that was killed goes on from its last batch that was saved, and ends as it would have.
@@ -18,7 +18,7 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.stream import Batch, DataGenerator
+from mlaas4hep.stream import Batch, Source
 from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.labels import Labels
 from mlaas4hep.stream.split import PARTS
@@ -66,6 +66,7 @@ class Epoch:
         seconds: of training, without validation.
         events: of the training part, shuffled copies included.
         waiting: seconds of those in which training waited for data.
+        learning_rate: of the optimizer, where `lr_patience` of the params may change it.
     """
 
     epoch: int
@@ -74,6 +75,7 @@ class Epoch:
     seconds: float
     events: int
     waiting: float = 0.0
+    learning_rate: float | None = None
 
     @property
     def loss(self) -> float:
@@ -102,6 +104,8 @@ def flat(epoch: Epoch) -> dict[str, Any]:
     """Return an epoch as a plain dict, with the figures among the rest."""
     found = asdict(epoch)
     figures = found.pop("figures")
+    if epoch.learning_rate is None:
+        del found["learning_rate"]
     return {**found, **figures}
 
 
@@ -128,7 +132,7 @@ class Control:
     stop: Stop = field(default_factory=Stop)
 
 
-def train(generator: DataGenerator, backend: Backend, params: Params, control: Control | None = None) -> History:
+def train(source: Source, backend: Backend, params: Params, control: Control | None = None) -> History:
     """Train until `params.epochs` have passed or the validation loss got no better for `params.patience` of them.
 
     Raises:
@@ -138,17 +142,17 @@ def train(generator: DataGenerator, backend: Backend, params: Params, control: C
     control = control or Control()
     if isinstance(backend, AtOnce):
         with control.stop.looked_for(PATIENCE):
-            return _train_at_once(generator, backend, control)
+            return _train_at_once(source, backend, control)
     assert isinstance(backend, Stepwise)
     with control.stop.looked_for():
-        return _Run(generator, backend, params, control).train()
+        return _Run(source, backend, params, control).train()
 
 
 class _Run:
     """A training that goes step by step."""
 
-    def __init__(self, generator: DataGenerator, backend: Stepwise, params: Params, control: Control) -> None:
-        self._generator, self._backend, self._params, self._control = generator, backend, params, control
+    def __init__(self, source: Source, backend: Stepwise, params: Params, control: Control) -> None:
+        self._source, self._backend, self._params, self._control = source, backend, params, control
         self._now = Standing()
         self._best = backend.snapshot()
         self._saved = time.monotonic()
@@ -159,13 +163,14 @@ class _Run:
         now = self._now
         while not now.finished:
             train_loss = self._epoch()
-            figures = evaluate(self._generator, self._backend, "valid", True, self._stop_if_asked).figures()
+            figures = evaluate(self._source, self._backend, "valid", True, self._stop_if_asked).figures()
             if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {now.epoch + 1} is not a number",
                     hint="lower the learning rate of the model file, or set 'normalise' to 'auto' in the params",
                 )
-            epoch = Epoch(now.epoch + 1, train_loss, figures, now.seconds, now.events, now.waiting)
+            rate = self._backend.scale_learning_rate(1.0) if self._params.lr_patience else None
+            epoch = Epoch(now.epoch + 1, train_loss, figures, now.seconds, now.events, now.waiting, rate)
             improved = now.epoch == 0 or figures["loss"] < now.epochs[now.best]["figures"]["loss"]
             now.epochs.append(asdict(epoch))
             if improved:
@@ -173,6 +178,7 @@ class _Run:
             if self._control.report:
                 self._control.report(epoch, improved)
             now.finished = self._is_over(now.epoch)
+            self._slow_down()
             now.epoch += 1
             now.batches = now.events = 0
             now.loss = now.weight = now.seconds = now.waiting = 0.0
@@ -196,10 +202,18 @@ class _Run:
         """Whether an epoch is the last one."""
         return epoch - self._now.best >= self._params.patience or epoch + 1 >= self._params.epochs
 
+    def _slow_down(self) -> None:
+        """Lower the learning rate where the validation loss got no better for `lr_patience` epochs at this one."""
+        now, patience = self._now, self._params.lr_patience
+        if patience and not now.finished and now.epoch - max(now.best, now.slowed) >= patience:
+            now.slowed = now.epoch
+            rate = self._backend.scale_learning_rate(self._params.lr_factor)
+            console.notice(f"no better for {patience} epochs: the learning rate is {rate:.2g} from now on")
+
     def _epoch(self) -> float:
         """Train on the rest of the epoch under way; return its mean loss."""
         now = self._now
-        total = int(self._generator.num_entries * self._generator.sample.split.share_of_training)
+        total = self._source.training_entries
         title = f"epoch {now.epoch + 1}/{self._params.epochs}"
         before, start = now.seconds, time.perf_counter()
         with console.progress(title, total) as bar:
@@ -216,7 +230,7 @@ class _Run:
     def _batches(self, bar: console.Progress) -> Iterator[Batch]:
         """Yield the batches of the epoch under way, and count the time until they come."""
         now = self._now
-        batches = self._generator.batches("train", now.epoch, skip=now.batches)
+        batches = self._source.batches("train", now.epoch, skip=now.batches)
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -256,11 +270,11 @@ def recall(history: History, control: Control) -> None:
         lowest = min(lowest, epoch.loss)
 
 
-def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) -> History:
+def _train_at_once(source: Source, backend: AtOnce, control: Control) -> History:
     """Let a model train itself; every round is an epoch of the history."""
     rounds: list[Epoch] = []
     start = time.perf_counter()
-    count = int(generator.sample.composition.totals[PARTS.index("train")])
+    count = int(source.composition.totals[PARTS.index("train")])
 
     def report(number: int, train_loss: float, figures: dict[str, float], best: bool) -> None:
         nonlocal start
@@ -272,12 +286,12 @@ def _train_at_once(generator: DataGenerator, backend: AtOnce, control: Control) 
         _check_at_once(control)
 
     kept = backend.fit(
-        lambda epoch: _while_not_stopped(generator.batches("train", epoch), control),
-        lambda: _while_not_stopped(generator.batches("valid", shuffle=False), control),
+        lambda epoch: _while_not_stopped(source.batches("train", epoch), control),
+        lambda: _while_not_stopped(source.batches("valid", shuffle=False), control),
         report,
     )
     if not rounds:
-        figures = [evaluate(generator, backend, part, balanced=True).figures() for part in ("train", "valid")]
+        figures = [evaluate(source, backend, part, balanced=True).figures() for part in ("train", "valid")]
         rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
         if control.report:
             control.report(rounds[-1], True)
@@ -296,7 +310,7 @@ def _check_at_once(control: Control) -> None:
 
 
 def evaluate(
-    generator: DataGenerator,
+    source: Source,
     backend: Backend,
     part: str,
     balanced: bool = False,
@@ -309,17 +323,17 @@ def evaluate(
         between: called after each batch.
     """
     found = []
-    for batch in generator.batches(part, shuffle=False, balanced=balanced):
+    for batch in source.batches(part, shuffle=False, balanced=balanced):
         found.append((batch.y, backend.predict(batch.inputs), batch.weight))
         if between:
             between()
     y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Scored(y, scores, weight, Task.of(generator.sample.labels))
+    return Scored(y, scores, weight, Task.of(source.labels))
 
 
-def check_parts(generator: DataGenerator) -> None:
+def check_parts(source: Source) -> None:
     """Raise ConfigError, before hours of training, if a part of the sample, or a class, is empty, or has no weight."""
-    composition = generator.sample.composition
+    composition = source.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
         if not events:
             raise ConfigError(
@@ -329,10 +343,10 @@ def check_parts(generator: DataGenerator) -> None:
         if not weight > 0:
             raise ConfigError(
                 f"the weights of the {part} part add up to {weight:.4g}, and must to more than 0",
-                hint=f"look at 'weight' in the params: '{generator.params.weight}'",
+                hint=f"look at 'weight' in the params: '{source.params.weight}'",
             )
-    _check_classes(generator.sample.labels, composition)
-    composition.factors(generator.params.balance)
+    _check_classes(source.labels, composition)
+    composition.factors(source.params.balance)
 
 
 def _check_classes(labels: Labels, composition: Composition) -> None:

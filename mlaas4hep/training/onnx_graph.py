@@ -76,15 +76,14 @@ def mean(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     return made
 
 
-def describe(model: onnx.ModelProto, layout: VectorLayout, classes: Sequence[str], more: Mapping[str, str]) -> None:
-    """Write into a graph what a server needs to know: the names of its columns, its branches and its classes."""
-    entries = {
-        "mlaas4hep.keys": json.dumps(layout.columns),
-        "mlaas4hep.branches": json.dumps(layout.to_json()),
-        "mlaas4hep.labels": json.dumps(list(classes)),
-        **more,
-    }
-    helper.set_model_props(model, entries)
+def about_rows(layout: VectorLayout) -> dict[str, str]:
+    """Return the entries that tell a server the names of the columns, and the branches that they come from."""
+    return {"mlaas4hep.keys": json.dumps(layout.columns), "mlaas4hep.branches": json.dumps(layout.to_json())}
+
+
+def describe(model: onnx.ModelProto, classes: Sequence[str], more: Mapping[str, str]) -> None:
+    """Write into a graph what a server needs to know: the names of its classes, and what else there is to say."""
+    helper.set_model_props(model, {**more, "mlaas4hep.labels": json.dumps(list(classes))})
 
 
 class _Front:

@@ -17,10 +17,8 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.errors import first_line
-from mlaas4hep.stream import PARTS, Batch, DataGenerator
-from mlaas4hep.stream.contrast import with_shuffled_copies
 from mlaas4hep.training import plots
-from mlaas4hep.training.importance import EVENTS, Importance, permutation_importance
+from mlaas4hep.training.content import Section
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import effective_events
 from mlaas4hep.training.page import details, number, page, paragraph, table, text, total
@@ -37,8 +35,6 @@ from mlaas4hep.training.report_scores import (
 if TYPE_CHECKING:
     from mlaas4hep.training.bundle import Trained
 
-WORDS = {"train": "training", "valid": "validation", "test": "test"}
-
 EFFICIENCIES = (0.3, 0.5, 0.7, 0.9)
 """Of the class, for which the background rejection is listed."""
 
@@ -49,16 +45,16 @@ def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> N
     Args:
         training: the content of training.json.
     """
-    generator, first = trained.generator, trained.fits[0]
+    content, first = trained.content, trained.fits[0]
     parts = {"training": first.train, "validation": first.valid, "test": first.test}
-    classes = generator.classes
+    classes = trained.source.labels.classes
     lead = (
         f"{training['framework']} model of {training['model_file']}, {training['size']}, trained {training['created']}"
     )
-    sections: list[tuple[str, Callable[[], str]]] = [
+    sections: list[Section] = [
         ("Result", lambda: _result(trained, parts)),
-        ("Sample", lambda: _sample(generator, parts) + _files(training)),
-        ("Features", lambda: _features(first.generator)),
+        ("Sample", lambda: _sample(trained, parts) + content.sample(training)),
+        *content.before(),
         ("Training", lambda: _epochs(first.history)),
     ]
     task = trained.test.task.name
@@ -78,7 +74,7 @@ def write_report(path: Path, trained: Trained, training: Mapping[str, Any]) -> N
             ("Calibration", lambda: calibration_of_labels(trained.test)),
         ]
     sections += [
-        ("Importance", lambda: _importance(trained)),
+        *content.after(trained),
         ("Parameters", lambda: _pairs("What the run was told.", training["params"])),
         ("Versions", lambda: _pairs("What it ran with.", training["versions"])),
     ]
@@ -110,7 +106,7 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
         found = scored.figures()
         rows.append([part, *(number(found[name]) for name in ("loss", *names))])
     notes = []
-    if trained.generator.sample.labels.contrast:
+    if trained.source.labels.contrast:
         notes.append(
             "There were no labels: the model tells events from copies of themselves whose columns were shuffled"
             " independently, so the AUC says how much the columns know of each other."
@@ -136,9 +132,10 @@ def _result(trained: Trained, parts: Mapping[str, Scored]) -> str:
     )
 
 
-def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
+def _sample(trained: Trained, parts: Mapping[str, Scored]) -> str:
+    params = trained.source.params
     weights = np.concatenate([scored.weight for scored in parts.values()])
-    noun = {"classification": "class", "multilabel": "label", "regression": ""}[generator.params.task]
+    noun = {"classification": "class", "multilabel": "label", "regression": ""}[params.task]
     columns, caption = ["events"], f"Events by {noun and f'{noun} and '}part; all have weight 1."
     if (weights != 1).any():
         columns += ["Σw", "effective"]
@@ -147,7 +144,7 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
             " same relative error: (Σw)² / Σw²."
         )
     rows = []
-    classes = () if generator.params.task == "regression" else generator.classes
+    classes = () if params.task == "regression" else trained.source.labels.classes
     for index, name in [*enumerate(classes), (None, "all")]:
         row = [name]
         for scored in parts.values():
@@ -157,7 +154,7 @@ def _sample(generator: DataGenerator, parts: Mapping[str, Scored]) -> str:
             ]
         rows.append(row)
     head = [noun, *(f"{part} {column}" for part in parts for column in columns)]
-    return _negative(weights) + table(caption, head, rows, 1) + paragraph(_split(generator))
+    return _negative(weights) + table(caption, head, rows, 1)
 
 
 def _shown(name: str) -> str:
@@ -173,43 +170,6 @@ def _negative(weights: np.ndarray) -> str:
         else "",
         note=True,
     )
-
-
-def _split(generator: DataGenerator) -> str:
-    split = generator.sample.split
-    if split.expressions:
-        return "; ".join(f"{WORDS[part]}: {text}" for part, text in split.expressions.items()) + "; training: the rest."
-    train, test = split.share_of_training, 1 / split.folds if split.folds else split.shares[-1]
-    parts = zip(PARTS, (train, 1 - train - test, test), strict=True)
-    shares = ", ".join(f"{share:.0%} {WORDS[part]}" for part, share in parts)
-    shares = f"For each of the {split.folds} models {shares}" if split.folds else shares
-    identity = ", ".join(generator.sample.identifier)
-    return f"{shares}, by a hash of the event's identity" + (f" ({identity})." if identity else ".")
-
-
-def _files(training: Mapping[str, Any]) -> str:
-    labelled = any("label" in file for file in training["files"])
-    rows = [
-        [file["name"], *([file["label"]] if labelled else []), f"{file['entries']:,}"] for file in training["files"]
-    ]
-    return details(
-        f"{len(rows)} file{'s' * (len(rows) > 1)}",
-        table("Before cuts.", ["file", *(["label"] if labelled else []), "events"], rows, 1 + labelled),
-        opened=len(rows) <= 20,
-    )
-
-
-def _features(generator: DataGenerator) -> str:
-    rows = []
-    for name, branch in generator.specs.branches.items():
-        moments = [number(value) for value in (branch.minimum, branch.maximum, branch.mean, branch.std)]
-        rows.append([name, branch.kind.value, str(branch.dim), *moments, f"{branch.nan:,}", f"{branch.inf:,}"])
-    head = ["branch", "kind", "dim", "min", "max", "mean", "std", "NaN", "inf"]
-    shapes = ", ".join(f"{name} ({' × '.join(map(str, shape))})" for name, shape in generator.shapes.items())
-    return paragraph(
-        f"{len(rows)} branches as {generator.layout.width} columns; the model is given {shapes}, normalised:"
-        f" {generator.sample.options.normalise}."
-    ) + details("Every branch", table("Over all events, before normalisation.", head, rows, 2))
 
 
 def _epochs(history: History) -> str:
@@ -299,38 +259,3 @@ def _residuals(train: Scored, test: Scored) -> str:
             ),
         ]
     return plots.draw(drawings, table("Estimate minus truth, test part; quantiles without weights.", head, rows, 1))
-
-
-def _importance(trained: Trained) -> str:
-    generator = trained.fits[0].generator
-    events = _some_events(generator)
-    if len(events) < 2:
-        return paragraph("Not known: there are no events of the test part at the beginning of the files.")
-    found = permutation_importance(
-        trained.backend, events, generator.sample.inputs, trained.test.task, generator.params.seed
-    )
-    rows = [[drop.branch, f"{drop.value:.5f}", f"{drop.uncertainty:.5f}"] for drop in found.drops]
-    what = "drop of the AUC" if found.measure == "AUC" else "rise of the loss"
-    return plots.draw(
-        [(partial(plots.importance, found), f"The {len(rows)} most important branches.")],
-        paragraph(_tried(found))
-        + details("In numbers", table("Most important first.", ["branch", what, "±"], rows, 1)),
-    )
-
-
-def _some_events(generator: DataGenerator) -> Batch:
-    events = generator.examples(EVENTS)
-    if generator.sample.labels.contrast:
-        return with_shuffled_copies(events, np.random.default_rng(generator.params.seed))
-    return events
-
-
-def _tried(found: Importance) -> str:
-    figure = "the AUC drops" if found.measure == "AUC" else "the loss rises"
-    tried = f"all {found.tried}" if found.tried == found.branches else f"{found.tried} of {found.branches}"
-    return (
-        f"By how much {figure} when the values of a branch are dealt out to other events: {found.events:,} events of"
-        f" the test part, {found.repeats} times. A first look at fewer events, of {tried} branches, chose these."
-        " The errors say by how much a branch that tells nothing scatters around 0. Of branches that tell the same,"
-        " each may look unimportant."
-    )

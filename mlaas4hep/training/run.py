@@ -24,12 +24,14 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line
 from mlaas4hep.files import only_one
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.stream import PARTS, DataGenerator
+from mlaas4hep.stream import PARTS, DataGenerator, Source
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import AtOnce, Backend, make_backend
 from mlaas4hep.training.bundle import COMPARED, MORE_FIGURES, Fit, Trained, check_destination, model_name, write_bundle
 from mlaas4hep.training.checkpoint import Checkpoint
+from mlaas4hep.training.content import Content
+from mlaas4hep.training.event_content import EventContent
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
@@ -48,13 +50,13 @@ class Watch:
     """What a run tells whom, and what stops it.
 
     Attributes:
-        started: called when the training of a model begins, with the number of its fold.
+        started: called with the sample when the training of a model begins, and with the number of its fold.
         report: called after every epoch, with whether it is the best so far, and the fold.
         resume: go on from a checkpoint, where there is one.
         stop: whether the run is to stop.
     """
 
-    started: Callable[[DataGenerator, Backend, int], None] | None = None
+    started: Callable[[Any, Backend, int], None] | None = None
     report: Callable[[Epoch, bool, int], None] | None = None
     resume: bool = False
     stop: Stop = field(default_factory=Stop)
@@ -86,72 +88,103 @@ def train_model(
         MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
     """
     params, watch = params or Params.parse({}), watch or Watch()
-    destination = Path(fout)
-    check_destination(destination)
-    paths = _checkpoint_paths(destination, params.kfold)
-    with watch.stop.explained(lambda: _how_to_go_on(paths)), ExitStack() as stack:
-        stack.enter_context(only_one(destination))
+    with open_run(Path(fout), params, watch) as run:
         file = load_model_file(model)
-        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
-        stack.callback(log.close)
-        whole = stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
-        key = key_of([whole.sample.key, file.source])
-        checkpoints = [Checkpoint(path, key) for path in paths]
-        if watch.resume:
-            _check_unfinished(destination, key, checkpoints)
+        whole = run.stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
+        run.begin(key_of([whole.sample.key, file.source]))
         generators = [whole]
         if params.kfold:
             learnt = [whole.specs] * params.kfold if specs else specs_by_fold(whole.sample, params.kfold)
             generators = [
-                stack.enter_context(DataGenerator(files, labels, params, mine, preproc=preproc, fold=fold))
+                run.stack.enter_context(DataGenerator(files, labels, params, mine, preproc=preproc, fold=fold))
                 for fold, mine in enumerate(learnt)
             ]
-        fits = []
-        for fold, (generator, checkpoint) in enumerate(zip(generators, checkpoints, strict=True)):
-            fits.append(_fit(generator, file, params, checkpoint, watch, log, fold))
-        trained = Trained(model_name(destination, params.name), file, whole, tuple(fits), key)
+        fits = [run.fit(generator, file, fold) for fold, generator in enumerate(generators)]
+        return run.finish(file, whole, EventContent(whole, generators), fits)
+
+
+@contextmanager
+def open_run(destination: Path, params: Params, watch: Watch) -> Iterator[Run]:
+    """Begin a run that writes a bundle, which no other may do meanwhile.
+
+    Raises:
+        ConfigError: there is something that is no bundle of ours, or another run writes there.
+        Stopped: it was asked to stop.
+    """
+    check_destination(destination)
+    paths = _checkpoint_paths(destination, params.kfold)
+    with watch.stop.explained(lambda: _how_to_go_on(paths)), ExitStack() as stack:
+        stack.enter_context(only_one(destination))
+        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
+        stack.callback(log.close)
+        yield Run(destination, params, watch, paths, log, stack)
+
+
+class Run:
+    """A run on its way to a bundle; see `open_run`.
+
+    Attributes:
+        stack: what is closed when the run ends.
+    """
+
+    def __init__(
+        self, destination: Path, params: Params, watch: Watch, paths: Sequence[Path], log: EpochLog, stack: ExitStack
+    ) -> None:
+        self.stack = stack
+        self._destination, self._params, self._watch, self._paths = destination, params, watch, paths
+        self._log = log
+        self._checkpoints: list[Checkpoint] = []
+        self._key = ""
+
+    def begin(self, key: str) -> None:
+        """Say what is trained; `key` names all that the result depends on.
+
+        Raises:
+            AlreadyTrained: the run was to be resumed, and has its bundle.
+        """
+        self._key = key
+        self._checkpoints = [Checkpoint(path, key) for path in self._paths]
+        if self._watch.resume:
+            _check_unfinished(self._destination, key, self._checkpoints)
+
+    def fit(self, source: Source, file: ModelFile, fold: int = 0) -> Fit:
+        """Train one model and look at what it has learnt."""
+        params, watch, checkpoint = self._params, self._watch, self._checkpoints[fold]
+        task = Task.of(source.labels)
+        with _explained(file):
+            backend = make_backend(file, source.shapes, task, params)
+        if not backend.normalised:
+            source.leave_raw()
+        _try_metrics(file, _no_scores(task, backend.outputs))
+        if watch.started:
+            watch.started(source, backend, fold)
+        check_parts(source)
+        control = _FoldControl(watch, self._log, fold, checkpoint)
+        if not (params.kfold and isinstance(backend, AtOnce)):
+            return Fit(backend, source, *_train(source, backend, file, params, control))
+        known = find(checkpoint, backend, task) if watch.resume else None
+        if known is not None:
+            recall(known[1].history, control)
+            return Fit(known[0], source, *known[1])
+        result = _train(source, backend, file, params, control)
+        keep(checkpoint, backend, result, source.examples(COMPARED, part=None).inputs)
+        return Fit(backend, source, *result)
+
+    def finish(self, file: ModelFile, source: Source, content: Content, fits: Sequence[Fit]) -> Trained:
+        """Write the bundle."""
+        name = model_name(self._destination, self._params.name)
+        trained = Trained(name, file, source, content, tuple(fits), self._key)
         trained.more.update(_own_metrics(file, trained.test))
-        write_bundle(destination, trained, log)
-        for checkpoint in checkpoints:
+        write_bundle(self._destination, trained, self._log)
+        for checkpoint in self._checkpoints:
             checkpoint.remove()
-    return trained
+        return trained
 
 
-def _fit(
-    generator: DataGenerator,
-    file: ModelFile,
-    params: Params,
-    checkpoint: Checkpoint,
-    watch: Watch,
-    log: EpochLog,
-    fold: int,
-) -> Fit:
-    """Train one model and look at what it has learnt."""
-    task = Task.of(generator.sample.labels)
+def _train(source: Source, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
     with _explained(file):
-        backend = make_backend(file, generator.shapes, task, params)
-    if not backend.normalised and params.normalise == "auto":
-        generator.sample.renormalise("none")
-    _try_metrics(file, _no_scores(task, backend.outputs))
-    if watch.started:
-        watch.started(generator, backend, fold)
-    check_parts(generator)
-    control = _FoldControl(watch, log, fold, checkpoint)
-    if not (params.kfold and isinstance(backend, AtOnce)):
-        return Fit(backend, generator, *_train(generator, backend, file, params, control))
-    known = find(checkpoint, backend, task) if watch.resume else None
-    if known is not None:
-        recall(known[1].history, control)
-        return Fit(known[0], generator, *known[1])
-    result = _train(generator, backend, file, params, control)
-    keep(checkpoint, backend, result, generator.examples(COMPARED, part=None).inputs)
-    return Fit(backend, generator, *result)
-
-
-def _train(generator: DataGenerator, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
-    with _explained(file):
-        history = train(generator, backend, params, control)
-    return Result(history, *(evaluate(generator, backend, part) for part in PARTS))
+        history = train(source, backend, params, control)
+    return Result(history, *(evaluate(source, backend, part) for part in PARTS))
 
 
 class _FoldControl(Control):

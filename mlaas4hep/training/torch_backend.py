@@ -171,6 +171,12 @@ class TorchBackend:
             given = self._tensors({name: inputs[name] for name in self.takes})
             return np.asarray(scores(*given.values()).float().cpu().numpy())
 
+    def scale_learning_rate(self, factor: float) -> float:
+        """Multiply the learning rates of the optimizer; return what the first is then."""
+        for group in self._optimizer.param_groups:
+            group["lr"] *= factor
+        return float(self._optimizer.param_groups[0]["lr"])
+
     def snapshot(self) -> bytes:
         """Return the weights; `torch.load(..., weights_only=True)` reads them without unpickling."""
         return _packed(self.model.state_dict())

@@ -12,8 +12,9 @@ are branches too, or one number a file.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,9 +165,14 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
     """
     _check_count(labels, files)
     names = [str(label) for label in labels]
-    classes = tuple(sorted(set(names), key=_sort_key))
+    classes = sorted_classes(names)
     _check_classes(classes, "all files have the label")
     return Labels(classes, by_file=tuple(classes.index(name) for name in names))
+
+
+def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the different ones of some labels, numbers first and by value, names by alphabet."""
+    return tuple(sorted(set(labels), key=_sort_key))
 
 
 def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
@@ -274,6 +280,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 def _sort_key(name: str) -> tuple[bool, float, str]:
     try:
-        return False, float(name), name
+        number = float(name)
     except ValueError:
-        return True, 0.0, name
+        number = math.nan
+    return (True, 0.0, name) if math.isnan(number) else (False, number, name)

@@ -22,7 +22,7 @@ import numpy as np
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_lines
-from mlaas4hep.lists import split_list
+from mlaas4hep.lists import some, split_list
 from mlaas4hep.reader.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
@@ -81,7 +81,7 @@ class Labels:
         if strange.any():
             value = column[strange][0]
             raise ConfigError(
-                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {_some(self.classes)}",
+                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {some(self.classes)}",
                 hint="the file was changed after it was first read: run again",
             )
         return index.astype(np.int64)
@@ -272,10 +272,6 @@ def _check_classes(classes: Sequence[str], what: str) -> None:
     if len(classes) < 2:
         only = classes[0] if classes else "nothing"
         raise ConfigError(f"{what} {only}: there is nothing to tell apart", hint="give two classes, or no labels")
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _sort_key(name: str) -> tuple[bool, float, str]:

@@ -8,7 +8,7 @@ import time
 import pytest
 from scripts import ROOT
 
-FLOORS = {"io": 1, "reader": 2, "stream": 3, "training": 4, "client": 5, "serving": 5}
+FLOORS = {"io": 1, "reader": 2, "stream": 3, "images": 4, "training": 4, "client": 5, "serving": 5}
 HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")

@@ -19,7 +19,8 @@ from check_predictor import check_predictor
 from serving_fixtures import Server, onnx_model, params, server_fixture, shared_server_fixture, url_fixture  # noqa: F401
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.images import LARGEST, read_image
+from mlaas4hep.images.decode import LARGEST
+from mlaas4hep.serving.images import read_image
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
 from mlaas4hep.serving.predictor import Predictors
 from mlaas4hep.serving.store import ModelStore

@@ -11,6 +11,7 @@ from mlaas4hep.stream.labels import (
     labels_by_branches,
     labels_by_file,
     read_labels,
+    sorted_classes,
 )
 
 
@@ -29,6 +30,7 @@ def test_classes_are_numbered_by_value_or_by_alphabet():
     assert labels_by_file(["10", "9", "-1", "9"], list("abcd")).by_file == (2, 1, 0, 1)
     assert labels_by_file(["ttbar", "QCD"], list("ab")).classes == ("QCD", "ttbar")
     assert labels_by_file([1, 0], list("ab")).classes == ("0", "1")
+    assert sorted_classes(["b", "nan", "10", "9", "inf", "a", "9"]) == ("9", "10", "inf", "a", "b", "nan")
 
 
 def test_y_of_a_file_is_the_class_of_its_label():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.config import Params
-from mlaas4hep.lists import split_list
+from mlaas4hep.lists import some, split_list
 from mlaas4hep.methods import parse_choice
 from mlaas4hep.stream.labels import read_labels
 
@@ -28,6 +28,11 @@ from mlaas4hep.stream.labels import read_labels
 )
 def test_commas_separate_and_those_of_regular_expressions_do_not(text, items):
     assert split_list(text) == items
+
+
+def test_the_first_of_some_names_are_shown():
+    assert some(["ggH", "VBF", "WH"], 3) == "ggH, VBF, WH"
+    assert some(["ggH", "VBF", "WH", "ZH"], 3) == "ggH, VBF, WH, ..."
 
 
 @given(st.lists(st.text("abc*_?@.", min_size=1) | st.from_regex(r"/[a-c{},.*]+/", fullmatch=True), max_size=6))

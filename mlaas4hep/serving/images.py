@@ -3,7 +3,7 @@
     image = read_image(file, predictor.input)                   # float32 (1, height, width, channels), 0 to 255
     answer("a.png", predictor, predictor.predict(image))
 
-PNG and JPEG, whatever the file is called. Pillow is imported when the first image arrives.
+What is decoded, and how, is in `mlaas4hep.images.decode`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.images.decode import decode
 from mlaas4hep.serving.predictor import Predictor
 from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.tensor import Array, Tensor
 
-LARGEST = 25_000_000
-"""Pixels of an image; a few bytes can stand for as many as one likes."""
-
 _BEST = 5
-_FORMATS = ("PNG", "JPEG")
 
 
 def read_image(file: BinaryIO, takes: Tensor) -> Array:
     """Decode an image in the size and with the channels that a model takes.
-
-    An image of another size is resized, bilinearly; EXIF orientation is respected; 16 bits become 8, and transparency
-    is left out, as in the stock server.
 
     Returns:
         float32 (1, height, width, channels), 0 to 255.
@@ -41,12 +35,7 @@ def read_image(file: BinaryIO, takes: Tensor) -> Array:
     if not takes.is_image:
         raise ConfigError("the model takes rows of values, not images", hint="send them to POST /json")
     height, width, channels = takes.shape
-    image = _decoded(file, "L" if channels == 1 else "RGB")
-    size = (width or image.width, height or image.height)
-    if size != image.size:
-        image = image.resize(size, require("PIL.Image", "server", "reading images").Resampling.BILINEAR)
-    pixels = np.asarray(image, np.float32)
-    return pixels.reshape(1, size[1], size[0], channels or 3)
+    return decode(file, height, width, channels or 3).astype(np.float32)[None]
 
 
 def answer(filename: str, predictor: Predictor, scores: Matrix) -> Any:
@@ -69,23 +58,3 @@ def answer(filename: str, predictor: Predictor, scores: Matrix) -> Any:
 def _best(labels: Sequence[str], row: Sequence[float | None]) -> list[dict[str, Any]]:
     pairs = sorted(zip(labels, row, strict=True), key=lambda pair: -math.inf if pair[1] is None else pair[1])
     return [{"label": label, "probability": probability} for label, probability in pairs[: -_BEST - 1 : -1]]
-
-
-def _decoded(file: BinaryIO, mode: str) -> Any:
-    image_module = require("PIL.Image", "server", "reading images")
-    image_ops = require("PIL.ImageOps", "server", "reading images")
-    try:
-        with image_module.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > LARGEST:
-                raise ConfigError(f"the image has more than {LARGEST / 1e6:.0f} million pixels")
-            image.load()
-            upright = image_ops.exif_transpose(image)
-    except ConfigError:
-        raise
-    except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
-        raise ConfigError(f"the image has more than {LARGEST / 1e6:.0f} million pixels") from error
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ConfigError("the image is no PNG or JPEG file, or is damaged") from error
-    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        upright = image_module.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    return upright.convert(mode)

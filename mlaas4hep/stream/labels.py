@@ -12,8 +12,9 @@ are branches too, or one number a file.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_lines
-from mlaas4hep.lists import split_list
+from mlaas4hep.lists import some, split_list
 from mlaas4hep.reader.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
@@ -80,7 +81,7 @@ class Labels:
         if strange.any():
             value = column[strange][0]
             raise ConfigError(
-                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {_some(self.classes)}",
+                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {some(self.classes)}",
                 hint="the file was changed after it was first read: run again",
             )
         return index.astype(np.int64)
@@ -164,9 +165,14 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
     """
     _check_count(labels, files)
     names = [str(label) for label in labels]
-    classes = tuple(sorted(set(names), key=_sort_key))
+    classes = sorted_classes(names)
     _check_classes(classes, "all files have the label")
     return Labels(classes, by_file=tuple(classes.index(name) for name in names))
+
+
+def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the different ones of some labels, numbers first and by value, names by alphabet."""
+    return tuple(sorted(set(labels), key=_sort_key))
 
 
 def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
@@ -268,12 +274,9 @@ def _check_classes(classes: Sequence[str], what: str) -> None:
         raise ConfigError(f"{what} {only}: there is nothing to tell apart", hint="give two classes, or no labels")
 
 
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
 def _sort_key(name: str) -> tuple[bool, float, str]:
     try:
-        return False, float(name), name
+        number = float(name)
     except ValueError:
-        return True, 0.0, name
+        number = math.nan
+    return (True, 0.0, name) if math.isnan(number) else (False, number, name)

@@ -1,0 +1,1 @@
+"""Images of events: from a folder of them to a trained classifier."""

@@ -1,0 +1,416 @@
+"""The labelled images of a folder: which are found, what their labels are, what is wrong with them, and their sizes."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
+from mlaas4hep.images.check import check_images
+from mlaas4hep.images.folder import ImageFolder, read_folder
+from mlaas4hep.images.label_file import read_label_file
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+FOUR = {"a": "ring", "b": "blob", "c": "ring", "d": "blob"}
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Make files that have nothing in them: an index looks at names alone."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def csv(folder: Path, text: str | bytes) -> Path:
+    path = folder / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def labels(images: ImageFolder) -> dict[str, str]:
+    """Return what each image is said to be."""
+    return {images.name(index): images.classes[images.y[index]] for index in range(len(images))}
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Path:
+    """A folder with the images a to d."""
+    return touch(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
+
+
+# The index
+
+
+def test_images_come_by_name_with_the_number_of_their_class(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "hep", "d.png", "b.png", "a.png", "c.png", "notes.txt")
+    images = read_folder(folder, csv(tmp_path, "image,label\nd.png,blob\na.png,ring\nb.png,blob\nc.png,ring\n"))
+    assert images.classes == ("blob", "ring")
+    assert [images.name(index) for index in range(len(images))] == ["a.png", "b.png", "c.png", "d.png"]
+    assert (images.y.tolist(), images.y.dtype) == ([1, 0, 1, 0], np.int64)
+    assert images.path(2) == str(folder / "c.png")
+
+
+def test_classes_that_are_numbers_are_sorted_by_value(four: Path, tmp_path: Path) -> None:
+    images = read_folder(four, csv(tmp_path, "a,10\nb,9\nc,10\nd,9\n"))
+    assert (images.classes, images.y.tolist()) == (("9", "10"), [1, 0, 1, 0])
+
+
+def test_an_index_is_not_changed_and_gives_some_of_its_images(four: Path, tmp_path: Path) -> None:
+    images = read_folder(four, csv(tmp_path, "a,ring\nb,blob\nc,ring\nd,blob\n"))
+    for array in (images.names, images.y):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+    for chosen in (np.array([False, True, True, False]), np.array([1, 2])):
+        assert labels(images.only(chosen)) == {"b.png": "blob", "c.png": "ring"}
+    assert images.only(np.array([1])).classes == ("blob", "ring")
+
+
+def test_the_order_of_files_and_lines_does_not_matter(tmp_path: Path) -> None:
+    names = [f"{number:02}.png" for number in np.random.default_rng(0).permutation(40)]
+    found = []
+    for order in (names, sorted(names)):
+        folder = touch(tmp_path / str(len(found)), *order)
+        images = read_folder(folder, csv(tmp_path, "".join(f"{name},{int(name[:2]) % 3}\n" for name in order)))
+        found.append((images.names.tolist(), images.y.tolist()))
+    assert found[0] == found[1] == ([f"{n:02}.png".encode() for n in range(40)], [n % 3 for n in range(40)])
+
+
+def test_names_in_all_scripts_are_found(tmp_path: Path) -> None:
+    names = ["été.png", "中.png", "mit Leerzeichen.png", "x,y.png"]
+    folder = touch(tmp_path / "images", *names)
+    images = read_folder(folder, csv(tmp_path, 'été,ä\n中,ö\nmit Leerzeichen,ä\n"x,y",ö\n'))
+    assert labels(images) == dict(zip(names, ["ä", "ö", "ä", "ö"], strict=True))
+    assert all(os.path.exists(images.path(index)) for index in range(4))
+
+
+def test_an_index_takes_little_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "events").mkdir(parents=True)
+    lines = []
+    for number in range(20_000):
+        (folder / "events" / f"event_{number:06}.png").touch()
+        lines.append(f"event_{number:06},{number % 10}\n")
+    path = csv(tmp_path, "".join(lines))
+    tracemalloc.start()
+    images = read_folder(folder, path)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(images) == 20_000
+    assert np.bincount(images.y).tolist() == [2000] * 10
+    assert kept < 20_000 * 40  # bytes: a name of 23, and a class of 8
+    assert peak < 20_000 * 800
+
+
+# Files of labels
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,ring\nb,blob\nc,ring\nd,blob\n",
+        "image,label\na,ring\nb,blob\nc,ring\nd,blob",
+        "image_name,label\r\na.png,ring\r\nb.png,blob\r\nc.png,ring\r\nd.png,blob\r\n",
+        "filename;class\na.png;ring\nb.png;blob\nc.png;ring\nd.png;blob\n",
+        "id\tlabel\na\tring\nb\tblob\nc\tring\nd\tblob\n",
+        '\ufeff"image", "label"\n"a.png","ring"\n"b.png", "blob" \nc,"ring"\n d , blob \n',
+        "\n\nimage,label\n\n./a.png,ring\n  \nb,blob\n,\nc,ring\nd,blob\n\n",
+        "a,ring\nb,blob\nc,ring\nd,blob\na.png,ring\n./a,ring\n",
+    ],
+)
+def test_files_of_labels_are_read_as_people_write_them(text: str, four: Path, tmp_path: Path) -> None:
+    images = read_folder(four, csv(tmp_path, text))
+    assert labels(images) == {f"{name}.png": label for name, label in FOUR.items()}
+
+
+def test_the_separator_is_the_first_one_that_no_quote_holds(tmp_path: Path) -> None:
+    for text, expected in [
+        ('"a,1";x,y\nb;z', {"a,1.png": "x,y", "b.png": "z"}),
+        ("b,x;y\nc,z", {"b.png": "x;y", "c.png": "z"}),
+        ('b,"say ""x"""\nc,"1,5"', {"b.png": 'say "x"', "c.png": "1,5"}),
+    ]:
+        assert read_label_file(csv(tmp_path, text), ["a,1.png", "b.png", "c.png"]) == expected
+
+
+def test_a_first_line_is_a_header_only_if_it_cannot_be_an_image(four: Path, tmp_path: Path) -> None:
+    names = ["a.png", "b.png", "image.png"]
+    assert read_label_file(csv(tmp_path, "a,x\nb,y\n"), names) == {"a.png": "x", "b.png": "y"}
+    assert read_label_file(csv(tmp_path, "image,x\nb,y\n"), names) == {"image.png": "x", "b.png": "y"}
+    for first in ("lost.png,y", "lost.jpeg,z", "lost,y"):  # the last: it has a label that others have too
+        with pytest.raises(ConfigError, match=f"1 of the 3 images that .* not in the folder: {first.split(',')[0]}"):
+            read_label_file(csv(tmp_path, f"{first}\na,x\nb,y\n"), names)
+
+
+def test_images_in_folders_are_called_by_path_or_by_name(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "images", "2017/ring/a.png", "2017/b.png", "c.v2.png", "2018/ring/d.png")
+    expected = {"2017/b.png": "x", "2017/ring/a.png": "y", "2018/ring/d.png": "y", "c.v2.png": "x"}
+    for text in (
+        "2017/ring/a.png,y\n2017/b.png,x\nc.v2.png,x\n2018/ring/d.png,y\n",
+        "ring/a,y\n./2017/b,x\n./c.v2,x\nring/d,y\n",
+        "a.png,y\nb,x\nc.v2,x\nd,y\n",
+    ):
+        assert labels(read_folder(folder, csv(tmp_path, text))) == expected
+
+
+def test_a_name_that_several_images_have_is_one_error(tmp_path: Path) -> None:
+    names = ["a.jpg", "blob/b.png", "c.jpg", "c.png", "ring/a.png", "ring/b.png"]
+    for text, said in [
+        ("a,x\nb,y\n", "labels.csv line 2: 'b' may be blob/b.png, ring/b.png; write the path of one"),
+        ("a,x\nc,y\n", "labels.csv line 2: 'c' may be c.jpg, c.png; write the path of one"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            read_label_file(csv(tmp_path, text), names)
+        assert str(caught.value).endswith(said)
+    # a whole path means that image, also where it is the end of another's
+    assert read_label_file(csv(tmp_path, "a,x\nc.png,y\n"), names) == {"a.jpg": "x", "c.png": "y"}
+
+
+MISTAKES = {
+    "": "labels.csv is empty; write image,label for each image",
+    " \n\n,\n": "labels.csv is empty; write image,label for each image",
+    "image,label\n": "labels.csv lists no image; write image,label for each image",
+    "a.png\nb.png\n": "labels.csv line 1 has 1 cell, not 2; write image,label",
+    "image,label\na,x\n\nb\n": "labels.csv line 4 has 1 cell, not 2; write image,label",
+    "a,x\nb,y,z\n": "labels.csv line 2 has 3 cells, not 2; write image,label",
+    "a,x\nb,\n": "labels.csv line 2 has no label; write image,label",
+    "a,x\n,y\n": "labels.csv line 2 has no image; write image,label",
+    'a,x\nb,"y\nc,x\nd,y\n': 'labels.csv line 2 has a quote that does not end in it; write "" for a quote',
+    'a,x\nb,"'
+    + "y" * 200_000: "labels.csv line 2 is no CSV: field larger than field limit (131072); write image,label",
+    b"\x89PNG\r\n\x1a\n\xff": "labels.csv is not a text file",
+    b"PAR1\0\0\0,\0": "labels.csv is not a text file",
+    "image,label\na,x\n\nb,y\nc,x\na.png,y\n": (
+        "labels.csv says that a.png is 'x' in line 2, and 'y' in line 6; leave one of the two"
+    ),
+    "image,label\na,x\nlost.png,y\nring/b,y\nno,x\nnone,x\n": (
+        "4 of the 5 images that {}/labels.csv lists are not in the folder: lost.png, ring/b, no, ...; those in the "
+        "folder are called as a.png; --image_ext=png,jpg looks for both kinds"
+    ),
+    "a,x\nb,x\nc,x\nd,x\n": "all images have the label 'x': there is nothing to tell apart; give images of two classes",
+    "a,x\nb,y\nc,x\nd,z\n": (
+        "a class needs 2 images, one to learn from and one to test, and 'y' has 1, 'z' has 1; give more images of it, "
+        "or leave it out"
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), MISTAKES.items(), ids=range(len(MISTAKES)))
+def test_a_mistake_in_a_file_of_labels_is_one_line(text: Any, said: str, four: Path, tmp_path: Path) -> None:
+    with pytest.raises(MLaaS4HEPError) as caught:
+        read_folder(four, csv(tmp_path, text))
+    assert str(caught.value).removeprefix(f"{tmp_path}/") == said.format(tmp_path)
+
+
+def test_a_file_of_labels_that_cannot_be_read_is_one_line(four: Path, tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "no.csv", "No such file or directory"), (four, "Is a directory")):
+        with pytest.raises(FileUnreadable, match=f"^cannot read {path}: {reason}$"):
+            read_folder(four, path)
+
+
+def test_images_without_a_label_are_left_out_with_a_notice(
+    four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(four, *(f"more{number}.png" for number in range(5)))
+    images = read_folder(four, csv(tmp_path, "a,ring\nb,blob\nc,ring\nd,blob\n"))
+    assert len(images) == 4
+    assert capsys.readouterr().err == (
+        "note: 5 of 9 images have no label, and are left out: more0.png, more1.png, more2.png, ...\n"
+    )
+
+
+# Folders
+
+
+def test_without_a_file_folders_are_classes(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "images", "ring/2017/a.png", "ring/b.png", "blob/a.png", "blob/x/y/z.png")
+    images = read_folder(folder)
+    assert (images.classes, images.y.tolist()) == (("blob", "ring"), [0, 0, 1, 1])
+    assert images.names.tolist() == [b"blob/a.png", b"blob/x/y/z.png", b"ring/2017/a.png", b"ring/b.png"]
+    numbers = touch(tmp_path / "numbers", *(f"{number}/{letter}.png" for number in range(11) for letter in "ab"))
+    assert read_folder(numbers).classes == tuple(map(str, range(11)))
+
+
+def test_hidden_files_and_links_that_lead_back_are_no_images(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "images", "ring/a.png", "ring/b.png", "ring/.ipynb_checkpoints/a.png", "ring/._a.png")
+    (folder / "ring" / "up").symlink_to(folder)
+    elsewhere = touch(tmp_path / "elsewhere", "c.png", "d.png")
+    (folder / "blob").symlink_to(elsewhere)
+    assert labels(read_folder(folder)) == {
+        "ring/a.png": "ring", "ring/b.png": "ring", "blob/c.png": "blob", "blob/d.png": "blob"}  # fmt: skip
+
+
+SPLIT = ("train/ring/a.png", "train/ring/b.png", "train/blob/c.png", "train/blob/d.png",
+         "test/ring/a.png", "test/blob/e.png")  # fmt: skip
+
+
+def test_images_for_the_test_are_not_mixed_with_those_for_training(tmp_path: Path) -> None:
+    expected = {name: name.split("/")[1] for name in SPLIT if name.startswith("train/")}
+    assert labels(read_folder(touch(tmp_path / "both", *SPLIT))) == expected
+    assert labels(read_folder(touch(tmp_path / "alone", *SPLIT[:4]))) == expected
+    cars = {"car/a.png": "car", "car/b.png": "car", "train/a.png": "train", "train/b.png": "train"}
+    assert labels(read_folder(touch(tmp_path / "vehicles", *cars))) == cars
+    with pytest.raises(ConfigError, match="has no folder for each class"):
+        read_folder(touch(tmp_path / "flat", "train/a.png", "train/b.png", "test/a.png", "test/b.png"))
+
+
+def test_a_file_of_labels_may_list_images_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = touch(tmp_path / "images", *(f"train/{name}.png" for name in "abcd"), "test/a.png", "test/e.png")
+    expected = {f"train/{name}.png": label for name, label in FOUR.items()}
+    path = csv(tmp_path, "a,ring\nb,blob\ntrain/c.png,ring\nd.png,blob\n")
+    assert labels(read_folder(folder, path)) == expected
+    assert capsys.readouterr().err == ""
+    path = csv(tmp_path, "train/a,ring\nb,blob\nc,ring\nd,blob\ntest/a,blob\ne,ring\n")
+    assert labels(read_folder(folder, path)) == expected
+    assert capsys.readouterr().err == (
+        f"note: 2 images that {path} lists are outside train/ and left out: test/a.png, test/e.png\n"
+    )
+    touch(folder, "test/f.png", "test/g.png")
+    path = csv(tmp_path, "test/a,x\ne,y\nf,x\ng,y\n")
+    assert labels(read_folder(folder, path)) == {
+        "test/a.png": "x", "test/e.png": "y", "test/f.png": "x", "test/g.png": "y"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ext", "found"),
+    [
+        ("png", ["a.png", "b.PNG"]),
+        ("PNG", ["a.png", "b.PNG"]),
+        ("jpg", ["c.jpg", "d.JPEG"]),
+        ("jpeg", ["c.jpg", "d.JPEG"]),
+        (".Jpg", ["c.jpg", "d.JPEG"]),
+        ("png, jpg", ["a.png", "b.PNG", "c.jpg", "d.JPEG"]),
+    ],
+)
+def test_kinds_of_images_are_chosen(ext: str, found: list[str], tmp_path: Path) -> None:
+    names = ["a.png", "b.PNG", "c.jpg", "d.JPEG"]
+    both = touch(tmp_path / "images", *(f"{label}/{name}" for label in "xy" for name in names))
+    assert list(labels(read_folder(both, ext=ext))) == [f"{label}/{name}" for label in "xy" for name in found]
+
+
+def test_images_of_the_other_kind_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = touch(tmp_path / "images", *(f"{label}/{name}" for label in "xy" for name in ("a.png", "b.png", "c.jpg")))
+    read_folder(folder)
+    assert capsys.readouterr().err == f"note: 2 .jpg images in {folder} are left out; --image_ext=png,jpg takes both\n"
+
+
+def test_a_folder_without_images_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    touch(tmp_path, "file", "jpg/a.jpg", "jpg/b.jpeg", "none/notes.txt", "flat/a.png")
+    (tmp_path / "empty").mkdir()
+    for folder, ext, said in [
+        ("no", "png", "there is no folder {}; --fdir takes a folder of images"),
+        ("file", "png", "{} is a file; --fdir takes a folder of images"),
+        ("empty", "png", "there is no .png image in {}; images are .png or .jpg files"),
+        ("none", "jpg,png", "there is no .jpg or .png image in {}; images are .png or .jpg files"),
+        ("jpg", "png", "there is no .png image in {}; there are 2 .jpg: --image_ext=jpg"),
+        ("flat", "gif", "'gif' is no kind of images; --image_ext takes png, jpg or png,jpg"),
+        ("flat", "", "'' is no kind of images; --image_ext takes png, jpg or png,jpg"),
+        ("flat", "png", "{} has no folder for each class of images, and no labels are given;"
+                        " give a file of image,label with --flabels"),
+    ]:  # fmt: skip
+        with pytest.raises(MLaaS4HEPError) as caught:
+            read_folder(tmp_path / folder, ext=ext)
+        assert str(caught.value) == said.format(tmp_path / folder)
+
+
+# What is in the files
+
+
+def encoded(height: int = 8, width: int = 8, mode: str = "RGB", kind: str = "PNG", **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, (width, height)).save(content, kind, **options)
+    return content.getvalue()
+
+
+def written(folder: Path, files: Mapping[str, bytes]) -> ImageFolder:
+    """Write files of images, and return their index."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return read_folder(folder, ext="png,jpg")
+
+
+def many(**options: Any) -> dict[str, bytes]:
+    """Return 80 images of two classes, called 00 to 39."""
+    return {f"{label}/{number:02}.png": encoded(**options) for label in ("blob", "ring") for number in range(40)}
+
+
+def test_images_that_are_alike_need_no_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = written(tmp_path, many(height=6, width=9))
+    checked = check_images(images)
+    assert (checked.images, checked.bad, checked.height, checked.width) == (images, (), 6, 9)
+    assert capsys.readouterr().err == ""
+
+
+def test_sizes_and_modes_that_differ_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    images = written(
+        tmp_path,
+        many(height=6, width=9)
+        | {"ring/a.png": encoded(7, 9), "ring/b.png": encoded(6, 9, "L"), "ring/c.jpg": encoded(6, 9, "CMYK", "JPEG")}
+        | {"ring/d.jpg": encoded(9, 6, kind="JPEG", exif=exif), "ring/e.jpg": encoded(9, 6, kind="JPEG")},
+    )
+    checked = check_images(images)
+    assert (len(checked.images), checked.height, checked.width) == (85, 6, 9)
+    assert capsys.readouterr().err.splitlines() == [
+        "note: 2 of 85 images are not 6 x 9 (height x width), as most are; they are resized",
+        "note: 2 of 85 images are of another mode of Pillow (L, CMYK) than most (RGB); they are converted",
+    ]
+
+
+def test_16_bits_that_become_8_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_images(written(tmp_path, many(mode="I;16")))
+    assert capsys.readouterr().err == (
+        "note: 80 of 80 images have 16 bits, of which the upper 8 are taken: 255 becomes 0\n"
+    )
+
+
+def damaged() -> dict[str, bytes]:
+    noise = io.BytesIO()
+    Image.effect_noise((80, 80), 50).save(noise, "JPEG")
+    return {
+        "blob/cut.jpg": noise.getvalue()[:-700],  # its header is whole
+        "blob/empty.png": b"",
+        "ring/cut.png": encoded(80, 80)[:-40],
+        "ring/text.png": b"no image",
+    }
+
+
+def test_images_that_cannot_be_decoded_are_one_error(tmp_path: Path) -> None:
+    images = written(tmp_path, many() | damaged())
+    with pytest.raises(FileUnreadable) as caught:
+        check_images(images)
+    assert str(caught.value) == (
+        "4 of 84 images cannot be decoded: blob/cut.jpg, blob/empty.png, ring/cut.png, ...; of the first: the image"
+        " is no PNG or JPEG file, or is damaged; --skip-bad leaves out such images"
+    )
+
+
+def test_images_that_cannot_be_decoded_are_left_out_where_that_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = many()
+    images = written(tmp_path, good | damaged())
+    (tmp_path / "ring" / "00.png").unlink()
+    (tmp_path / "ring" / "00.png").symlink_to("nowhere.png")
+    checked = check_images(images, skip_bad=True)
+    assert checked.bad == ("blob/cut.jpg", "blob/empty.png", "ring/00.png", "ring/cut.png", "ring/text.png")
+    assert labels(checked.images) == {name: name[:4] for name in good if name != "ring/00.png"}
+    assert capsys.readouterr().err == (
+        "note: 5 of 84 images cannot be decoded: blob/cut.jpg, blob/empty.png, ring/00.png, ...; they are left out\n"
+    )
+
+
+def test_a_class_of_which_nothing_can_be_decoded_is_missed(tmp_path: Path) -> None:
+    files = {name: b"x" if name > "ring/00" else content for name, content in many().items()}
+    with pytest.raises(ConfigError, match=re.escape("and 'ring' has 0; give more images of it")):
+        check_images(written(tmp_path, files), skip_bad=True)

@@ -66,6 +66,7 @@ def test_nobody_changes_a_server_that_is_read_only(tmp_path: Path, bundle: Path)
     bundle.rename(tmp_path / "htautau")
     (tmp_path / "models").mkdir()
     (tmp_path / "htautau").rename(tmp_path / "models/htautau")
+    before = sorted(tmp_path.rglob("*"))
     with server(tmp_path, "--read-only") as running:
         assert requests.post(f"{running.url}/json", json=MET, timeout=20).json() == [MET_SCORE]
         for method, path in (
@@ -76,6 +77,7 @@ def test_nobody_changes_a_server_that_is_read_only(tmp_path: Path, bundle: Path)
         ):
             answer = requests.request(method, running.url + path, data=b"{}", timeout=20)
             assert (answer.status_code, answer.json()["error"]) == (403, f"{method} {path}: the server is read-only")
+    assert sorted(tmp_path.rglob("*")) == before  # it may be on a disk that nobody can write
 
 
 def test_a_certificate_of_a_grid_is_as_good_as_a_token(tmp_path: Path, grid: Grid, bundle: Path) -> None:
@@ -116,6 +118,17 @@ def test_a_token_file_that_changes_is_read_again(tokens: Path, monkeypatch: pyte
     assert not known.know(TOKEN.encode())
     tokens.unlink()
     assert not known.know(b"x" * 20)
+
+
+def test_a_token_file_that_turns_bad_is_told_of_once(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = Tokens(tokens)
+    monkeypatch.setattr("mlaas4hep.serving.access._FRESH", -1.0)
+    tokens.write_text("short\n")
+    assert [known.know(TOKEN.encode()) for _ in range(3)] == [False] * 3
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"nobody is known any more by a token: {tokens} holds a token of less than 16 characters")
 
 
 @pytest.mark.parametrize(

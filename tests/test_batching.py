@@ -18,13 +18,14 @@ class Sums:
     """A model that sums up rows, refuses those with a negative number, and waits in its first run if it is told to."""
 
     local = False
+    together = True
 
     def __init__(self, wait: bool = False) -> None:
         self.runs: list[int] = []
         self.begun, self.may_end = threading.Event(), threading.Event()
         self._wait = wait
 
-    def predict(self, rows: Matrix) -> Matrix:
+    def predict(self, rows: Matrix, seconds: float = 50) -> Matrix:
         self.runs.append(len(rows))
         if self._wait and len(self.runs) == 1:
             self.begun.set()
@@ -116,7 +117,7 @@ def test_a_quick_model_of_this_process_needs_no_thread() -> None:
         local = True
         threads: set[int]
 
-        def predict(self, rows: Matrix) -> Matrix:
+        def predict(self, rows: Matrix, seconds: float = 50) -> Matrix:
             self.threads = {*getattr(self, "threads", ()), threading.get_ident()}
             return super().predict(rows)
 

@@ -105,6 +105,54 @@ def test_a_client_that_does_not_read_its_answers_loses_its_connection(
     raise AssertionError("the server went on")
 
 
+def test_a_client_that_asks_for_the_head_alone_gets_it_at_once(running: Server) -> None:
+    with requests.Session() as session:
+        for path in ("/models", "/v2/health/live", "/"):
+            head, whole = (session.request(method, f"{running.url}{path}", timeout=20) for method in ("HEAD", "GET"))
+            assert head.status_code == whole.status_code
+            assert head.content == b""
+            assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
+    with connect(running) as connection:
+        connection.sendall(b"HEAD /models HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = until_closed(connection)  # after a while without a third request
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:3]] == [b"200", b"404"]
+
+
+@pytest.mark.parametrize("header", [b"X-Long: ", b""], ids=["one header", "many headers"])
+def test_headers_without_an_end_are_refused(running: Server, header: bytes) -> None:
+    with connect(running) as connection:
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\n" + header)
+        piece, sent = (b"x" * 1000 if header else b"X-Many: 1\r\n" * 100), 0
+        try:
+            while sent < 20_000_000:
+                connection.sendall(piece)
+                sent += len(piece)
+        except OSError:  # it is cut, or what it says could be read before
+            pass
+        assert sent < 20_000_000
+
+
+def test_long_headers_are_refused_and_such_as_grid_tokens_have_are_not(running: Server) -> None:
+    with connect(running) as connection:
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\nX-Token: " + b"x" * 60_000)
+        requests.get(f"{running.url}/models", timeout=20)  # the other has been read by now
+        connection.sendall(b"\r\nConnection: close\r\n\r\n")
+        assert until_closed(connection).startswith(b"HTTP/1.1 200")
+    with connect(running) as connection:
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\nX-Token: " + b"x" * 70_000 + b"\r\n\r\n")
+        received = until_closed(connection)
+    assert received.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert received.endswith(b'{"error":"the headers of a request may have 64 kB"}')
+
+
+def test_what_is_no_http_is_refused_in_json(running: Server) -> None:
+    with connect(running) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        received = until_closed(connection)
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert received.endswith(b'{"error":"this is no HTTP/1.1 request"}')
+
+
 def test_one_that_has_said_all_still_gets_its_answer(running: Server, bundle: Path, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
     requests.post(f"{running.url}/upload", data=archive, timeout=20).raise_for_status()

@@ -320,8 +320,8 @@ def test_scores_between_0_and_1_have_bars(page: Page, url: str, tmp_path: Path) 
     assert wide == pytest.approx([0.25, 0.5], abs=0.01)
 
 
-def test_a_model_that_cannot_be_run_says_why_and_shows_the_rest(page: Page, url: str, tmp_path: Path) -> None:
-    put(url, write_model(tmp_path / "b", graph=b"garbage"))
+def test_a_model_that_cannot_be_run_says_why_and_shows_the_rest(page: Page, url: str, server: Server) -> None:
+    write_model(server.models_dir / "htautau", graph=b"garbage")
     page.goto(f"{url}/")
     expect(page.get_by_role("main").get_by_role("alert")).to_have_text(
         "model.onnx is no ONNX model that onnxruntime can load"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from check_predictor import check_predictor
 from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_archive, write_bundle
 
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.serving.batching import Batches
 from mlaas4hep.serving.predictor import OnnxPredictor, Predictors
 from mlaas4hep.serving.rows import Columns, parse_request
 from mlaas4hep.serving.store import ModelStore, UnknownModel
@@ -40,6 +43,51 @@ def rows(predictor: Any, **request: Any) -> list[list[float]]:
 
 def same(left: list[list[float]], right: list[list[float]]) -> bool:
     return np.array_equal(np.array(left), np.array(right), equal_nan=True)
+
+
+def one_node_model(op: str, **attributes: Any) -> bytes:
+    """Return a graph (n, 2) -> (n, 2) of one operation, or, of a mean, what rows differ from it."""
+    real = onnx.TensorProto.FLOAT
+    nodes = [onnx.helper.make_node(op, ["inputs"], ["found"], **attributes)]
+    if op == "ReduceMean":
+        nodes.append(onnx.helper.make_node("Sub", ["inputs", "found"], ["scores"]))
+    else:
+        nodes.append(onnx.helper.make_node("Identity", ["found"], ["scores"]))
+    ends = [[onnx.helper.make_tensor_value_info(name, real, ["n", 2])] for name in ("inputs", "scores")]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "one", *ends), opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8
+    )
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("graph", "together"),
+    [
+        (trained_model(), True),
+        (onnx_model(outputs=2), True),
+        (one_node_model("Softmax", axis=1), True),
+        (one_node_model("Softmax", axis=0), False),
+        (one_node_model("ReduceMean", axes=[0]), False),
+        (one_node_model("ReduceMean", axes=[1], keepdims=1), True),
+    ],
+)
+def test_a_model_whose_rows_change_each_others_scores_is_found_out(
+    store: ModelStore, graph: bytes, together: bool
+) -> None:
+    assert load(store, graph).together is together
+
+
+def test_rows_of_several_clients_meet_only_where_that_changes_nothing(store: ModelStore) -> None:
+    model = load(store, one_node_model("ReduceMean", axes=[0]))
+
+    async def ask() -> list[list[list[float]]]:
+        batches = Batches()
+        events = [np.array([[number, -number]], np.float32) for number in range(40)]
+        found = await asyncio.gather(*(batches.score(model, event) for event in events))
+        batches.close()
+        return [scores.tolist() for scores in found]
+
+    assert asyncio.run(ask()) == [[[0, 0]]] * 40
 
 
 def test_values_are_put_where_their_keys_belong(trained: OnnxPredictor) -> None:

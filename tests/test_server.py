@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def ask(url: str, content: Any, path: str = "/json") -> tuple[int, Any]:
     response = requests.post(url + path, data=body, timeout=20)
     assert response.headers["content-type"] == "application/json"
     return response.status_code, response.json()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def form(graph: bytes = b"graph", **changes: Any) -> dict[str, Any]:
@@ -230,7 +238,7 @@ def test_an_empty_server_says_what_to_do(url: str) -> None:
 
 
 def test_no_error_says_where_the_models_are(url: str, server: Server, tmp_path: Path) -> None:
-    put(url, write_bundle(tmp_path / "b", graph=b"garbage"))
+    write_bundle(server.models_dir / "htautau", graph=b"garbage")
     answers = [ask(url, MET)[1], requests.get(f"{url}/params/nix", timeout=20).json()]
     (server.models_dir / "torn").mkdir()
     (server.models_dir / "torn/params.json").write_text("{")
@@ -254,6 +262,73 @@ def test_what_a_client_sent_is_not_said_back_at_length(url: str, bundle: Path) -
     put(url, bundle)
     code, answer = ask(url, {"keys": ["x" * 1_000_000], "values": [1]})
     assert (code, len(answer["error"]) < 200) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model.onnx", b"", "model.onnx is no ONNX model that onnxruntime can load"),
+        ("model.onnx", b"garbage", "model.onnx is no ONNX model that onnxruntime can load"),
+        ("model.keras", b"garbage", "model.keras is no .keras file, or is damaged"),
+        ("model.pb", b"", "model.pb is empty"),
+        ("model.pkl", b"\x80\x04.", "model 'htautau' is 'model.pkl'; served are .onnx, .keras, frozen graphs (.pb)"),
+        ("model.h5", b"\x89HDF", "save it as .keras: model.save('model.keras')"),
+    ],
+)
+def test_an_upload_that_could_not_be_run_is_refused_and_the_old_model_stays(
+    url: str, bundle: Path, tmp_path: Path, file: str, content: bytes, reason: str
+) -> None:
+    put(url, bundle)
+    archive = write_archive(tmp_path / "m.tar", write_bundle(tmp_path / "new", graph=content, model=file))
+    refused = [
+        requests.post(f"{url}/upload", data=archive.read_bytes(), timeout=20),
+        requests.post(
+            f"{url}/upload",
+            files=form(params=("params.json", json.dumps(params(model=file))), model=(file, content)),
+            timeout=20,
+        ),
+    ]
+    for answer in refused:
+        assert answer.status_code == 400
+        assert reason in answer.json()["error"]
+    assert ask(url, MET) == (200, [MET_SCORE])
+
+
+def test_a_file_of_a_model_that_is_changed_by_hand_is_seen_within_a_second_or_two(
+    url: str, bundle: Path, server: Server
+) -> None:
+    put(url, bundle)
+    assert ask(url, MET) == (200, [MET_SCORE])
+    file = server.models_dir / "htautau/model.onnx"
+    before = file.parent.stat()
+    with file.open("r+b") as stream:
+        stream.truncate()
+        stream.write(trained_model(weights=[2 * one for one in WEIGHTS]))
+    assert file.parent.stat().st_mtime_ns == before.st_mtime_ns
+    wait_for(lambda: ask(url, MET)[1] == [2 * MET_SCORE])
+
+
+def test_a_model_without_its_file_says_so(url: str, bundle: Path, server: Server) -> None:
+    put(url, bundle)
+    (server.models_dir / "htautau/model.onnx").unlink()
+    error = {"error": "the file 'model.onnx' of model 'htautau' is missing; upload the model again"}
+    assert ask(url, MET) == (400, error)
+
+
+def test_a_bundle_with_a_folder_in_place_of_our_own_file_is_refused(url: str, bundle: Path, tmp_path: Path) -> None:
+    (bundle / ".tfaas-version").mkdir()
+    (bundle / ".tfaas-version/x").write_text("x")
+    archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
+    answer = requests.post(f"{url}/upload", data=archive, timeout=20)
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "the upload has a folder .tfaas-version, which is ours; leave it out"}
+
+
+def test_the_largest_number_of_32_bits_is_taken_as_it_is_printed(url: str, tmp_path: Path) -> None:
+    put(url, write_bundle(tmp_path / "b", graph=onnx_model([1.0])))
+    assert ask(url, {"values": [3.4028235e38]}) == (200, [3.4028235e38])
+    assert ask(url, {"values": [-3.4028235e38]}) == (200, [-3.4028235e38])
+    assert ask(url, {"values": [3.40282357e38]})[0] == 400
 
 
 def test_a_models_file_can_be_had_back_and_no_other(url: str, bundle: Path, server: Server, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ only the known may change models; `private`, only they may ask.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ _FRESH = 1.0  # seconds that a token file is believed without another look
 _CHANGING = {("POST", "/upload"), ("POST", "/bundle"), ("POST", "/params")}
 _OPEN = {"/v2/health/live", "/v2/health/ready", "", "/"}  # for what watches over servers, and to ask for a token
 _OPEN_FOLDER = "/static/"  # of the page
+_log = logging.getLogger(__name__)
 
 
 class Tokens:
@@ -48,7 +50,9 @@ class Tokens:
             version = self._stat()
             if version != self._version:
                 self._digests, self._version = self._read(), version
-        except (FileUnreadable, ConfigError):
+        except (FileUnreadable, ConfigError) as error:
+            if self._version is not None:  # told once
+                _log.warning("nobody is known any more by a token: %s", error)
             self._digests, self._version = frozenset(), None  # whoever took the file away wants nobody in
 
     def _stat(self) -> tuple[int, int] | None:

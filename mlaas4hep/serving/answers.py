@@ -48,16 +48,16 @@ def error_response(what: str, error: Exception) -> Response:
         status, text = 404, str(error)
     elif isinstance(error, ConfigError):
         status, text = 400, str(error)
+    elif isinstance(error, ServiceError):  # which is an OSError, too
+        status, text = 503, str(error)
+    elif isinstance(error, ClientDisconnect):
+        status, text = 400, "the client left in the middle of the request"
     elif isinstance(error, (FileUnreadable, OSError)):
         _log.error("%s: %s", what, error)
         reason = getattr(error, "strerror", None) or "it cannot be read or written"
         status, text = 500, f"the server cannot use its models directory: {reason}"
-    elif isinstance(error, ServiceError):
-        status, text = 503, str(error)
     elif isinstance(error, MLaaS4HEPError):
         status, text = 501, str(error)
-    elif isinstance(error, ClientDisconnect):
-        status, text = 400, "the client left in the middle of the request"
     else:
         _log.error("%s failed", what, exc_info=error)
         status, text = 500, "the server failed; its log says why"

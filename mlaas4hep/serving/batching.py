@@ -4,7 +4,8 @@
     scores = await batches.score(predictor, matrix)
 
 While a model runs, requests for it wait, and all that have come by then are its next batch: nobody waits for a batch to
-fill up, and the busier the server is, the larger batches are. Many rows at once are a batch by themselves.
+fill up, and the busier the server is, the larger batches are. Many rows at once are a batch by themselves, and so is
+every request for a model whose scores of a row depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlaas4hep.serving.deadlines import LONGEST, TooLong
 from mlaas4hep.serving.predictor import Predictor
 from mlaas4hep.serving.rows import Matrix
 
@@ -28,6 +30,7 @@ LARGEST, LARGEST_BYTES = 1024, 16_000_000
 
 _MANY = 32  # rows; a batch of so many is counted as a large one
 _MOMENT = 0.001  # seconds; a model that takes less for many rows is not worth a thread, which costs as much
+_PATIENCE = 0.1  # seconds that such a model may take all the same, before it gets a thread, now and from then on
 _ALONE = 2  # requests of many rows that one model works on at the same time
 
 
@@ -88,7 +91,7 @@ class _Queue:
         self._pool = pool
         self._note = note
         self.alone = asyncio.Semaphore(_ALONE)
-        self._takes = math.inf
+        self._takes, self._steady = math.inf, True
         self._waiting: list[_Waiting] = []
         self._running = False
 
@@ -102,20 +105,23 @@ class _Queue:
         return scores
 
     def _run(self, loop: asyncio.AbstractEventLoop, predictor: Predictor) -> None:
-        batch = self._take()
+        batch = self._take(predictor.together)
         self._note(sum(len(one.rows) for one in batch))
-        if self._takes < _MOMENT:
-            self._deliver(loop, predictor, batch, self._timed(predictor, batch))
-            return
-        run = loop.run_in_executor(self._pool, self._timed, predictor, batch)
+        if self._steady and self._takes < _MOMENT:
+            found = self._timed(predictor, batch, _PATIENCE)
+            self._steady = not any(isinstance(scores, TooLong) for scores in found)
+            if self._steady:
+                self._deliver(loop, predictor, batch, found)
+                return
+        run = loop.run_in_executor(self._pool, self._timed, predictor, batch, LONGEST)
         run.add_done_callback(lambda done: self._deliver(loop, predictor, batch, done.result()))
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self, together: bool) -> list[_Waiting]:
         """Remove and return as many as one batch has."""
         taken = count = size = 0
         for one in self._waiting:
             count, size = count + len(one.rows), size + one.rows.nbytes
-            if taken and (count > LARGEST or size > LARGEST_BYTES):
+            if taken and (count > LARGEST or size > LARGEST_BYTES or not together):
                 break
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
@@ -140,23 +146,25 @@ class _Queue:
         else:
             self._running = False
 
-    def _timed(self, predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
+    def _timed(self, predictor: Predictor, batch: list[_Waiting], seconds: float) -> list[Matrix | Exception]:
         """Run a model, and remember what a large batch would take of a core, if it runs in this thread alone."""
         began = time.thread_time()
-        found = _scores(predictor, batch)
+        found = _scores(predictor, batch, seconds)
         if predictor.local:
             share = sum(len(one.rows) for one in batch) / _MANY
             self._takes = (time.thread_time() - began) / min(share, 1.0)
         return found
 
 
-def _scores(predictor: Predictor, batch: list[_Waiting]) -> list[Matrix | Exception]:
-    """Return the scores of each request; where they fail together, each is tried alone."""
+def _scores(predictor: Predictor, batch: list[_Waiting], seconds: float) -> list[Matrix | Exception]:
+    """Return the scores of each request; where they fail together, each is tried alone, unless that was for time."""
     try:
         if len(batch) == 1:
-            return [predictor.predict(batch[0].rows)]
-        scores = predictor.predict(np.concatenate([one.rows for one in batch]))
+            return [predictor.predict(batch[0].rows, seconds)]
+        scores = predictor.predict(np.concatenate([one.rows for one in batch]), seconds)
         ends = list(itertools.accumulate(len(one.rows) for one in batch))
         return [scores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    except TooLong as error:
+        return [error] * len(batch)
     except Exception as error:
-        return [error] if len(batch) == 1 else [_scores(predictor, [one])[0] for one in batch]
+        return [error] if len(batch) == 1 else [_scores(predictor, [one], seconds)[0] for one in batch]

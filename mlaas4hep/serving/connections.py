@@ -21,11 +21,8 @@ from mlaas4hep.serving.gate import CERTIFICATE
 from mlaas4hep.serving.predictions import Answer, Shortcut
 
 _SLOWEST = 1000.0  # bytes of a body a second
-_TOO_LATE = b'{"error":"the request did not arrive fast enough"}'
-_TIMEOUT = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_TOO_LATE), _TOO_LATE)
-)
+_LONGEST_HEAD = 64_000  # bytes of a request's URL and headers
+_TOO_LONG = f"the headers of a request may have {_LONGEST_HEAD / 1000:.0f} kB"
 _log = logging.getLogger(__name__)
 
 
@@ -50,18 +47,44 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._certificate = bool(transport.get_extra_info("peercert"))
         self._began = self._moved = self.loop.time()  # of the request, and of what last went in or out
-        self._arrived = 0
+        self._arrived = self._piece = 0  # bytes of this request's later pieces, and of the last piece
         self._in_headers, self._in_body = True, False
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         self._moved = self.loop.time()
-        self._arrived += len(data)
+        self._piece = len(data)
+        self._arrived += self._piece
+        if self._in_headers and self._arrived > _LONGEST_HEAD + self._piece:  # httptools would gather it without an end
+            self._refuse(431, _TOO_LONG)
+            return
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, or is not taken, as uvicorn asks for."""
+        if self._head_is_too_long():
+            self._refuse(431, _TOO_LONG)
+        else:
+            self._refuse(400, "this is no HTTP/1.1 request")
+
+    def _head_is_too_long(self) -> bool:
+        """Say so of the request whose headers are there, or on their way."""
+        if self.headers is None or self._arrived + self._piece <= _LONGEST_HEAD:
+            return False
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _LONGEST_HEAD
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Say what is wrong, unless another answer is under way, and close the connection."""
+        if self._is_idle() or not self.cycle.response_started:
+            self.transport.write(_refusal(status, reason))
+        self.transport.close()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own gives nothing, and that is no
         """Say whether the connection stays open, for the answer to a client that has said all it will."""
-        waits = not (self._in_headers or self._in_body or self.cycle is None or self.cycle.response_complete)
+        waits = not (self._in_headers or self._in_body or self._is_idle())
         if waits:
             self.cycle.keep_alive = False
         return waits and self.scheme == "http"  # over TLS there is no such thing
@@ -79,17 +102,20 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note that a body follows; the answer's head shall wait for its body."""
+        if self._head_is_too_long():
+            raise ValueError(_TOO_LONG)  # which the parser hands on to `send_400_response`
         self._in_headers, self._in_body = False, True
         if self._takes_shortcut():
             self.cycle = cast(Any, _ShortCycle(self.parser.should_keep_alive()))
             return
         super().on_headers_complete()
-        self.cycle.transport = cast(Any, _Joined(self.transport))
+        if self.scope["method"] != "HEAD":  # to which there is no body
+            self.cycle.transport = cast(Any, _Joined(self.transport))
 
     def _takes_shortcut(self) -> bool:
-        idle = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
         return (
-            idle
+            self._is_idle()
+            and not self.flow.write_paused
             and self.shortcut is not None
             and self.shortcut.fits(self.parser.get_method(), self.url, self.headers)
             and self.parser.get_http_version() == "1.1"
@@ -126,9 +152,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or self.flow.write_paused:
             self.transport.abort()
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_TIMEOUT)
-        self.transport.close()
+        self._refuse(408, "the request did not arrive fast enough")
 
     def _is_overdue(self, now: float) -> bool:
         if self.transport.is_closing() or self.flow.write_paused:
@@ -140,6 +164,12 @@ class Connection(HttpToolsProtocol):
         late = now - self._began - self.timeout
         slow = late > 0 and (self.cycle.response_complete or self._arrived < _SLOWEST * late)
         return slow or now - self._moved > self.timeout
+
+
+def _refusal(status: int, reason: str) -> bytes:
+    body = b'{"error":"%b"}' % reason.encode()
+    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + head + body
 
 
 class _ShortCycle:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, ServiceError
 from mlaas4hep.serving import frames
+from mlaas4hep.serving.deadlines import LONGEST
 from mlaas4hep.serving.rows import Request, Rows
 from mlaas4hep.serving.tensor import Array, Tensor, check_fits, rows_of_values
 
@@ -32,6 +33,7 @@ PLATFORMS = {"keras": "keras", "saved_model": "tensorflow_savedmodel", "frozen_g
 _PACKAGES = {"keras": "keras", "saved_model": "tensorflow", "frozen_graph": "tensorflow"}
 _CHILD = "mlaas4hep.serving.foreign_child"
 _log = logging.getLogger(__name__)
+_running: weakref.WeakSet[_Process] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Limits(NamedTuple):
     """How many seconds a process may take to load its model, and to answer."""
 
     start: float = 120
-    answer: float = 50
+    answer: float = LONGEST
 
 
 class ForeignPredictor:
@@ -68,6 +70,7 @@ class ForeignPredictor:
 
     keys: Sequence[str] | None = None
     local = False
+    together = True
     branches: Mapping[str, tuple[int, int, str]] = MappingProxyType({})
 
     def __init__(self, model: ForeignModel, labels: Sequence[str] = (), limits: Limits | None = None) -> None:
@@ -86,11 +89,17 @@ class ForeignPredictor:
     def rows(self, request: Request) -> Rows:
         return rows_of_values(request, self.input)
 
-    def predict(self, rows: Array) -> Array:
+    def predict(self, rows: Array, seconds: float = LONGEST) -> Array:
         check_fits(rows, self.input)
-        _, scores = self._process.ask({}, rows, self._limits.answer)
+        _, scores = self._process.ask({}, rows, min(seconds, self._limits.answer))
         assert scores is not None
         return scores
+
+
+def end_all() -> None:
+    """End the processes of all models; who waits for one gets a ServiceError."""
+    for process in list(_running):
+        process.end()
 
 
 class _Process:
@@ -111,6 +120,11 @@ class _Process:
                 start_new_session=True,  # Ctrl-C is for the server, which finishes what is under way
             )
         self._end = weakref.finalize(self, _end, self._process, self._connection)
+        _running.add(self)
+
+    def end(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
 
     @property
     def alive(self) -> bool:

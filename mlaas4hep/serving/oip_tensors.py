@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.predictor import Tensor
-from mlaas4hep.serving.rows import Matrix, read_object, shown
+from mlaas4hep.serving.rows import LARGEST, Matrix, read_object, shown
 
 _DATATYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -158,19 +158,23 @@ def _read_numbers(data: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[n
     if not set(map(type, values)) <= allowed:
         wrong = next(value for value in values if type(value) not in allowed)
         raise ConfigError(f"the data have {shown(wrong)}, which is no {datatype}", hint="null: not measured")
-    numbers = np.array(values, np.float64)
-    _check_range(numbers, dtype, datatype)
-    return numbers
+    known = [value for value in values if value is not None]
+    if known and dtype.kind != "b":
+        _check_range(min(known), max(known), dtype, datatype)
+    return np.array(values, np.float64)
 
 
-def _check_range(numbers: NDArray[np.float64], dtype: np.dtype[Any], datatype: str) -> None:
-    if dtype.kind == "b":
-        return
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype if dtype.itemsize < 4 else np.float32)
-    beyond = (numbers < float(limits.min)) | (numbers > float(limits.max))
-    if beyond.any():
-        kind = datatype if dtype.itemsize < 8 or dtype.kind != "f" else "32 bits, which the model takes"
-        raise ConfigError(f"the data have {numbers[beyond][0]:g}, which is too large for {kind}")
+def _check_range(least: float, most: float, dtype: np.dtype[Any], datatype: str) -> None:
+    low: float
+    high: float
+    if dtype.kind in "iu":
+        low, high, kind = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max), datatype
+    elif dtype.itemsize < 4:
+        low, high, kind = -float(np.finfo(dtype).max), float(np.finfo(dtype).max), datatype
+    else:
+        low, high, kind = -LARGEST, LARGEST, "32 bits, in which models get their numbers"
+    if least < low or most > high:
+        raise ConfigError(f"the data have {shown(least if least < low else most)}, which does not fit into {kind}")
 
 
 def _flat(data: Any, shape: tuple[int, ...]) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.serving.deadlines import LONGEST, Run, TooLong, deadline
 from mlaas4hep.serving.rows import Columns, Request, Rows
 from mlaas4hep.serving.tensor import (
     Array,
@@ -47,13 +48,14 @@ class OnnxPredictor:
     """
 
     platform = "onnxruntime_onnx"
-    alive = local = True
+    alive = local = together = True
 
     def __init__(
         self, path: Path, output: str = "", labels: Sequence[str] = (), *, channels: int = 0, threads: int = 1
     ) -> None:
         self.labels = list(labels)
         self._session = _open_session(path, threads)
+        self._options = require("onnxruntime", "server", "running an ONNX model").RunOptions
         inputs, outputs = self._session.get_inputs(), [node.name for node in self._session.get_outputs()]
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
             raise ConfigError(f"{path.name} does not have one input of real numbers")
@@ -81,19 +83,26 @@ class OnnxPredictor:
         check_takes_rows(self.input)
         return self._columns.place(request)
 
-    def predict(self, rows: Array) -> Array:
+    def predict(self, rows: Array, seconds: float = LONGEST) -> Array:
         check_fits(rows, self.input)
         given = rows.transpose(0, 3, 1, 2) if self._channels_first else rows
         batches = np.split(given, len(given)) if self._takes_one_row else [given]
-        return np.concatenate([self._run(batch) for batch in batches])
+        with deadline(seconds, self._options()) as run:
+            return np.concatenate([self._run(batch, run) for batch in batches])
 
-    def _run(self, batch: Array) -> Array:
+    def _run(self, batch: Array, run: Run) -> Array:
         given = np.ascontiguousarray(batch, self._dtype)
         try:
-            (scores,) = self._session.run([self.output.name], {self.input.name: given})
+            (scores,) = self._session.run([self.output.name], {self.input.name: given}, run.options)
         except Exception as error:  # onnxruntime's errors have no base of their own
+            if run.late:
+                raise TooLong("the model takes too long for this, and was stopped") from error
             _log.warning("onnxruntime refuses an input of shape %s: %s", batch.shape, error)
-            raise ConfigError(f"the model cannot take {shown(batch.shape[1:])} values") from error
+            events = "an event" if len(batch) == 1 else f"{len(batch)} events at a time"
+            raise ConfigError(
+                f"the model fails for {events} of {shown(batch.shape[1:])} values",
+                hint="the server's log says why",
+            ) from error
         try:
             return np.asarray(scores, np.float32).reshape(len(batch), -1)
         except (TypeError, ValueError) as error:

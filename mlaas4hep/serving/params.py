@@ -57,13 +57,13 @@ def read_params(folder: Path, name: str) -> dict[str, Any]:
     try:
         with (folder / PARAMS).open("rb") as file:
             text = file.read(_LARGEST + 1)
-        params = json.loads(text)
+        params = json.loads(text) if len(text) <= _LARGEST else None
         json.dumps(params, allow_nan=False)
     except OSError as error:
         raise ConfigError(f"model '{name}' has no {PARAMS}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the {PARAMS} of model '{name}' is not JSON") from error
-    if len(text) > _LARGEST or not isinstance(params, dict):
+    if not isinstance(params, dict):
         raise ConfigError(f"the {PARAMS} of model '{name}' is no JSON object of at most 1 MB")
     return params
 

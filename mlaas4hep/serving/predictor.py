@@ -14,13 +14,18 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError
+import numpy as np
+
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing
 from mlaas4hep.files import read_lines
+from mlaas4hep.serving.deadlines import LONGEST
 from mlaas4hep.serving.foreign import ForeignModel, ForeignPredictor
+from mlaas4hep.serving.keras_archive import rewritten
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
 from mlaas4hep.serving.params import plain_filename
 from mlaas4hep.serving.rows import Matrix, Request, Rows
@@ -32,6 +37,9 @@ __all__ = ["Model", "OnnxPredictor", "Predictor", "Predictors", "Tensor", "load_
 _SERVED = "served are .onnx, .keras, frozen graphs (.pb) and SavedModels"
 _SAVE_ANEW = "save it as .keras: model.save('model.keras')"
 _RELOADS = 5
+_PROBED = 32  # columns, or pixels along an edge, of a model that does not say how many it takes
+_SAME = 1e-3  # of the largest score
+_PROBE = 10.0  # seconds
 _FRESH = 1.0  # seconds in which a folder is not looked at again
 _log = logging.getLogger(__name__)
 
@@ -46,6 +54,10 @@ class Predictor(Protocol):
     @property
     def local(self) -> bool:
         """Whether it runs in this process."""
+
+    @property
+    def together(self) -> bool:
+        """Whether rows of several requests may be run at a time, since none changes the scores of another."""
 
     @property
     def alive(self) -> bool:
@@ -78,11 +90,15 @@ class Predictor(Protocol):
             ConfigError: it does not fit the model, which may take images.
         """
 
-    def predict(self, rows: Matrix) -> Matrix:
+    def predict(self, rows: Matrix, seconds: float = LONGEST) -> Matrix:
         """Return the scores, float32 (n, k), of float32 (n, features), or of images (n, height, width, channels).
+
+        Args:
+            seconds: that it may take.
 
         Raises:
             ConfigError: the model does not take them.
+            TooLong: it was ended.
             ServiceError: the model's process died of them, or does not answer.
         """
 
@@ -107,9 +123,50 @@ def load_predictor(model: StoredModel) -> Predictor:
     """
     file, labels, channels = str(model.params["model"]), _labels(model), _channels(model)
     path = model.folder / plain_filename(file) if file else None
-    if path and path.suffix == ".onnx" and path.is_file():
-        return OnnxPredictor(path, str(model.params["output_name"]), labels, channels=channels)
-    return ForeignPredictor(_foreign(model, path, channels), labels)
+
+    def load() -> OnnxPredictor | ForeignPredictor:
+        if path and path.suffix == ".onnx" and path.is_file():
+            return OnnxPredictor(path, str(model.params["output_name"]), labels, channels=channels)
+        return ForeignPredictor(_foreign(model, path, channels), labels)
+
+    predictor = load()
+    together = _rows_are_independent(predictor)
+    if not predictor.alive:  # it did not survive the question
+        predictor = load()
+    predictor.together = together
+    if not together:
+        _log.warning("model %s: scores depend on the rows beside them, so each request is run alone", model.name)
+    return predictor
+
+
+def check_servable(model: StoredModel) -> None:
+    """Look at a model that is being uploaded, as far as that costs little: ONNX graphs and Keras models.
+
+    Raises:
+        ConfigError: it cannot be run.
+    """
+    path = model.folder / plain_filename(str(model.params["model"] or "-"))
+    with suppress(PackageMissing):  # another server may have it
+        if path.suffix == ".onnx" and path.is_file():
+            OnnxPredictor(path, channels=_channels(model))
+        elif _foreign(model, path, 0).kind == "keras":
+            with rewritten(path):
+                pass
+    if path.is_file() and not path.stat().st_size:
+        raise ConfigError(f"{path.name} is empty")
+
+
+def _rows_are_independent(predictor: Predictor) -> bool:
+    """Say whether some rows get the same scores together as each alone; also False where that cannot be found out."""
+    shape = [size or (_PROBED if index < 2 else 3) for index, size in enumerate(predictor.input.shape)]
+    rows = np.random.default_rng(0).normal(0, 30, (3, *shape)).astype(np.float32)
+    try:
+        together = predictor.predict(rows, _PROBE)
+        alone = np.concatenate([predictor.predict(row[None], _PROBE) for row in rows])
+    except MLaaS4HEPError:
+        return False
+    tolerance = _SAME * np.nanmax(np.abs(alone), initial=1.0)
+    return bool(np.allclose(together, alone, rtol=0, atol=tolerance, equal_nan=True))
 
 
 def _foreign(model: StoredModel, path: Path | None, channels: int) -> ForeignModel:
@@ -124,6 +181,8 @@ def _foreign(model: StoredModel, path: Path | None, channels: int) -> ForeignMod
         return ForeignModel("saved_model", str(folder), names["input_name"], names["output_name"], channels)
     if kind in (".pb", ""):
         return ForeignModel("frozen_graph", str(path), names["input_node"], names["output_node"], channels)
+    if path and kind is None:
+        raise ConfigError(f"the file '{path.name}' of model '{model.name}' is missing", hint="upload the model again")
     shown = f"'{path.name}'" if path else "no file"
     hint = _SAVE_ANEW if kind in (".h5", ".hdf5") else ""
     raise ConfigError(f"model '{model.name}' is {shown}; {_SERVED}", hint=hint)

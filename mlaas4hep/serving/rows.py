@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import ConfigError, nearest
 
 Matrix = NDArray[np.float32]
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.nextafter(float(np.finfo(np.float32).max) + 2.0**103, 0))
+"""What is no larger is a finite number in 32 bits, to which it is rounded."""
+
 _LONGEST_SHOWN = 60  # characters of what a client sent that are said back
 _EXAMPLE = 'as in {"keys": ["MET_pt"], "values": [32.1], "model": "name"}'
 
@@ -231,7 +233,7 @@ def _numbers(values: Sequence[Any], where: str, keys: Sequence[str] = ()) -> Mat
     if not kinds <= _NUMBERS:
         raise _refusal(values, where, keys)
     known = [value for value in values if value is not None] if _MISSING in kinds else values
-    if known and (max(known) > _LARGEST or min(known) < -_LARGEST):
+    if known and (max(known) > LARGEST or min(known) < -LARGEST):
         raise _refusal(values, where, keys)
     return np.array(values, dtype=np.float32)
 
@@ -241,7 +243,7 @@ def _refusal(values: Sequence[Any], where: str, keys: Sequence[str]) -> ConfigEr
         place = f"the value of '{keys[index]}'" if keys else f"number {index} of {where}"
         if value is not None and type(value) not in (int, float):
             return ConfigError(f"{place} must be a number, or null where nothing was measured, and is {shown(value)}")
-        if value is not None and not abs(value) <= _LARGEST:
+        if value is not None and not abs(value) <= LARGEST:
             return ConfigError(f"{place} is too large for 32 bits: {shown(value)}")
     return ConfigError(f"{where} must be numbers")
 

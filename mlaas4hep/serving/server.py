@@ -7,6 +7,7 @@ The routes are in `app`, worker processes in `workers`.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import signal
@@ -21,6 +22,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
+from mlaas4hep.serving import deadlines, foreign
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
@@ -98,10 +100,22 @@ class _Server(uvicorn.Server):
             end_overdue(self.server_state.connections)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests end; models that still run shortly before the end are ended, so that their clients hear it."""
+        late = asyncio.get_running_loop().call_later(_SECONDS_TO_FINISH - 1, _end_models)
+        await super().shutdown(sockets)
+        late.cancel()
+        _end_models()  # also what nobody waits for any more, and would keep this process
+
     def stop_early(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal outside of uvicorn's own time: before it, stop; after it, all is done already."""
         if not self.started:
             sys.exit(0)
+
+
+def _end_models() -> None:
+    deadlines.end_all()
+    foreign.end_all()
 
 
 def _log_config(verbose: bool) -> dict[str, Any]:

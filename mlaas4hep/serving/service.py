@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from mlaas4hep.serving.archive import Limits
 from mlaas4hep.serving.batching import Batches
 from mlaas4hep.serving.metrics import Metrics
-from mlaas4hep.serving.predictor import Model, Predictors
+from mlaas4hep.serving.predictor import Model, Predictors, check_servable
 from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store import ModelStore, UnknownModel
@@ -34,7 +34,12 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = ModelStore(settings.models_dir, Limits(size=4 * settings.max_upload))
+        self.store = ModelStore(
+            settings.models_dir,
+            Limits(size=4 * settings.max_upload),
+            check=check_servable,
+            read_only=settings.read_only,
+        )
         self.predictors = Predictors(self.store)
         self.metrics = Metrics()
         self.started = time.monotonic()

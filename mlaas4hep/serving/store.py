@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class StoredModel:
     """One model on disk.
 
     Attributes:
-        version: changes whenever the model is replaced.
+        version: changes whenever the model is replaced, or one of its files.
         number: 1 for the first model of the name, and one more each time.
     """
 
@@ -86,12 +86,32 @@ class ModelStore:
         FileUnreadable: the folder cannot be made, read or written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], limits: archive.Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        limits: archive.Limits | None = None,
+        *,
+        check: Callable[[StoredModel], None] = lambda model: None,
+        read_only: bool = False,
+    ) -> None:
+        """Open a folder of models.
+
+        Args:
+            check: raises ConfigError for a new model that is not to be stored.
+            read_only: the folder must exist, and nothing in it is written.
+        """
         self.folder = Path(folder)
         self.limits = limits or archive.Limits()
+        self._check = check
         self._root = str(self.folder)
         self._own = self.folder / _OWN
+        self._swapping: _Lock | _NoLock
         try:
+            if read_only:
+                os.listdir(self.folder)
+                lock = self._own / _LOCK  # of a server that may write here
+                self._swapping = _Lock(lock) if os.access(lock, os.W_OK) else _NoLock()
+                return
             self._own.mkdir(parents=True, exist_ok=True)
             self._swapping = _Lock(self._own / _LOCK)
             with self._swapping:
@@ -99,7 +119,8 @@ class ModelStore:
                     if not _is_owned(left_behind):
                         self._clear(left_behind)
         except OSError as error:
-            raise FileUnreadable(f"cannot keep models in {self.folder}: {error.strerror}") from error
+            what = "read" if read_only else "keep"
+            raise FileUnreadable(f"cannot {what} models in {self.folder}: {error.strerror}") from error
 
     @property
     def changes(self) -> int:
@@ -253,7 +274,10 @@ class ModelStore:
             folder = workplace / "new"
             folder.mkdir()
             yield folder
+            if (folder / _NUMBER).is_dir():
+                raise ConfigError(f"the upload has a folder {_NUMBER}, which is ours", hint="leave it out")
             check_files(folder, name)
+            self._check(StoredModel(name, folder, complete(read_params(folder, name), 0.0), (0, 0)))
             with self._swapping:
                 (folder / _NUMBER).unlink(missing_ok=True)  # of another server
                 number = _read_number(self.folder / name) + 1 if _is_model(self.folder / name) else 1
@@ -293,6 +317,18 @@ class ModelStore:
                 if not (self.folder / old.name).exists():
                     old.rename(self.folder / old.name)
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+class _NoLock:
+    """In place of a lock where nothing can be written, and so nothing changes."""
+
+    count = 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 class _Lock:
@@ -350,9 +386,19 @@ def _is_owned(workplace: Path) -> bool:
 
 
 def _version(folder: str) -> Version:
+    """Return what changes with any file of a model, and when the folder was made or changed."""
     os.stat(f"{folder}/{PARAMS}")  # without it a folder is none of ours
     status = os.stat(f"{folder}/")
-    return status.st_ino, status.st_mtime_ns
+    return hash((status.st_ino, status.st_mtime_ns, *_stamps(folder))), status.st_mtime_ns
+
+
+def _stamps(folder: str) -> Iterator[tuple[str, int, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            status = entry.stat()
+            yield entry.path, status.st_ino, status.st_size, status.st_mtime_ns
+            if entry.is_dir(follow_symlinks=False):
+                yield from _stamps(entry.path)
 
 
 def _read_number(folder: Path) -> int:

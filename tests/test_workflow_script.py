@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import pytest
 import uproot
 from scripts import HTAUTAU, ROOT, only_error_line, run_script
 from tinyroot import write_tree
+
+from mlaas4hep.training.words import in_words
 
 FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
 FAST = {"nevts": 1500, "epochs": 2, "tfaas": False, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
@@ -278,7 +279,6 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(args, written, says, tm
 
 
 def test_figures_that_are_no_numbers_are_said_to_be_so():
-    in_words = runpy.run_path(str(ROOT / "workflow.py"))["in_words"]
     assert in_words({"auc": None, "own": None, "other": 0.5}) == (
         "  AUC unknown: a class is missing  own not a number  other 0.5000"
     )

@@ -21,12 +21,12 @@ def augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         The same, with 0 where nothing moved to.
     """
     count, height, width, _ = pixels.shape
-    mirrored = rng.random((2, count)) < 0.5
-    reach = [int(SHIFT * height), int(SHIFT * width)]
-    moves = [rng.integers(-far, far + 1, count) for far in reach]
+    steps = rng.choice([-1, 1], (count, 2))
+    reach = np.array([int(SHIFT * height), int(SHIFT * width)])
+    moves = rng.integers(-reach, reach + 1, (count, 2))
     found = np.zeros_like(pixels)
-    for image, seen, upside, leftside, down, right in zip(pixels, found, *mirrored, *moves, strict=True):
-        view = image[:: -1 if upside else 1, :: -1 if leftside else 1]
+    for image, seen, step, (down, right) in zip(pixels, found, steps.tolist(), moves.tolist(), strict=True):
+        view = image[:: step[0], :: step[1]]
         seen[_slice(down, height), _slice(right, width)] = view[_slice(-down, height), _slice(-right, width)]
     return found
 

@@ -1,7 +1,7 @@
 """Whether all images can be decoded, and how large they are.
 
     checked = check_images(read_folder("hep_images"), skip_bad=True)
-    checked.images, checked.bad, checked.height, checked.width
+    checked.images, checked.bad, checked.height, checked.width, checked.channels
 
 Each is decoded: nothing less finds a file that ends too early. It takes as long as one epoch takes to read the images.
 """
@@ -36,12 +36,14 @@ class Checked:
         images: those that can be decoded.
         bad: names of the others.
         height, width: in pixels, of the most frequent size.
+        channels: 1 where all are grey, else 3.
     """
 
     images: ImageFolder
     bad: tuple[str, ...]
     height: int
     width: int
+    channels: int
 
 
 class _Seen(NamedTuple):
@@ -70,8 +72,10 @@ def check_images(images: ImageFolder, skip_bad: bool = False) -> Checked:
         console.notice(f"{what}; they are left out")
         images = images.only(np.array([not one.problem for one in seen]))
         check_classes(images)
-    height, width = _compare([one for one in seen if not one.problem])
-    return Checked(images, tuple(problems), height, width)
+    good = [one for one in seen if not one.problem]
+    height, width = _compare(good)
+    grey = all(one.mode[0] in "1LI" for one in good)
+    return Checked(images, tuple(problems), height, width, 1 if grey else 3)
 
 
 def _see(images: ImageFolder) -> list[_Seen]:

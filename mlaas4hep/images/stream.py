@@ -44,6 +44,7 @@ class ImageStream:
     Attributes:
         images: all of them.
         params: how to mix and train.
+        shares: of the parts, in each class.
         part: int8 (images,), the index in PARTS of the part that each belongs to.
     """
 
@@ -61,9 +62,9 @@ class ImageStream:
         """
         if isinstance(params.split, dict) or params.kfold or params.balance == "sampling":
             raise ConfigError("images are divided by shares, and there is no kfold and no balance by sampling for them")
-        self.images, self.params = images, params
+        self.images, self.params, self.shares = images, params, params.split
         self._shape, self._augmented = shape, augmented
-        self.part = _divide(images, params.split)
+        self.part = _divide(images, self.shares)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -119,7 +120,7 @@ class ImageStream:
         factors = self.composition.factors(self.params.balance) if balanced and part != "test" else None
 
         def load(number: int) -> Batch:
-            batch = self._load(order[number * size : (number + 1) * size])
+            batch = self.load(order[number * size : (number + 1) * size])
             if self._augmented and part == "train" and shuffle:
                 pixels = augment(batch.inputs[IMAGES], self._rng(_AUGMENTED, epoch, number))
                 batch = replace(batch, inputs={IMAGES: pixels})
@@ -133,13 +134,14 @@ class ImageStream:
         """Return up to `count` images of a part, or of all, and no more than 32: spread over the part."""
         there = self._order(part, 0, shuffle=False)
         count = min(count, len(there), _MOST_EXAMPLES)
-        return self._load(there[np.linspace(0, len(there) - 1, count).astype(np.int64)])
+        return self.load(there[np.linspace(0, len(there) - 1, count).astype(np.int64)])
 
     def _order(self, part: str | None, epoch: int, shuffle: bool) -> np.ndarray:
         there = np.arange(len(self.images)) if part is None else np.flatnonzero(self.part == PARTS.index(part))
         return self._rng(_ORDER, epoch).permutation(there) if shuffle else there
 
-    def _load(self, chosen: np.ndarray) -> Batch:
+    def load(self, chosen: np.ndarray) -> Batch:
+        """Return some images, by their indices."""
         pixels = np.empty((len(chosen), *self._shape), np.uint8)
         for row, index in enumerate(chosen.tolist()):
             pixels[row] = self._read(index)
@@ -168,7 +170,7 @@ class ImageStream:
 
 
 def _divide(images: ImageFolder, shares: list[float]) -> np.ndarray:
-    """Give each class's images to the parts, in the order of a hash of their names, which moves with no other image."""
+    """Give each class's images to the parts, in the order of a hash of their names."""
     part = np.zeros(len(images), np.int8)
     hashed = np.array([_hash(name) for name in images.names.tolist()], np.uint64)
     for label in range(len(images.classes)):

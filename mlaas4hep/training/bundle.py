@@ -12,6 +12,7 @@
     labels.txt, params.json, upload.json    what a TFaaS server is told
     assets/, variables/, saved_model.pb    the graph as SavedModel, which a stock TFaaS server runs
     model.pb, params_tfaas.json, upload_tfaas.json    the same as a frozen graph, for its form
+    model_quantized.onnx, params_quantized.json, upload_quantized.json    of images, if asked for: the same in 8 bits
     example.json    a few events of the test part with their true labels, as tfaas_client.py --predict takes them
     report.html     the run for people
 
@@ -47,6 +48,7 @@ from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import auc_uncertainty, effective_events
 from mlaas4hep.training.model_file import ModelFile
 from mlaas4hep.training.report import write_report
+from mlaas4hep.training.saved_model import FETCHED, SERVED
 from mlaas4hep.training.task import TOLERANCE
 
 COMPARED, EXAMPLES = 400, 8
@@ -62,7 +64,7 @@ CONTENT = {
     "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
     "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
     "epochs.csv", "folds", "assets", "variables", "saved_model.pb", "model.pb", "params_tfaas.json",
-    "upload_tfaas.json",
+    "upload_tfaas.json", "model_quantized.onnx", "params_quantized.json", "upload_quantized.json",
 }  # fmt: skip
 """Every name that a bundle may have in it; a folder with others is not replaced by one."""
 
@@ -184,7 +186,7 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
         ConfigError: the model cannot be had as ONNX; the bundle is there all the same, without what a server needs.
         FileUnreadable: the folder cannot be written.
     """
-    content, problem = trained.content, ""
+    content, problem, more = trained.content, "", {}
     example = content.example(trained.name, EXAMPLES)
     with new_directory(path, alone=True) as folder:
         training = _training(trained, _save_models(folder, trained))
@@ -192,7 +194,6 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
         labels = "".join(f"{label}\n" for label in trained.source.labels.classes)
         (folder / "labels.txt").write_text(labels, encoding="utf-8")
         content.write(folder)
-        write_json(folder / "metrics.json", trained.metrics())
         (folder / "epochs.csv").write_text(log.text(), encoding="utf-8")
         write_json(folder / "training.json", training)
         if example is not None:
@@ -204,9 +205,11 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
             (folder / "model.onnx").unlink(missing_ok=True)
             problem = str(error) if isinstance(error, MLaaS4HEPError) else first_line(error)
         else:
-            write_json(folder / "params.json", _tfaas_params(trained, "model.onnx"))
-            write_json(folder / "upload.json", _upload(trained, "model.onnx", "params.json"))
+            write_json(folder / "params.json", tfaas_params(trained, "model.onnx"))
+            write_json(folder / "upload.json", upload_spec(trained, "model.onnx", "params.json"))
             _write_for_tfaas(folder, trained)
+            more = content.after_graph(folder, trained)
+        write_json(folder / "metrics.json", {**trained.metrics(), **more})
     log.remove()
     if problem and training["model"]:
         raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
@@ -272,8 +275,8 @@ def _write_for_tfaas(folder: Path, trained: Trained) -> None:
         for name in ("model.pb", "saved_model.pb"):
             (folder / name).unlink(missing_ok=True)
         return
-    write_json(folder / "params_tfaas.json", _tfaas_params(trained, "model.pb"))
-    write_json(folder / "upload_tfaas.json", _upload(trained, "model.pb", "params_tfaas.json"))
+    write_json(folder / "params_tfaas.json", tfaas_params(trained, "model.pb"))
+    write_json(folder / "upload_tfaas.json", upload_spec(trained, "model.pb", "params_tfaas.json"))
 
 
 def _scores_of_examples(fit: Fit, trained: Trained) -> np.ndarray:
@@ -351,10 +354,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
+def tfaas_params(trained: Trained, model: str, name: str = "") -> dict[str, Any]:
+    """Return params.json for a server, with the file of the model and, where it is another one, its name."""
     classes = ", ".join(trained.source.labels.classes)
     return {
-        "name": trained.name,
+        "name": name or trained.name,
         "model": model,
         "labels": "labels.txt",
         "description": f"{trained.backend.framework}, {trained.file.path.name}, classes {classes}",
@@ -362,8 +366,7 @@ def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
         "options": [],
         "op": "",
         "img_channels": trained.content.channels,
-        "input_name": "inputs",
-        "output_name": "scores",
+        **_fed_with_images(trained, model),
         "input_node": "inputs",
         "output_node": "scores",
         "inputNode": "inputs",
@@ -371,5 +374,13 @@ def _tfaas_params(trained: Trained, model: str) -> dict[str, Any]:
     }
 
 
-def _upload(trained: Trained, model: str, params: str) -> dict[str, str]:
-    return {"model": model, "labels": "labels.txt", "name": trained.name, "params": params}
+def _fed_with_images(trained: Trained, model: str) -> dict[str, str]:
+    """Return what a stock server feeds and fetches; of the folder that it takes for a SavedModel that one's names."""
+    if trained.content.channels and not model.endswith(".pb"):
+        return {"input_name": f"serving_default_{SERVED}", "output_name": FETCHED}
+    return {"input_name": "inputs", "output_name": "scores"}
+
+
+def upload_spec(trained: Trained, model: str, params: str, name: str = "") -> dict[str, str]:
+    """Return upload.json for the client; see `tfaas_params`."""
+    return {"model": model, "labels": "labels.txt", "name": name or trained.name, "params": params}

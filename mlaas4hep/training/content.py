@@ -61,6 +61,9 @@ class Content(Protocol):
     def metadata(self) -> dict[str, str]:
         """Return what a graph says of its inputs."""
 
+    def after_graph(self, folder: Path, trained: Trained) -> dict[str, Any]:
+        """Write what is made of the bundle's graph; return what metrics.json says of that."""
+
     def losses(self) -> Sequence[str]:
         """Return what was not read, or not whole, a line each."""
 

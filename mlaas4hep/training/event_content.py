@@ -99,6 +99,10 @@ class EventContent:
 
         return about_rows(self._generator.layout)
 
+    def after_graph(self, folder: Path, trained: Trained) -> dict[str, Any]:
+        """Write nothing more."""
+        return {}
+
     def losses(self) -> Sequence[str]:
         """Return what was not read, or not whole, a line each."""
         return self._generator.sample.losses()

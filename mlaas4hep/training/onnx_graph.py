@@ -49,6 +49,17 @@ def with_inputs(
     return whole
 
 
+def with_names(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a network of one input that takes raw events as it is, with the names that servers look for."""
+    network = compose.add_prefix(network, "network/")
+    (slot,) = network.graph.input
+    _rename(network.graph, slot.name, INPUT)
+    slot.name = INPUT
+    _rename_output(network.graph, OUTPUT)
+    onnx.checker.check_model(network)
+    return network
+
+
 def mean(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """Return a graph of the mean of the scores of several that take the same rows."""
     parts = [
@@ -210,10 +221,13 @@ class _Front:
 
 
 def _rename_output(graph: onnx.GraphProto, name: str) -> None:
-    old = graph.output[0].name
+    _rename(graph, graph.output[0].name, name)
+    graph.output[0].name = name
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         for names in (node.input, node.output):
             for index, value in enumerate(names):
                 if value == old:
-                    names[index] = name
-    graph.output[0].name = name
+                    names[index] = new

@@ -35,7 +35,7 @@ class Interpreter:
     """A model from `inputs` to `scores`, ready to be applied.
 
     Attributes:
-        columns: how many numbers an event has.
+        shape: of one event: how many numbers it has, or (height, width, channels).
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -51,7 +51,7 @@ class Interpreter:
         self._graph = model.graph
         self._constants = _constants(model.graph)
         slot = next(slot for slot in model.graph.input if slot.name == INPUT)
-        self.columns = slot.type.tensor_type.shape.dim[1].dim_value
+        self.shape = tuple(size.dim_value for size in slot.type.tensor_type.shape.dim)[1:]
         self._weight: Weight = tf.constant
         self._weights: dict[int, tuple[np.ndarray, Any]] = {}
 
@@ -61,7 +61,7 @@ class Interpreter:
         return cls(onnx.load(str(path)))
 
     def run(self, inputs: Any, weight: Weight) -> Any:
-        """Return the scores, (events, outputs), of raw events.
+        """Return the scores, (events, outputs), of raw events, (events, ...).
 
         Args:
             weight: is given each array of weights once.

@@ -29,6 +29,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .plots > * { min-width: 0 } .plots > div > :first-child { margin-top: 0 }
 figure { margin: 0; max-width: 34rem; overflow-x: auto }
 svg { width: 100%; height: auto; display: block } svg.wide { min-width: 40rem }
+.pictures { display: flex; flex-wrap: wrap; gap: .8rem 1rem } .pictures figure { width: 8.5rem }
+.pictures img { image-rendering: pixelated; border: 1px solid #ddd }
 figure:has(svg.wide) { grid-column: 1 / -1; max-width: none }
 figcaption { color: #555; font-size: .9rem } summary { cursor: pointer }
 @media (max-width: 40rem) { table { font-size: .85rem } th, td { padding-right: .6rem } }

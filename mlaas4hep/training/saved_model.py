@@ -24,6 +24,9 @@ from mlaas4hep.errors import require
 SERVED = "inputs_input"
 """The argument that makes a signature's input the operation `serving_default_inputs_input`."""
 
+FETCHED = "StatefulPartitionedCall"
+"""The operation that the output of the only signature is."""
+
 
 def write_saved_model(onnx_path: Path, folder: Path) -> None:
     """Write a SavedModel into a folder: input `serving_default_inputs_input`, output `StatefulPartitionedCall`.
@@ -52,14 +55,14 @@ def write_saved_model(onnx_path: Path, folder: Path) -> None:
             found = interpreter.run(inputs_input, weight)
             return {OUTPUT: found + tf.cast(module.zero, found.dtype)}
 
-        module.scores = _traced(tf, scores, interpreter.columns, SERVED)
+        module.scores = _traced(tf, scores, interpreter.shape, SERVED)
         tf.saved_model.save(module, str(folder), signatures={"serving_default": module.scores})
     (folder / "assets").mkdir(exist_ok=True)
     (folder / "fingerprint.pb").unlink(missing_ok=True)  # not one of the three that make a SavedModel for TFaaS
 
 
 def write_frozen_graph(onnx_path: Path, path: Path) -> None:
-    """Write a graph without variables, from the node `inputs`, float32 (events, columns), to the node `scores`.
+    """Write a graph without variables, from the node `inputs`, float32 (events, ...), to the node `scores`.
 
     Raises:
         ConfigError: the graph has an op, or one of its forms, that is not known.
@@ -74,7 +77,7 @@ def write_frozen_graph(onnx_path: Path, path: Path) -> None:
         def scores(inputs: Any) -> Any:
             return tf.identity(interpreter.run(inputs, tf.constant), name=OUTPUT)
 
-        graph = _traced(tf, scores, interpreter.columns, INPUT).graph
+        graph = _traced(tf, scores, interpreter.shape, INPUT).graph
         # servers older than this TensorFlow do not know its newest attributes, and do without those of default value
         whole = tf.compat.v1.train.export_meta_graph(
             graph=graph, graph_def=graph.as_graph_def(), strip_default_attrs=True
@@ -82,10 +85,10 @@ def write_frozen_graph(onnx_path: Path, path: Path) -> None:
         path.write_bytes(whole.graph_def.SerializeToString())
 
 
-def _traced(tf: ModuleType, scores: Any, columns: int, name: str) -> Any:
-    """Return a function of raw events, float32 (events, columns), as TensorFlow's graph of it."""
+def _traced(tf: ModuleType, scores: Any, shape: tuple[int, ...], name: str) -> Any:
+    """Return a function of raw events, float32 (events, *shape), as TensorFlow's graph of it."""
     return tf.function(scores, autograph=False).get_concrete_function(
-        tf.TensorSpec((None, columns), tf.float32, name=name)
+        tf.TensorSpec((None, *shape), tf.float32, name=name)
     )
 
 

@@ -86,7 +86,7 @@ class Scorer:
             )
         folds = training.get("folds", 0)
         graphs = [path / f"folds/{fold}/model.onnx" for fold in range(folds)] or [path / "model.onnx"]
-        sessions = [_session(graph) for graph in graphs]
+        sessions = [open_session(graph) for graph in graphs]
         specs = Specs.load(str(path / "specs.json"))
         return cls(path, training, specs, made, sessions, _names(training))
 
@@ -237,7 +237,7 @@ def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callabl
         yield lambda columns: writer.write_table(pyarrow.table(dict(columns), schema=schema))
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path) -> Any:
     runtime = require("onnxruntime", "server", "scoring")
     if not path.exists():
         raise ConfigError(f"there is no {path}", hint="the bundle has no ONNX graph; train it anew")

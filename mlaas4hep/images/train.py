@@ -1,0 +1,141 @@
+"""A whole run: a folder of images in, a bundle out.
+
+    train_images("hep_images", "labels.csv", Network("resnet18"), params, mdir="models")
+
+All but the images is as for events: the loop, checkpoints, the log, the bundle and its report. Printing is left to the
+script.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.images.check import check_images
+from mlaas4hep.images.content import ImageContent
+from mlaas4hep.images.folder import read_folder
+from mlaas4hep.images.stream import IMAGES, ImageStream
+from mlaas4hep.stream.cache import key_of
+from mlaas4hep.training.bundle import Trained
+from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.run import Watch, open_run
+
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SMALLEST, LARGEST = 8, 2048
+"""Pixels along an edge of the images that a network takes."""
+
+_SOURCE = '''\
+"""{name} for images, as hep_resnet.py trains it."""
+
+from mlaas4hep.images.resnet import resnet
+
+
+def model(shapes, classes):
+    return resnet("{name}", shapes["images"], classes)
+'''
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained.
+
+    Attributes:
+        name: one of NETWORKS.
+        optimizer: one of OPTIMIZERS.
+        learning_rate: of the optimizer, to begin with; 0: what is usual for it.
+    """
+
+    name: str = "resnet18"
+    optimizer: str = "adam"
+    learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if there is no such network or optimizer."""
+        for what, given, known in (("network", self.name, NETWORKS), ("optimizer", self.optimizer, OPTIMIZERS)):
+            if given not in known:
+                hint = f"there are {', '.join(known)}"
+                raise ConfigError(f"there is no {what} '{given}'", nearest=nearest(given, known), hint=hint)
+
+    def as_model_file(self) -> ModelFile:
+        """Return it as a model file, which a bundle keeps."""
+        return ModelFile(
+            Path(f"{self.name}.py"), _SOURCE.format(name=self.name), self._build, optimizer=self._make_optimizer()
+        )
+
+    def _build(self, shapes: dict[str, tuple[int, ...]], classes: int) -> Any:
+        from mlaas4hep.images.resnet import resnet
+
+        height, width, channels = shapes[IMAGES]
+        return resnet(self.name, (height, width, channels), classes)
+
+    def _make_optimizer(self) -> Any:
+        import keras
+
+        kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
+        if self.optimizer == "sgd":
+            return keras.optimizers.SGD(self.learning_rate or 0.05, momentum=0.9, nesterov=True)
+        return kinds[self.optimizer](self.learning_rate or 1e-3)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images, and how the network is given them.
+
+    Attributes:
+        folder, labels, ext: see `read_folder`.
+        height, width: in pixels, as the network takes them; 0: as most of the images are.
+        channels: 1 or 3; 0: 3, unless all are grey.
+        augmented: show other views of the images in each epoch.
+        skip_bad: leave out those that cannot be decoded.
+    """
+
+    folder: str
+    labels: str | None = None
+    ext: str = "png"
+    height: int = 0
+    width: int = 0
+    channels: int = 0
+    augmented: bool = False
+    skip_bad: bool = False
+
+
+def train_images(
+    images: Images,
+    network: Network,
+    params: Params,
+    *,
+    mdir: str | os.PathLike[str],
+    quantised: bool = False,
+    watch: Watch | None = None,
+) -> Trained:
+    """Train a network on images, and write the bundle.
+
+    Args:
+        mdir: folder of the bundle. Beside it lie, until it is written, a checkpoint and a table of epochs.
+        quantised: write also a model of 8 bits.
+
+    Raises:
+        AlreadyTrained: the run was to be resumed, and has its bundle.
+        Stopped: it was asked to stop.
+        MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
+    """
+    with open_run(Path(mdir), params, watch or Watch()) as run:
+        found = read_folder(images.folder, images.labels, images.ext)
+        checked = check_images(found, images.skip_bad)
+        shape = (images.height or checked.height, images.width or checked.width, images.channels or checked.channels)
+        if not all(SMALLEST <= size <= LARGEST for size in shape[:2]):
+            raise ConfigError(
+                f"images of {shape[0]} x {shape[1]} pixels are too {'small' if min(shape) < SMALLEST else 'large'}",
+                hint=f"resize them to {SMALLEST} to {LARGEST} pixels, as in --image_size=64",
+            )
+        stream = ImageStream(checked.images, shape, params, images.augmented)
+        run.begin(key_of([stream.key, network]))
+        file = network.as_model_file()
+        fit = run.fit(stream, file)
+        content = ImageContent(stream, checked.bad, images.labels or "folders", quantised)
+        return run.finish(file, stream, content, [fit])

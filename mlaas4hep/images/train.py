@@ -21,7 +21,7 @@ from mlaas4hep.images.folder import read_folder
 from mlaas4hep.images.stream import IMAGES, ImageStream
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.training.bundle import Trained
-from mlaas4hep.training.model_file import ModelFile
+from mlaas4hep.training.model_file import ModelFile, quiet_import
 from mlaas4hep.training.run import Watch, open_run
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -74,7 +74,8 @@ class Network:
         return resnet(self.name, (height, width, channels), classes)
 
     def _make_optimizer(self) -> Any:
-        import keras
+        with quiet_import():
+            import keras
 
         kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
         if self.optimizer == "sgd":

@@ -180,7 +180,12 @@ class KerasBackend:
 
     def save(self, folder: Path) -> str:
         """Write the model in Keras's own format; `keras.saving.load_model(path, compile=False)` reads it."""
-        self.model.save(folder / "model.keras", include_optimizer=False)
+        model, optimizer = self.model, self.model.optimizer
+        model.optimizer, model.compiled = None, False  # a .keras file would have its state, as large as the model
+        try:
+            model.save(folder / "model.keras")
+        finally:
+            model.optimizer, model.compiled = optimizer, True
         return "model.keras"
 
     def export(self, path: Path) -> None:

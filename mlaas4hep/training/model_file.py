@@ -15,7 +15,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,7 @@ def load_model_file(name: str) -> ModelFile:
         PackageMissing: it imports a package that is not installed.
     """
     path = find_model_file(name)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must stand before TensorFlow's import
-    with filtered_stderr(START_UP_CHATTER):
+    with quiet_import():
         module = run_file(path, f"mlaas4hep_model_file_{path.stem}")
     if not callable(getattr(module, "model", None)):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
@@ -109,6 +109,14 @@ def load_model_file(name: str) -> ModelFile:
         )
     extras = {name: getattr(module, name, None) for name in ("loss", "optimizer", "metrics", "training_step")}
     return ModelFile(path, path.read_text(encoding="utf-8"), module.model, **extras)
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep what TensorFlow prints when it is imported off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must stand before
+    with filtered_stderr(START_UP_CHATTER):
+        yield
 
 
 def default_model() -> str:

@@ -5,7 +5,7 @@
         step(batch.inputs["images"], batch.y)                   # uint8 (n, 64, 64, 3), int64 (n,)
 
 Only the batches that are under way are in memory. Which images a batch holds, and how they are augmented, depends on
-their names, the parameters, the seed and the epoch, never on threads or timing. See `Source`.
+their names, the parameters, the seed and the epoch, never on threads or timing. See `BatchSource`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ for batch in generator.batches("train", epoch=0):
 """
 
 from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.batch_source import BatchSource
 from mlaas4hep.stream.generator import DataGenerator
-from mlaas4hep.stream.source import Source
 from mlaas4hep.stream.split import PARTS
 
-__all__ = ["PARTS", "Batch", "DataGenerator", "Source"]
+__all__ = ["PARTS", "Batch", "BatchSource", "DataGenerator"]

@@ -40,7 +40,7 @@ import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
 from mlaas4hep.files import new_directory, write_json
-from mlaas4hep.stream import Source
+from mlaas4hep.stream import BatchSource
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.content import Content
 from mlaas4hep.training.logs import EpochLog
@@ -80,7 +80,7 @@ class Fit:
     """
 
     backend: Backend
-    source: Source
+    source: BatchSource
     history: History
     train: Scored
     valid: Scored
@@ -111,7 +111,7 @@ class Trained:
 
     name: str
     file: ModelFile
-    source: Source
+    source: BatchSource
     content: Content
     fits: tuple[Fit, ...]
     key: str

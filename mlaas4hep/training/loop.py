@@ -18,7 +18,7 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.stream import Batch, Source
+from mlaas4hep.stream import Batch, BatchSource
 from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.labels import Labels
 from mlaas4hep.stream.split import PARTS
@@ -132,7 +132,7 @@ class Control:
     stop: Stop = field(default_factory=Stop)
 
 
-def train(source: Source, backend: Backend, params: Params, control: Control | None = None) -> History:
+def train(source: BatchSource, backend: Backend, params: Params, control: Control | None = None) -> History:
     """Train until `params.epochs` have passed or the validation loss got no better for `params.patience` of them.
 
     Raises:
@@ -151,7 +151,7 @@ def train(source: Source, backend: Backend, params: Params, control: Control | N
 class _Run:
     """A training that goes step by step."""
 
-    def __init__(self, source: Source, backend: Stepwise, params: Params, control: Control) -> None:
+    def __init__(self, source: BatchSource, backend: Stepwise, params: Params, control: Control) -> None:
         self._source, self._backend, self._params, self._control = source, backend, params, control
         self._now = Standing()
         self._best = backend.snapshot()
@@ -270,7 +270,7 @@ def recall(history: History, control: Control) -> None:
         lowest = min(lowest, epoch.loss)
 
 
-def _train_at_once(source: Source, backend: AtOnce, control: Control) -> History:
+def _train_at_once(source: BatchSource, backend: AtOnce, control: Control) -> History:
     """Let a model train itself; every round is an epoch of the history."""
     rounds: list[Epoch] = []
     start = time.perf_counter()
@@ -310,7 +310,7 @@ def _check_at_once(control: Control) -> None:
 
 
 def evaluate(
-    source: Source,
+    source: BatchSource,
     backend: Backend,
     part: str,
     balanced: bool = False,
@@ -331,7 +331,7 @@ def evaluate(
     return Scored(y, scores, weight, Task.of(source.labels))
 
 
-def check_parts(source: Source) -> None:
+def check_parts(source: BatchSource) -> None:
     """Raise ConfigError, before hours of training, if a part of the sample, or a class, is empty, or has no weight."""
     composition = source.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):

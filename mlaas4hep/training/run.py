@@ -24,7 +24,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line
 from mlaas4hep.files import only_one
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.stream import PARTS, DataGenerator, Source
+from mlaas4hep.stream import PARTS, BatchSource, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import AtOnce, Backend, make_backend
@@ -147,7 +147,7 @@ class Run:
         if self._watch.resume:
             _check_unfinished(self._destination, key, self._checkpoints)
 
-    def fit(self, source: Source, file: ModelFile, fold: int = 0) -> Fit:
+    def fit(self, source: BatchSource, file: ModelFile, fold: int = 0) -> Fit:
         """Train one model and look at what it has learnt."""
         params, watch, checkpoint = self._params, self._watch, self._checkpoints[fold]
         task = Task.of(source.labels)
@@ -170,7 +170,7 @@ class Run:
         keep(checkpoint, backend, result, source.examples(COMPARED, part=None).inputs)
         return Fit(backend, source, *result)
 
-    def finish(self, file: ModelFile, source: Source, content: Content, fits: Sequence[Fit]) -> Trained:
+    def finish(self, file: ModelFile, source: BatchSource, content: Content, fits: Sequence[Fit]) -> Trained:
         """Write the bundle."""
         name = model_name(self._destination, self._params.name)
         trained = Trained(name, file, source, content, tuple(fits), self._key)
@@ -181,7 +181,7 @@ class Run:
         return trained
 
 
-def _train(source: Source, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
+def _train(source: BatchSource, backend: Backend, file: ModelFile, params: Params, control: Control) -> Result:
     with _explained(file):
         history = train(source, backend, params, control)
     return Result(history, *(evaluate(source, backend, part) for part in PARTS))

@@ -11,7 +11,7 @@ from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.labels import Labels
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """A labelled sample in three parts; "events" stands for whatever it consists of."""
 
     @property

@@ -91,7 +91,7 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
     from mlaas4hep.training.words import print_epoch, print_result
 
     def started(stream: ImageStream, backend: Backend, fold: int) -> None:
-        print_images(stream, backend)
+        print_images(stream, backend, args.model)
 
     def report(epoch: Epoch, best: bool, fold: int) -> None:
         print_epoch(epoch, best, noun="images")
@@ -168,7 +168,7 @@ def shares_of(text: str) -> list[float]:
     return shares if len(shares) != 1 else [1 - shares[0], shares[0] / 2, shares[0] / 2]
 
 
-def print_images(stream: ImageStream, backend: Backend) -> None:
+def print_images(stream: ImageStream, backend: Backend, network: str) -> None:
     """Print what is trained on what."""
     height, width, channels = stream.shapes["images"]
     parts = ", ".join(f"{count:,} {name}" for name, count in zip(
@@ -177,7 +177,7 @@ def print_images(stream: ImageStream, backend: Backend) -> None:
         f"Images: {len(stream.images):,} of {height} x {width} pixels and {channels} channel{'s' * (channels > 1)},"
         f" {parts}; classes {', '.join(stream.images.classes)}"
     )
-    console.say(f"Model : {stream.params.name}, {backend.size()}, {backend.outputs} outputs")
+    console.say(f"Model : {network}, {backend.size()}, {backend.outputs} outputs")
 
 
 def print_quantised(folder: Path) -> None:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
+from mlaas4hep.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
@@ -33,6 +35,8 @@ _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
     "v2": {"name": "name", "version": "version", "state": "state"},
 }
+
+_NARROWEST = 12  # characters: a date, "probability"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,13 +102,13 @@ def command(args: argparse.Namespace) -> None:
     """Connect to the server and do what the options ask for."""
     with connect(args) as client:
         if args.upload is not None:
-            report(args, "uploaded", client.upload(args.upload, in_base64=args.base64))
+            report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64))
         elif args.bundle is not None:
             client.bundle(args.bundle)
-            report(args, "uploaded", args.bundle)
+            report(args, client, "uploaded", args.bundle)
         elif args.delete is not None:
             client.delete(args.delete)
-            report(args, "deleted", args.delete)
+            report(args, client, "deleted", args.delete)
         elif args.predict is not None:
             print_predictions(args, client)
         elif args.image is not None:
@@ -119,7 +123,6 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
     """Return a client of the server that the options name."""
     from mlaas4hep.client import TFaaSClient
     from mlaas4hep.client.token import find_token
-    from mlaas4hep.errors import ConfigError
 
     if not 0 < args.timeout < float("inf"):
         raise ConfigError(f"--timeout is {args.timeout:g}, and must be more than 0 seconds")
@@ -139,8 +142,6 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
 
 def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None, str | None]:
     """Return the client certificate and the authorities, for https only."""
-    from mlaas4hep.errors import ConfigError
-
     if not args.url.startswith("https:"):
         return None, None
     cert = args.cert or os.environ.get("X509_USER_PROXY")
@@ -149,10 +150,11 @@ def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None
     return (cert, args.key) if cert and args.key else cert, args.capath or os.environ.get("X509_CERT_DIR")
 
 
-def report(args: argparse.Namespace, verb: str, what: str) -> None:
+def report(args: argparse.Namespace, client: TFaaSClient, verb: str, what: str) -> None:
     """Say what was done."""
     noun, preposition = ("bundle" if args.bundle else "model"), ("from" if verb == "deleted" else "to")
-    print(json.dumps({verb: what}) if args.json else f"{verb} {noun} '{what}' {preposition} {args.url}")
+    text = f"{verb} {noun} '{what}' {preposition} {client.url}"
+    print(json.dumps({verb: what}) if args.json else printable(text))
 
 
 def print_models(args: argparse.Namespace, models: Sequence[dict[str, Any]]) -> None:
@@ -165,16 +167,26 @@ def print_models(args: argparse.Namespace, models: Sequence[dict[str, Any]]) -> 
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, in columns."""
+    """Print rows of cells, in columns; cells are cut to keep to a terminal's width, but not the first, a name."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if sys.stdout.isatty():
+        widths = within(shutil.get_terminal_size().columns, widths)
+    for name, *cells in rows:
+        line = [name, *(console.shortened(cell, room) for cell, room in zip(cells, widths[1:], strict=True))]
+        print("  ".join(cell.ljust(room) for cell, room in zip(line, widths, strict=True)).rstrip())
+
+
+def within(width: int, widths: Sequence[int]) -> list[int]:
+    """Return the widths of columns that fit into a line, as far as `_NARROWEST` allows; the first gives way last."""
+    first, *others = widths
+    while first + sum(others) + 2 * len(others) > width and max(others) > _NARROWEST:
+        others[others.index(max(others))] -= 1
+    return [min(first, max(width - sum(others) - 2 * len(others), _NARROWEST)), *others]
 
 
 def print_classes(args: argparse.Namespace, client: TFaaSClient) -> None:
     """Print the classes of an image with their probabilities, or the server's answer where it has another form."""
-    from mlaas4hep.errors import ConfigError
-
     if not args.model:
         raise ConfigError("--image does not say which model to ask", hint="add --model=NAME")
     answer = client.image(args.image, args.model)
@@ -204,13 +216,11 @@ def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
         print(json.dumps(list(answers)))
         return
     for number, scores in enumerate(answers):
-        print(json.dumps(scores), *([f" true label: {events.labels[number]}"] if events.labels else []))
+        print(json.dumps(scores), *([printable(f" true label: {events.labels[number]}")] if events.labels else []))
 
 
 def reads_data(args: argparse.Namespace) -> bool:
     """Say whether --predict is a file of ROOT, Parquet and the like; what reads these is loaded where it may be one."""
-    from mlaas4hep.errors import ConfigError
-
     if not args.predict.endswith(".json") or "://" in args.predict:
         from mlaas4hep.client.event_file import is_event_file
 
@@ -247,8 +257,6 @@ def scores_of(args: argparse.Namespace, client: TFaaSClient, pieces: Iterable[Ev
 
 def wanted_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:
     """Return the branches that the options name, or the keys that the model does."""
-    from mlaas4hep.errors import ConfigError
-
     if args.branches is not None:
         keys = [name for part in args.branches.split(",") if (name := part.strip())]
     else:

@@ -72,6 +72,7 @@ def broken_answer(connection: socket.socket) -> None:
         (answer('{"a": 1}'), "the answer is no list of models"),
         (answer("<html>no</html>", "502 Bad Gateway"), "502: Bad Gateway"),
         (answer('{"error":"unable\\nto"}', "500 Internal Server Error"), "500: unable to"),
+        (answer('{"error":"\\u001b[31mred \\u202e"}', "400 Bad Request"), r"400: \x1b[31mred \u202e"),
         (
             answer("", "302 Found", "Location: https://sso/login\r\n"),
             "302: it moved to https://sso/login; give that URL",

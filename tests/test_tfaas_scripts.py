@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import socket
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripts import only_error_line, run_script
@@ -16,6 +22,7 @@ from serving_fixtures import (  # noqa: F401
     MET,
     MET_SCORE,
     ROOT,
+    Server,
     bundle_fixture,
     environment,
     run_client,
@@ -51,6 +58,59 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
     assert run("--predict=many.json", "--model=htautau", "--json") == f"[[{MET_SCORE}], [1.0]]\n"
     assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
     assert run("--delete=htautau") == f"deleted model 'htautau' from {url}\n"
+
+
+def stock_with(*models: dict[str, Any]) -> StockTFaaS:
+    """A server with models that say this of themselves."""
+    server = StockTFaaS()
+    server.files = {f"{number}/params.json": json.dumps(model).encode() for number, model in enumerate(models)}
+    return server
+
+
+def shown_in_terminal(width: int, *options: str, **env: str) -> list[str]:
+    """Run tfaas_client.py in a terminal of some columns; return the lines that it prints there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    wanted = {key: value for key, value in environment(**env).items() if key != "COLUMNS"}
+    with subprocess.Popen([sys.executable, ROOT / "tfaas_client.py", *options], stdout=theirs, env=wanted) as process:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 65536):
+                seen += piece
+    os.close(ours)
+    assert process.returncode == 0
+    return seen.decode().splitlines()
+
+
+def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
+    hostile = {"name": "m\x1b[2J", "description": "\x1b[31mred\nlast\x07 \u202eevil", "timestamp": "\x9b1m"}
+    with stock_with(hostile) as server:
+        done = run_client("--models", TFAAS_URL=server.url)
+    assert done.stdout.splitlines() == [
+        r"name      model file  description                       timestamp",
+        r"m\x1b[2J              \x1b[31mred\nlast\x07 \u202eevil  \x9b1m",
+    ]
+
+
+def test_a_list_of_models_keeps_to_the_terminal_and_names_are_whole() -> None:
+    date = "2025-01-02T03:04:05+00:00"
+    models = [
+        {"name": "htautau", "model": "model.onnx", "description": "ggH or VBF", "timestamp": date},
+        {"name": "n" * 128, "model": "x" * 60 + ".onnx", "description": "long " * 50, "timestamp": date},
+    ]
+    with stock_with(*models) as server:
+        lines = shown_in_terminal(80, "--models", TFAAS_URL=server.url)
+        piped = run_client("--models", TFAAS_URL=server.url).stdout
+    assert lines[1].split() == ["htautau", "model.onnx", "ggH", "or", "VBF", "2025-01-02T…"]
+    assert [len(line) <= 80 for line in lines] == [True, True, False]
+    assert lines[2].split("  ") == ["n" * 128, "x" * 11 + "…", "long long l…", "2025-01-02T…"]
+    assert all(text in piped for text in (models[1]["model"], models[1]["description"].strip(), date))
+
+
+def test_a_password_in_the_url_is_not_printed(server: Server, bundle: Path) -> None:
+    done = run_client(f"--url={server.url.replace('//', '//me:secret@')}/", "--upload=upload.json", cwd=bundle)
+    assert done.stdout == f"uploaded model 'htautau' to {server.url}\n"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ class Connection:
         capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
         token: goes along as `Authorization: Bearer`.
 
+    Attributes:
+        shown_url: the URL without a password.
+
     Raises:
         ConfigError: the URL is none, or the token may not go there.
         FileUnreadable: a certificate is not there, or may not be read.
@@ -84,8 +87,8 @@ class Connection:
                 raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
         if capath and not os.path.exists(capath):
             raise FileUnreadable(f"there are no certificates of authorities at {capath}")
-        self.url = url.rstrip("/")
-        self._shown_url = self.url.replace(netloc, netloc.rpartition("@")[2], 1)
+        self._url = url.rstrip("/")
+        self.shown_url = self._url.replace(netloc, netloc.rpartition("@")[2], 1)
         self._timeout = timeout
         self._retries = retries
         self._has_token = token is not None
@@ -169,7 +172,7 @@ class Connection:
         timeouts = (read if once else connect, read)  # urllib3 sends each piece of an upload under the first
         try:
             response = self._session.request(
-                method, self.url + path, data=body, headers=headers, timeout=timeouts, **self._settings
+                method, self._url + path, data=body, headers=headers, timeout=timeouts, **self._settings
             )
         except requests.RequestException as error:
             if own := our_own(error):
@@ -190,12 +193,12 @@ class Connection:
             line = self._line(method, path, f"{status}: it moved to {response.headers['Location']}")
             return Refusal(line, status, "give that URL")
         line = self._line(method, path, f"{status}: {reason_of(response)}")
-        return Refusal(line, status, advice_on(response, self._has_token, may_carry_token(self.url)))
+        return Refusal(line, status, advice_on(response, self._has_token, may_carry_token(self._url)))
 
     def _line(self, method: str, path: str, reason: str) -> str:
         for secret in self._secrets:  # some servers say a token back, and some errors a URL
             reason = reason.replace(secret, "...")
-        return f"{method} {self._shown_url}{path}: {reason}"
+        return f"{method} {self.shown_url}{path}: {reason}"
 
 
 class _Failure(NamedTuple):

@@ -43,6 +43,9 @@ class TFaaSClient(Closing):
         capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
         token: goes along as `Authorization: Bearer`, over https or to this machine; see `token.find_token`.
 
+    Attributes:
+        url: the server's, without a password.
+
     Raises:
         ConfigError: the URL is none, the protocol is not known, or the token may not go there.
         FileUnreadable: a certificate is not there.
@@ -63,6 +66,7 @@ class TFaaSClient(Closing):
             raise ConfigError(f"there is no protocol '{protocol}'", hint="there are " + ", ".join(PROTOCOLS))
         self._protocol = protocol
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
+        self.url = self._connection.shown_url
         self._dialect = self._speak()
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import select
 import socket
 import ssl
 import subprocess
@@ -64,6 +66,39 @@ def broken_answer(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
 
 
+def dripping(head: str) -> Handler:
+    """Send this, and then a byte now and then."""
+
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head.encode())
+        with suppress(OSError):
+            while not select.select([connection], [], [], 0.05)[0]:  # until the client leaves
+                connection.sendall(b"0")
+
+    return handle
+
+
+def endless(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n[")
+    with suppress(OSError):
+        while True:
+            connection.sendall(b"0.1," * 100_000)
+
+
+def gzip_bomb(connection: socket.socket) -> None:
+    connection.recv(65536)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n"
+    with suppress(OSError):
+        connection.sendall(head.encode() + BOMB)
+
+
+BOMB = gzip.compress(b"[" + b" " * 64_000_000 + b"]", compresslevel=1)
+SLOW = "the answer comes at less than 1 kB/s; the server is busy or hangs; --timeout"
+LARGE = "the answer is larger than 64 MB; is it the right server?"
+
+
 @pytest.mark.parametrize(
     ("handle", "reason"),
     [
@@ -91,6 +126,12 @@ def broken_answer(connection: socket.socket) -> None:
         (answer("no gzip at all", header="Content-Encoding: gzip\r\n"), "the answer is not packed as it says"),
         (lambda connection: None, "the server closed the connection without an answer; if it speaks TLS"),
         (hang, "no answer within 0.5 s; the server is busy or hangs"),
+        (dripping("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n["), SLOW),
+        (dripping("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), SLOW),
+        (dripping("HTTP/1.1 200 OK\r\nX-Header: "), SLOW),
+        (dripping("HTTP/1.1 500 No\r\n\r\n"), SLOW),
+        (endless, LARGE),
+        (gzip_bomb, LARGE),
     ],
 )
 def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handler, reason: str) -> None:
@@ -101,6 +142,26 @@ def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handle
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_comes_steadily_may_take_longer_than_the_timeout(listener: Listener) -> None:
+    def steady(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n")
+        for piece in [b"[" + b" " * 1999, *[b" " * 2000] * 18, b" " * 1999 + b"]"]:
+            select.select([connection], [], [], 0.05)
+            connection.sendall(piece)
+
+    with TFaaSClient(f"http://{listener(steady)}", timeout=(5, 0.5)) as client:
+        assert client.models() == []
+
+
+def test_an_answer_that_comes_too_slowly_is_not_asked_for_again(listener: Listener) -> None:
+    address = listener(dripping("HTTP/1.1 200 OK\r\n\r\n"), answer("[]"))
+    with TFaaSClient(f"http://{address}", timeout=(5, 0.5)) as client:
+        with pytest.raises(ServiceError, match="the answer comes at less than 1 kB/s"):
+            client.models()
+        assert client.models() == []
 
 
 def test_the_stock_servers_null_is_an_empty_list(listener: Listener) -> None:

@@ -11,7 +11,8 @@ What is asked again, with growing pauses, or when the server says (Retry-After):
   connection, or it says with 429 or 503 when to come again. Were they repeated otherwise, what somebody else uploaded
   under the same name in between would be lost.
 
-A server that lets us wait is not asked again, since it would have even more to do.
+A server that lets us wait is not asked again, since it would have even more to do. No answer goes on for ever: it must
+come in time (`pace`), and be no larger than `LARGEST`, or what the request allows.
 """
 
 from __future__ import annotations
@@ -32,17 +33,23 @@ from mlaas4hep.client.address import is_loopback, split_url
 from mlaas4hep.client.bodies import Body
 from mlaas4hep.client.failures import (
     WRONG_SERVER,
+    Answer,
     Refusal,
     advice_on,
     broke_off,
+    cause_of,
     explain,
     never_connected,
-    our_own,
     reason_of,
 )
+from mlaas4hep.client.pace import PacedAdapter
 from mlaas4hep.client.token import check_token_may_go_to, checked_token, may_carry_token
-from mlaas4hep.errors import FileUnreadable, ServiceError
+from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, ServiceError
 
+LARGEST = 64_000_000
+"""Bytes of an answer, unpacked."""
+
+_PIECE = 1 << 20  # bytes that are read at a time
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30
 """Seconds; a server that asks for more is not waited for."""
@@ -99,6 +106,8 @@ class Connection:
         if is_loopback(url):
             self._settings["proxies"] = _NO_PROXIES
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, PacedAdapter())
         self._session.headers["Accept"] = "application/json"
         if token is not None:
             check_token_may_go_to(url)
@@ -108,16 +117,16 @@ class Connection:
         """Close the connections."""
         self._session.close()
 
-    def json(self, method: str, path: str, content: Any = None) -> Any:
-        """Send `content` as JSON, if there is any, and return the JSON of the answer.
+    def json(self, method: str, path: str, content: Any = None, *, largest: int = LARGEST) -> Any:
+        """Send `content` as JSON, if there is any, and return the JSON of the answer, of at most `largest` bytes.
 
         Raises:
             ServiceError: see `send`.
             Refusal: the answer is no JSON.
         """
         body = None if content is None else json.dumps(content, allow_nan=False).encode()
-        response = self.send(method, path, body, {"Content-Type": "application/json"} if body else None)
-        return self.parse(method, path, response.content)
+        headers = {"Content-Type": "application/json"} if body else None
+        return self.parse(method, path, self.send(method, path, body, headers, largest=largest).content)
 
     def parse(self, method: str, path: str, text: bytes) -> Any:
         """Return what the JSON of an answer says.
@@ -139,17 +148,18 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         once: bool = False,
-    ) -> requests.Response:
+        largest: int = LARGEST,
+    ) -> Answer:
         """Send a request, if need be several times (see the module), and return the answer.
 
         Raises:
             ServiceError: there is no answer.
-            Refusal: it is an error, or says that the server moved.
+            Refusal: it is an error, says that the server moved, or has more than `largest` bytes.
         """
         attempt = 0
         while True:
-            outcome = self._try(method, path, body, headers, once)
-            if isinstance(outcome, requests.Response):
+            outcome = self._try(method, path, body, headers, once, largest)
+            if isinstance(outcome, Answer):
                 return outcome
             pause = outcome.pause
             if pause is None:
@@ -166,34 +176,53 @@ class Connection:
         return Refusal(self._line(method, path, reason), 200, WRONG_SERVER)
 
     def _try(
-        self, method: str, path: str, body: bytes | Body | None, headers: Mapping[str, str] | None, once: bool
-    ) -> requests.Response | _Failure:
+        self,
+        method: str,
+        path: str,
+        body: bytes | Body | None,
+        headers: Mapping[str, str] | None,
+        once: bool,
+        largest: int,
+    ) -> Answer | _Failure:
         connect, read = self._timeout
         timeouts = (read if once else connect, read)  # urllib3 sends each piece of an upload under the first
         try:
-            response = self._session.request(
-                method, self._url + path, data=body, headers=headers, timeout=timeouts, **self._settings
-            )
+            with self._session.request(
+                method, self._url + path, data=body, headers=headers, timeout=timeouts, stream=True, **self._settings
+            ) as response:
+                content = self._content(method, path, response, largest)
         except requests.RequestException as error:
-            if own := our_own(error):
+            if own := cause_of(error, MLaaS4HEPError):
                 raise own from None
             reason, hint = explain(error, timeouts)
             problem = ServiceError(self._line(method, path, reason), hint=hint)
             problem.__cause__ = error
             return _Failure(problem, never_connected(error) or (broke_off(error) and not once))
-        if response.ok and not response.is_redirect:
-            return response
-        pause = _asked_pause(response)
-        again = response.status_code in ((429, 502, 503) if not once else () if pause is None else (429, 503))
-        return _Failure(self._refused(method, path, response), again, pause)
+        answer = Answer(response.status_code, response.reason or "", response.headers, content)
+        if answer.status < 400 and not answer.moved_to:
+            return answer
+        pause = _asked_pause(answer)
+        again = answer.status in ((429, 502, 503) if not once else () if pause is None else (429, 503))
+        return _Failure(self._refused(method, path, answer), again, pause)
 
-    def _refused(self, method: str, path: str, response: requests.Response) -> Refusal:
-        status = response.status_code
-        if response.is_redirect:
-            line = self._line(method, path, f"{status}: it moved to {response.headers['Location']}")
-            return Refusal(line, status, "give that URL")
-        line = self._line(method, path, f"{status}: {reason_of(response)}")
-        return Refusal(line, status, advice_on(response, self._has_token, may_carry_token(self._url)))
+    def _content(self, method: str, path: str, response: requests.Response, largest: int) -> bytes:
+        """Read an answer, and no more of it than may be."""
+        pieces, size = [], 0
+        for piece in response.iter_content(_PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > largest:
+                raise self.refusal(method, path, f"the answer is larger than {largest / 1e6:,.0f} MB")
+        return b"".join(pieces)
+
+    def _refused(self, method: str, path: str, answer: Answer) -> Refusal:
+        status = answer.status
+        if answer.moved_to:
+            return Refusal(
+                self._line(method, path, f"{status}: it moved to {answer.moved_to}"), status, "give that URL"
+            )
+        line = self._line(method, path, f"{status}: {reason_of(answer)}")
+        return Refusal(line, status, advice_on(answer, self._has_token, may_carry_token(self._url)))
 
     def _line(self, method: str, path: str, reason: str) -> str:
         for secret in self._secrets:  # some servers say a token back, and some errors a URL
@@ -220,9 +249,9 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-def _asked_pause(response: requests.Response) -> float | None:
+def _asked_pause(answer: Answer) -> float | None:
     """Return the seconds that the server asks to wait (Retry-After: seconds, or a date), None where it does not."""
-    text = response.headers.get("Retry-After", "")
+    text = answer.headers.get("Retry-After", "")
     if text.isdecimal():
         return float(text)
     try:

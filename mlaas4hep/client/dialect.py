@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from mlaas4hep.client.connection import Connection
+from mlaas4hep.client.connection import LARGEST, Connection
 from mlaas4hep.client.events import Events, rows_at_once
 from mlaas4hep.client.failures import Refusal
 from mlaas4hep.errors import ServiceError
 
 _SMALLER = (400, 413)
 """HTTP's codes for a request that may be fine in two halves, or in one of them."""
+
+_LARGEST_ROW = 500_000
+"""Bytes of an answer for each event: some 25,000 numbers, and 1 GB for as many events as are asked for at once."""
 
 
 class Dialect(Protocol):
@@ -113,12 +116,17 @@ class TFaaSDialect:
         """See `Dialect`."""
         values = rows[0] if len(rows) == 1 else rows
         request = {"keys": keys, "values": values, **({"model": model} if model else {})}
-        answer = self._connection.json("POST", "/json", request)
+        answer = self._connection.json("POST", "/json", request, largest=largest_scores(len(rows)))
         if len(rows) == 1:
             return [answer]
         if not isinstance(answer, list) or len(answer) != len(rows):
             raise self._connection.refusal("POST", "/json", f"the answer is no list of {len(rows)} answers")
         return answer
+
+
+def largest_scores(events: int) -> int:
+    """Return how many bytes the scores of so many events may have."""
+    return max(LARGEST, events * _LARGEST_ROW)
 
 
 def model_metadata(connection: Connection, model: str) -> dict[str, Any]:

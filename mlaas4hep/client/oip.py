@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mlaas4hep.client.connection import Connection
-from mlaas4hep.client.dialect import keys_of, model_metadata
+from mlaas4hep.client.dialect import keys_of, largest_scores, model_metadata
 from mlaas4hep.client.failures import LONGEST_REASON, Refusal
 from mlaas4hep.errors import ConfigError, nearest
 
@@ -90,7 +90,7 @@ class OpenInferenceDialect:
             raise ConfigError(f"model '{model}' takes {table.width} values, and there are {matrix.shape[1]}")
         path = f"/v2/models/{quote(model, safe='')}/infer"
         body, headers = _request(table, matrix, self._takes_binary())
-        response = self._connection.send("POST", path, body, headers)
+        response = self._connection.send("POST", path, body, headers, largest=largest_scores(len(rows)))
         length = response.headers.get(_HEADER, "")
         size = int(length) if length.isdecimal() else len(response.content)
         answer = self._connection.parse("POST", path, response.content[:size])

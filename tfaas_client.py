@@ -186,18 +186,20 @@ def within(width: int, widths: Sequence[int]) -> list[int]:
 
 
 def print_classes(args: argparse.Namespace, client: TFaaSClient) -> None:
-    """Print the classes of an image with their probabilities, or the server's answer where it has another form."""
+    """Print the classes of an image with their probabilities; where a server gives numbers alone, these."""
     if not args.model:
         raise ConfigError("--image does not say which model to ask", hint="add --model=NAME")
     answer = client.image(args.image, args.model)
-    try:
-        rows = [[str(row["label"]), f"{row['probability']:.6g}"] for row in answer["labels"]]
-    except (TypeError, LookupError, ValueError):
-        rows = []
-    if args.json or not rows:
+    if args.json or isinstance(answer, list):
         print(json.dumps(answer))
-    else:
-        print_table([["label", "probability"], *rows])
+        return
+    rows = [[row["label"], in_digits(row["probability"])] for row in answer["labels"]]
+    print_table([["label", "probability"], *rows])
+
+
+def in_digits(value: float | None) -> str:
+    """Return a number as people read it, a real one in six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
 
 
 def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:

@@ -169,6 +169,47 @@ def test_the_stock_servers_null_is_an_empty_list(listener: Listener) -> None:
         assert client.models() == []
 
 
+@pytest.mark.parametrize("text", ["[NaN, Infinity]", "[-Infinity]", "[1e999]", "[0.1", ""])
+def test_numbers_that_json_cannot_say_are_no_answer(listener: Listener, text: str) -> None:
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [1]}, "m")
+    assert "/json: the answer is no JSON; is it the right server?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["null", '"str"', '{"a": 1}', "[[0.1], [0.2], [0.3]]", "[true]", '["0.1"]', "[]", "3"])
+def test_one_event_is_answered_by_one_list_of_numbers(listener: Listener, text: str) -> None:
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [1]}, "m")
+    assert "/json: the answer is no list of numbers; is it the right server?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[0.1, 0.2]", "[[0.1]]", "[[0.1], [0.2], [0.3]]", "[[0.1], null]", "[[1], {}]"]
+)
+def test_many_events_are_answered_by_as_many_lists(listener: Listener, text: str) -> None:
+    address = listener(answer('{"extensions": []}'), answer(text))
+    with TFaaSClient(f"http://{address}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [[1], [2]]}, "m")
+    assert "/json: the answer is no list of 2 lists of numbers; is it the right server?" in str(caught.value)
+
+
+def test_null_is_where_the_server_found_no_number(listener: Listener) -> None:
+    with TFaaSClient(f"http://{listener(answer('[null, 1, 0.5]'))}") as client:
+        assert client.predict({"values": [1]}, "m") == [None, 1, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", '"str"', "{}", "[[1]]", '{"labels": {}}', '{"labels": [1]}', '{"labels": [{"label": "a"}]}',
+     '{"labels": [{"label": "a", "probability": "0.1"}]}', '{"labels": [{"label": 1, "probability": 0.1}]}'],
+)  # fmt: skip
+def test_an_image_is_answered_by_labels_or_numbers(listener: Listener, tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.image(tmp_path / "a.png", "m")
+    assert "/image: the answer has neither labels with their probabilities nor numbers; is it" in str(caught.value)
+
+
 def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

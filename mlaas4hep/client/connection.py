@@ -18,13 +18,14 @@ come in time (`pace`), and be no larger than `LARGEST`, or what the request allo
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import requests
 
@@ -135,7 +136,7 @@ class Connection:
             Refusal: it is none.
         """
         try:
-            return json.loads(text)
+            return json.loads(text, parse_float=_finite, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             kind = "HTML" if text.lstrip()[:1] == b"<" else "no JSON"
             raise self.refusal(method, path, f"the answer is {kind}") from error
@@ -228,6 +229,19 @@ class Connection:
         for secret in self._secrets:  # some servers say a token back, and some errors a URL
             reason = reason.replace(secret, "...")
         return f"{method} {self.shown_url}{path}: {reason}"
+
+
+def _refuse(word: str) -> NoReturn:
+    """Raise for NaN, Infinity and -Infinity, which Python's parser would take."""
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """Return a number; one as 1e999 could not be said in JSON again."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 class _Failure(NamedTuple):

@@ -19,6 +19,9 @@ from mlaas4hep.errors import ServiceError
 _SMALLER = (400, 413)
 """HTTP's codes for a request that may be fine in two halves, or in one of them."""
 
+Scores = list[float | None]
+"""The outputs of a model for one event."""
+
 _LARGEST_ROW = 500_000
 """Bytes of an answer for each event: some 25,000 numbers, and 1 GB for as many events as are asked for at once."""
 
@@ -32,7 +35,7 @@ class Dialect(Protocol):
     def params(self, name: str) -> dict[str, Any]:
         """Return what there is to say about one model."""
 
-    def status(self) -> Any:
+    def status(self) -> dict[str, Any]:
         """Return what the server says of itself."""
 
     def keys(self, model: str) -> list[str]:
@@ -41,12 +44,12 @@ class Dialect(Protocol):
     def takes_many(self) -> bool:
         """Say whether one request may have several rows."""
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Any]:
-        """Return an answer for each row; several rows only if it `takes_many`."""
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
+        """Return the outputs for each row, None for what is no number; several rows only if it `takes_many`."""
 
 
-def ask(dialect: Dialect, events: Events, model: str) -> list[Any]:
-    """Return an answer for each event, in order.
+def ask(dialect: Dialect, events: Events, model: str) -> list[Scores]:
+    """Return the outputs for each event, in order.
 
     Raises:
         ServiceError: a request failed; the message says for which event, or events, where there are many.
@@ -54,13 +57,13 @@ def ask(dialect: Dialect, events: Events, model: str) -> list[Any]:
     size = 1
     if len(events.rows) > 1 and dialect.takes_many():
         size = rows_at_once(len(events.rows[0]))
-    answers: list[Any] = []
+    answers: list[Scores] = []
     for start in range(0, len(events.rows), size):
         answers += _ask(dialect, events, model, start, min(start + size, len(events.rows)))
     return answers
 
 
-def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) -> list[Any]:
+def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) -> list[Scores]:
     """Ask for the events start <= i < stop; in halves where that is refused, until it is clear for which event."""
     try:
         return dialect.scores(events.keys, events.rows[start:stop], model)
@@ -94,9 +97,9 @@ class TFaaSDialect:
         path = f"/params/{quote(name, safe='')}"
         return _checked_object(self._connection, path, self._connection.json("GET", path))
 
-    def status(self) -> Any:
+    def status(self) -> dict[str, Any]:
         """Return the counters of the machine and the server."""
-        return self._connection.json("GET", "/status")
+        return _checked_object(self._connection, "/status", self._connection.json("GET", "/status"))
 
     def keys(self, model: str) -> list[str]:
         """See `Dialect`; stock servers never say."""
@@ -112,16 +115,21 @@ class TFaaSDialect:
             self._takes_many = isinstance(metadata, dict) and "extensions" in metadata
         return self._takes_many
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Any]:
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
         """See `Dialect`."""
         values = rows[0] if len(rows) == 1 else rows
         request = {"keys": keys, "values": values, **({"model": model} if model else {})}
         answer = self._connection.json("POST", "/json", request, largest=largest_scores(len(rows)))
-        if len(rows) == 1:
-            return [answer]
-        if not isinstance(answer, list) or len(answer) != len(rows):
-            raise self._connection.refusal("POST", "/json", f"the answer is no list of {len(rows)} answers")
-        return answer
+        answers = [answer] if len(rows) == 1 else answer
+        if not isinstance(answers, list) or len(answers) != len(rows) or not all(map(are_scores, answers)):
+            wanted = "list of numbers" if len(rows) == 1 else f"list of {len(rows)} lists of numbers"
+            raise self._connection.refusal("POST", "/json", f"the answer is no {wanted}")
+        return answers
+
+
+def are_scores(answer: Any) -> bool:
+    """Say whether (a part of) an answer is the outputs for one event."""
+    return isinstance(answer, list) and {int, float, type(None)}.issuperset(map(type, answer)) and bool(answer)
 
 
 def largest_scores(events: int) -> int:

@@ -74,7 +74,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument_group("the server").add_argument
     option(
         "--url",
-        default=os.environ.get("TFAAS_URL", "http://localhost:8083"),
+        default=os.environ.get("TFAAS_URL") or "http://localhost:8083",
         help="where it is (default: $TFAAS_URL, else http://localhost:8083)",
     )
     option(

@@ -75,14 +75,26 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are, like all others, one line and exit code 1."""
+    """A command line whose mistakes are, like all others, one line and exit code 1.
+
+    An empty value is one of them, as of a variable that is not set; an option for which it means something has the
+    type `str`.
+    """
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.register("type", None, _filled)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and leave."""
         self.exit(1, f"error: {message}; all options: {self.prog} --help\n")
+
+
+def _filled(text: str) -> str:
+    """Return the value of an option that is not empty; argparse says which one it is if it is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:

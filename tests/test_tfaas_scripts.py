@@ -222,8 +222,6 @@ def test_help_is_there_at_once(script: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--host=", "--host is empty; 127.0.0.1 for this machine alone, 0.0.0.0 for everybody"),
-        ("--models-dir=", "--models-dir is empty; name the folder that models are kept in"),
         ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB"),
         ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB"),
     ],

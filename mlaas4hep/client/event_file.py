@@ -43,16 +43,13 @@ def is_event_file(path: str) -> bool:
     """Tell a file of data from one of JSON, {"keys": ..., "values": ...}: by its content, then by its name.
 
     Raises:
-        FileUnreadable: it is neither.
+        FileUnreadable: it is neither, or cannot be read.
     """
     if is_url(path):
         return True
-    name, head = path.lower(), None
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        if head.startswith(tuple(MAGIC)):
-            return True
+    name, head = path.lower(), _head(path) if os.path.isfile(path) else None
+    if head and head.startswith(tuple(MAGIC)):
+        return True
     if name.endswith(".json"):
         return False
     if name.endswith((".root", *ENDINGS, *TEXT_DATA)):
@@ -60,6 +57,14 @@ def is_event_file(path: str) -> bool:
     if head is not None and not head.removeprefix(BOM_UTF8).lstrip().startswith((b"{", b"[")):
         raise FileUnreadable(f"{path} is neither JSON nor of a format with events", hint=f"these are {KNOWN}")
     return False
+
+
+def _head(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4096)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 
 
 class EventFile(Closing):

@@ -25,7 +25,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
-from mlaas4hep.errors import ConfigError, printable
+from mlaas4hep.errors import ConfigError, nearest, printable
 
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
@@ -35,6 +35,13 @@ _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
     "v2": {"name": "name", "version": "version", "state": "state"},
 }
+
+_ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
+_BELONGS = {
+    "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
+    "base64": ("upload",),
+}  # fmt: skip
+"""What options of models and events are for."""
 
 _NARROWEST = 12  # characters: a date, "probability"
 
@@ -60,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a ROOT or Parquet file: what the model is given, in order; an element of a list is Jet_pt_0"
         " (default: what the model asks for, where the server knows)",
     )
-    option("--branch", default="Events", metavar="TREE", help="name of the tree in a ROOT file (default: Events)")
-    option("--nevts", type=int, default=-1, metavar="N", help="events to ask for; -1: all (default: -1)")
+    option("--branch", metavar="TREE", help="name of the tree in a ROOT file (default: Events)")
+    option("--nevts", type=int, metavar="N", help="events to ask for, of a file; -1: all (default: -1)")
     option("--base64", action="store_true", help="upload the model's file as text")
     option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
     add_server(parser)
@@ -100,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Connect to the server and do what the options ask for."""
+    check_belonging(args)
     with connect(args) as client:
         if args.upload is not None:
             report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64))
@@ -107,8 +115,7 @@ def command(args: argparse.Namespace) -> None:
             client.bundle(args.bundle)
             report(args, client, "uploaded", args.bundle)
         elif args.delete is not None:
-            client.delete(args.delete)
-            report(args, client, "deleted", args.delete)
+            delete(args, client)
         elif args.predict is not None:
             print_predictions(args, client)
         elif args.image is not None:
@@ -117,6 +124,15 @@ def command(args: argparse.Namespace) -> None:
             print_models(args, client.models())
         else:
             print(json.dumps(client.status() if args.status else client.params(args.params), indent=1))
+
+
+def check_belonging(args: argparse.Namespace) -> None:
+    """Raise for options that mean nothing to what is asked."""
+    given = [name for name, value in vars(args).items() if value is not None and value is not False]
+    (action,) = (name for name in _ACTIONS if name in given)
+    for name, actions in _BELONGS.items():
+        if name in given and action not in actions:
+            raise ConfigError(f"--{name} is for {' and '.join(f'--{one}' for one in actions)}, and not for --{action}")
 
 
 def connect(args: argparse.Namespace) -> TFaaSClient:
@@ -143,11 +159,29 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
 def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None, str | None]:
     """Return the client certificate and the authorities, for https only."""
     if not args.url.startswith("https:"):
+        for option in ("cert", "key", "capath"):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} is for https, and the URL does not begin with that")
         return None, None
     cert = args.cert or os.environ.get("X509_USER_PROXY")
     if args.key and not cert:
         raise ConfigError("--key is there without --cert", hint="--cert=usercert.pem --key=userkey.pem")
     return (cert, args.key) if cert and args.key else cert, args.capath or os.environ.get("X509_CERT_DIR")
+
+
+def delete(args: argparse.Namespace, client: TFaaSClient) -> None:
+    """Delete a model; that there is none is an error, since the name may be mistyped."""
+    from mlaas4hep.client.failures import Refusal
+
+    try:
+        names = [str(model.get("name")) for model in client.models()]
+    except Refusal as error:  # stock servers list nothing while a folder is broken, be it this model's
+        console.notice(f"it is not known whether there is such a model: {error.what}")
+        names = [args.delete]
+    if args.delete not in names:
+        raise ConfigError(f"there is no model '{args.delete}' at {client.url}", nearest=nearest(args.delete, names))
+    client.delete(args.delete)
+    report(args, client, "deleted", args.delete)
 
 
 def report(args: argparse.Namespace, client: TFaaSClient, verb: str, what: str) -> None:
@@ -228,9 +262,9 @@ def reads_data(args: argparse.Namespace) -> bool:
 
         if args.branches is not None or is_event_file(args.predict):
             return True
-    if args.branches is not None or args.nevts > 0:
+    if any(getattr(args, name) is not None for name in ("branches", "branch", "nevts")):
         hint = "a JSON file names its keys, and is sent whole"
-        raise ConfigError("--branches and --nevts are for files of ROOT, Parquet and the like", hint=hint)
+        raise ConfigError("--branches, --branch and --nevts are for files of ROOT, Parquet and the like", hint=hint)
     return False
 
 
@@ -238,7 +272,8 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
     """Print the scores of a file's events as they come, one a line, with --json as one list."""
     from mlaas4hep.client.event_file import EventFile
 
-    with EventFile(args.predict, args.branch, args.nevts) as file:
+    nevts = -1 if args.nevts is None else args.nevts
+    with EventFile(args.predict, args.branch or "Events", nevts) as file:
         answers = scores_of(args, client, file.read(wanted_keys(args, client)), file.num_events)
         number = 0
         for number, scores in enumerate(answers, 1):

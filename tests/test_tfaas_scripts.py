@@ -56,8 +56,27 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
     assert run("--predict=input.json") == f"[{MET_SCORE}]\n"
     assert run("--predict=many.json") == f"[{MET_SCORE}]  true label: ggH\n[1.0]  true label: VBF\n"
     assert run("--predict=many.json", "--model=htautau", "--json") == f"[[{MET_SCORE}], [1.0]]\n"
-    assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
     assert run("--delete=htautau") == f"deleted model 'htautau' from {url}\n"
+    run("--upload=bundle/upload.json")
+    assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
+
+
+def test_a_model_that_is_not_there_is_not_said_to_be_deleted(server: Server, bundle: Path) -> None:
+    assert run_client("--upload=upload.json", cwd=bundle, TFAAS_URL=server.url).returncode == 0
+    for options in ([], ["--json"]):
+        done = run_client("--delete=htatau", *options, TFAAS_URL=server.url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"error: there is no model 'htatau' at {server.url}; closest: 'htautau'\n"
+    assert (server.models_dir / "htautau").is_dir()
+
+
+def test_a_model_can_be_deleted_where_the_server_cannot_list_its_models() -> None:
+    with StockTFaaS() as server:
+        server.failures = [(500, {}), (200, {})]
+        done = run_client("--delete=broken", TFAAS_URL=server.url)
+        assert server.requests == ["GET /models", "DELETE /delete"]
+    assert (done.returncode, done.stdout) == (0, f"deleted model 'broken' from {server.url}\n")
+    assert done.stderr.startswith("note: it is not known whether there is such a model: GET ")
 
 
 def stock_with(*models: dict[str, Any]) -> StockTFaaS:
@@ -119,7 +138,16 @@ def test_a_password_in_the_url_is_not_printed(server: Server, bundle: Path) -> N
         (["--image=x.png", "--model=ImageModel"], "cannot read x.png: No such file"),
         (["--image=x.png"], "--image does not say which model to ask; add --model=NAME"),
         (["--predict=x.root", "--branches=a"], "there is no file x.root"),
-        (["--predict=input.json", "--nevts=1"], "--branches and --nevts are for files of ROOT, Parquet and the like"),
+        (["--predict=input.json", "--nevts=1"], "--branches, --branch and --nevts are for files of ROOT, Parquet and"),
+        (["--predict=input.json", "--nevts=-1"], "--nevts are for files of ROOT, Parquet and the like; a JSON file"),
+        (["--predict=input.json", "--branch=Events"], "a JSON file names its keys, and is sent whole"),
+        (["--models", "--branches=x", "--nevts=3"], "--branches is for --predict, and not for --models"),
+        (["--status", "--nevts=0"], "--nevts is for --predict, and not for --status"),
+        (["--delete=m", "--branch=Events"], "--branch is for --predict, and not for --delete"),
+        (["--params=m", "--model=m"], "--model is for --predict and --image, and not for --params"),
+        (["--bundle=m.tar", "--base64"], "--base64 is for --upload, and not for --bundle"),
+        (["--models", "--cert=x", "--url=http://localhost"], "--cert is for https, and the URL does not begin with"),
+        (["--models", "--capath=/", "--url=http://localhost"], "--capath is for https, and the URL does not begin"),
         (["--predict=input.json", "--branches=MET_pt"], "a JSON file names its keys, and is sent whole"),
         (["--models", "--timeout=0"], "--timeout is 0, and must be more than 0 seconds"),
         (["--models", "--retries=-1"], "--retries is -1, and must not be negative"),

@@ -19,6 +19,8 @@ from mlaas4hep.errors import ServiceError
 _SMALLER = (400, 413)
 """HTTP's codes for a request that may be fine in two halves, or in one of them."""
 
+_NO_LISTS = "where a model takes no lists, name their elements, as in Jet_pt_0"
+
 Scores = list[float | None]
 """The outputs of a model for one event."""
 
@@ -75,7 +77,9 @@ def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) ->
             raise
         first, last = events.first + start, events.first + stop - 1
         where = f"event {first}" if first == last else f"events {first} to {last}"
-        raise ServiceError(f"{where}: {error.what}", hint=error.hint) from error
+        has_lists = any(isinstance(value, list) for row in events.rows[start:stop] for value in row)
+        hint = _NO_LISTS if has_lists and isinstance(error, Refusal) and error.status == 400 else ""
+        raise ServiceError(f"{where}: {error.what}", hint=error.hint or hint) from error
 
 
 class TFaaSDialect:
@@ -117,12 +121,13 @@ class TFaaSDialect:
 
     def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
         """See `Dialect`."""
-        values = rows[0] if len(rows) == 1 else rows
-        request = {"keys": keys, "values": values, **({"model": model} if model else {})}
+        # A row of lists alone would be taken for a list of rows, where a server knows such lists.
+        many = len(rows) > 1 or (all(isinstance(value, list) for value in rows[0]) and self.takes_many())
+        request = {"keys": keys, "values": rows if many else rows[0], **({"model": model} if model else {})}
         answer = self._connection.json("POST", "/json", request, largest=largest_scores(len(rows)))
-        answers = [answer] if len(rows) == 1 else answer
+        answers = answer if many else [answer]
         if not isinstance(answers, list) or len(answers) != len(rows) or not all(map(are_scores, answers)):
-            wanted = "list of numbers" if len(rows) == 1 else f"list of {len(rows)} lists of numbers"
+            wanted = f"list of {len(rows)} lists of numbers" if many else "list of numbers"
             raise self._connection.refusal("POST", "/json", f"the answer is no {wanted}")
         return answers
 

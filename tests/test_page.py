@@ -617,11 +617,18 @@ def test_one_of_200_models_is_found_by_a_filter(page: Page, url: str, server: Se
     for number in range(200):
         name = f"{'a_long_name_' * 10}{number:03}"
         write_bundle(server.models_dir / name, name, description="a tagger" if number == 7 else "")
-    page.goto(f"{url}/")
+    page.goto(f"{url}/#model={name}")
     nav = page.get_by_role("navigation")
     expect(nav.get_by_role("listitem")).to_have_count(200)
-    high, scrolled = nav.get_by_role("list").evaluate("list => [list.clientHeight, list.scrollHeight]")
-    assert high < 900 < scrolled
+    expect(nav.locator("[aria-current]")).to_be_in_viewport()
+    lowest, scrolled = nav.get_by_role("list").evaluate(
+        "list => [list.getBoundingClientRect().bottom, list.scrollHeight]"
+    )
+    assert lowest <= 900 < scrolled
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Skip the list")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=name)).to_be_focused()
     page.get_by_label("Filter models").press_sequentially("NAME_19")
     expect(nav.get_by_text("10 of 200 models")).to_be_visible()
     expect(nav.get_by_role("listitem")).to_have_count(10)

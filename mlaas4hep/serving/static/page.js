@@ -47,14 +47,14 @@ function showList() {
   place.replaceChildren(...models.map(entry));
   place.scrollTop = scrolled;
   byId("none").hidden = models.length > 0;
-  byId("filter-models-label").hidden = models.length < MANY;
+  byId("many").hidden = models.length < MANY;
   filterModels();
   markShown();
   [...place.querySelectorAll("a")].find((link) => link.hash === focused)?.focus({ preventScroll: true });
 }
 
 function filterModels() {
-  const wanted = byId("filter-models-label").hidden ? "" : byId("filter-models").value.trim().toLowerCase();
+  const wanted = byId("many").hidden ? "" : byId("filter-models").value.trim().toLowerCase();
   const items = [...byId("models").children];
   models.forEach(({ name, description }, index) => {
     items[index].hidden = !`${name} ${description}`.toLowerCase().includes(wanted);
@@ -123,6 +123,7 @@ async function choose() {
   const mine = (asked += 1);
   shown = { name, params: paramsOf(name) };
   markShown();
+  byId("models").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   const slow = setTimeout(() => say(byId("loading"), `Loading ${name} …`), NOT_AT_ONCE);
   let about;
   try {
@@ -257,6 +258,7 @@ addEventListener("hashchange", async () => {
   await choose();
   byId("name").focus();
 });
+byId("skip").addEventListener("click", () => byId("name").focus());
 byId("filter-models").addEventListener("input", filterModels);
 byId("report").firstChild.addEventListener("click", download);
 onToken(() => models ?? start());

@@ -107,6 +107,7 @@ LARGE = "the answer is larger than 64 MB; is it the right server?"
         (answer('{"a": 1}'), "the answer is no list of models"),
         (answer("<html>no</html>", "502 Bad Gateway"), "502: Bad Gateway"),
         (answer('{"error":"unable\\nto"}', "500 Internal Server Error"), "500: unable to"),
+        (answer('{"error": {"code": null}}', "400 Bad Request"), '400: {"code": null}'),
         (answer('{"error":"\\u001b[31mred \\u202e"}', "400 Bad Request"), r"400: \x1b[31mred \u202e"),
         (
             answer("", "302 Found", "Location: https://sso/login\r\n"),

@@ -74,8 +74,8 @@ def reason_of(answer: Answer) -> str:
     """Return the server's own words, in one line; TFaaS says {"error": "..."}."""
     text = answer.text
     try:
-        content = json.loads(text)
-        text = str(content["error"])
+        said = json.loads(text)["error"]
+        text = said if isinstance(said, str) else json.dumps(said)
     except (ValueError, LookupError, TypeError, RecursionError):
         if text.lstrip()[:1] == "<":  # a page for people
             text = ""

@@ -123,7 +123,7 @@ async function choose() {
   const mine = (asked += 1);
   shown = { name, params: paramsOf(name) };
   markShown();
-  byId("models").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
+  byId("models").querySelector("li:has([aria-current])")?.scrollIntoView({ block: "nearest" });
   const slow = setTimeout(() => say(byId("loading"), `Loading ${name} …`), NOT_AT_ONCE);
   let about;
   try {

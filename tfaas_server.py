@@ -12,6 +12,7 @@ upload and delete models: leave --host at 127.0.0.1 where you do not trust the n
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from mlaas4hep import console
@@ -60,11 +61,11 @@ def command(args: argparse.Namespace) -> None:
     from mlaas4hep.serving.settings import Settings
 
     for flag, unit in (("max_upload", " MB"), ("timeout", " s"), ("workers", "")):
-        if not getattr(args, flag) > 0:
+        if not 0 < getattr(args, flag) < math.inf:
             name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}")
-    if not args.rate >= 0:
-        raise ConfigError(f"--rate is {args.rate:g}, and cannot be negative")
+            raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}, and finite")
+    if not 0 <= args.rate < math.inf:
+        raise ConfigError(f"--rate is {args.rate:g}, and must be at least 0, and finite")
     given = {name: value for name, value in vars(args).items() if value is not None}
     given |= {"max_upload": int(args.max_upload * 1e6), "verbose": bool(args.verbose)}
     serve(Settings(**given))

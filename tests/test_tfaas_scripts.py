@@ -250,8 +250,8 @@ def test_help_is_there_at_once(script: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB"),
-        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB"),
+        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB, and finite"),
+        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB, and finite"),
     ],
 )
 def test_a_server_does_not_start_with_options_that_make_no_sense(tmp_path: Path, option: str, says: str) -> None:

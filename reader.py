@@ -55,16 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     option("--branch", default="Events", help="name of the tree, with its folders (default: Events)")
     option(
         "--identifier",
+        type=str,
         metavar="LIST",
         default="run,luminosityBlock,event",
         help="branches that name an event, never features (default: %(default)s)",
     )
     option(
         "--branches",
+        type=str,
         metavar="LIST",
         help="branches to read: names, globs (Jet_*), /regular expressions/, @file (default: all numbers)",
     )
-    option("--exclude-branches", metavar="LIST", help="branches to leave out, in the same forms")
+    option("--exclude-branches", type=str, metavar="LIST", help="branches to leave out, in the same forms")
     option(
         "--nevts",
         type=int,
@@ -73,7 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     option("--chunk-size", type=int, default=10_000, help="events read at a time (default: 10000)")
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
-    option("--redirector", metavar="LIST", default="", help="where LFNs are asked for, root://host[:port], in turn")
+    option(
+        "--redirector",
+        type=str,
+        metavar="LIST",
+        default="",
+        help="where LFNs are asked for, root://host[:port], in turn",
+    )
     option("--info", action="store_true", help="print what is in the file and stop")
     option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
     option(

@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
+from mlaas4hep.errors import ConfigError, nearest, printable
 
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
@@ -33,6 +35,15 @@ _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
     "v2": {"name": "name", "version": "version", "state": "state"},
 }
+
+_ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
+_BELONGS = {
+    "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
+    "base64": ("upload",),
+}  # fmt: skip
+"""What options of models and events are for."""
+
+_NARROWEST = 12  # characters: a date, "probability"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a ROOT or Parquet file: what the model is given, in order; an element of a list is Jet_pt_0"
         " (default: what the model asks for, where the server knows)",
     )
-    option("--branch", default="Events", metavar="TREE", help="name of the tree in a ROOT file (default: Events)")
-    option("--nevts", type=int, default=-1, metavar="N", help="events to ask for; -1: all (default: -1)")
+    option("--branch", metavar="TREE", help="name of the tree in a ROOT file (default: Events)")
+    option("--nevts", type=int, metavar="N", help="events to ask for, of a file; -1: all (default: -1)")
     option("--base64", action="store_true", help="upload the model's file as text")
     option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
     add_server(parser)
@@ -70,7 +81,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument_group("the server").add_argument
     option(
         "--url",
-        default=os.environ.get("TFAAS_URL", "http://localhost:8083"),
+        default=os.environ.get("TFAAS_URL") or "http://localhost:8083",
         help="where it is (default: $TFAAS_URL, else http://localhost:8083)",
     )
     option(
@@ -96,15 +107,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Connect to the server and do what the options ask for."""
+    check_belonging(args)
     with connect(args) as client:
         if args.upload is not None:
-            report(args, "uploaded", client.upload(args.upload, in_base64=args.base64))
+            report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64))
         elif args.bundle is not None:
             client.bundle(args.bundle)
-            report(args, "uploaded", args.bundle)
+            report(args, client, "uploaded", args.bundle)
         elif args.delete is not None:
-            client.delete(args.delete)
-            report(args, "deleted", args.delete)
+            delete(args, client)
         elif args.predict is not None:
             print_predictions(args, client)
         elif args.image is not None:
@@ -115,11 +126,19 @@ def command(args: argparse.Namespace) -> None:
             print(json.dumps(client.status() if args.status else client.params(args.params), indent=1))
 
 
+def check_belonging(args: argparse.Namespace) -> None:
+    """Raise for options that mean nothing to what is asked."""
+    given = [name for name, value in vars(args).items() if value is not None and value is not False]
+    (action,) = (name for name in _ACTIONS if name in given)
+    for name, actions in _BELONGS.items():
+        if name in given and action not in actions:
+            raise ConfigError(f"--{name} is for {' and '.join(f'--{one}' for one in actions)}, and not for --{action}")
+
+
 def connect(args: argparse.Namespace) -> TFaaSClient:
     """Return a client of the server that the options name."""
     from mlaas4hep.client import TFaaSClient
     from mlaas4hep.client.token import find_token
-    from mlaas4hep.errors import ConfigError
 
     if not 0 < args.timeout < float("inf"):
         raise ConfigError(f"--timeout is {args.timeout:g}, and must be more than 0 seconds")
@@ -139,9 +158,10 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
 
 def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None, str | None]:
     """Return the client certificate and the authorities, for https only."""
-    from mlaas4hep.errors import ConfigError
-
     if not args.url.startswith("https:"):
+        for option in ("cert", "key", "capath"):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} is for https, and the URL does not begin with that")
         return None, None
     cert = args.cert or os.environ.get("X509_USER_PROXY")
     if args.key and not cert:
@@ -149,10 +169,26 @@ def certificates(args: argparse.Namespace) -> tuple[str | tuple[str, str] | None
     return (cert, args.key) if cert and args.key else cert, args.capath or os.environ.get("X509_CERT_DIR")
 
 
-def report(args: argparse.Namespace, verb: str, what: str) -> None:
+def delete(args: argparse.Namespace, client: TFaaSClient) -> None:
+    """Delete a model; that there is none is an error, since the name may be mistyped."""
+    from mlaas4hep.client.failures import Refusal
+
+    try:
+        names = [str(model.get("name")) for model in client.models()]
+    except Refusal as error:  # stock servers list nothing while a folder is broken, be it this model's
+        console.notice(f"it is not known whether there is such a model: {error.what}")
+        names = [args.delete]
+    if args.delete not in names:
+        raise ConfigError(f"there is no model '{args.delete}' at {client.url}", nearest=nearest(args.delete, names))
+    client.delete(args.delete)
+    report(args, client, "deleted", args.delete)
+
+
+def report(args: argparse.Namespace, client: TFaaSClient, verb: str, what: str) -> None:
     """Say what was done."""
     noun, preposition = ("bundle" if args.bundle else "model"), ("from" if verb == "deleted" else "to")
-    print(json.dumps({verb: what}) if args.json else f"{verb} {noun} '{what}' {preposition} {args.url}")
+    text = f"{verb} {noun} '{what}' {preposition} {client.url}"
+    print(json.dumps({verb: what}) if args.json else printable(text))
 
 
 def print_models(args: argparse.Namespace, models: Sequence[dict[str, Any]]) -> None:
@@ -165,27 +201,39 @@ def print_models(args: argparse.Namespace, models: Sequence[dict[str, Any]]) -> 
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, in columns."""
+    """Print rows of cells, in columns; cells are cut to keep to a terminal's width, but not the first, a name."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if sys.stdout.isatty():
+        widths = within(shutil.get_terminal_size().columns, widths)
+    for name, *cells in rows:
+        line = [name, *(console.shortened(cell, room) for cell, room in zip(cells, widths[1:], strict=True))]
+        print("  ".join(cell.ljust(room) for cell, room in zip(line, widths, strict=True)).rstrip())
+
+
+def within(width: int, widths: Sequence[int]) -> list[int]:
+    """Return the widths of columns that fit into a line, as far as `_NARROWEST` allows; the first gives way last."""
+    first, *others = widths
+    while first + sum(others) + 2 * len(others) > width and max(others) > _NARROWEST:
+        others[others.index(max(others))] -= 1
+    return [min(first, max(width - sum(others) - 2 * len(others), _NARROWEST)), *others]
 
 
 def print_classes(args: argparse.Namespace, client: TFaaSClient) -> None:
-    """Print the classes of an image with their probabilities, or the server's answer where it has another form."""
-    from mlaas4hep.errors import ConfigError
-
+    """Print the classes of an image with their probabilities; where a server gives numbers alone, these."""
     if not args.model:
         raise ConfigError("--image does not say which model to ask", hint="add --model=NAME")
     answer = client.image(args.image, args.model)
-    try:
-        rows = [[str(row["label"]), f"{row['probability']:.6g}"] for row in answer["labels"]]
-    except (TypeError, LookupError, ValueError):
-        rows = []
-    if args.json or not rows:
+    if args.json or isinstance(answer, list):
         print(json.dumps(answer))
-    else:
-        print_table([["label", "probability"], *rows])
+        return
+    rows = [[row["label"], in_digits(row["probability"])] for row in answer["labels"]]
+    print_table([["label", "probability"], *rows])
+
+
+def in_digits(value: float | None) -> str:
+    """Return a number as people read it, a real one in six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
 
 
 def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
@@ -204,21 +252,19 @@ def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
         print(json.dumps(list(answers)))
         return
     for number, scores in enumerate(answers):
-        print(json.dumps(scores), *([f" true label: {events.labels[number]}"] if events.labels else []))
+        print(json.dumps(scores), *([printable(f" true label: {events.labels[number]}")] if events.labels else []))
 
 
 def reads_data(args: argparse.Namespace) -> bool:
     """Say whether --predict is a file of ROOT, Parquet and the like; what reads these is loaded where it may be one."""
-    from mlaas4hep.errors import ConfigError
-
     if not args.predict.endswith(".json") or "://" in args.predict:
         from mlaas4hep.client.event_file import is_event_file
 
         if args.branches is not None or is_event_file(args.predict):
             return True
-    if args.branches is not None or args.nevts > 0:
+    if any(getattr(args, name) is not None for name in ("branches", "branch", "nevts")):
         hint = "a JSON file names its keys, and is sent whole"
-        raise ConfigError("--branches and --nevts are for files of ROOT, Parquet and the like", hint=hint)
+        raise ConfigError("--branches, --branch and --nevts are for files of ROOT, Parquet and the like", hint=hint)
     return False
 
 
@@ -226,7 +272,8 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
     """Print the scores of a file's events as they come, one a line, with --json as one list."""
     from mlaas4hep.client.event_file import EventFile
 
-    with EventFile(args.predict, args.branch, args.nevts) as file:
+    nevts = -1 if args.nevts is None else args.nevts
+    with EventFile(args.predict, args.branch or "Events", nevts) as file:
         answers = scores_of(args, client, file.read(wanted_keys(args, client)), file.num_events)
         number = 0
         for number, scores in enumerate(answers, 1):
@@ -247,8 +294,6 @@ def scores_of(args: argparse.Namespace, client: TFaaSClient, pieces: Iterable[Ev
 
 def wanted_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:
     """Return the branches that the options name, or the keys that the model does."""
-    from mlaas4hep.errors import ConfigError
-
     if args.branches is not None:
         keys = [name for part in args.branches.split(",") if (name := part.strip())]
     else:

@@ -12,6 +12,7 @@ upload and delete models: leave --host at 127.0.0.1 where you do not trust the n
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from mlaas4hep import console
@@ -24,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--models-dir", default="tfaas_models", metavar="DIR", help="where models are kept (default: %(default)s)")
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     option("--port", type=int, default=8083, help="port to listen on; 0: a free one (default: %(default)s)")
-    option("--base-path", default="", metavar="PATH", help="stands in front of every route (default: none)")
+    option("--base-path", type=str, default="", metavar="PATH", help="stands in front of every route (default: none)")
     option("--workers", type=int, default=1, metavar="N", help="processes that answer (default: %(default)s)")
     option("--max-upload", type=float, default=1000, metavar="MB", help="largest upload, in MB (default: %(default)s)")
     option(
@@ -36,11 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="seconds in which a client must go on with its request (default: %(default)s)",
     )  # fmt: skip
     option("--read-only", action="store_true", help="nobody may upload or delete models")
-    option("--token-file", default="", metavar="FILE", help="tokens, one a line; without one nobody changes models")
-    option("--cert", default="", metavar="FILE", help="certificate of the server, for https")
-    option("--key", default="", metavar="FILE", help="its private key (default: in the file of --cert)")
+    option("--token-file", metavar="FILE", help="tokens, one a line; without one nobody changes models")
+    option("--cert", metavar="FILE", help="certificate of the server, for https")
+    option("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
     option(
-        "--capath", default="", metavar="PATH",
+        "--capath", metavar="PATH",
         help="folder or file of authorities; without a certificate of theirs, or a token, nobody changes models",
     )  # fmt: skip
     option("--private", action="store_true", help="only who has a token or certificate may ask at all")
@@ -59,17 +60,14 @@ def command(args: argparse.Namespace) -> None:
     from mlaas4hep.serving import serve
     from mlaas4hep.serving.settings import Settings
 
-    if not args.models_dir:
-        raise ConfigError("--models-dir is empty", hint="name the folder that models are kept in")
-    if not args.host:
-        raise ConfigError("--host is empty", hint="127.0.0.1 for this machine alone, 0.0.0.0 for everybody")
     for flag, unit in (("max_upload", " MB"), ("timeout", " s"), ("workers", "")):
-        if not getattr(args, flag) > 0:
+        if not 0 < getattr(args, flag) < math.inf:
             name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}")
-    if not args.rate >= 0:
-        raise ConfigError(f"--rate is {args.rate:g}, and cannot be negative")
-    given = {**vars(args), "max_upload": int(args.max_upload * 1e6), "verbose": bool(args.verbose)}
+            raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}, and finite")
+    if not 0 <= args.rate < math.inf:
+        raise ConfigError(f"--rate is {args.rate:g}, and must be at least 0, and finite")
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    given |= {"max_upload": int(args.max_upload * 1e6), "verbose": bool(args.verbose)}
     serve(Settings(**given))
 
 

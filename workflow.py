@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     option(
         "--labels",
+        type=str,
         metavar="LIST",
         help="one label a file: a text file with one a line, or a comma list; or the name of a branch (default: none)",
     )

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, NoReturn, Protocol
 
-from mlaas4hep.errors import MLaaS4HEPError
+from mlaas4hep.errors import MLaaS4HEPError, printable
 
 EACH = 0.5
 """Seconds for which the text behind a bar stays: to make it may hold up the work, as to fetch a loss from a GPU."""
@@ -46,8 +46,7 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except MLaaS4HEPError as error:
         if getattr(args, "verbose", 0):
             traceback.print_exc()
-        message = str(error).replace("\n", " ")
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)
@@ -76,14 +75,26 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are, like all others, one line and exit code 1."""
+    """A command line whose mistakes are, like all others, one line and exit code 1.
+
+    An empty value is one of them, as of a variable that is not set; an option for which it means something has the
+    type `str`.
+    """
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.register("type", None, _filled)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and leave."""
         self.exit(1, f"error: {message}; all options: {self.prog} --help\n")
+
+
+def _filled(text: str) -> str:
+    """Return the value of an option that is not empty; argparse says which one it is if it is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:
@@ -103,7 +114,12 @@ def say(text: str) -> None:
 
 def notice(text: str) -> None:
     """Say something that the user should know and need not act on."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def shortened(text: str, room: int) -> str:
+    """Return a text in at most `room` characters, the last an ellipsis where it was cut."""
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 class Progress(Protocol):

@@ -32,7 +32,7 @@ class MLaaS4HEPError(Exception):
             parts.append("closest: " + ", ".join(repr(name) for name in self.nearest))
         if self.hint:
             parts.append(self.hint)
-        return "; ".join(parts)
+        return printable("; ".join(parts).replace("\n", " "))
 
 
 class FileUnreadable(MLaaS4HEPError, OSError):
@@ -71,6 +71,11 @@ class PackageMissing(MLaaS4HEPError, ImportError):
 
 class ServiceError(MLaaS4HEPError, ConnectionError):
     """A TFaaS server cannot be reached or refuses a request."""
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be shown: what acts on a terminal, or hides or turns round letters, is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -100,6 +100,8 @@ class StockTFaaS(StandIn):
             raise ValueError("unrecognized image format")
         if parts["model"][1] == b"numbers":
             return b"[0.75,0.25]"
+        if parts["model"][1] == b"odd":
+            return b'{"labels": [{"label": "\\u001b[2J", "probability": null}, {"label": "other", "probability": 1}]}'
         labels = [{"label": "top", "probability": 0.7512345678}, {"label": "QCD", "probability": 0.25}]
         return json.dumps({"filename": filename, "labels": labels}).encode()
 

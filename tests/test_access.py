@@ -159,8 +159,10 @@ def test_health_is_told_to_everybody(tokens: Path) -> None:
         (["--cert=/dev/null"], "cannot use the certificate /dev/null"),
         (["--workers=0"], "--workers is 0, and must be more than 0"),
         (["--timeout=0"], "--timeout is 0, and must be more than 0 s"),
-        (["--rate=-1"], "--rate is -1, and cannot be negative"),
+        (["--rate=-1"], "--rate is -1, and must be at least 0"),
         (["--token-file=/nowhere"], "cannot read the tokens in /nowhere"),
+        (["--max-upload=inf"], "--max-upload is inf, and must be more than 0 MB, and finite"),
+        (["--token-file="], "--token-file: it is empty"),
     ],
 )
 def test_options_that_make_no_sense_end_in_one_line(tmp_path: Path, options: list[str], reason: str) -> None:

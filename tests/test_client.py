@@ -153,11 +153,28 @@ def test_events_that_make_no_sense_are_an_error(events: Any, reason: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port", f"http://{'a' * 64}"]
-)
+    "address",
+    ["localhost:8083", "ftp://x", "http://", "", "http:///x", "http://x:port", f"http://{'a' * 64}", "http://a b:1",
+     "http://x/a b", " http://x", "http://x\n", "http://x\x1b/", "http://x\u202e/", "http://a%zz/", "http://a\\b"],
+)  # fmt: skip
 def test_what_is_no_url_is_an_error(address: str) -> None:
-    with pytest.raises(ConfigError, match="is no URL of a server"):
+    with pytest.raises(ConfigError, match="is no URL of a server; one is http://localhost:8083") as caught:
         TFaaSClient(address)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("more", ["?a=b", "/?secret", "#x", "/base/#", "?"])
+def test_a_url_of_a_server_has_no_query(more: str) -> None:
+    with pytest.raises(ConfigError, match=r"'localhost:1/?(base/)?' is followed by '[?]' or '#', which no URL of a"):
+        TFaaSClient(f"http://me:secret@localhost:1{more}")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1]:8083/base", "http://[fe80::1%25eth0]", "http://tfaas_1", "http://bücher.example/ä"]
+)
+def test_urls_of_servers_are_taken(address: str) -> None:
+    with TFaaSClient(address) as client:
+        assert client.url == address
 
 
 def test_a_certificate_that_is_not_there_is_an_error() -> None:

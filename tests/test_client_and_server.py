@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import awkward as ak
 import numpy as np
 import pytest
 import requests
 from serving_fixtures import Server, bundle_fixture, onnx_model, run_client, write_bundle  # noqa: F401
 from test_images import means, png, store_model
-from tinyroot import write_events
+from tinyroot import write_events, write_tree
 
 KEYS = {
     "mlaas4hep.keys": ["met", "pt_0", "pt_1"],
@@ -33,6 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     store_model(models, "colours", means("NHWC"), "red\ngreen\nblue\n")
     graph = onnx_model([1.0, 10.0, 100.0], metadata=KEYS)
     write_bundle(models / "events", "events", graph=graph)
+    write_bundle(models / "plain", "plain", graph=onnx_model([1.0]))
+    lists = {"mlaas4hep.keys": ["pt_0", "pt_1"], "mlaas4hep.branches": {"pt": [0, 2, "jagged"]}}
+    write_bundle(models / "lists", "lists", graph=onnx_model([1.0, 10.0], metadata=lists))
     with Server.start(models) as running:
         yield running
 
@@ -51,6 +55,22 @@ def test_scores_of_a_root_file_come_in_order_and_many_in_a_request(
     np.testing.assert_allclose(found, scores_of(columns), rtol=1e-6)
     after = requests.get(f"{server.url}/status", timeout=20).json()["postRequests"]
     assert after - before < 10
+
+
+@pytest.mark.parametrize("lists", [[[1.5], [2.5]], [[], [1.0]], [[1.0, 2.0]], [[]]])
+@pytest.mark.parametrize("protocol", ["tfaas", "v2"])
+def test_the_list_of_an_event_is_not_taken_for_rows_of_a_model_without_names(
+    server: Server, tmp_path: Path, lists: list[list[float]], protocol: str
+) -> None:
+    write_tree(tmp_path / "e.root", {"pt": ak.Array([np.array(one, np.float32) for one in lists])})
+    asked = [f"--url={server.url}", f"--protocol={protocol}", "--predict=e.root"]
+    done = run_client(*asked, "--branches=pt", "--model=plain", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"error: .*must be a number.*name (their )?elements.*, as in \w+_0\n", done.stderr), done.stderr
+    done = run_client(*asked, "--branches=pt_0", "--model=plain", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == [[one[0] if one else 0.0] for one in lists]
+    done = run_client(*asked, "--branches=pt", "--model=lists", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == [[one @ np.array([1, 10])[: len(one)]] for one in map(np.array, lists)]
 
 
 def test_an_image_gets_labels_and_probabilities(server: Server, tmp_path: Path) -> None:

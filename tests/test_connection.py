@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import select
 import socket
 import ssl
 import subprocess
@@ -64,6 +66,39 @@ def broken_answer(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
 
 
+def dripping(head: str) -> Handler:
+    """Send this, and then a byte now and then."""
+
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head.encode())
+        with suppress(OSError):
+            while not select.select([connection], [], [], 0.05)[0]:  # until the client leaves
+                connection.sendall(b"0")
+
+    return handle
+
+
+def endless(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n[")
+    with suppress(OSError):
+        while True:
+            connection.sendall(b"0.1," * 100_000)
+
+
+def gzip_bomb(connection: socket.socket) -> None:
+    connection.recv(65536)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(BOMB)}\r\n\r\n"
+    with suppress(OSError):
+        connection.sendall(head.encode() + BOMB)
+
+
+BOMB = gzip.compress(b"[" + b" " * 64_000_000 + b"]", compresslevel=1)
+SLOW = "the answer comes at less than 1 kB/s; the server is busy or hangs; --timeout"
+LARGE = "the answer is larger than 64 MB; is it the right server?"
+
+
 @pytest.mark.parametrize(
     ("handle", "reason"),
     [
@@ -72,6 +107,8 @@ def broken_answer(connection: socket.socket) -> None:
         (answer('{"a": 1}'), "the answer is no list of models"),
         (answer("<html>no</html>", "502 Bad Gateway"), "502: Bad Gateway"),
         (answer('{"error":"unable\\nto"}', "500 Internal Server Error"), "500: unable to"),
+        (answer('{"error": {"code": null}}', "400 Bad Request"), '400: {"code": null}'),
+        (answer('{"error":"\\u001b[31mred \\u202e"}', "400 Bad Request"), r"400: \x1b[31mred \u202e"),
         (
             answer("", "302 Found", "Location: https://sso/login\r\n"),
             "302: it moved to https://sso/login; give that URL",
@@ -90,6 +127,12 @@ def broken_answer(connection: socket.socket) -> None:
         (answer("no gzip at all", header="Content-Encoding: gzip\r\n"), "the answer is not packed as it says"),
         (lambda connection: None, "the server closed the connection without an answer; if it speaks TLS"),
         (hang, "no answer within 0.5 s; the server is busy or hangs"),
+        (dripping("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n["), SLOW),
+        (dripping("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), SLOW),
+        (dripping("HTTP/1.1 200 OK\r\nX-Header: "), SLOW),
+        (dripping("HTTP/1.1 500 No\r\n\r\n"), SLOW),
+        (endless, LARGE),
+        (gzip_bomb, LARGE),
     ],
 )
 def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handler, reason: str) -> None:
@@ -102,9 +145,70 @@ def test_a_server_that_misbehaves_is_one_line(listener: Listener, handle: Handle
     assert "\n" not in str(caught.value)
 
 
+def test_an_answer_that_comes_steadily_may_take_longer_than_the_timeout(listener: Listener) -> None:
+    def steady(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n")
+        for piece in [b"[" + b" " * 1999, *[b" " * 2000] * 18, b" " * 1999 + b"]"]:
+            select.select([connection], [], [], 0.05)
+            connection.sendall(piece)
+
+    with TFaaSClient(f"http://{listener(steady)}", timeout=(5, 0.5)) as client:
+        assert client.models() == []
+
+
+def test_an_answer_that_comes_too_slowly_is_not_asked_for_again(listener: Listener) -> None:
+    address = listener(dripping("HTTP/1.1 200 OK\r\n\r\n"), answer("[]"))
+    with TFaaSClient(f"http://{address}", timeout=(5, 0.5)) as client:
+        with pytest.raises(ServiceError, match="the answer comes at less than 1 kB/s"):
+            client.models()
+        assert client.models() == []
+
+
 def test_the_stock_servers_null_is_an_empty_list(listener: Listener) -> None:
     with TFaaSClient(f"http://{listener(answer('null'))}") as client:
         assert client.models() == []
+
+
+@pytest.mark.parametrize("text", ["[NaN, Infinity]", "[-Infinity]", "[1e999]", "[0.1", ""])
+def test_numbers_that_json_cannot_say_are_no_answer(listener: Listener, text: str) -> None:
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [1]}, "m")
+    assert "/json: the answer is no JSON; is it the right server?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["null", '"str"', '{"a": 1}', "[[0.1], [0.2], [0.3]]", "[true]", '["0.1"]', "[]", "3"])
+def test_one_event_is_answered_by_one_list_of_numbers(listener: Listener, text: str) -> None:
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [1]}, "m")
+    assert "/json: the answer is no list of numbers; is it the right server?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[0.1, 0.2]", "[[0.1]]", "[[0.1], [0.2], [0.3]]", "[[0.1], null]", "[[1], {}]"]
+)
+def test_many_events_are_answered_by_as_many_lists(listener: Listener, text: str) -> None:
+    address = listener(answer('{"extensions": []}'), answer(text))
+    with TFaaSClient(f"http://{address}") as client, pytest.raises(ServiceError) as caught:
+        client.predict({"values": [[1], [2]]}, "m")
+    assert "/json: the answer is no list of 2 lists of numbers; is it the right server?" in str(caught.value)
+
+
+def test_null_is_where_the_server_found_no_number(listener: Listener) -> None:
+    with TFaaSClient(f"http://{listener(answer('[null, 1, 0.5]'))}") as client:
+        assert client.predict({"values": [1]}, "m") == [None, 1, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", '"str"', "{}", "[[1]]", '{"labels": {}}', '{"labels": [1]}', '{"labels": [{"label": "a"}]}',
+     '{"labels": [{"label": "a", "probability": "0.1"}]}', '{"labels": [{"label": 1, "probability": 0.1}]}'],
+)  # fmt: skip
+def test_an_image_is_answered_by_labels_or_numbers(listener: Listener, tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with TFaaSClient(f"http://{listener(answer(text))}") as client, pytest.raises(ServiceError) as caught:
+        client.image(tmp_path / "a.png", "m")
+    assert "/image: the answer has neither labels with their probabilities nor numbers; is it" in str(caught.value)
 
 
 def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
@@ -117,11 +221,9 @@ def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
 
 
 def test_a_host_that_cannot_be_is_one_line_without_the_password() -> None:
-    with TFaaSClient("http://me:secret@a%zz/") as client, pytest.raises(ServiceError) as caught:
-        client.models()
-    assert str(caught.value).startswith("GET http://a%zz/models: ")
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        TFaaSClient("http://me:secret@a%zz/")
+    assert str(caught.value) == "'a%zz/' is no URL of a server; one is http://localhost:8083"
 
 
 def test_https_to_a_server_without_tls_is_one_line(stock: StockTFaaS) -> None:

@@ -13,7 +13,7 @@ import termios
 from contextlib import suppress
 
 import pytest
-from scripts import only_error_line, run_script
+from scripts import HTAUTAU, only_error_line, run_script
 
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
@@ -40,6 +40,44 @@ def test_what_a_command_raises_becomes_its_exit_code(capsys):
 def test_a_command_line_that_makes_no_sense_is_one_line_too(tmp_path, options, says):
     line = only_error_line(run_script("reader.py", *options, cwd=tmp_path))
     assert line == f"error: {says}; all options: reader.py --help"
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "empty"),
+    [
+        *(("tfaas_client.py", [f"{flag}="], flag) for flag in ("--predict", "--upload", "--bundle", "--params")),
+        *(("tfaas_client.py", [f"{flag}= "], flag) for flag in ("--image", "--delete")),
+        *(
+            ("tfaas_client.py", ["--models", f"{flag}="], flag)
+            for flag in ("--url", "--token-file", "--cert", "--capath")
+        ),
+        ("tfaas_client.py", ["--predict=a.json", "--model="], "--model"),
+        *(
+            ("tfaas_server.py", ["--port=0", f"{flag}="], flag)
+            for flag in ("--token-file", "--cert", "--key", "--capath")
+        ),
+        *(("tfaas_server.py", ["--port=0", f"{flag}="], flag) for flag in ("--host", "--models-dir")),
+        *(("workflow.py", ["--files=a.root", f"{flag}="], flag) for flag in ("--predict", "--model", "--fout")),
+        ("workflow.py", ["--files="], "--files"),
+        *(("reader.py", ["--fin=a.root", f"{flag}="], flag) for flag in ("--specs", "--fout", "--preproc", "--hists")),
+    ],
+)
+def test_an_option_that_is_empty_is_one_line_as_of_a_variable_that_is_not_set(tmp_path, script, options, empty):
+    line = only_error_line(run_script(script, *options, cwd=tmp_path))
+    assert line == f"error: argument {empty}: it is empty; all options: {script} --help"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_and_a_base_path_may_be_empty(tmp_path):
+    done = run_script(
+        "reader.py", f"--fin={HTAUTAU / 'ggH.root'}", "--identifier=", "--branches=", "--exclude-branches=",
+        "--redirector=", "--nevts=10", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_script("workflow.py", "--files=nix.root", "--labels=", "--model=nix.py", cwd=tmp_path)
+    assert "nix" in only_error_line(done)
+    line = only_error_line(run_script("tfaas_server.py", "--base-path=", "--host=256.1.1.1", cwd=tmp_path))
+    assert line.startswith("error: cannot listen on 256.1.1.1")
 
 
 def test_ctrl_c_is_no_traceback(tmp_path):

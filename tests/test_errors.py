@@ -15,6 +15,11 @@ def test_an_error_is_one_line_with_cause_nearest_and_cure():
     assert isinstance(FileUnreadable("x"), OSError)
 
 
+def test_what_would_act_on_a_terminal_is_shown_and_not_done():
+    error = BranchNotFound("branch '\x1b[31mred\x07' is not in\na.root", nearest=["p\u202eT"], hint="\x9b2J\u2066 é π")
+    assert str(error) == r"branch '\x1b[31mred\x07' is not in a.root; closest: 'p\u202eT'; \x9b2J\u2066 é π"
+
+
 def test_the_nearest_names_do_not_care_for_case():
     assert nearest("muon_pT", ["Muon_eta", "Muon_pt", "MET"])[0] == "Muon_pt"
     assert nearest("something", ["MET"]) == []

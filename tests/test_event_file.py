@@ -108,7 +108,7 @@ def test_what_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
     [
         ("input.json", b'{"keys": ["a"], "values": [1]}', False),
         ("input", b'{"keys": ["a"], "values": [1]}', False),
-        ("events", b"root....", True),
+        ("events", b"root\0...", True),
         ("events", b"PAR1....", True),
         ("events.csv", b"a,b\n", True),
         ("there_is_none.root", None, True),
@@ -119,6 +119,24 @@ def test_files_of_data_are_known_from_json(tmp_path: Path, name: str, content: b
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert is_event_file(str(tmp_path / name)) is is_data
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/bash\n", b"", b"\x89PNG\r\n", b"met pt\n"])
+def test_what_is_neither_json_nor_data_is_said_to_be_neither(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "passwd").write_bytes(content)
+    done = run_client("--predict=passwd", "--model=m", cwd=tmp_path)
+    reason = "passwd is neither JSON nor of a format with events; these are ROOT, Parquet, Arrow (Feather), Avro, CSV,"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {reason} JSON lines\n")
+
+
+@pytest.mark.parametrize("nevts", [0, -5])
+def test_a_number_of_events_that_is_none_is_an_error(tmp_path: Path, nevts: int) -> None:
+    write_events(tmp_path / "e.root", 10)
+    with pytest.raises(ConfigError, match=f"nevts is {nevts}, and must be more than 0, or -1 for all events"):
+        EventFile(str(tmp_path / "e.root"), nevts=nevts)
+    done = run_client("--predict=e.root", "--branches=met", f"--nevts={nevts}", "--model=m", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: nevts is {nevts}, and must be more than 0, or -1 for all events\n"
 
 
 @pytest.fixture

@@ -295,7 +295,8 @@ def test_the_identity_is_that_of_the_content(tmp_path):
         (b'{"a": 1}\n{"a": \n', "as JSON: "),
         (b"a,b\n1,2\n3\n", "as CSV: "),
         (b"# The first, the second\nimport this, that\n", "is not a ROOT file, nor of another format"),
-        (b"root and nothing", "as a ROOT file: "),
+        (b"root\0 and nothing", "as a ROOT file: "),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "is not a ROOT file, nor of another format"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path, content, says):

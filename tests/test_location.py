@@ -24,7 +24,7 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path):
 
 def test_a_list_file_may_hold_comments_globs_and_paths_beside_itself(tmp_path):
     for name in ("b.root", "a.root", "c.root"):
-        (tmp_path / name).write_bytes(b"root")
+        (tmp_path / name).write_bytes(b"root\0")
     (tmp_path / "files.txt").write_text("# mine\nc.root\n[ab].root\nroot://host//d.root\n")
     found = read_file_list(str(tmp_path / "files.txt"))
     assert found == [
@@ -35,9 +35,14 @@ def test_a_list_file_may_hold_comments_globs_and_paths_beside_itself(tmp_path):
     ]
 
 
+def test_a_list_may_begin_with_a_url_of_xrootd(tmp_path):
+    (tmp_path / "files.txt").write_text("root://host//a.root\nroot://host//b.root\n")
+    assert read_file_list(str(tmp_path / "files.txt")) == ["root://host//a.root", "root://host//b.root"]
+
+
 def test_a_comma_list_a_glob_and_a_data_file_are_lists_too(tmp_path):
     for name in ("a.root", "b.root"):
-        (tmp_path / name).write_bytes(b"root....")
+        (tmp_path / name).write_bytes(b"root\0...")
     a, b = str(tmp_path / "a.root"), str(tmp_path / "b.root")
     assert read_file_list(f"{b}, {a}") == [b, a]
     assert read_file_list(str(tmp_path / "*.root")) == [a, b]
@@ -76,7 +81,7 @@ def test_a_folder_is_no_file_and_the_error_says_what_to_write(tmp_path):
 
 def test_a_name_with_brackets_that_exists_is_no_glob(tmp_path):
     path = tmp_path / "a[1].root"
-    path.write_bytes(b"root")
+    path.write_bytes(b"root\0")
     assert read_file_list(str(path)) == [str(path)]
 
 

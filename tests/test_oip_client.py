@@ -130,9 +130,20 @@ def test_a_model_of_double_precision_gets_it() -> None:
         assert client.predict({"values": [0.5]}, "m") == [0.5, 1.0]
 
 
+def test_what_is_not_finite_is_null() -> None:
+    class Infinite(OIPServer):
+        def _scores(self, matrix: np.ndarray, model: dict[str, Any]) -> np.ndarray:
+            return np.array([[np.inf, np.nan, -np.inf, 0.5]], "<f4")
+
+    with Infinite(MODELS) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.predict({"values": [1]}, "plain") == [None, None, None, 0.5]
+
+
 @pytest.mark.parametrize(
     "answer",
     [b"[]", b"{}", b'{"outputs": []}', b'{"outputs": [{"datatype": "FP32", "shape": [2], "data": [1]}]}',
+     b'{"outputs": [{"datatype": "FP32", "shape": [3, 1], "data": [1, 2, 3]}]}',
+     b'{"outputs": [{"datatype": "FP32", "shape": [], "data": [1]}]}',
      b'{"outputs": [{"datatype": "BYTES", "shape": [1], "data": ["a"]}]}',
      b'{"outputs": [{"datatype": "FP32", "shape": [1], "data": ["a"]}]}',
      b'{"outputs": [{"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}'],

@@ -251,7 +251,7 @@ def test_an_error_stands_beside_the_form_until_an_answer_comes(page: Page, model
     page.get_by_label("Filter inputs").fill("muon")
     page.get_by_role("button", name="Predict").click()
     for _ in range(2):
-        expect(alert).to_have_text(re.compile("the value of 'MET_phi' must be a number, .* and is \"1,5\"$"))
+        expect(alert).to_have_text("'MET_phi' must be a number, or empty where nothing was measured, and is \"1,5\"")
         expect(field(page, "MET_phi")).to_be_focused()
         expect(field(page, "MET_phi")).to_have_attribute("aria-invalid", "true")
         expect(score(page).get_by_role("listitem")).to_have_count(0)
@@ -259,12 +259,35 @@ def test_an_error_stands_beside_the_form_until_an_answer_comes(page: Page, model
     field(page, "Muon_pt").fill("1, 1e999")
     field(page, "MET_phi").fill("1.5")
     field(page, "MET_phi").press("Enter")
-    expect(alert).to_have_text(re.compile("number 1 of 'Muon_pt' must be a number"))
+    expect(alert).to_have_text("value 2 of 'Muon_pt' is too large for 32 bits: 1e999")
     expect(field(page, "Muon_pt")).to_be_focused()
     field(page, "Muon_pt").fill("")
     field(page, "Muon_pt").press("Enter")
     expect(score(page).get_by_role("listitem")).to_be_visible()
     expect(alert).to_be_hidden()
+
+
+@pytest.mark.parametrize("text", ["１２", "0x10", "NaN", "Infinity", "null", "1 2", "1_0", "1,5", "[1]", "e5", "."])
+def test_what_is_no_number_is_refused_as_it_was_typed(page: Page, model: str, text: str) -> None:
+    page.goto(model)
+    expect(score(page)).to_contain_text("True label: ggH")
+    field(page, "MET_phi").fill(text)
+    field(page, "MET_phi").press("Enter")
+    expect(page.locator("form").get_by_role("alert")).to_have_text(
+        f"'MET_phi' must be a number, or empty where nothing was measured, and is \"{text}\""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(" 3 ", 3), ("-.5", -0.5), ("+1.", 1), ("1E2", 100), ("-0", 0), ("007", 7)]
+)
+def test_numbers_are_taken_as_people_write_them(page: Page, model: str, text: str, value: float) -> None:
+    page.goto(model)
+    expect(score(page)).to_contain_text("True label: ggH")
+    field(page, "MET_phi").fill(text)
+    with page.expect_request("**/json") as sent:
+        field(page, "MET_phi").press("Enter")
+    assert sent.value.post_data_json["values"][0] == value
 
 
 def test_a_server_that_is_gone_is_said(page: Page, model: str) -> None:
@@ -328,8 +351,32 @@ def test_a_model_that_cannot_be_run_says_why_and_shows_the_rest(page: Page, url:
     )
     expect(page.get_by_role("table")).to_be_visible()
     expect(page.get_by_role("button", name="Predict")).to_be_hidden()
-    page.goto(f"{url}/#model=htautua")
-    expect(page.get_by_role("main").get_by_role("alert")).to_contain_text("no model 'htautua'; closest: 'htautau'")
+
+
+def test_a_model_that_is_not_there_is_said_for_people(page: Page, model: str) -> None:
+    page.goto(model.replace("htautau", "htautua"))
+    expect(page.get_by_role("main").get_by_role("alert")).to_have_text(
+        "there is no model 'htautua'; closest: 'htautau'"
+    )
+    for region in ("Training", "Score", "Event"):
+        expect(page.get_by_role("region", name=region)).to_be_hidden()
+    page.get_by_role("link", name="htautau").click()
+    for region in ("Training", "Score", "Event"):
+        expect(page.get_by_role("region", name=region)).to_be_visible()
+
+
+def test_a_saved_model_is_called_one(page: Page, url: str, server: Server) -> None:
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    module = tf.Module()
+    module.score = tf.function(lambda inputs_input: 2 * inputs_input, [tf.TensorSpec((None, 3), tf.float32)])
+    concrete = module.score.get_concrete_function()
+    folder = server.models_dir / "doubled"
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": concrete})
+    (folder / "params.json").write_text(json.dumps({"name": "doubled", "model": "saved_model.pb"}))
+    page.set_default_timeout(60_000)
+    page.goto(f"{url}/")
+    expect(page.locator("#facts")).to_contain_text("KindSavedModel", timeout=60_000)
+    expect(page.get_by_role("navigation").get_by_role("listitem")).to_contain_text("TensorFlow")
 
 
 def test_a_server_without_models_says_what_to_do(page: Page, url: str) -> None:
@@ -460,6 +507,21 @@ def test_an_image_is_chosen_or_dropped_and_its_labels_are_shown(
     assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [4, 6]
 
 
+def test_a_file_that_misses_its_place_does_not_replace_the_page(
+    page: Page, url: str, model: str, tmp_path: Path
+) -> None:
+    put_colours(url, tmp_path / "b", "red\ngreen\nblue\n")
+    page.goto(f"{url}/#model=colours")
+    expect(page.get_by_role("region", name="Image")).to_be_visible()
+    missed = DROP.replace("zone.dispatchEvent", "if (zone.dispatchEvent").replace("true }));", "true }))) return kind;")
+    assert page.locator("h1").evaluate(missed, list(PICTURE)) is None  # nothing of it is left to the browser
+    expect(score(page).get_by_role("listitem")).to_have_text(["green 200", "blue 30", "red 10"])
+    page.get_by_role("link", name="htautau").click()
+    expect(score(page)).to_contain_text("True label: ggH")
+    assert page.locator("h1").evaluate(missed, list(PICTURE)) is None
+    expect(score(page)).to_contain_text("True label: ggH")
+
+
 def test_an_image_that_is_refused_says_why_and_another_one_is_taken(page: Page, url: str, tmp_path: Path) -> None:
     put_colours(url, tmp_path / "b", "red\ngreen\n")
     page.goto(f"{url}/")
@@ -489,7 +551,7 @@ def test_the_rate_of_requests_is_followed_while_somebody_looks(page: Page, model
     expect(page.locator("#curve")).to_have_attribute("points", re.compile("^120,"))
     for number, rate in ((10, "5.0"), (0, "0.0"), (60, "30")):
         for _ in range(number):
-            requests.get(f"{url}/models", timeout=20)
+            requests.get(f"{url}/status", timeout=20)
         wait()
         expect(page.get_by_text(f"{rate} requests/s")).to_be_visible()
     expect(page.get_by_text("at most 30 lately")).to_be_visible()
@@ -503,6 +565,77 @@ def test_the_rate_of_requests_is_followed_while_somebody_looks(page: Page, model
     with page.expect_response("**/metrics"):
         page.evaluate(hide, False)
     assert len(looks) == seen + 1
+
+
+def test_models_come_and_go_while_the_page_is_open_and_what_was_typed_stays(
+    page: Page, model: str, url: str, server: Server, tmp_path: Path
+) -> None:
+    page.clock.install()
+
+    def wait() -> None:
+        with page.expect_event("requestfinished", lambda request: request.url.endswith("/models")):
+            page.clock.run_for(5000)
+
+    page.goto(model)
+    expect(score(page)).to_contain_text("True label: ggH")
+    field(page, "MET_phi").fill("0.25")
+    names = page.get_by_role("navigation").get_by_role("link")
+    changed = page.locator("#changed")
+    put(url, write_bundle(tmp_path / "a", "another"), "another")
+    wait()
+    expect(names).to_have_text(["another", "htautau"])
+    expect(names.nth(1)).to_have_attribute("aria-current", "true")
+    expect(field(page, "MET_phi")).to_be_focused()
+    expect(changed).to_be_hidden()
+    names.nth(0).focus()
+    put(url, tmp_path / "bundle")
+    wait()
+    expect(changed).to_have_text("The model was replaced: reload the page to see the new one.")
+    expect(names.nth(0)).to_be_focused()
+    expect(field(page, "MET_phi")).to_have_value("0.25")
+    requests.delete(f"{url}/delete/htautau", timeout=20).raise_for_status()
+    wait()
+    expect(names).to_have_text(["another"])
+    expect(changed).to_have_text("The model was deleted.")
+    expect(field(page, "MET_phi")).to_have_value("0.25")
+    names.nth(0).click()
+    expect(page.get_by_role("heading", name="another")).to_be_visible()
+    expect(changed).to_be_hidden()
+
+
+def test_the_first_model_is_shown_when_it_comes(page: Page, url: str, tmp_path: Path) -> None:
+    page.clock.install()
+    page.goto(f"{url}/")
+    expect(page.get_by_text("There is no model yet.")).to_be_visible()
+    put(url, write_model(tmp_path / "bundle"))
+    page.clock.run_for(5000)
+    expect(score(page)).to_contain_text("True label: ggH")
+    expect(page.get_by_text("There is no model yet.")).to_be_hidden()
+
+
+def test_one_of_200_models_is_found_by_a_filter(page: Page, url: str, server: Server) -> None:
+    for number in range(200):
+        name = f"{'a_long_name_' * 10}{number:03}"
+        write_bundle(server.models_dir / name, name, description="a tagger" if number == 7 else "")
+    page.goto(f"{url}/#model={name}")
+    nav = page.get_by_role("navigation")
+    expect(nav.get_by_role("listitem")).to_have_count(200)
+    expect(nav.locator("[aria-current]")).to_be_in_viewport()
+    lowest, scrolled = nav.get_by_role("list").evaluate(
+        "list => [list.getBoundingClientRect().bottom, list.scrollHeight]"
+    )
+    assert lowest <= 900 < scrolled
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Skip the list")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=name)).to_be_focused()
+    page.get_by_label("Filter models").press_sequentially("NAME_19")
+    expect(nav.get_by_text("10 of 200 models")).to_be_visible()
+    expect(nav.get_by_role("listitem")).to_have_count(10)
+    page.get_by_label("Filter models").fill("tagger")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=re.compile("_007$"))).to_be_focused()
 
 
 def test_what_goes_wrong_in_the_page_itself_is_shown(browser: Any, model: str) -> None:

@@ -138,6 +138,7 @@ def test_the_classes_of_an_image_are_printed(stock: StockTFaaS, tmp_path: Path) 
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
+    assert run("--model=odd") == "label    probability\n\\x1b[2J  null\nother    1\n"
     assert run("--model=ImageModel") == "label  probability\ntop    0.751235\nQCD    0.25\n"
     assert json.loads(run("--model=ImageModel", "--json"))["labels"][1] == {"label": "QCD", "probability": 0.25}
     assert run("--model=numbers") == run("--model=numbers", "--json") == "[0.75, 0.25]\n"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import socket
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripts import only_error_line, run_script
@@ -16,6 +22,7 @@ from serving_fixtures import (  # noqa: F401
     MET,
     MET_SCORE,
     ROOT,
+    Server,
     bundle_fixture,
     environment,
     run_client,
@@ -49,8 +56,80 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
     assert run("--predict=input.json") == f"[{MET_SCORE}]\n"
     assert run("--predict=many.json") == f"[{MET_SCORE}]  true label: ggH\n[1.0]  true label: VBF\n"
     assert run("--predict=many.json", "--model=htautau", "--json") == f"[[{MET_SCORE}], [1.0]]\n"
-    assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
     assert run("--delete=htautau") == f"deleted model 'htautau' from {url}\n"
+    run("--upload=bundle/upload.json")
+    assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
+
+
+def test_a_model_that_is_not_there_is_not_said_to_be_deleted(server: Server, bundle: Path) -> None:
+    assert run_client("--upload=upload.json", cwd=bundle, TFAAS_URL=server.url).returncode == 0
+    for options in ([], ["--json"]):
+        done = run_client("--delete=htatau", *options, TFAAS_URL=server.url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"error: there is no model 'htatau' at {server.url}; closest: 'htautau'\n"
+    assert (server.models_dir / "htautau").is_dir()
+
+
+def test_a_model_can_be_deleted_where_the_server_cannot_list_its_models() -> None:
+    with StockTFaaS() as server:
+        server.failures = [(500, {}), (200, {})]
+        done = run_client("--delete=broken", TFAAS_URL=server.url)
+        assert server.requests == ["GET /models", "DELETE /delete"]
+    assert (done.returncode, done.stdout) == (0, f"deleted model 'broken' from {server.url}\n")
+    assert done.stderr.startswith("note: it is not known whether there is such a model: GET ")
+
+
+def stock_with(*models: dict[str, Any]) -> StockTFaaS:
+    """A server with models that say this of themselves."""
+    server = StockTFaaS()
+    server.files = {f"{number}/params.json": json.dumps(model).encode() for number, model in enumerate(models)}
+    return server
+
+
+def shown_in_terminal(width: int, *options: str, **env: str) -> list[str]:
+    """Run tfaas_client.py in a terminal of some columns; return the lines that it prints there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    wanted = {key: value for key, value in environment(**env).items() if key != "COLUMNS"}
+    with subprocess.Popen([sys.executable, ROOT / "tfaas_client.py", *options], stdout=theirs, env=wanted) as process:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 65536):
+                seen += piece
+    os.close(ours)
+    assert process.returncode == 0
+    return seen.decode().splitlines()
+
+
+def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
+    hostile = {"name": "m\x1b[2J", "description": "\x1b[31mred\nlast\x07 \u202eevil", "timestamp": "\x9b1m"}
+    with stock_with(hostile) as server:
+        done = run_client("--models", TFAAS_URL=server.url)
+    assert done.stdout.splitlines() == [
+        r"name      model file  description                       timestamp",
+        r"m\x1b[2J              \x1b[31mred\nlast\x07 \u202eevil  \x9b1m",
+    ]
+
+
+def test_a_list_of_models_keeps_to_the_terminal_and_names_are_whole() -> None:
+    date = "2025-01-02T03:04:05+00:00"
+    models = [
+        {"name": "htautau", "model": "model.onnx", "description": "ggH or VBF", "timestamp": date},
+        {"name": "n" * 128, "model": "x" * 60 + ".onnx", "description": "long " * 50, "timestamp": date},
+    ]
+    with stock_with(*models) as server:
+        lines = shown_in_terminal(80, "--models", TFAAS_URL=server.url)
+        piped = run_client("--models", TFAAS_URL=server.url).stdout
+    assert lines[1].split() == ["htautau", "model.onnx", "ggH", "or", "VBF", "2025-01-02T…"]
+    assert [len(line) <= 80 for line in lines] == [True, True, False]
+    assert lines[2].split("  ") == ["n" * 128, "x" * 11 + "…", "long long l…", "2025-01-02T…"]
+    assert all(text in piped for text in (models[1]["model"], models[1]["description"].strip(), date))
+
+
+def test_a_password_in_the_url_is_not_printed(server: Server, bundle: Path) -> None:
+    done = run_client(f"--url={server.url.replace('//', '//me:secret@')}/", "--upload=upload.json", cwd=bundle)
+    assert done.stdout == f"uploaded model 'htautau' to {server.url}\n"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +138,16 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
         (["--image=x.png", "--model=ImageModel"], "cannot read x.png: No such file"),
         (["--image=x.png"], "--image does not say which model to ask; add --model=NAME"),
         (["--predict=x.root", "--branches=a"], "there is no file x.root"),
-        (["--predict=input.json", "--nevts=1"], "--branches and --nevts are for files of ROOT, Parquet and the like"),
+        (["--predict=input.json", "--nevts=1"], "--branches, --branch and --nevts are for files of ROOT, Parquet and"),
+        (["--predict=input.json", "--nevts=-1"], "--nevts are for files of ROOT, Parquet and the like; a JSON file"),
+        (["--predict=input.json", "--branch=Events"], "a JSON file names its keys, and is sent whole"),
+        (["--models", "--branches=x", "--nevts=3"], "--branches is for --predict, and not for --models"),
+        (["--status", "--nevts=0"], "--nevts is for --predict, and not for --status"),
+        (["--delete=m", "--branch=Events"], "--branch is for --predict, and not for --delete"),
+        (["--params=m", "--model=m"], "--model is for --predict and --image, and not for --params"),
+        (["--bundle=m.tar", "--base64"], "--base64 is for --upload, and not for --bundle"),
+        (["--models", "--cert=x", "--url=http://localhost"], "--cert is for https, and the URL does not begin with"),
+        (["--models", "--capath=/", "--url=http://localhost"], "--capath is for https, and the URL does not begin"),
         (["--predict=input.json", "--branches=MET_pt"], "a JSON file names its keys, and is sent whole"),
         (["--models", "--timeout=0"], "--timeout is 0, and must be more than 0 seconds"),
         (["--models", "--retries=-1"], "--retries is -1, and must not be negative"),
@@ -162,10 +250,8 @@ def test_help_is_there_at_once(script: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--host=", "--host is empty; 127.0.0.1 for this machine alone, 0.0.0.0 for everybody"),
-        ("--models-dir=", "--models-dir is empty; name the folder that models are kept in"),
-        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB"),
-        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB"),
+        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB, and finite"),
+        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB, and finite"),
     ],
 )
 def test_a_server_does_not_start_with_options_that_make_no_sense(tmp_path: Path, option: str, says: str) -> None:

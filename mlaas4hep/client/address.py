@@ -6,9 +6,14 @@ split_url("http://localhost:8083/tfaas").hostname
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import SplitResult, urlsplit
 
 from mlaas4hep.errors import ConfigError
+
+_EXAMPLE = "one is http://localhost:8083"
+_HOST = re.compile(r"[\w.-]+|[0-9a-f]*:[0-9a-f:.]+(%[\w.-]+)?")
+"""A name, which may have letters of any language, or an IPv6 address with its zone."""
 
 
 def split_url(url: str) -> SplitResult:
@@ -22,9 +27,12 @@ def split_url(url: str) -> SplitResult:
         _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        shown = url.rpartition("@")[2]  # no password
-        raise ConfigError(f"'{shown}' is no URL of a server", hint="one is http://localhost:8083")
+    is_whole = url.isprintable() and " " not in url and parts.scheme in ("http", "https")
+    if not is_whole or not _HOST.fullmatch(parts.hostname or ""):
+        raise ConfigError(f"'{url.rpartition('@')[2]}' is no URL of a server", hint=_EXAMPLE)  # without a password
+    if "?" in url or "#" in url:
+        shown = re.split("[?#]", url.rpartition("@")[2])[0]
+        raise ConfigError(f"'{shown}' is followed by '?' or '#', which no URL of a server has", hint=_EXAMPLE)
     return parts
 
 

@@ -11,19 +11,21 @@ What is asked again, with growing pauses, or when the server says (Retry-After):
   connection, or it says with 429 or 503 when to come again. Were they repeated otherwise, what somebody else uploaded
   under the same name in between would be lost.
 
-A server that lets us wait is not asked again, since it would have even more to do.
+A server that lets us wait is not asked again, since it would have even more to do. No answer goes on for ever: it must
+come in time (`pace`), and be no larger than `LARGEST`, or what the request allows.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import requests
 
@@ -32,17 +34,23 @@ from mlaas4hep.client.address import is_loopback, split_url
 from mlaas4hep.client.bodies import Body
 from mlaas4hep.client.failures import (
     WRONG_SERVER,
+    Answer,
     Refusal,
     advice_on,
     broke_off,
+    cause_of,
     explain,
     never_connected,
-    our_own,
     reason_of,
 )
+from mlaas4hep.client.pace import PacedAdapter
 from mlaas4hep.client.token import check_token_may_go_to, checked_token, may_carry_token
-from mlaas4hep.errors import FileUnreadable, ServiceError
+from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, ServiceError
 
+LARGEST = 64_000_000
+"""Bytes of an answer, unpacked."""
+
+_PIECE = 1 << 20  # bytes that are read at a time
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30
 """Seconds; a server that asks for more is not waited for."""
@@ -62,6 +70,9 @@ class Connection:
         cert: client certificate for https: a file with certificate and key, or a pair of files.
         capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
         token: goes along as `Authorization: Bearer`.
+
+    Attributes:
+        shown_url: the URL without a password.
 
     Raises:
         ConfigError: the URL is none, or the token may not go there.
@@ -84,8 +95,8 @@ class Connection:
                 raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
         if capath and not os.path.exists(capath):
             raise FileUnreadable(f"there are no certificates of authorities at {capath}")
-        self.url = url.rstrip("/")
-        self._shown_url = self.url.replace(netloc, netloc.rpartition("@")[2], 1)
+        self._url = url.rstrip("/")
+        self.shown_url = self._url.replace(netloc, netloc.rpartition("@")[2], 1)
         self._timeout = timeout
         self._retries = retries
         self._has_token = token is not None
@@ -96,6 +107,8 @@ class Connection:
         if is_loopback(url):
             self._settings["proxies"] = _NO_PROXIES
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, PacedAdapter())
         self._session.headers["Accept"] = "application/json"
         if token is not None:
             check_token_may_go_to(url)
@@ -105,16 +118,16 @@ class Connection:
         """Close the connections."""
         self._session.close()
 
-    def json(self, method: str, path: str, content: Any = None) -> Any:
-        """Send `content` as JSON, if there is any, and return the JSON of the answer.
+    def json(self, method: str, path: str, content: Any = None, *, largest: int = LARGEST) -> Any:
+        """Send `content` as JSON, if there is any, and return the JSON of the answer, of at most `largest` bytes.
 
         Raises:
             ServiceError: see `send`.
             Refusal: the answer is no JSON.
         """
         body = None if content is None else json.dumps(content, allow_nan=False).encode()
-        response = self.send(method, path, body, {"Content-Type": "application/json"} if body else None)
-        return self.parse(method, path, response.content)
+        headers = {"Content-Type": "application/json"} if body else None
+        return self.parse(method, path, self.send(method, path, body, headers, largest=largest).content)
 
     def parse(self, method: str, path: str, text: bytes) -> Any:
         """Return what the JSON of an answer says.
@@ -123,7 +136,7 @@ class Connection:
             Refusal: it is none.
         """
         try:
-            return json.loads(text)
+            return json.loads(text, parse_float=_finite, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             kind = "HTML" if text.lstrip()[:1] == b"<" else "no JSON"
             raise self.refusal(method, path, f"the answer is {kind}") from error
@@ -136,17 +149,18 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         once: bool = False,
-    ) -> requests.Response:
+        largest: int = LARGEST,
+    ) -> Answer:
         """Send a request, if need be several times (see the module), and return the answer.
 
         Raises:
             ServiceError: there is no answer.
-            Refusal: it is an error, or says that the server moved.
+            Refusal: it is an error, says that the server moved, or has more than `largest` bytes.
         """
         attempt = 0
         while True:
-            outcome = self._try(method, path, body, headers, once)
-            if isinstance(outcome, requests.Response):
+            outcome = self._try(method, path, body, headers, once, largest)
+            if isinstance(outcome, Answer):
                 return outcome
             pause = outcome.pause
             if pause is None:
@@ -163,39 +177,71 @@ class Connection:
         return Refusal(self._line(method, path, reason), 200, WRONG_SERVER)
 
     def _try(
-        self, method: str, path: str, body: bytes | Body | None, headers: Mapping[str, str] | None, once: bool
-    ) -> requests.Response | _Failure:
+        self,
+        method: str,
+        path: str,
+        body: bytes | Body | None,
+        headers: Mapping[str, str] | None,
+        once: bool,
+        largest: int,
+    ) -> Answer | _Failure:
         connect, read = self._timeout
         timeouts = (read if once else connect, read)  # urllib3 sends each piece of an upload under the first
         try:
-            response = self._session.request(
-                method, self.url + path, data=body, headers=headers, timeout=timeouts, **self._settings
-            )
+            with self._session.request(
+                method, self._url + path, data=body, headers=headers, timeout=timeouts, stream=True, **self._settings
+            ) as response:
+                content = self._content(method, path, response, largest)
         except requests.RequestException as error:
-            if own := our_own(error):
+            if own := cause_of(error, MLaaS4HEPError):
                 raise own from None
             reason, hint = explain(error, timeouts)
             problem = ServiceError(self._line(method, path, reason), hint=hint)
             problem.__cause__ = error
             return _Failure(problem, never_connected(error) or (broke_off(error) and not once))
-        if response.ok and not response.is_redirect:
-            return response
-        pause = _asked_pause(response)
-        again = response.status_code in ((429, 502, 503) if not once else () if pause is None else (429, 503))
-        return _Failure(self._refused(method, path, response), again, pause)
+        answer = Answer(response.status_code, response.reason or "", response.headers, content)
+        if answer.status < 400 and not answer.moved_to:
+            return answer
+        pause = _asked_pause(answer)
+        again = answer.status in ((429, 502, 503) if not once else () if pause is None else (429, 503))
+        return _Failure(self._refused(method, path, answer), again, pause)
 
-    def _refused(self, method: str, path: str, response: requests.Response) -> Refusal:
-        status = response.status_code
-        if response.is_redirect:
-            line = self._line(method, path, f"{status}: it moved to {response.headers['Location']}")
-            return Refusal(line, status, "give that URL")
-        line = self._line(method, path, f"{status}: {reason_of(response)}")
-        return Refusal(line, status, advice_on(response, self._has_token, may_carry_token(self.url)))
+    def _content(self, method: str, path: str, response: requests.Response, largest: int) -> bytes:
+        """Read an answer, and no more of it than may be."""
+        pieces, size = [], 0
+        for piece in response.iter_content(_PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > largest:
+                raise self.refusal(method, path, f"the answer is larger than {largest / 1e6:,.0f} MB")
+        return b"".join(pieces)
+
+    def _refused(self, method: str, path: str, answer: Answer) -> Refusal:
+        status = answer.status
+        if answer.moved_to:
+            return Refusal(
+                self._line(method, path, f"{status}: it moved to {answer.moved_to}"), status, "give that URL"
+            )
+        line = self._line(method, path, f"{status}: {reason_of(answer)}")
+        return Refusal(line, status, advice_on(answer, self._has_token, may_carry_token(self._url)))
 
     def _line(self, method: str, path: str, reason: str) -> str:
         for secret in self._secrets:  # some servers say a token back, and some errors a URL
             reason = reason.replace(secret, "...")
-        return f"{method} {self._shown_url}{path}: {reason}"
+        return f"{method} {self.shown_url}{path}: {reason}"
+
+
+def _refuse(word: str) -> NoReturn:
+    """Raise for NaN, Infinity and -Infinity, which Python's parser would take."""
+    raise ValueError(f"{word} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """Return a number; one as 1e999 could not be said in JSON again."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 class _Failure(NamedTuple):
@@ -217,9 +263,9 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-def _asked_pause(response: requests.Response) -> float | None:
+def _asked_pause(answer: Answer) -> float | None:
     """Return the seconds that the server asks to wait (Retry-After: seconds, or a date), None where it does not."""
-    text = response.headers.get("Retry-After", "")
+    text = answer.headers.get("Retry-After", "")
     if text.isdecimal():
         return float(text)
     try:

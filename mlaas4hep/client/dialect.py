@@ -11,13 +11,21 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from mlaas4hep.client.connection import Connection
+from mlaas4hep.client.connection import LARGEST, Connection
 from mlaas4hep.client.events import Events, rows_at_once
 from mlaas4hep.client.failures import Refusal
 from mlaas4hep.errors import ServiceError
 
 _SMALLER = (400, 413)
 """HTTP's codes for a request that may be fine in two halves, or in one of them."""
+
+_NO_LISTS = "where a model takes no lists, name their elements, as in Jet_pt_0"
+
+Scores = list[float | None]
+"""The outputs of a model for one event."""
+
+_LARGEST_ROW = 500_000
+"""Bytes of an answer for each event: some 25,000 numbers, and 1 GB for as many events as are asked for at once."""
 
 
 class Dialect(Protocol):
@@ -29,7 +37,7 @@ class Dialect(Protocol):
     def params(self, name: str) -> dict[str, Any]:
         """Return what there is to say about one model."""
 
-    def status(self) -> Any:
+    def status(self) -> dict[str, Any]:
         """Return what the server says of itself."""
 
     def keys(self, model: str) -> list[str]:
@@ -38,12 +46,12 @@ class Dialect(Protocol):
     def takes_many(self) -> bool:
         """Say whether one request may have several rows."""
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Any]:
-        """Return an answer for each row; several rows only if it `takes_many`."""
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
+        """Return the outputs for each row, None for what is no number; several rows only if it `takes_many`."""
 
 
-def ask(dialect: Dialect, events: Events, model: str) -> list[Any]:
-    """Return an answer for each event, in order.
+def ask(dialect: Dialect, events: Events, model: str) -> list[Scores]:
+    """Return the outputs for each event, in order.
 
     Raises:
         ServiceError: a request failed; the message says for which event, or events, where there are many.
@@ -51,13 +59,13 @@ def ask(dialect: Dialect, events: Events, model: str) -> list[Any]:
     size = 1
     if len(events.rows) > 1 and dialect.takes_many():
         size = rows_at_once(len(events.rows[0]))
-    answers: list[Any] = []
+    answers: list[Scores] = []
     for start in range(0, len(events.rows), size):
         answers += _ask(dialect, events, model, start, min(start + size, len(events.rows)))
     return answers
 
 
-def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) -> list[Any]:
+def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) -> list[Scores]:
     """Ask for the events start <= i < stop; in halves where that is refused, until it is clear for which event."""
     try:
         return dialect.scores(events.keys, events.rows[start:stop], model)
@@ -69,7 +77,9 @@ def _ask(dialect: Dialect, events: Events, model: str, start: int, stop: int) ->
             raise
         first, last = events.first + start, events.first + stop - 1
         where = f"event {first}" if first == last else f"events {first} to {last}"
-        raise ServiceError(f"{where}: {error.what}", hint=error.hint) from error
+        has_lists = any(isinstance(value, list) for row in events.rows[start:stop] for value in row)
+        hint = _NO_LISTS if has_lists and isinstance(error, Refusal) and error.status == 400 else ""
+        raise ServiceError(f"{where}: {error.what}", hint=error.hint or hint) from error
 
 
 class TFaaSDialect:
@@ -91,9 +101,9 @@ class TFaaSDialect:
         path = f"/params/{quote(name, safe='')}"
         return _checked_object(self._connection, path, self._connection.json("GET", path))
 
-    def status(self) -> Any:
+    def status(self) -> dict[str, Any]:
         """Return the counters of the machine and the server."""
-        return self._connection.json("GET", "/status")
+        return _checked_object(self._connection, "/status", self._connection.json("GET", "/status"))
 
     def keys(self, model: str) -> list[str]:
         """See `Dialect`; stock servers never say."""
@@ -109,16 +119,27 @@ class TFaaSDialect:
             self._takes_many = isinstance(metadata, dict) and "extensions" in metadata
         return self._takes_many
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Any]:
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
         """See `Dialect`."""
-        values = rows[0] if len(rows) == 1 else rows
-        request = {"keys": keys, "values": values, **({"model": model} if model else {})}
-        answer = self._connection.json("POST", "/json", request)
-        if len(rows) == 1:
-            return [answer]
-        if not isinstance(answer, list) or len(answer) != len(rows):
-            raise self._connection.refusal("POST", "/json", f"the answer is no list of {len(rows)} answers")
-        return answer
+        # A row of lists alone would be taken for a list of rows, where a server knows such lists.
+        many = len(rows) > 1 or (all(isinstance(value, list) for value in rows[0]) and self.takes_many())
+        request = {"keys": keys, "values": rows if many else rows[0], **({"model": model} if model else {})}
+        answer = self._connection.json("POST", "/json", request, largest=largest_scores(len(rows)))
+        answers = answer if many else [answer]
+        if not isinstance(answers, list) or len(answers) != len(rows) or not all(map(are_scores, answers)):
+            wanted = f"list of {len(rows)} lists of numbers" if many else "list of numbers"
+            raise self._connection.refusal("POST", "/json", f"the answer is no {wanted}")
+        return answers
+
+
+def are_scores(answer: Any) -> bool:
+    """Say whether (a part of) an answer is the outputs for one event."""
+    return isinstance(answer, list) and {int, float, type(None)}.issuperset(map(type, answer)) and bool(answer)
+
+
+def largest_scores(events: int) -> int:
+    """Return how many bytes the scores of so many events may have."""
+    return max(LARGEST, events * _LARGEST_ROW)
 
 
 def model_metadata(connection: Connection, model: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -21,10 +22,11 @@ import numpy as np
 
 from mlaas4hep.client.events import Events, rows_at_once
 from mlaas4hep.closing import Closing
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.io import Jagged, Kind, open_source
 from mlaas4hep.io.blocks import blocks
 from mlaas4hep.io.columns import Columns, Values, slice_events
+from mlaas4hep.io.formats import KNOWN
 from mlaas4hep.io.location import ENDINGS, MAGIC, TEXT_DATA, is_url
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -38,16 +40,31 @@ class _Pick(NamedTuple):
 
 
 def is_event_file(path: str) -> bool:
-    """Tell a file of data from one of JSON, {"keys": ..., "values": ...}: by its content, then by its name."""
+    """Tell a file of data from one of JSON, {"keys": ..., "values": ...}: by its content, then by its name.
+
+    Raises:
+        FileUnreadable: it is neither, or cannot be read.
+    """
     if is_url(path):
         return True
-    if os.path.isfile(path):
+    name, head = path.lower(), _head(path) if os.path.isfile(path) else None
+    if head and head.startswith(tuple(MAGIC)):
+        return True
+    if name.endswith(".json"):
+        return False
+    if name.endswith((".root", *ENDINGS, *TEXT_DATA)):
+        return True
+    if head is not None and not head.removeprefix(BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        raise FileUnreadable(f"{path} is neither JSON nor of a format with events", hint=f"these are {KNOWN}")
+    return False
+
+
+def _head(path: str) -> bytes:
+    try:
         with open(path, "rb") as file:
-            head = file.read(8)
-        if head.startswith(tuple(MAGIC)):
-            return True
-    name = path.lower()
-    return not name.endswith(".json") and name.endswith((".root", *ENDINGS, *TEXT_DATA))
+            return file.read(4096)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 
 
 class EventFile(Closing):
@@ -56,17 +73,20 @@ class EventFile(Closing):
     Args:
         path: path or URL.
         tree: name of the tree in a ROOT file.
-        nevts: how many events, from the first; below 1: all.
+        nevts: how many events, from the first; -1: all.
 
     Attributes:
         num_events: how many events there are, `nevts` at most.
 
     Raises:
+        ConfigError: `nevts` is another number below 1.
         FileUnreadable: it cannot be read.
         TreeNotFound: there is no such tree.
     """
 
     def __init__(self, path: str, tree: str = "Events", nevts: int = -1) -> None:
+        if nevts < 1 and nevts != -1:
+            raise ConfigError(f"nevts is {nevts}, and must be more than 0, or -1 for all events")
         self._source = open_source(path, tree)
         self.num_events = min(nevts, self._source.num_entries) if nevts > 0 else self._source.num_entries
 

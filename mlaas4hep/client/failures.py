@@ -8,11 +8,14 @@ Which request it was, and whether it is sent again, is the business of `connecti
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import requests
 from urllib3.exceptions import MaxRetryError, NameResolutionError, NewConnectionError
 
-from mlaas4hep.errors import MLaaS4HEPError, ServiceError
+from mlaas4hep.client.pace import TooSlow
+from mlaas4hep.errors import ServiceError
 
 LONGEST_REASON = 300
 WRONG_SERVER = "is it the right server? check the URL, its base path and --protocol"
@@ -36,6 +39,29 @@ _TLS_FAILURES = {
 """What OpenSSL's errors say, and what that means, the more precise first."""
 
 
+_MOVED = (301, 302, 303, 307, 308)
+_Cause = TypeVar("_Cause", bound=BaseException)
+
+
+class Answer(NamedTuple):
+    """What a server answered: HTTP's status, its words for that, headers and body."""
+
+    status: int
+    words: str
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8, with another letter for what is none."""
+        return self.content.decode(errors="replace")
+
+    @property
+    def moved_to(self) -> str:
+        """Where the server moved; "" if it did not."""
+        return self.headers.get("Location", "") if self.status in _MOVED else ""
+
+
 class Refusal(ServiceError):
     """A server answered, and not what was asked for; `status` is HTTP's."""
 
@@ -44,32 +70,32 @@ class Refusal(ServiceError):
         self.status = status
 
 
-def reason_of(response: requests.Response) -> str:
+def reason_of(answer: Answer) -> str:
     """Return the server's own words, in one line; TFaaS says {"error": "..."}."""
-    text = response.text
+    text = answer.text
     try:
-        content = json.loads(text)
-        text = str(content["error"])
+        said = json.loads(text)["error"]
+        text = said if isinstance(said, str) else json.dumps(said)
     except (ValueError, LookupError, TypeError, RecursionError):
         if text.lstrip()[:1] == "<":  # a page for people
             text = ""
-    return " ".join(text.split())[:LONGEST_REASON] or response.reason or "no reason given"
+    return " ".join(text.split())[:LONGEST_REASON] or answer.words or "no reason given"
 
 
-def advice_on(response: requests.Response, has_token: bool, takes_token: bool) -> str:
+def advice_on(answer: Answer, has_token: bool, takes_token: bool) -> str:
     """Return what to do about an answer that is an error; nothing where the server's words are all there is to say.
 
     Args:
         has_token: a token went with the request.
         takes_token: one could go, as over https.
     """
-    status = response.status_code
+    status = answer.status
     if status in (401, 403):
         if has_token:
             return "it does not take the token, or not for this: is it a new one?"
         ways = "a token (--token-file, BEARER_TOKEN) or a certificate (--cert, X509_USER_PROXY)"
         return f"give {ways}" + ("" if takes_token else ", over https")
-    if status == 400 and "HTTPS" in response.text:
+    if status == 400 and "HTTPS" in answer.text:
         return "the URL begins with https"
     if status == 413:
         return "it is more than the server takes; see --max-upload of tfaas_server.py"
@@ -86,6 +112,8 @@ def explain(error: requests.RequestException, timeouts: tuple[float, float]) -> 
         timeouts: for the connection, and for the answer, in seconds.
     """
     failure, text = requests.exceptions, str(error)
+    if cause_of(error, TooSlow):
+        return "the answer comes at less than 1 kB/s", "the server is busy or hangs; --timeout"
     if isinstance(error, failure.SSLError):
         return _explain_tls(text)
     if isinstance(error, failure.ProxyError):
@@ -124,12 +152,12 @@ def broke_off(error: requests.RequestException) -> bool:
     failure = requests.exceptions
     others = (failure.SSLError, failure.ProxyError, failure.Timeout)
     ended = isinstance(error, (failure.ConnectionError, failure.ChunkedEncodingError)) and not isinstance(error, others)
-    return ended and "timed out" not in str(error) and "resolve" not in str(error)
+    return ended and "timed out" not in str(error) and "resolve" not in str(error) and not cause_of(error, TooSlow)
 
 
-def our_own(error: BaseException | None) -> MLaaS4HEPError | None:
-    """Return the error of ours that requests has wrapped, as of a file that became shorter while it was sent."""
-    while error is not None and not isinstance(error, MLaaS4HEPError):
+def cause_of(error: BaseException | None, kind: type[_Cause]) -> _Cause | None:
+    """Return what requests has wrapped, if that is of a kind, as of a file that became shorter while it was sent."""
+    while error is not None and not isinstance(error, kind):
         error = error.__context__
     return error
 

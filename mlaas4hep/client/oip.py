@@ -10,6 +10,7 @@ github.com/kserve/open-inference-protocol; Triton's extensions binary_tensor_dat
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mlaas4hep.client.connection import Connection
-from mlaas4hep.client.dialect import keys_of, model_metadata
+from mlaas4hep.client.dialect import Scores, keys_of, largest_scores, model_metadata
 from mlaas4hep.client.failures import LONGEST_REASON, Refusal
 from mlaas4hep.errors import ConfigError, nearest
 
@@ -74,8 +75,8 @@ class OpenInferenceDialect:
         """See `Dialect`."""
         return True
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Any]:
-        """See `Dialect`; each answer is the list of the row's outputs, None for NaN.
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
+        """See `Dialect`.
 
         Raises:
             ConfigError: the model takes no such rows, or no tables.
@@ -90,7 +91,7 @@ class OpenInferenceDialect:
             raise ConfigError(f"model '{model}' takes {table.width} values, and there are {matrix.shape[1]}")
         path = f"/v2/models/{quote(model, safe='')}/infer"
         body, headers = _request(table, matrix, self._takes_binary())
-        response = self._connection.send("POST", path, body, headers)
+        response = self._connection.send("POST", path, body, headers, largest=largest_scores(len(rows)))
         length = response.headers.get(_HEADER, "")
         size = int(length) if length.isdecimal() else len(response.content)
         answer = self._connection.parse("POST", path, response.content[:size])
@@ -200,6 +201,8 @@ def _output(answer: Any, binary: bytes, rows: int) -> np.ndarray:
             size = output["parameters"]["binary_data_size"]
             data, place = binary[place : place + size], place + size
         if datatype in _TYPES:
+            if output["shape"][0] != rows:
+                raise ValueError(output["shape"])
             tensor = _tensor(data, _TYPES[datatype], output["shape"]).reshape(rows, -1)
             (real if datatype in _REAL else others).append(tensor)
     return (real + others)[0]
@@ -211,8 +214,8 @@ def _tensor(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in np.ravel(data)], dtype).reshape(shape)
 
 
-def _as_lists(scores: np.ndarray) -> list[list[Any]]:
-    """Return numbers with as many digits as their type has (0.1, not 0.10000000149), NaN as None."""
+def _as_lists(scores: np.ndarray) -> list[Scores]:
+    """Return numbers with as many digits as their type has (0.1, not 0.10000000149), None for what is not finite."""
     if scores.dtype.kind != "f":
         return list(scores.tolist())
-    return [[None if value != value else float(str(value)) for value in row] for row in scores]
+    return [[float(str(value)) if math.isfinite(value) else None for value in row] for row in scores]

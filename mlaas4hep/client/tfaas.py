@@ -18,7 +18,7 @@ from typing import Any
 
 from mlaas4hep.client.bodies import FileBody, shown
 from mlaas4hep.client.connection import Connection
-from mlaas4hep.client.dialect import Dialect, TFaaSDialect, ask
+from mlaas4hep.client.dialect import Dialect, TFaaSDialect, are_scores, ask
 from mlaas4hep.client.events import Events, parse_events, read_events
 from mlaas4hep.client.images import image_part
 from mlaas4hep.client.multipart import FilePart, Multipart
@@ -43,6 +43,9 @@ class TFaaSClient(Closing):
         capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
         token: goes along as `Authorization: Bearer`, over https or to this machine; see `token.find_token`.
 
+    Attributes:
+        url: the server's, without a password.
+
     Raises:
         ConfigError: the URL is none, the protocol is not known, or the token may not go there.
         FileUnreadable: a certificate is not there.
@@ -63,6 +66,7 @@ class TFaaSClient(Closing):
             raise ConfigError(f"there is no protocol '{protocol}'", hint="there are " + ", ".join(PROTOCOLS))
         self._protocol = protocol
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
+        self.url = self._connection.shown_url
         self._dialect = self._speak()
 
     def close(self) -> None:
@@ -125,7 +129,7 @@ class TFaaSClient(Closing):
         form = Multipart({"model": name}, {})
         self._connection.send("DELETE", "/delete", form, {"Content-Type": form.content_type}, once=True)
 
-    def status(self) -> Any:
+    def status(self) -> dict[str, Any]:
         """Return what the server says of itself."""
         return self._dialect.status()
 
@@ -138,7 +142,8 @@ class TFaaSClient(Closing):
             model: the model's name; replaces the one that the events name.
 
         Returns:
-            The server's answer, as in [0.123]; where `values` is a list of rows, a list of answers, in order.
+            The model's outputs, as in [0.123], None for what is no number; where `values` is a list of rows, a list of
+            such lists, in order.
         """
         if isinstance(events, Mapping):
             events = parse_events(events)
@@ -157,7 +162,11 @@ class TFaaSClient(Closing):
         self._check_tfaas("takes no images")
         form = Multipart({"model": model}, {"image": image_part(path)})
         response = self._connection.send("POST", "/image", form, {"Content-Type": form.content_type})
-        return self._connection.parse("POST", "/image", response.content)
+        answer = self._connection.parse("POST", "/image", response.content)
+        if not are_scores(answer) and not _are_classes(answer):
+            reason = "the answer has neither labels with their probabilities nor numbers"
+            raise self._connection.refusal("POST", "/image", reason)
+        return answer
 
     def _speak(self) -> Dialect:
         if self._protocol == "tfaas":
@@ -176,3 +185,11 @@ class TFaaSClient(Closing):
         headers = {"Content-Type": "application/octet-stream", **({"Content-Encoding": "gzip"} if is_gzip else {})}
         with shown(archive, f"sending {name}") as body:
             self._connection.send("POST", "/upload", body, headers, once=True)
+
+
+def _are_classes(answer: Any) -> bool:
+    """Say whether an answer to an image has the labels, each with a probability."""
+    labels = answer.get("labels") if isinstance(answer, dict) else None
+    if not isinstance(labels, list) or not all(isinstance(entry, dict) for entry in labels):
+        return False
+    return all(isinstance(entry.get("label"), str) and are_scores([entry.get("probability", "")]) for entry in labels)

@@ -20,7 +20,10 @@ from mlaas4hep.files import read_lines
 CMS_REDIRECTORS = ("root://cmsxrootd.fnal.gov", "root://xrootd-cms.infn.it", "root://cms-xrd-global.cern.ch")
 """CMS's regional redirectors (US, Europe) and the global one; `--redirector` takes them as a comma list."""
 
-MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"Obj\x01": "Avro"}
+ROOT_MAGIC = b"root\0"
+"""First bytes of a ROOT file: its name, and of its version, an integer of four bytes, the first."""
+
+MAGIC = {ROOT_MAGIC: "ROOT", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"Obj\x01": "Avro"}
 """First bytes of a file, and what it is."""
 
 ENDINGS = {
@@ -129,8 +132,8 @@ def _is_list(name: str) -> bool:
     if not os.path.isfile(name):
         return name.endswith((".txt", ".list"))
     with open(name, "rb") as file:
-        head = file.read(4)
-    return head not in {magic[:4] for magic in MAGIC}
+        head = file.read(8)
+    return not head.startswith(tuple(MAGIC))
 
 
 def _matches(pattern: str, base: Path | None) -> list[str]:

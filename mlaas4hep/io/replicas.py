@@ -19,7 +19,7 @@ from typing import TypeVar
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, FileUnreadable, Unreachable, said
 from mlaas4hep.io.byte_ranges import ByteRanges, LocalRanges, Place
-from mlaas4hep.io.location import is_url, shown
+from mlaas4hep.io.location import ROOT_MAGIC, is_url, shown
 from mlaas4hep.io.remote import Refused, open_remote
 
 Result = TypeVar("Result")
@@ -220,7 +220,7 @@ def _is_whole(opened: ByteRanges, head: bytes) -> bool:
         if head.startswith(magic):
             end = (opened.size - len(magic), len(magic))
             return opened.size >= 2 * len(magic) and bytes(opened.read([end])[end]) == magic
-    if head.startswith(b"root") and len(head) >= 20:
+    if head.startswith(ROOT_MAGIC) and len(head) >= 20:
         is_large = int.from_bytes(head[4:8], "big") >= 1_000_000
         (end_of_file,) = struct.unpack_from(">q" if is_large else ">i", head, 12)  # fEND of TFile's header
         return opened.size >= int(end_of_file)

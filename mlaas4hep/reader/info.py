@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mlaas4hep.console import shortened
 from mlaas4hep.io import Column, Kind
 from mlaas4hep.reader.data_reader import DataReader
 from mlaas4hep.reader.losses import too_large
@@ -116,14 +117,10 @@ def _aligned(rows: Sequence[Sequence[str]], width: int, right: set[int], colour:
         widths[widths.index(max(widths))] -= 1
     for index, row in enumerate(rows):
         cells = [
-            _cut(cell, room).rjust(room) if place in right else _cut(cell, room).ljust(room)
+            shortened(cell, room).rjust(room) if place in right else shortened(cell, room).ljust(room)
             for place, (cell, room) in enumerate(zip(row, widths, strict=True))
         ]
         line = "  ".join(cells).rstrip()
         yield f"{BOLD}{line}{PLAIN}" if colour and not index else line
         if not index:
             yield "  ".join("─" * room for room in widths)
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: room - 1] + "…"

@@ -30,7 +30,7 @@ _STATIC = {path.name: path.read_bytes() for path in (Path(__file__).parent / "st
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _REPORT = "report.html"
 _LARGEST, _LARGEST_REPORT = 4_000_000, 20_000_000  # bytes
-_NOT_KNOWN: Mapping[str, Any] = {"inputs": [], "shape": None, "labels": []}  # of a model that cannot be run
+_NOT_KNOWN: Mapping[str, Any] = {"platform": "", "inputs": [], "shape": None, "labels": []}  # of what cannot be run
 _CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -112,10 +112,12 @@ async def static(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """GET /about/{model}: what the page shows of a model; null where the model came without it."""
     name, service = request.path_params["model"], _service(request)
-    came_with = await run_in_threadpool(_came_with, service, name)
     try:
+        came_with = await run_in_threadpool(_came_with, service, name)
         model = await service.model(name)
-    except (UnknownModel, FileUnreadable):
+    except UnknownModel as error:
+        raise UnknownModel(error.what, nearest=error.nearest) from error  # the list stands beside it
+    except FileUnreadable:
         raise
     except MLaaS4HEPError as error:
         return json_response({**came_with, "problem": str(error)})
@@ -154,7 +156,8 @@ def _read(kind: type[BaseModel], content: bytes | None) -> dict[str, Any] | None
 
 
 def _interface(predictor: Predictor) -> dict[str, Any]:
-    return {"inputs": _inputs(predictor), "shape": predictor.input.shape, "labels": list(predictor.labels)}
+    named = {"platform": predictor.platform, "labels": list(predictor.labels)}
+    return {**named, "inputs": _inputs(predictor), "shape": predictor.input.shape}
 
 
 def _inputs(predictor: Predictor) -> Sequence[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import { byId, element, say, scoreList } from "./parts.js";
 import { ask } from "./server.js";
 
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const form = byId("event-form");
 let model = null; // what GET about/{model} says, with its name
 let fields = [];
@@ -46,17 +47,28 @@ function rowField() {
 function field(name, hint, read, pick) {
   const input = element("input", { type: "text", autocomplete: "off", spellcheck: false });
   const label = element("label", {}, element("span", {}, name, " ", element("small", {}, hint)), input);
-  return { name, label, input, pick, value: () => read(input.value) };
+  return { name, label, input, pick, value: () => read(input.value, `'${name}'`) };
 }
 
-/** Read a number; nothing is null, and what is no number stays a text, for the server to say so. */
-function numberIn(text) {
+/**
+ * Read a number, as people write it; nothing is null.
+ *
+ * @throws Error where it is none, or too large for the 32 bits that models take.
+ */
+function numberIn(text, where) {
   const trimmed = text.trim();
-  const value = Number(trimmed);
-  return trimmed === "" ? null : Number.isFinite(value) ? value : trimmed;
+  if (trimmed === "") return null;
+  if (!NUMBER.test(trimmed)) {
+    throw new Error(`${where} must be a number, or empty where nothing was measured, and is "${trimmed}"`);
+  }
+  if (!Number.isFinite(Math.fround(Number(trimmed)))) throw new Error(`${where} is too large for 32 bits: ${trimmed}`);
+  return Number(trimmed);
 }
 
-const listIn = (text) => (text.trim() === "" ? null : text.split(",").map(numberIn));
+function listIn(text, where) {
+  if (text.trim() === "") return null;
+  return text.split(",").map((part, index) => numberIn(part, `value ${index + 1} of ${where}`));
+}
 
 function listText(values) {
   const texts = values.map(textOf);

@@ -54,12 +54,14 @@ function scoresOf(answer) {
 byId("file").addEventListener("change", ({ target }) => {
   if (target.files.length) classify(target.files[0]);
 });
+// A file that misses its place must not replace the page.
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  drop.addEventListener(kind, (event) => {
+  addEventListener(kind, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
   });
 }
-drop.addEventListener("drop", ({ dataTransfer }) => {
-  if (dataTransfer.files.length) classify(dataTransfer.files[0]);
+addEventListener("drop", ({ dataTransfer }) => {
+  if (dataTransfer.files.length && !byId("image").hidden) classify(dataTransfer.files[0]);
 });

@@ -2,30 +2,96 @@
 
 import { showEvent } from "./event.js";
 import { showImage } from "./image.js";
-import { byId, describe, element, say } from "./parts.js";
+import { byId, describe, element, say, whileVisible } from "./parts.js";
 import { watchRate } from "./rate.js";
 import { ask, hasToken, onToken } from "./server.js";
 
-const KINDS = { onnx: "ONNX", keras: "Keras", pb: "frozen graph", "": "SavedModel" };
+const KINDS = { onnx: "ONNX", keras: "Keras", pb: "TensorFlow", "": "SavedModel" }; // by the end of a file's name
+const PLATFORMS = {
+  onnxruntime_onnx: "ONNX",
+  keras: "Keras",
+  tensorflow_savedmodel: "SavedModel",
+  tensorflow_graphdef: "frozen graph",
+};
 const LONGEST = 200; // characters of a description in the list
 const MOST_FILES = 100;
+const MANY = 10; // models, from which on there is a filter
 const NOT_AT_ONCE = 300; // milliseconds
+const REFRESHED = 5000; // milliseconds
 let models = null;
 let refused = null; // the line that says why there are no models
 let asked = 0;
+let shown = null; // the name of the model that is shown, or being loaded, and its params as they were then
 
 async function start() {
   refused?.remove();
   try {
-    models = (await (await ask("models")).json()) ?? [];
+    models = await listed();
   } catch (error) {
     refused = error.wantsToken ? null : fail(error.message);
     return;
   }
-  byId("models").replaceChildren(...models.map(entry));
-  byId("none").hidden = models.length > 0;
+  showList();
   watchRate();
   await choose();
+  whileVisible(refresh, REFRESHED);
+}
+
+const listed = async (how) => (await (await ask("models", undefined, how)).json()) ?? [];
+
+/** Show the models; what has the focus keeps it. */
+function showList() {
+  const place = byId("models");
+  const focused = place.contains(document.activeElement) ? document.activeElement.hash : null;
+  const scrolled = place.scrollTop;
+  place.replaceChildren(...models.map(entry));
+  place.scrollTop = scrolled;
+  byId("none").hidden = models.length > 0;
+  byId("many").hidden = models.length < MANY;
+  filterModels();
+  markShown();
+  [...place.querySelectorAll("a")].find((link) => link.hash === focused)?.focus({ preventScroll: true });
+}
+
+function filterModels() {
+  const wanted = byId("many").hidden ? "" : byId("filter-models").value.trim().toLowerCase();
+  const items = [...byId("models").children];
+  models.forEach(({ name, description }, index) => {
+    items[index].hidden = !`${name} ${description}`.toLowerCase().includes(wanted);
+  });
+  const left = items.filter((item) => !item.hidden).length;
+  say(byId("found-models"), wanted && `${left} of ${items.length} models`);
+}
+
+function markShown() {
+  models.forEach(({ name }, index) => {
+    const link = byId("models").children[index].firstChild;
+    if (name === shown?.name) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  });
+}
+
+const paramsOf = (name) => models.find((params) => params.name === name);
+
+/** Look what models there are now; the one that is shown stays as it is, with what was typed. */
+async function refresh() {
+  let found;
+  try {
+    found = await listed({ quiet: true });
+  } catch {
+    return; // the rate says that nothing is known
+  }
+  if (JSON.stringify(found) === JSON.stringify(models)) return;
+  models = found;
+  showList();
+  if (!shown?.params) {
+    if (!shown || paramsOf(shown.name)) await choose();
+    return;
+  }
+  const params = paramsOf(shown.name);
+  const replaced = params && JSON.stringify(params) !== JSON.stringify(shown.params);
+  const news = replaced ? "The model was replaced: reload the page to see the new one." : "";
+  say(byId("changed"), params ? news : "The model was deleted.");
 }
 
 function entry(params) {
@@ -38,9 +104,9 @@ function entry(params) {
   );
 }
 
-function kindOf({ model, img_channels: channels }) {
+function kindOf({ model, img_channels: channels }, platform) {
   const ending = /[^.]*$/.exec(String(model))[0].toLowerCase();
-  const kind = KINDS[ending] ?? String(model);
+  const kind = PLATFORMS[platform] ?? KINDS[ending] ?? String(model);
   return Number(channels) > 0 ? `${kind} for images` : kind;
 }
 
@@ -55,11 +121,9 @@ async function choose() {
   const name = chosenName();
   if (name === undefined) return;
   const mine = (asked += 1);
-  models.forEach((params, index) => {
-    const link = byId("models").children[index].firstChild;
-    if (params.name === name) link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
-  });
+  shown = { name, params: paramsOf(name) };
+  markShown();
+  byId("models").querySelector("li:has([aria-current])")?.scrollIntoView({ block: "nearest" });
   const slow = setTimeout(() => say(byId("loading"), `Loading ${name} …`), NOT_AT_ONCE);
   let about;
   try {
@@ -68,17 +132,19 @@ async function choose() {
     about = { inputs: [], shape: null, labels: [], problem: error.message };
   }
   clearTimeout(slow);
-  if (mine === asked) show({ ...about, name }, models.find((params) => params.name === name) ?? {});
+  if (mine === asked) show({ ...about, name }, paramsOf(name) ?? {});
 }
 
 function show(model, params) {
   const [forEvents, forImages] = [1, 3].map((size) => model.shape?.length === size);
   say(byId("loading"));
+  say(byId("changed"));
   document.title = `${model.name} – TFaaS server`;
   byId("name").textContent = model.name;
   say(byId("description"), String(params.description ?? ""));
   say(byId("problem"), model.problem);
   describe(byId("facts"), facts(model, params));
+  byId("run").hidden = !("training" in model); // the server knows no such model
   byId("training").replaceChildren(...training(model));
   byId("report").hidden = !model.report;
   byId("report").firstChild.href = `report/${encodeURIComponent(model.name)}`;
@@ -97,7 +163,7 @@ function facts(model, params) {
   return {
     Version: model.version,
     Date: params.timestamp && dateOf(params),
-    Kind: params.name && kindOf(params),
+    Kind: params.name && kindOf(params, model.platform),
     Framework: [framework, file, size].filter(Boolean).join(", "),
     Inputs: inputs(model),
     Labels: (model.labels.length ? model.labels : model.training?.classes ?? []).join(", "),
@@ -192,6 +258,8 @@ addEventListener("hashchange", async () => {
   await choose();
   byId("name").focus();
 });
+byId("skip").addEventListener("click", () => byId("name").focus());
+byId("filter-models").addEventListener("input", filterModels);
 byId("report").firstChild.addEventListener("click", download);
 onToken(() => models ?? start());
 start();

@@ -42,3 +42,16 @@ function scoreItem({ label, value }, share) {
   }
   return item;
 }
+
+/** Call something now and every so many milliseconds, as long as somebody can see the page, and when it is seen again. */
+export function whileVisible(call, period) {
+  let timer = 0;
+  const turnOnOrOff = () => {
+    clearInterval(timer);
+    if (document.hidden) return;
+    timer = setInterval(call, period);
+    call();
+  };
+  document.addEventListener("visibilitychange", turnOnOrOff);
+  turnOnOrOff();
+}

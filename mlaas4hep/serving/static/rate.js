@@ -1,27 +1,21 @@
-// How many requests a second the server answers, as a number and a curve. What asks for it is not counted.
+// How many requests a second the server answers, as a number and a curve. What open pages ask by themselves is left out.
 
-import { byId } from "./parts.js";
+import { byId, whileVisible } from "./parts.js";
 import { ask } from "./server.js";
 
 const PERIOD = 2000; // milliseconds
 const KEPT = 60;
+const OURS = /route="\/(metrics|models)"/;
 const COUNTER = /^mlaas4hep_requests_total\{(.*)\} (\S+)$/gm;
 const rates = [];
 let last = null; // how many there were, and when
-let timer = 0;
 
-/** Begin to look, as long as somebody can see it. */
+/** Begin to look. */
 export function watchRate() {
-  document.addEventListener("visibilitychange", turnOnOrOff);
-  turnOnOrOff();
-}
-
-function turnOnOrOff() {
-  clearInterval(timer);
-  last = null;
-  if (document.hidden) return;
-  timer = setInterval(look, PERIOD);
-  look();
+  document.addEventListener("visibilitychange", () => {
+    last = null;
+  });
+  whileVisible(look, PERIOD);
 }
 
 async function look() {
@@ -34,7 +28,7 @@ async function look() {
 }
 
 function count(text) {
-  const counters = [...text.matchAll(COUNTER)].filter(([, labels]) => !labels.includes('route="/metrics"'));
+  const counters = [...text.matchAll(COUNTER)].filter(([, labels]) => !OURS.test(labels));
   return counters.reduce((sum, [, , value]) => sum + Number(value), 0);
 }
 

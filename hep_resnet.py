@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--flabels", metavar="FILE", help="CSV file of image,label (default: the folders that images lie in)")
     option("--mdir", metavar="DIR", default="models", help="folder of the trained model (default: %(default)s)")
     option("--model", default="resnet18", metavar="NAME", help="resnet18, 34, 50, 101 or 152 (default: %(default)s)")
-    option("--name", default="", help="the model's name on a server (default: that of the network)")
+    option("--name", help="the model's name on a server (default: that of the network)")
     option("--epochs", type=int, default=200, metavar="N", help="passes, at most (default: %(default)s)")
     option("--batch_size", type=int, default=32, metavar="N", help="images a step sees (default: %(default)s)")
     option("--optimizer", default="adam", metavar="NAME", help="adam, adamw, sgd or rmsprop (default: %(default)s)")

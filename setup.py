@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "mlaas4hep/__init__.py").r
 
 EXTRAS = {
     "keras": ["keras>=3.5", "tensorflow>=2.17", "tf2onnx>=1.17", "onnx>=1.16"],
+    "images": ["keras>=3.5", "tensorflow>=2.17", "tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20", "pillow>=10.3"],
     "torch": ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.2"],
     "sklearn": ["scikit-learn>=1.5", "skl2onnx>=1.19", "onnx>=1.16"],
     "xgboost": ["xgboost>=3.0", "scikit-learn>=1.5", "onnxmltools>=1.14", "onnx>=1.16"],

@@ -14,7 +14,7 @@ HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklea
 TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")
 STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "page", "predictions", "proto", "service")
 OWNERS = {
-    "keras": {"training/keras_backend.py"},
+    "keras": {"images/resnet.py", "training/keras_backend.py"},
     "torch": {"training/torch_backend.py", "training/torch_dataset.py"},
     "onnx": {"training/onnx_graph.py", *(f"training/{name}.py" for name in TENSORFLOW)},
     "tensorflow": {f"training/{name}.py" for name in TENSORFLOW},
@@ -69,7 +69,8 @@ def test_heavy_packages_are_imported_on_top_only_by_the_module_that_is_for_them(
 
 
 def test_importing_the_package_loads_no_framework():
-    code = "import sys, mlaas4hep, mlaas4hep.reader, mlaas4hep.stream, mlaas4hep.training; print(*sys.modules)"
+    packages = "mlaas4hep, mlaas4hep.reader, mlaas4hep.stream, mlaas4hep.images, mlaas4hep.training"
+    code = f"import sys, {packages}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & (HEAVY - {"awkward"})  # uproot itself brings awkward
@@ -95,12 +96,3 @@ def test_help_comes_in_less_than_half_a_second(script):
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5  # the one time that was asked for
     assert f"{script} --" in done.stdout
-
-
-def test_the_image_classifier_says_that_it_is_not_there_yet():
-    done = subprocess.run(
-        [sys.executable, ROOT / "hep_resnet.py", "--fdir=x"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: hep_resnet.py does not classify images yet")
-    assert len(done.stderr.splitlines()) == 1

@@ -278,6 +278,40 @@ def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "model", [SMALL.replace("0.01", "0.3"), SMALL_KERAS + "optimizer = keras.optimizers.Adam(0.3)\n"]
+)
+def test_the_learning_rate_is_lowered_where_validation_gets_no_better(model, tmp_path):
+    """The rates that follow from the losses; also of a run that was stopped in between."""
+    path, _ = write_sample(tmp_path, 400)
+    params = Params(epochs=10, patience=99, lr_patience=2, lr_factor=0.5, tfaas=False)
+    watch = Watch()
+    watch.report = lambda epoch, *_: setattr(watch.stop, "asked", epoch.epoch == 6)
+    with pytest.raises(Stopped):
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=watch)
+    model = str(tmp_path / "small.py")
+    trained = train_model(path, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    whole = train_model(path, "kind", model, params, fout=tmp_path / "whole")
+    epochs = trained.fits[0].history.epochs
+    rate, expected, best, waited = 0.3, [], np.inf, 0
+    for epoch in epochs:
+        expected.append(rate)
+        best, waited = (epoch.loss, 0) if epoch.loss < best else (best, waited + 1)
+        if waited == 2:
+            rate, waited = rate / 2, 0
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx(expected, rel=1e-6)
+    assert len(set(expected)) > 1
+    assert [epoch.loss for epoch in whole.fits[0].history.epochs] == [epoch.loss for epoch in epochs]
+
+
+def test_a_schedule_of_the_model_files_own_is_not_overruled(tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    schedule = "optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9))\n"
+    model = write_model(tmp_path, SMALL_KERAS + schedule)
+    with pytest.raises(ConfigError, match="follows a schedule of its own; set 'lr_patience' to 0"):
+        train_model(path, "kind", model, Params(lr_patience=1, tfaas=False), fout=tmp_path / "out")
+
+
 def points(folder):
     """Epoch and validation loss of each point that TensorBoard finds in a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

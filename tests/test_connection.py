@@ -334,6 +334,13 @@ def test_a_connection_that_ends_too_soon_is_made_again(listener: Listener) -> No
         assert client.models() == []
 
 
+def test_a_connection_that_ends_too_soon_is_made_again_for_a_half_of_what_was_refused(listener: Listener) -> None:
+    refused = answer('{"error": "too many"}', "400 Bad Request")
+    address = listener(answer('{"extensions": []}'), refused, broken_answer, answer("[1]"), answer("[2]"))
+    with TFaaSClient(f"http://{address}") as client:
+        assert client.predict({"values": [[1], [2]]}, "m") == [[1], [2]]
+
+
 def test_there_is_an_end_to_asking_again(stock: StockTFaaS) -> None:
     stock.failures = [(503, {})] * 5
     with TFaaSClient(stock.url, retries=1) as client, pytest.raises(ServiceError, match="503: Limit exceeded"):

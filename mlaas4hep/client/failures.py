@@ -155,11 +155,15 @@ def broke_off(error: requests.RequestException) -> bool:
     return ended and "timed out" not in str(error) and "resolve" not in str(error) and not cause_of(error, TooSlow)
 
 
-def cause_of(error: BaseException | None, kind: type[_Cause]) -> _Cause | None:
-    """Return what requests has wrapped, if that is of a kind, as of a file that became shorter while it was sent."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__context__
-    return error
+def cause_of(error: BaseException, kind: type[_Cause]) -> _Cause | None:
+    """Return what requests has wrapped, if that is of a kind, as of a file that became shorter while it was sent.
+
+    What was being handled as the request began, which is in `__context__` too, has nothing to do with it.
+    """
+    if isinstance(error, kind):
+        return error
+    wrapped = [part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)]
+    return next((found for part in wrapped if (found := cause_of(part, kind))), None)
 
 
 def _explain_tls(text: str) -> tuple[str, str]:

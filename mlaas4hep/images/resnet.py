@@ -21,7 +21,7 @@ SMALLEST = 8
 """Height and width that an image has at least."""
 
 MOMENTUM = 0.9
-"""Of moving means and variances: they need some 30 steps; with Keras's 0.99 hundreds, ten epochs of 1,000 images."""
+"""Of moving means and variances: they take some 30 steps; with Keras's 0.99 it is 300, ten epochs of 1,000 images."""
 
 LAST = {"data_format": "channels_last"}
 """How servers send images, whatever a user's keras.json says."""
@@ -95,7 +95,8 @@ def _join(x: Any, y: Any, strides: int, name: str) -> Any:
 def _convolve(x: Any, filters: int, size: int, strides: int, name: str) -> Any:
     """Convolve and normalise; 1 / strides of the height and width are left, rounded up.
 
-    Every gamma starts at 1. At 0 for the last of a block, a thousand images were fitted as well, new ones named worse.
+    Every gamma starts at 1. With 0 in the last of a block, after four epochs of 1,000 images, resnet18 knew new ones
+    less well, and resnet50 a little better.
     """
     if strides > 1 and size > 1:
         x = _pad(x, size // 2, f"{name}_pad")

@@ -35,7 +35,7 @@ def to_json(content: Any) -> bytes:
     return orjson.dumps(content, option=_OPTIONS)
 
 
-def error_response(what: str, error: Exception) -> Response:
+def error_response(what: str, error: BaseException) -> Response:
     """Return what a client is told of an error.
 
     Args:

@@ -177,7 +177,9 @@ async def predict_json(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """GET /metrics: counters, for Prometheus."""
-    return Response(await run_in_threadpool(_service(request).metrics.text), media_type=CONTENT_TYPE)
+    counted = _service(request).metrics
+    counted.flush()
+    return Response(await run_in_threadpool(counted.text), media_type=CONTENT_TYPE)
 
 
 async def openapi(request: Request) -> Response:
@@ -199,6 +201,7 @@ async def image(request: Request) -> Response:
 
 async def status(request: Request) -> Response:
     """GET /status: the machine's memory, load and cores, and what the server did."""
+    _service(request).metrics.flush()
     return json_response(await run_in_threadpool(_status, _service(request)))
 
 

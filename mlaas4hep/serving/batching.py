@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,10 @@ _PATIENCE = 0.1  # seconds that such a model may take all the same, before it ge
 _ALONE = 2  # requests of many rows that one model works on at the same time
 
 
+Give = Callable[[Matrix | Exception], None]
+"""Is told what came of rows, in the event loop; raises nothing."""
+
+
 class Batches:
     """The queues of all models; belongs to one event loop.
 
@@ -47,11 +52,12 @@ class Batches:
         self._note = note
         self._queues: dict[int, _Queue] = {}
 
-    def queue(self, predictor: Predictor, rows: Matrix) -> asyncio.Future[Matrix] | None:
-        """Return what will be the scores of a few rows; None where they are many."""
+    def queue(self, predictor: Predictor, rows: Matrix, give: Give) -> bool:
+        """Let a few rows be scored, and what comes of it be given; return False where they are too many for that."""
         if len(rows) >= LARGEST // 4 or rows.nbytes >= LARGEST_BYTES // 4:
-            return None
-        return self._queue(predictor).add(predictor, rows)
+            return False
+        self._queue(predictor).add(predictor, rows, give)
+        return True
 
     async def score(self, predictor: Predictor, rows: Matrix) -> Matrix:
         """Return the scores of some rows.
@@ -59,8 +65,8 @@ class Batches:
         Raises:
             ConfigError: the model cannot take them.
         """
-        scores = self.queue(predictor, rows)
-        if scores is not None:
+        scores: asyncio.Future[Matrix] = asyncio.get_running_loop().create_future()
+        if self.queue(predictor, rows, partial(_settle, scores)):
             return await scores
         async with self._queue(predictor).alone:
             self._note(len(rows))
@@ -79,9 +85,18 @@ class Batches:
         self._pool.shutdown(wait=False)
 
 
+def _settle(scores: asyncio.Future[Matrix], found: Matrix | Exception) -> None:
+    if scores.done():  # nobody waits any more
+        return
+    if isinstance(found, Exception):
+        scores.set_exception(found)
+    else:
+        scores.set_result(found)
+
+
 class _Waiting(NamedTuple):
     rows: Matrix
-    scores: asyncio.Future[Matrix]
+    give: Give
 
 
 class _Queue:
@@ -95,14 +110,12 @@ class _Queue:
         self._waiting: list[_Waiting] = []
         self._running = False
 
-    def add(self, predictor: Predictor, rows: Matrix) -> asyncio.Future[Matrix]:
-        loop = asyncio.get_running_loop()
-        scores: asyncio.Future[Matrix] = loop.create_future()
-        self._waiting.append(_Waiting(rows, scores))
+    def add(self, predictor: Predictor, rows: Matrix, give: Give) -> None:
+        self._waiting.append(_Waiting(rows, give))
         if not self._running:
             self._running = True
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._run, loop, predictor)  # whatever else has arrived comes along
-        return scores
 
     def _run(self, loop: asyncio.AbstractEventLoop, predictor: Predictor) -> None:
         batch = self._take(predictor.together)
@@ -135,12 +148,7 @@ class _Queue:
         found: list[Matrix | Exception],
     ) -> None:
         for one, scores in zip(batch, found, strict=True):
-            if one.scores.done():  # nobody waits any more
-                continue
-            if isinstance(scores, Exception):
-                one.scores.set_exception(scores)
-            else:
-                one.scores.set_result(scores)
+            one.give(scores)
         if self._waiting:
             loop.call_soon(self._run, loop, predictor)
         else:

@@ -89,35 +89,34 @@ class Shortcut:
         visit = self._gate.enter(scope)
         try:
             self._gate.check(visit)
-            scores, many = self._begin(body)
+            asked = parse_request(body)
+            model = self._service.loaded(asked.model)
+            if model is not None:
+                rows = model.predictor.rows(asked)
+                if self._service.queue(model, rows.matrix, partial(self._finish, visit, reply, rows.many)):
+                    return
+            scores = asyncio.ensure_future(predict(self._service, body))
+            scores.add_done_callback(lambda done: self._finish(visit, reply, True, done.exception() or done.result()))
         except Exception as error:
             self._end(visit, reply, error)
-        else:
-            scores.add_done_callback(partial(self._finish, visit, reply, many))
 
-    def _begin(self, body: bytes) -> tuple[asyncio.Future[Matrix], bool]:
-        """Return the scores to be, and whether their first row is not the answer, but all are."""
-        asked = parse_request(body)
-        model = self._service.loaded(asked.model)
-        if model is not None:
-            rows = model.predictor.rows(asked)
-            scores = self._service.queue(model, rows.matrix)
-            if scores is not None:
-                return scores, rows.many
-        return asyncio.ensure_future(predict(self._service, body)), True
-
-    def _finish(self, visit: Visit, reply: Reply, many: bool, scores: asyncio.Future[Matrix]) -> None:
-        answer: bytes | Exception
-        try:
-            found = scores.result()
-            answer = to_json(found if many else found[0])
-        except Exception as error:
-            answer = error
+    def _finish(self, visit: Visit, reply: Reply, many: bool, scores: Matrix | BaseException) -> None:
+        """Answer with all scores, or with those of the one row."""
+        answer: bytes | BaseException = scores if isinstance(scores, BaseException) else b""
+        if not isinstance(scores, BaseException):
+            try:
+                answer = to_json(scores if many else scores[0])
+            except Exception as error:
+                answer = error
         self._end(visit, reply, answer)
 
-    def _end(self, visit: Visit, reply: Reply, answer: bytes | Exception) -> None:
+    def flush(self) -> None:
+        """See `Metrics.flush`."""
+        self._service.metrics.flush()
+
+    def _end(self, visit: Visit, reply: Reply, answer: bytes | BaseException) -> None:
         number = (b"x-request-id", visit.number)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             response = error_response(visit.what, answer)
             status = response.status_code
             reply(Answer(status, [*response.raw_headers, number], bytes(response.body)))

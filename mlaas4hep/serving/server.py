@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,7 +76,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     )
     config.load()
     config.ssl = _tls(settings)
-    server = _Server(config, ready)
+    server = _Server(config, ready, shortcut.flush)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop_early)
     gc.collect()
@@ -87,9 +88,9 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it is ready, looks after its clients, and ends without an error."""
 
-    def __init__(self, config: uvicorn.Config, ready: Any) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Any, flush: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._flush = ready, flush
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -98,6 +99,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
             end_overdue(self.server_state.connections)
+            self._flush()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

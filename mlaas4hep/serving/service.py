@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
 from typing import Any, BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 
 from mlaas4hep.serving.archive import Limits
-from mlaas4hep.serving.batching import Batches
+from mlaas4hep.serving.batching import Batches, Give
 from mlaas4hep.serving.metrics import Metrics
 from mlaas4hep.serving.predictor import Model, Predictors, check_servable
 from mlaas4hep.serving.rows import Matrix
@@ -91,16 +90,15 @@ class Service:
         """
         return self.predictors.loaded(name) if name else None
 
-    def queue(self, model: Model, rows: Matrix) -> asyncio.Future[Matrix] | None:
-        """Begin what `score` does; None where there are too many rows for that."""
-        scores = self._batches.queue(model.predictor, rows)
-        if scores is not None:
-            scores.add_done_callback(partial(self._count, model, len(rows)))
-        return scores
+    def queue(self, model: Model, rows: Matrix, give: Give) -> bool:
+        """Begin what `score` does, for `give` to be told of; return False where there are too many rows for that."""
 
-    def _count(self, model: Model, rows: int, scores: asyncio.Future[Matrix]) -> None:
-        if not scores.exception():
-            self.metrics.rows(model.name, rows)
+        def count(scores: Matrix | Exception) -> None:
+            if not isinstance(scores, Exception):
+                self.metrics.rows(model.name, len(rows))
+            give(scores)
+
+        return self._batches.queue(model.predictor, rows, count)
 
     async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), together with what others ask of it; return scores (n, k).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -47,7 +48,9 @@ def test_what_one_worker_is_told_all_know(tmp_path: Path) -> None:
         assert requests.get(f"{server.url}/params/htautau", timeout=20).json()["version"] == "3"
         metrics = requests.get(f"{server.url}/metrics", timeout=20).text
         assert 'mlaas4hep_rows_total{model="htautau"} 60.0' in metrics
-        assert requests.get(f"{server.url}/status", timeout=20).json()["postRequests"] == 63
+        until = time.monotonic() + 20  # workers tell what they have answered once a second
+        while requests.get(f"{server.url}/status", timeout=20).json()["postRequests"] != 63:
+            assert time.monotonic() < until
         requests.delete(f"{server.url}/delete/htautau", timeout=20)
         assert {requests.post(f"{server.url}/json", json=MET, timeout=20).status_code for _ in range(10)} == {404}
         workers = workers_of(server)

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--files", required=True, metavar="LIST", help="a comma list, a glob, or a text file with one a line")
     option("--labels", required=True, metavar="LIST", help="one label a file: a comma list, or a text file")
-    option("--fout", default="hep_images", metavar="DIR", help="folder of the images (default: %(default)s)")
+    option("--fout", type=Path, default="hep_images", metavar="DIR", help="folder of the images (default: %(default)s)")
     option("--image_size", type=int, default=64, metavar="N", help="height and width in pixels (default: %(default)s)")
     option("--branch", default="Events", help="name of the tree (default: %(default)s)")
     option("--nevts", type=int, default=-1, metavar="N", help="events of each file to read; -1: all (default: -1)")
@@ -98,7 +97,7 @@ def check(args: argparse.Namespace, files: Sequence[str], labels: Sequence[str])
         raise ConfigError(f"label '{odd[0]}' cannot name a folder", hint="leave out / and a . in front")
     if not 8 <= args.image_size <= 2048:
         raise ConfigError(f"--image_size is {args.image_size}", hint="hep_resnet.py takes 8 to 2048 pixels")
-    if os.path.lexists(args.fout) and not (os.path.isdir(args.fout) and not os.listdir(args.fout)):
+    if args.fout.exists() and not (args.fout.is_dir() and not any(args.fout.iterdir())):
         raise ConfigError(f"{args.fout} is there already", hint="delete it, or name another folder with --fout")
 
 

@@ -10,7 +10,7 @@ vector-boson fusion shows are on it, and phi once around from top to bottom. Its
     red    jets                                   Jet_pt, Jet_eta, Jet_phi
     green  muons, electrons and tau candidates    the same of Muon, Electron and Tau
     blue   photons                                the same of Photon
-    blue   jets by b tag: b jets are magenta      Jet_pt * Jet_btag
+    blue   jets by b tag: b jets are magenta      Jet_btag, whose square times Jet_pt is the pT
     blue   missing ET, a line: it has no eta      MET_pt, MET_phi
 
 A pixel has the value 255 sqrt(S / 250 GeV), 255 at most, where S is the sum of pT exp(-(x^2 + y^2) / 2) over the 16
@@ -118,7 +118,7 @@ def find_drawn(files: Sequence[str], tree: str) -> list[str]:
 
 def open_reader(file: str, drawn: Sequence[str], args: argparse.Namespace) -> DataReader:
     """Return a reader of raw values, NaN where there is none, of the events that pass the cuts."""
-    preproc = {"define": {"BJet_pt": "Jet_pt * Jet_btag"}} if "BJet" in drawn else {}
+    preproc = {"define": {"BJet_pt": "Jet_pt * max(Jet_btag, 0) ** 2"}} if "BJet" in drawn else {}
     preproc |= {"cut": args.cuts} if args.cuts else {}
     lists = {name: names for name, names in INPUTS.items() if name in drawn}
     return DataReader(

@@ -90,7 +90,7 @@ def pixels(path: Path) -> np.ndarray:
 def expected(event: Event, size: int) -> np.ndarray:
     """Draw an event object by object and pixel by pixel."""
     objects = [(CHANNELS[name], *one) for name in CHANNELS for one in event.get(name, ())]
-    objects += [(BLUE, tag * pt, eta, phi) for (pt, eta, phi), tag in zip(event["Jet"], event["btag"], strict=True)]
+    objects += [(BLUE, tag**2 * pt, eta, phi) for (pt, eta, phi), tag in zip(event["Jet"], event["btag"], strict=True)]
     _, _, _, front = max(objects, key=lambda one: one[1])
     objects = [(channel, pt, eta, around(phi - front)) for channel, pt, eta, phi in objects]
     left = sum(pt for _, pt, eta, _ in objects if eta < 0) > sum(pt for _, pt, eta, _ in objects if eta > 0)

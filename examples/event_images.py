@@ -13,8 +13,8 @@ vector-boson fusion shows are on it, and phi once around from top to bottom. Its
     blue   jets by b tag: b jets are magenta      Jet_btag, whose square times Jet_pt is the pT
     blue   missing ET, a line: it has no eta      MET_pt, MET_phi
 
-A pixel has the value 255 sqrt(S / 250 GeV), 255 at most, where S is the sum of pT exp(-(x^2 + y^2) / 2) over the 16
-hardest objects of each collection, x and y being how far in pixels they are from its centre.
+A pixel has the value 255 sqrt(S / 250 GeV), 255 at most, where S is the sum of pT exp(-dR^2 / (2 * 0.15^2)) over the 16
+hardest objects of each collection, dR^2 = deta^2 + dphi^2 being how far they are from its centre, whatever its size.
 
 An event is turned until its hardest object is in the middle of phi, and mirrored until the sum of all but missing ET is
 larger on the right than on the left, and below than above: physics does not tell these apart (as in arXiv:1407.5675).
@@ -44,7 +44,7 @@ CHANNELS = {"Jet": RED, "Muon": GREEN, "Electron": GREEN, "Tau": GREEN, "Photon"
 INPUTS = {name: [f"{name}_pt", f"{name}_eta", f"{name}_phi"] for name in CHANNELS}
 INPUTS["BJet"] = ["BJet_pt", "Jet_eta", "Jet_phi"]
 MET = ["MET_pt", "MET_phi"]
-EDGE, BRIGHTEST = 5.0, 250.0  # in eta; in GeV
+EDGE, WIDTH, BRIGHTEST = 5.0, 0.15, 250.0  # in eta; in eta and phi; in GeV
 MOST, PIXELS = 16, 2_000_000  # objects of a collection; pixels that are drawn at a time
 
 
@@ -153,12 +153,11 @@ def draw(chunk: Chunk, size: int) -> np.ndarray:
     """Return the images of some events, uint8 (events, size, size, 3)."""
     channel, pt, eta, phi = objects_of(chunk)
     eta, phi = align(pt, eta, phi)
-    pixels = np.arange(size, dtype=np.float32) - (size - 1) / 2
-    x = pixels - eta[..., None] * (size / 2 / EDGE)
-    y = pixels - phi[..., None] * (size / 2 / np.pi)
-    y -= size * np.round(y / size)  # the shorter way around
-    across = np.exp(-(np.nan_to_num(x) ** 2) / 2)  # 1 everywhere where there is no eta
-    down = np.exp(-(y**2) / 2) * pt[..., None]
+    centres = (2 * np.arange(size, dtype=np.float32) + 1) / size - 1
+    x, y = EDGE * centres - eta[..., None], np.pi * centres - phi[..., None]
+    y -= 2 * np.pi * np.round(y / (2 * np.pi))  # the shorter way around
+    across = np.exp(-((np.nan_to_num(x) / WIDTH) ** 2) / 2)  # 1 everywhere where there is no eta
+    down = np.exp(-((y / WIDTH) ** 2) / 2) * pt[..., None]
     images = np.empty((len(pt), size, size, 3), np.uint8)
     for colour in (RED, GREEN, BLUE):
         total = down[:, channel == colour].swapaxes(1, 2) @ across[:, channel == colour]

@@ -38,7 +38,7 @@ EVENTS: dict[str, Event] = {
     "full": {"Jet": [(250.0, 0.0, 2.0)]},
     "more than full": {"Jet": [(4000.0, 0.0, 2.0)]},
     "two in one place": {"Jet": [(40.0, 0.0, 1.0), (22.5, 0.0, 1.0)]},
-    "two jets": {"Jet": [(30.0, -3.2, -1.0), (80.0, 2.0, 0.5)]},
+    "two jets": {"Jet": [(30.0, -3.2, -1.05), (80.0, 2.0, 0.5)]},
     "around": {"Jet": [(80.0, 2.0, 3.0), (30.0, -3.2, -3.0)]},
     "opposite": {"Jet": [(80.0, 2.0, 1.0), (30.0, -3.0, 1.0 - math.pi)]},
     "colours": {
@@ -103,10 +103,9 @@ def expected(event: Event, size: int) -> np.ndarray:
             phi_here = (-1 if above else 1) * (2 * math.pi * (row + 0.5) / size - math.pi)
             total = [0.0, 0.0, 0.0]
             for channel, pt, eta, phi in objects:
-                x, y = (eta - eta_here) / (10 / size), around(phi - phi_here) / (2 * math.pi / size)
-                total[channel] += pt * math.exp(-x * x / 2) * math.exp(-y * y / 2)
-            y = around(direction - front - phi_here) / (2 * math.pi / size)
-            total[BLUE] += met * math.exp(-y * y / 2)
+                distance = math.hypot(eta - eta_here, around(phi - phi_here))
+                total[channel] += pt * math.exp(-((distance / 0.15) ** 2) / 2)
+            total[BLUE] += met * math.exp(-((around(direction - front - phi_here) / 0.15) ** 2) / 2)
             image[row, column] = [min(255, round(255 * math.sqrt(one / 250))) for one in total]
     return image
 
@@ -159,7 +158,7 @@ def test_an_event_of_nothing_is_dark_and_so_is_what_is_no_number(drawn):
 
 def test_objects_are_where_eta_and_phi_say(drawn):
     per_eta, per_phi = SIZE / 10, SIZE / (2 * math.pi)
-    hardest, other = (MIDDLE, int((2.0 + 5) * per_eta)), (MIDDLE + round(1.5 * per_phi), int((-3.2 + 5) * per_eta))
+    hardest, other = (MIDDLE, int((2.0 + 5) * per_eta)), (MIDDLE + round(1.55 * per_phi), int((-3.2 + 5) * per_eta))
     assert spots(drawn["two jets"][..., RED]) == [hardest, other]  # below, whether phi is larger or smaller
 
 

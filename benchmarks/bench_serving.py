@@ -175,11 +175,16 @@ def server(bench: Bench, *options: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def wrk(bench: Bench, url: str, body: str, connections: int, seconds: int | None = None) -> dict[str, float]:
-    """Return requests/s, the latencies of half and of 99 % of them in ms, and how many failed."""
+    """Return requests/s, the latencies of half and of 99 % of them in ms, how many failed, and what the host took.
+
+    The last is the share of the cores' time in which they had work, and a virtual machine's host gave them to others.
+    """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds or bench.seconds}s", "--latency", "--timeout=20s"]
+    before = cpu_times()
     text = subprocess.run(
         [*command, "-s", bench.folder / f"{body}.lua", url], capture_output=True, text=True, check=True
     ).stdout  # fmt: skip
+    stolen, *spent = (after - start for after, start in zip(cpu_times(), before, strict=True))
     units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
     found = {share: re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", text) for share in ("50", "99")}
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
@@ -190,8 +195,15 @@ def wrk(bench: Bench, url: str, body: str, connections: int, seconds: int | None
         "rate": float(rate[1]),
         **{f"p{share}": float(one[1]) * units[one[2]] for share, one in found.items() if one},
         "failed": float(failed[1]) if failed else 0.0,
+        "stolen": stolen / sum((stolen, *spent)),
         **({"lost": lost[1]} if lost else {}),  # type: ignore[dict-item]
     }
+
+
+def cpu_times() -> tuple[float, ...]:
+    """Return the seconds in which the host gave the cores to others, and in which they worked."""
+    times = psutil.cpu_times()
+    return times.steal, times.user, times.nice, times.system, times.irq, times.softirq
 
 
 def floor(bench: Bench) -> None:
@@ -284,10 +296,13 @@ def packed(folder: Path, name: str) -> bytes:
 
 def note(bench: Bench, part: str, what: str, found: list[dict[str, float]], **values: object) -> None:
     """Note medians of several runs."""
-    rate, half, most = (statistics.median(one[key] for one in found) for key in ("rate", "p50", "p99"))
+    rate, half, most, stolen = (
+        statistics.median(one[key] for one in found) for key in ("rate", "p50", "p99", "stolen")
+    )
     failed = sum(one["failed"] for one in found)
     text = (
         f"{what:14s} {rate:7,.0f} requests/s, half within {half:.1f} ms, 99 % within {most:.1f} ms, {failed:.0f} failed"
+        f" (the host took {stolen:.0%} of the cores)"
     )
     bench.add(part, text, rate=rate, p50=half, p99=most, runs=found, **values)
 

@@ -32,6 +32,7 @@ __all__ = ["create_app", "run", "serve"]
 
 _SECONDS_TO_FINISH = 10
 _BACKLOG = 2048
+_AT_ONCE = 16  # connections that are accepted in one turn of the event loop: libuv accepts one of each socket
 
 
 def serve(settings: Settings) -> None:
@@ -82,7 +83,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again and again
     gc.set_threshold(20_000, 20, 20)
-    server.run(sockets=[listening])
+    server.run(sockets=[listening, *(listening.dup() for _ in range(_AT_ONCE - 1))])
 
 
 class _Server(uvicorn.Server):

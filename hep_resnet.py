@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlaas4hep.config import Params
     from mlaas4hep.images.evaluate import Tested
     from mlaas4hep.images.stream import ImageStream
-    from mlaas4hep.images.train import Images
+    from mlaas4hep.images.train import Images, Network
     from mlaas4hep.training.backend import Backend
     from mlaas4hep.training.loop import Epoch
     from mlaas4hep.training.stopping import Stop
@@ -43,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     option("--batch_size", type=int, default=32, metavar="N", help="images a step sees (default: %(default)s)")
     option("--optimizer", default="adam", metavar="NAME", help="adam, adamw, sgd or rmsprop (default: %(default)s)")
     option("--learning_rate", type=float, default=0.0, metavar="X", help="at the beginning (default: as usual for it)")
+    option(
+        "--precision", default="auto", metavar="NAME",
+        help="float32, mixed_bfloat16 or mixed_float16 (default: a mixed one where a GPU is faster with it)",
+    )  # fmt: skip
     option("--image_size", metavar="N", help="N or HEIGHTxWIDTH in pixels (default: as most images are)")
     option("--image_ext", default="png", metavar="EXT", help="png, jpg or png,jpg (default: %(default)s)")
     option("--channels", type=int, choices=(1, 3), help="1: grey, 3: colours (default: 1 where all images are grey)")
@@ -53,13 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--augmentation", action="store_true", help="show mirrored and shifted images in each epoch")
     option("--quantize", action="store_true", help="write also a model of 8 bits, and say what it costs")
     option("--testing", action="store_true", help="train nothing: show all images to the model in --mdir")
-    option(
-        "--patience",
-        type=int,
-        default=12,
-        metavar="N",
-        help="epochs without gain (default: %(default)s)",
-    )
+    option("--patience", type=int, default=12, metavar="N", help="epochs without gain (default: %(default)s)")
     option("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     option("--workers", type=int, default=2, metavar="N", help="threads that read images (default: %(default)s)")
     option("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
@@ -91,12 +89,12 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
     from mlaas4hep.training.words import print_epoch, print_result
 
     def started(stream: ImageStream, backend: Backend, fold: int) -> None:
-        print_images(stream, backend, args.model)
+        print_images(stream, backend, network)
 
     def report(epoch: Epoch, best: bool, fold: int) -> None:
         print_epoch(epoch, best, noun="images")
 
-    network = Network(args.model, args.optimizer, args.learning_rate)
+    network = Network(args.model, args.optimizer, args.learning_rate, args.precision)
     try:
         trained = train_images(
             images_of(args), network, params_of(args), mdir=args.mdir, quantised=args.quantize,
@@ -168,16 +166,16 @@ def shares_of(text: str) -> list[float]:
     return shares if len(shares) != 1 else [1 - shares[0], shares[0] / 2, shares[0] / 2]
 
 
-def print_images(stream: ImageStream, backend: Backend, network: str) -> None:
+def print_images(stream: ImageStream, backend: Backend, network: Network) -> None:
     """Print what is trained on what."""
-    height, width, channels = stream.shapes["images"]
+    height, width, channels = next(iter(stream.shapes.values()))
     parts = ", ".join(f"{count:,} {name}" for name, count in zip(
         ("for training", "for validation", "to test"), stream.composition.totals.tolist(), strict=True))  # fmt: skip
     console.say(
         f"Images: {len(stream.images):,} of {height} x {width} pixels and {channels} channel{'s' * (channels > 1)},"
         f" {parts}; classes {', '.join(stream.images.classes)}"
     )
-    console.say(f"Model : {network}, {backend.size()}, {backend.outputs} outputs")
+    console.say(f"Model : {network.name}, {backend.size()}, {backend.outputs} outputs, {network.policy()}")
 
 
 def print_quantised(folder: Path) -> None:

@@ -123,7 +123,39 @@ def model(idim):
 loss = keras.losses.BinaryFocalCrossentropy()
 optimizer = "rmsprop"
 """,
+    "keras, in half precision by the policy of the file": """
+import keras
+keras.config.set_dtype_policy("mixed_float16")
+class Twice(keras.Layer):
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units, self.first, self.second = units, keras.layers.Dense(units), keras.layers.Dense(units)
+    def call(self, x):
+        return self.second(keras.ops.relu(self.first(x)))
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+def model(idim):
+    x = keras.Input((idim,))
+    hidden = keras.layers.BatchNormalization()(Twice(16)(x))
+    return keras.Model(x, keras.layers.Dense(1, dtype="float32")(keras.ops.relu(hidden)))
+""",
+    "keras, in half precision by layers": """
+import keras
+def model(idim):
+    half = {"dtype": "mixed_bfloat16"}
+    x = keras.Input((idim,))
+    inner = keras.Sequential([keras.Input((idim,)), keras.layers.Dense(16, activation="relu", **half)])
+    return keras.Model(x, keras.layers.Dense(2, **half)(inner(x)))
+""",
 }
+
+
+@pytest.fixture(autouse=True)
+def policy_of_keras():
+    """Model files may set it, for the process that they are run in."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.set_dtype_policy("float32")
 
 
 def write(folder, text):

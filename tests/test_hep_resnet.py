@@ -67,7 +67,7 @@ def test_the_bundle_is_there_and_the_model_has_learnt(trained: tuple[Path, Any])
         "Images: 120 of 16 x 16 pixels and 1 channel, 84 for training, 18 for validation, 18 to test;"
         " classes left, right"
     )
-    assert re.fullmatch(r"Model : resnet18, [\d,]+ weights, 2 outputs", said[1])
+    assert re.fullmatch(r"Model : resnet18, [\d,]+ weights, 2 outputs, (float32|mixed_b?float16)", said[1])
     assert sum(line.startswith("epoch ") for line in said) == 4
     metrics = read_json(folder / "models/metrics.json")
     assert metrics["test"]["events"] == 18
@@ -201,6 +201,7 @@ MISTAKES = {
     "other images": (["--image_ext=jpg"], "error: there is no .jpg image in images; there are 8 .png: --image_ext=png"),
     "no labels": (["--flabels=nothing.csv"], "error: cannot read nothing.csv: No such file or directory"),
     "no network": (["--model=resnet19"], "error: there is no network 'resnet19'; closest: 'resnet"),
+    "no precision": (["--precision=half"], "error: there is no precision 'half'; there are auto, float32, mixed_bfloat16"),
     "no optimizer": (["--optimizer=adm"], "error: there is no optimizer 'adm'; closest: 'adam'"),
     "a size": (["--image_size=big"], "error: --image_size is 'big'; it is N or HEIGHTxWIDTH in pixels"),
     "too small": (["--image_size=4"], "error: images of 4 x 4 pixels are too small; resize them to 8 to 2048"),

@@ -9,6 +9,7 @@ script.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mlaas4hep.training.run import Watch, open_run
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 SMALLEST, LARGEST = 8, 2048
 """Pixels along an edge of the images that a network takes."""
 
@@ -48,15 +50,21 @@ class Network:
         name: one of NETWORKS.
         optimizer: one of OPTIMIZERS.
         learning_rate: of the optimizer, to begin with; 0: what is usual for it.
+        precision: one of PRECISIONS, Keras's policies of what training computes in; "auto": see `policy`.
     """
 
     name: str = "resnet18"
     optimizer: str = "adam"
     learning_rate: float = 0.0
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if there is no such network or optimizer."""
-        for what, given, known in (("network", self.name, NETWORKS), ("optimizer", self.optimizer, OPTIMIZERS)):
+        """Raise ConfigError if there is no such network, optimizer or precision."""
+        for what, given, known in (
+            ("network", self.name, NETWORKS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("precision", self.precision, PRECISIONS),
+        ):
             if given not in known:
                 hint = f"there are {', '.join(known)}"
                 raise ConfigError(f"there is no {what} '{given}'", nearest=nearest(given, known), hint=hint)
@@ -64,24 +72,58 @@ class Network:
     def as_model_file(self) -> ModelFile:
         """Return it as a model file, which a bundle keeps."""
         return ModelFile(
-            Path(f"{self.name}.py"), _SOURCE.format(name=self.name), self._build, optimizer=self._make_optimizer()
+            Path(f"{self.name}.py"), _SOURCE.format(name=self.name), self.build, optimizer=self.make_optimizer()
         )
 
-    def _build(self, shapes: dict[str, tuple[int, ...]], classes: int) -> Any:
+    def policy(self) -> str:
+        """Return the policy that training computes by: float32, or half of it where a GPU is faster with that.
+
+        GPUs compute convolutions in float16 from compute capability 7.0 on (V100, T4), and in bfloat16, in which
+        nothing under- or overflows, from 8.0 on (A100, H100).
+        """
+        if self.precision != "auto":
+            return self.precision
+        able = _capability()
+        return "mixed_bfloat16" if able >= (8, 0) else "mixed_float16" if able >= (7, 0) else "float32"
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Any:
+        """Return the network, untrained; see `resnet`."""
+        keras = _keras()
         from mlaas4hep.images.resnet import resnet
 
         height, width, channels = shapes[IMAGES]
-        return resnet(self.name, (height, width, channels), classes)
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.policy())
+        try:
+            return resnet(self.name, (height, width, channels), classes)
+        finally:
+            keras.config.set_dtype_policy(before)
 
-    def _make_optimizer(self) -> Any:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # convolutions take less than half of the time
-        with quiet_import():
-            import keras
-
+    def make_optimizer(self) -> Any:
+        """Return the optimizer."""
+        keras = _keras()
         kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop}
         if self.optimizer == "sgd":
             return keras.optimizers.SGD(self.learning_rate or 0.05, momentum=0.9, nesterov=True)
         return kinds[self.optimizer](self.learning_rate or 1e-3)
+
+
+def _keras() -> Any:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # convolutions take less than half of the time
+    with quiet_import():
+        import keras
+    return keras
+
+
+def _capability() -> tuple[int, int]:
+    """Return the compute capability of the weakest GPU that TensorFlow uses; (0, 0): there is none."""
+    if _keras().backend.backend() != "tensorflow":
+        return 0, 0
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return min((found.get("compute_capability", (0, 0)) for found in details), default=(0, 0))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ step by step are `Stepwise`; those that need all events for that, or pass over t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -162,10 +163,14 @@ def _seed_everything(seed: int) -> None:
 
 
 def probe_inputs(shapes: Shapes) -> dict[str, np.ndarray]:
-    """Return inputs that drive unbounded outputs far outside of [0, 1], float32 (256, ...), and full masks."""
+    """Return inputs that drive unbounded outputs far outside of [0, 1], float32 (n, ...), and full masks.
+
+    There are 256 events, or where these are large, as images are, at least 8.
+    """
     rng = np.random.default_rng(0)
-    found = {name: rng.normal(0, 30, (256, *shape)).astype(np.float32) for name, shape in shapes.items()}
-    return found | {mask_of(name): np.ones((256, shape[0]), np.float32) for name, shape in shapes.items()}
+    count = max(8, min(256, 200_000 // sum(map(math.prod, shapes.values()))))
+    found = {name: rng.normal(0, 30, (count, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    return found | {mask_of(name): np.ones((count, shape[0]), np.float32) for name, shape in shapes.items()}
 
 
 def array_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:

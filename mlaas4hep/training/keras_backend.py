@@ -1,13 +1,17 @@
 """Keras 3 models: from inputs, and masks if there are inputs for them, to scores. A compiled one keeps its loss.
 
-What Keras computes with (TensorFlow, PyTorch) is its own business: `KERAS_BACKEND=torch workflow.py ...`.
+One that trains in half precision (policies mixed_float16 and mixed_bfloat16) gives its scores in float32, as its graph
+does, by the same layers with the same weights. What Keras computes with (TensorFlow, PyTorch) is its own business:
+`KERAS_BACKEND=torch workflow.py ...`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import io
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +57,7 @@ class KerasBackend:
         if isinstance(model, keras.Sequential) and not model.built and "x" in shapes:
             model.build((None, *shapes["x"]))
         self.model = model = model if getattr(model, "inputs", None) else _with_inputs(model, file, shapes)
+        self._precise, self._trained_on = _in_float32(model, file), False
         self.takes = choose([tensor.name for tensor in model.inputs], shapes, f"the model of {file.path}")
         self.outputs, self._output = self._probe()
         if not model.compiled:
@@ -63,7 +68,7 @@ class KerasBackend:
         self._sums = self._reduction() == "sum"
         self._weights_count = False  # not known yet
         self._one_hot = task.name == "classification" and self.outputs > 1 and _wants_one_hot(model.loss)
-        self._scores = _with_activation(model, task, self.outputs, self._output)
+        self._scores = _with_activation(self._precise, task, self.outputs, self._output)
 
     def _probe(self) -> tuple[int, Output]:
         try:
@@ -76,7 +81,7 @@ class KerasBackend:
         return self.task.probe(output, self._shaken_output, self._file.path)
 
     def _probe_output(self) -> np.ndarray:
-        output = self.model(self._given(probe_inputs(self._shapes)), training=False)
+        output = self._model_of_scores()(self._given(probe_inputs(self._shapes)), training=False)
         if isinstance(output, (list, tuple, dict)):
             raise no_single_output(self._file.path, output)
         return np.asarray(keras.ops.convert_to_numpy(output))
@@ -86,9 +91,18 @@ class KerasBackend:
         before, rng = self.snapshot(), np.random.default_rng(0)
         for weight in self.model.trainable_variables:
             weight.assign_add(rng.normal(size=weight.shape).astype(np.float32))
+        self._trained_on = True
         output = self._probe_output()
         self.restore(before)
         return output
+
+    def _model_of_scores(self) -> keras.Model:
+        """Return the model that computes in float32, with the weights as they are now."""
+        if self._trained_on and self._precise is not self.model:
+            for weight, trained in zip(self._precise.weights, self.model.weights, strict=True):
+                weight.assign(trained)
+        self._trained_on = False
+        return self._precise
 
     def _reduction(self) -> str:
         """Return how the loss makes one number of those of the events, as Keras calls it.
@@ -124,6 +138,7 @@ class KerasBackend:
                 self._check_loss(given, y)
             weight = batch.weight * (1.0 if self._sums else len(batch) / size)  # Keras divides by the number of events
             self.model.reset_metrics()
+            self._trained_on = True
             logs = self.model.train_on_batch(given, y, sample_weight=weight.astype(np.float32), return_dict=True)
             yield float(logs["loss"]), size
 
@@ -140,6 +155,7 @@ class KerasBackend:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""
+        self._model_of_scores()
         return np.asarray(self._scores.predict_on_batch(self._given(inputs)), np.float32)
 
     def scale_learning_rate(self, factor: float) -> float:
@@ -159,6 +175,7 @@ class KerasBackend:
     def restore(self, weights: bytes) -> None:
         """Set the weights to what `snapshot` returned."""
         _unpack(weights, self.model.weights)
+        self._trained_on = True
 
     def state(self) -> bytes:
         """Return weights, state of the optimizer and of the random numbers."""
@@ -167,6 +184,7 @@ class KerasBackend:
     def load_state(self, state: bytes) -> None:
         """Go on from what `state` returned."""
         _set_random_states(_unpack(state, self._variables))
+        self._trained_on = True
 
     @property
     def _variables(self) -> list[Any]:
@@ -180,28 +198,56 @@ class KerasBackend:
 
     def save(self, folder: Path) -> str:
         """Write the model in Keras's own format; `keras.saving.load_model(path, compile=False)` reads it."""
-        model, optimizer = self.model, self.model.optimizer
+        model = self._model_of_scores()
+        before = getattr(model, "optimizer", None), model.compiled
         model.optimizer, model.compiled = None, False  # a .keras file would have its state, as large as the model
         try:
             model.save(folder / "model.keras")
         finally:
-            model.optimizer, model.compiled = optimizer, True
+            model.optimizer, model.compiled = before
         return "model.keras"
 
     def export(self, path: Path) -> None:
         """Write an ONNX graph from what the model takes to scores."""
         if keras.backend.backend() != "torch":
             require("tf2onnx", "keras", "writing a Keras model as ONNX")
+        self._model_of_scores()
         shapes = array_shapes(self._shapes)
         spec = [keras.InputSpec(shape=(None, *shapes[name]), dtype="float32", name=name) for name in self.takes]
         silent = contextlib.redirect_stdout(io.StringIO())
-        with silent, warnings.catch_warnings(), filtered_stderr(""):  # what goes wrong is raised; the rest is chatter
+        chatter = filtered_stderr("")  # what goes wrong is raised
+        with silent, warnings.catch_warnings(), chatter, _swept():
             warnings.simplefilter("ignore")
             self._scores.export(path, format="onnx", input_signature=[spec] if len(spec) > 1 else spec, verbose=False)
         onnx = require("onnx", "keras", "writing a Keras model as ONNX")
         model = onnx.load(str(path))
         _replace_unknown_ops(model)
         onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _swept() -> Iterator[None]:
+    """Collect garbage all the time.
+
+    tf2onnx copies the whole graph for each of its two dozen passes. The copies refer to themselves, and are too few for
+    Python to look for them: of resnet152 there were 18 GB.
+    """
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.wait(0.2):
+            gc.collect()
+
+    gc.freeze()  # what is there now is no garbage, and need not be looked through
+    thread = threading.Thread(target=sweep, name="sweep")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        gc.unfreeze()
+        gc.collect()
 
 
 def _with_inputs(model: keras.Model, file: ModelFile, shapes: Shapes) -> keras.Model:
@@ -235,6 +281,50 @@ def _with_inputs(model: keras.Model, file: ModelFile, shapes: Shapes) -> keras.M
     if model.compiled:
         whole.compile(model.optimizer, model.loss, run_eagerly=model.run_eagerly)
     return whole
+
+
+def _in_float32(model: keras.Model, file: ModelFile) -> keras.Model:
+    """Return a copy that computes in float32 where the model does in half precision, or else the model itself.
+
+    Raises:
+        ConfigError: a layer cannot be had again, or not in float32.
+    """
+    if not _is_half(model):
+        return model
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config(_in_full(layer.get_config()))
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # of layers within layers
+    try:
+        whole = keras.models.clone_model(model, clone_function=copied, recursive=True)
+        whole.set_weights(model.get_weights())
+        problem = "layers within layers are told another dtype" if _is_half(whole) else ""
+    except Exception as error:  # layers raise kinds of their own
+        problem = said(error)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if problem:
+        raise ConfigError(
+            f"the model of {file.path} cannot be had in float32, in which it is served: {problem}",
+            hint="let all its layers have get_config and go by Keras's policy, or train in float32",
+        )
+    return whole
+
+
+def _is_half(model: keras.Model) -> bool:
+    """Say whether a layer, or one within it, computes in float16 or bfloat16."""
+    return any("16" in str(layer.compute_dtype) for layer in model._flatten_layers(include_self=False))
+
+
+def _in_full(config: Any) -> Any:
+    """Return the configuration of a layer, and of what is within it, with another policy."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {"name": "float32"}}
+        return {key: _in_full(value) for key, value in config.items()}
+    return [_in_full(one) for one in config] if isinstance(config, list) else config
 
 
 def _replace_unknown_ops(model: Any) -> None:
@@ -333,4 +423,4 @@ def _with_activation(model: keras.Model, task: Task, outputs: int, output: Outpu
     if output == "numbers":
         return keras.Model(inputs, raw * np.array(task.spread, np.float32) + np.array(task.centre, np.float32))
     softmax = outputs > 1 and task.name == "classification"
-    return keras.Model(inputs, keras.layers.Activation("softmax" if softmax else "sigmoid")(raw))
+    return keras.Model(inputs, keras.layers.Activation("softmax" if softmax else "sigmoid", dtype="float32")(raw))

@@ -16,6 +16,8 @@ const PLATFORMS = {
 const LONGEST = 200; // characters of a description in the list
 const MOST_FILES = 100;
 const MANY = 10; // models, from which on there is a filter
+const NO_FIGURES =
+  "The model came without figures of its training; tfaas_client.py --bundle=FOLDER brings them along, and examples.";
 const NOT_AT_ONCE = 300; // milliseconds
 const REFRESHED = 5000; // milliseconds
 let models = null;
@@ -187,7 +189,7 @@ function training({ metrics, training: run }) {
   const parts = [];
   if (metrics) parts.push(table(metrics));
   if (run?.files.length) parts.push(files(run.files));
-  if (!parts.length) parts.push(element("p", { className: "quiet" }, "The model came without figures of its training."));
+  if (!parts.length) parts.push(element("p", { className: "quiet" }, NO_FIGURES));
   return parts;
 }
 

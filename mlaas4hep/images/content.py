@@ -101,7 +101,8 @@ class ImageContent:
         """Return how the parts were made, and what was left out."""
         height, width, channels = self._shape
         words = (
-            f"{in_words(self._stream.shares)} of each class, by a hash of the images' names. The model is given"
+            "Every image is an event, and is called so below."
+            f" {in_words(self._stream.shares)} of each class, by a hash of the images' names. The model is given"
             f" {height} × {width} pixels (height × width) and {channels} channel{'s' * (channels > 1)}, 0 to 255."
         )
         if not self._bad:

@@ -185,15 +185,16 @@ function unnamed(shape) {
   return shape.length === 3 ? `images of ${sizes} values` : `${sizes} numbers without names`;
 }
 
-function training({ metrics, training: run }) {
+function training({ metrics, shape, training: run }) {
   const parts = [];
-  if (metrics) parts.push(table(metrics));
-  if (run?.files.length) parts.push(files(run.files));
+  const noun = shape?.length === 3 ? "images" : "events";
+  if (metrics) parts.push(table(metrics, noun));
+  if (run?.files.length) parts.push(files(run.files, noun));
   if (!parts.length) parts.push(element("p", { className: "quiet" }, NO_FIGURES));
   return parts;
 }
 
-function table({ test, train, best_epoch: epoch }) {
+function table({ test, train, best_epoch: epoch }, noun) {
   const names = Object.keys({ ...test, ...train }).filter((name) => name !== "auc_uncertainty" && name !== "events");
   const rows = names.map((name) => element(
     "tr", {},
@@ -202,7 +203,7 @@ function table({ test, train, best_epoch: epoch }) {
   ));
   const caption = [
     epoch === null ? "" : `Weights of epoch ${epoch}.`,
-    test.events ? `The test part has ${test.events.toLocaleString("en")} events.` : "",
+    test.events ? `The test part has ${test.events.toLocaleString("en")} ${noun}.` : "",
   ];
   return element(
     "table", {},
@@ -220,12 +221,13 @@ function figure(figures, name) {
   return `${value.toPrecision(4)}${error ? ` ± ${error.toPrecision(2)}` : ""}`;
 }
 
-function files(list) {
+function files(list, noun) {
   const items = list.slice(0, MOST_FILES).map(({ name, label, entries }) =>
-    element("li", {}, [name, label, entries && `${entries.toLocaleString("en")} events`].filter(Boolean).join(", ")),
+    element("li", {}, [name, label, entries && `${entries.toLocaleString("en")} ${noun}`].filter(Boolean).join(", ")),
   );
   if (list.length > MOST_FILES) items.push(element("li", {}, `and ${list.length - MOST_FILES} more`));
-  const title = list.length === 1 ? "1 file" : `${list.length} files`;
+  const count = list.length === 1 ? "1 file" : `${list.length} files`;
+  const title = noun === "images" ? "a folder of images" : count; // with a line for each class
   return element("details", {}, element("summary", {}, `Trained on ${title}`), element("ul", {}, ...items));
 }
 

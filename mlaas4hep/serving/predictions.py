@@ -102,12 +102,13 @@ class Shortcut:
 
     def _finish(self, visit: Visit, reply: Reply, many: bool, scores: Matrix | BaseException) -> None:
         """Answer with all scores, or with those of the one row."""
-        answer: bytes | BaseException = scores if isinstance(scores, BaseException) else b""
-        if not isinstance(scores, BaseException):
-            try:
-                answer = to_json(scores if many else scores[0])
-            except Exception as error:
-                answer = error
+        if isinstance(scores, BaseException):
+            self._end(visit, reply, scores)
+            return
+        try:
+            answer: bytes | Exception = to_json(scores if many else scores[0])
+        except Exception as error:
+            answer = error
         self._end(visit, reply, answer)
 
     def flush(self) -> None:

@@ -238,6 +238,12 @@ def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callabl
 
 
 def open_session(path: Path) -> Any:
+    """Return a bundle's graph, to be run by onnxruntime.
+
+    Raises:
+        ConfigError: it is not there.
+        PackageMissing: onnxruntime is not installed.
+    """
     runtime = require("onnxruntime", "server", "scoring")
     if not path.exists():
         raise ConfigError(f"there is no {path}", hint="the bundle has no ONNX graph; train it anew")

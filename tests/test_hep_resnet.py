@@ -201,7 +201,7 @@ MISTAKES = {
     "other images": (["--image_ext=jpg"], "error: there is no .jpg image in images; there are 8 .png: --image_ext=png"),
     "no labels": (["--flabels=nothing.csv"], "error: cannot read nothing.csv: No such file or directory"),
     "no network": (["--model=resnet19"], "error: there is no network 'resnet19'; closest: 'resnet"),
-    "no precision": (["--precision=half"], "error: there is no precision 'half'; there are auto, float32, mixed_bfloat16"),
+    "no precision": (["--precision=half"], "error: there is no precision 'half'; there are auto, float32"),
     "no optimizer": (["--optimizer=adm"], "error: there is no optimizer 'adm'; closest: 'adam'"),
     "a size": (["--image_size=big"], "error: --image_size is 'big'; it is N or HEIGHTxWIDTH in pixels"),
     "too small": (["--image_size=4"], "error: images of 4 x 4 pixels are too small; resize them to 8 to 2048"),

@@ -55,8 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="shares of training, validation and test part, or that of the last two together (default: %(default)s)",
     )  # fmt: skip
     option("--augmentation", action="store_true", help="show mirrored and shifted images in each epoch")
-    option("--quantize", action="store_true", help="write also a model of 8 bits, and say what it costs")
-    option("--testing", action="store_true", help="train nothing: show all images to the model in --mdir")
+    option("--quantize", action="store_true", help="write also a model of 8 bits, and say what it costs; or test that")
+    option("--testing", action="store_true", help="train nothing: show all images (or test/) to the model in --mdir")
     option("--patience", type=int, default=12, metavar="N", help="epochs without gain (default: %(default)s)")
     option("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     option("--workers", type=int, default=2, metavar="N", help="threads that read images (default: %(default)s)")
@@ -114,7 +114,9 @@ def test(args: argparse.Namespace) -> int:
     from mlaas4hep.images.evaluate import evaluate_model
     from mlaas4hep.training.words import in_words
 
-    tested = evaluate_model(args.mdir, images_of(args), params_of(args))
+    if args.image_size or args.channels:
+        console.notice("with --testing --image_size and --channels are as the model in --mdir takes them")
+    tested = evaluate_model(args.mdir, images_of(args), params_of(args), quantised=args.quantize)
     console.say(f"Test  : {len(tested.images)} images{in_words(tested.scored.figures())}")
     print_confusion(tested)
     return 0

@@ -72,7 +72,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["mlaas4hep", "mlaas4hep.*"]),
     package_data={"mlaas4hep": ["py.typed", "kernel.cpp", "serving/static/*"]},
-    data_files=[("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("models/*.py")))],
+    data_files=[
+        ("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/models/*.py")))
+    ],
     scripts=["reader.py", "workflow.py", "tfaas_client.py", "tfaas_server.py", "hep_resnet.py"],
     ext_modules=[KERNEL],
     install_requires=[

@@ -38,6 +38,7 @@ from mlaas4hep.files import new_directory
 from mlaas4hep.io.location import read_file_list
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream.labels import labels_by_file, read_labels
+from mlaas4hep.training.stopping import Stop
 
 RED, GREEN, BLUE = range(3)
 CHANNELS = {"Jet": RED, "Muon": GREEN, "Electron": GREEN, "Tau": GREEN, "Photon": BLUE, "BJet": BLUE}
@@ -69,6 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> int:
+    """Draw the events of all files, unless it is stopped."""
+    with Stop().by_sigterm():
+        return draw_files(args)
+
+
+def draw_files(args: argparse.Namespace) -> int:
     """Draw the events of all files, and say how many there are of each class."""
     start = time.perf_counter()
     files, labels = read_file_list(args.files), read_labels(args.labels)
@@ -95,6 +102,8 @@ def check(args: argparse.Namespace, files: Sequence[str], labels: Sequence[str])
     labels_by_file(labels, files)
     if odd := [label for label in labels if "/" in label or label.startswith(".")]:
         raise ConfigError(f"label '{odd[0]}' cannot name a folder", hint="leave out / and a . in front")
+    if not args.nevts:
+        raise ConfigError("--nevts is 0", hint="it is how many events of each file to read, or -1 for all")
     if not 8 <= args.image_size <= 2048:
         raise ConfigError(f"--image_size is {args.image_size}", hint="hep_resnet.py takes 8 to 2048 pixels")
     if args.fout.exists() and not (args.fout.is_dir() and not any(args.fout.iterdir())):

@@ -28,6 +28,9 @@ from mlaas4hep.errors import ConfigError, FileUnreadable
 _SYNCING = 16
 """Files that are forced to the disk at a time: it takes as long for many as for one."""
 
+UTF_8 = "if it is one, save it as UTF-8"
+"""What to do with a file that is no text."""
+
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path]:
@@ -133,7 +136,7 @@ def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(lock)
     if file is None:
-        raise FileUnreadable(f"another run is writing {path}", hint="wait for it, or name another place with --fout")
+        raise FileUnreadable(f"another run is writing {path}", hint="wait for it, or name another place")
     with file:
         try:
             yield
@@ -172,7 +175,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileUnreadable(f"{path} is not a text file") from error
+        raise FileUnreadable(f"{path} is not a text file", hint=UTF_8) from error
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import pytest
-from scripts import only_error_line, run_script
+from scripts import ROOT, only_error_line, run_script
 from tinyroot import write_tree
 
 from mlaas4hep.images.folder import read_folder
@@ -314,3 +318,16 @@ def test_mistakes_are_explained_and_leave_nothing(tmp_path, options, line):
     done = run_script(SCRIPT, "--files=a.root,a.root", *options, cwd=tmp_path)
     assert only_error_line(done) == f"error: {line}"
     assert [path.name for path in tmp_path.iterdir()] == ["a.root"]
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = ",".join([str(ROOT / "examples/htautau/ggH.root")] * 4)
+    command = [sys.executable, str(ROOT / SCRIPT), f"--files={files}", "--labels=a,b,c,d", "--image_size=256"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(tmp_path.rglob("a/000100.png")):  # it is drawing
+            os.sched_yield()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "error: stopped by SIGTERM; the same command begins this anew"
+    assert list(tmp_path.iterdir()) == []

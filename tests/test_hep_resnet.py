@@ -151,6 +151,26 @@ def test_testing_says_how_good_a_model_is_on_other_images(trained: tuple[Path, A
     assert said[1:] == ["       taken for", "left   left 14", "right  left 1  right 15"]
 
 
+def test_testing_takes_one_image_of_another_size_and_the_model_of_8_bits(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    (tmp_path / "images/right").mkdir(parents=True)
+    pixels = np.kron(np.asarray(Image.open(folder / "images/001.png")), np.ones((2, 2), np.uint8))
+    Image.fromarray(np.stack([pixels] * 3, axis=2)).save(tmp_path / "images/right/a.png")
+    done = run_script(
+        "hep_resnet.py", "--testing", "--quantize", f"--mdir={folder / 'models'}", "--fdir=images", "--channels=1",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["       taken for", "left   no image", "right  right 1"]
+    assert done.stderr.splitlines() == [
+        "note: with --testing --image_size and --channels are as the model in --mdir takes them",
+        "note: images are 32 x 32 (height x width), and the model takes 16 x 16; they are resized",
+        "note: images are in colours, and the model takes grey; they are converted",
+    ]
+
+
 def test_testing_wants_the_classes_of_the_model(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     write_images(tmp_path, 8)
@@ -159,7 +179,11 @@ def test_testing_wants_the_classes_of_the_model(trained: tuple[Path, Any], tmp_p
     done = run_script("hep_resnet.py", *options, f"--mdir={folder / 'models'}", cwd=tmp_path)
     assert only_error_line(done) == "error: the model does not know 'up'; it knows left, right"
     done = run_script("hep_resnet.py", *options, "--mdir=nothing", cwd=tmp_path)
-    assert only_error_line(done).startswith("error: there is no nothing/model.onnx")
+    assert only_error_line(done) == "error: there is no folder nothing; name that of a trained model"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/model.onnx").write_bytes((folder / "models/model.onnx").read_bytes()[:1000])
+    done = run_script("hep_resnet.py", *options, "--mdir=half", cwd=tmp_path)
+    assert only_error_line(done).startswith("error: onnxruntime cannot load half/model.onnx: ")
 
 
 def test_a_model_that_is_there_is_not_trained_again(trained: tuple[Path, Any]) -> None:
@@ -203,6 +227,8 @@ MISTAKES = {
     "no network": (["--model=resnet19"], "error: there is no network 'resnet19'; closest: 'resnet"),
     "no precision": (["--precision=half"], "error: there is no precision 'half'; there are auto, float32"),
     "no optimizer": (["--optimizer=adm"], "error: there is no optimizer 'adm'; closest: 'adam'"),
+    "no learning rate": (["--learning_rate=-1"], "error: the learning rate is -1; take one above 0, as 0.001"),
+    "nothing to validate": (["--split=0.01"], "error: no image is left for validation; give more images, or a larger"),
     "a size": (["--image_size=big"], "error: --image_size is 'big'; it is N or HEIGHTxWIDTH in pixels"),
     "too small": (["--image_size=4"], "error: images of 4 x 4 pixels are too small; resize them to 8 to 2048"),
     "a split": (["--split=1.5"], "error: 'split' in the options cannot be [-0.5, 0.75, 0.75]"),

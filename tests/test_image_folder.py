@@ -15,7 +15,7 @@ import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
 from mlaas4hep.images.check import check_images
-from mlaas4hep.images.folder import ImageFolder, read_folder
+from mlaas4hep.images.folder import ImageFolder, check_classes, read_folder
 from mlaas4hep.images.label_file import read_label_file
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -186,8 +186,8 @@ MISTAKES = {
     'a,x\nb,"y\nc,x\nd,y\n': 'labels.csv line 2 has a quote that does not end in it; write "" for a quote',
     'a,x\nb,"'
     + "y" * 200_000: "labels.csv line 2 is no CSV: field larger than field limit (131072); write image,label",
-    b"\x89PNG\r\n\x1a\n\xff": "labels.csv is not a text file",
-    b"PAR1\0\0\0,\0": "labels.csv is not a text file",
+    b"\x89PNG\r\n\x1a\n\xff": "labels.csv is not a text file; if it is one, save it as UTF-8",
+    "a,x\nb,y\n".encode("utf-16-le"): "labels.csv is not a text file; if it is one, save it as UTF-8",
     "image,label\na,x\n\nb,y\nc,x\na.png,y\n": (
         "labels.csv says that a.png is 'x' in line 2, and 'y' in line 6; leave one of the two"
     ),
@@ -195,11 +195,7 @@ MISTAKES = {
         "4 of the 5 images that {}/labels.csv lists are not in the folder: lost.png, ring/b, no, ...; those in the "
         "folder are called as a.png; --image_ext=png,jpg looks for both kinds"
     ),
-    "a,x\nb,x\nc,x\nd,x\n": "all images have the label 'x': there is nothing to tell apart; give images of two classes",
-    "a,x\nb,y\nc,x\nd,z\n": (
-        "a class needs 2 images, one to learn from and one to test, and 'y' has 1, 'z' has 1; give more images of it, "
-        "or leave it out"
-    ),
+    'a,x\nb,y\nc,"x\ty"\nd,y\n': "a label is 'x\\ty', which cannot be printed; call that class something else",
 }
 
 
@@ -208,6 +204,39 @@ def test_a_mistake_in_a_file_of_labels_is_one_line(text: Any, said: str, four: P
     with pytest.raises(MLaaS4HEPError) as caught:
         read_folder(four, csv(tmp_path, text))
     assert str(caught.value).removeprefix(f"{tmp_path}/") == said.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a,x\nb,x\nc,x\nd,x\n",
+            "all images have the label 'x': there is nothing to tell apart; give images of two classes, or a file of "
+            "image,label with --flabels",
+        ),
+        (
+            "a,x\nb,y\nc,x\nd,z\n",
+            "a class needs 2 images, one to learn from and one to test, and 'y' has 1, 'z' has 1; give more images of "
+            "it, or leave it out",
+        ),
+    ],
+)
+def test_nothing_can_be_learnt_from_one_class_or_one_image(text: str, said: str, four: Path, tmp_path: Path) -> None:
+    images = read_folder(four, csv(tmp_path, text))
+    assert len(images) == 4  # which may be all right for a test
+    with pytest.raises(ConfigError) as caught:
+        check_classes(images)
+    assert str(caught.value) == said
+
+
+def test_columns_are_by_their_header_and_images_by_any_path(
+    four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = f"ring,a.png\nblob,images/b.png\nring,./images/c.png\nblob,{four.absolute()}/d.png\n"
+    assert labels(read_folder("images", csv(tmp_path, f"Label,File\n{rows}"))) == {
+        f"{name}.png": label for name, label in FOUR.items()
+    }
 
 
 def test_a_file_of_labels_that_cannot_be_read_is_one_line(four: Path, tmp_path: Path) -> None:
@@ -242,6 +271,7 @@ def test_without_a_file_folders_are_classes(tmp_path: Path) -> None:
 def test_hidden_files_and_links_that_lead_back_are_no_images(tmp_path: Path) -> None:
     folder = touch(tmp_path / "images", "ring/a.png", "ring/b.png", "ring/.ipynb_checkpoints/a.png", "ring/._a.png")
     (folder / "ring" / "up").symlink_to(folder)
+    os.mkfifo(folder / "ring" / "c.png")  # which would be waited for
     elsewhere = touch(tmp_path / "elsewhere", "c.png", "d.png")
     (folder / "blob").symlink_to(elsewhere)
     assert labels(read_folder(folder)) == {
@@ -260,6 +290,18 @@ def test_images_for_the_test_are_not_mixed_with_those_for_training(tmp_path: Pat
     assert labels(read_folder(touch(tmp_path / "vehicles", *cars))) == cars
     with pytest.raises(ConfigError, match="has no folder for each class"):
         read_folder(touch(tmp_path / "flat", "train/a.png", "train/b.png", "test/a.png", "test/b.png"))
+
+
+def test_a_test_takes_those_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = touch(tmp_path / "both", *SPLIT)
+    assert labels(read_folder(both, use="test")) == {"test/ring/a.png": "ring", "test/blob/e.png": "blob"}
+    read_folder(both)
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: 4 images in {both} outside test/ are left out",
+        f"note: 2 images in {both} outside train/ are left out",
+    ]
+    ring = touch(tmp_path / "ring", "ring/a.png")
+    assert labels(read_folder(ring, use="test")) == {"ring/a.png": "ring"}
 
 
 def test_a_file_of_labels_may_list_images_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,7 +405,7 @@ def test_sizes_and_modes_that_differ_are_counted(tmp_path: Path, capsys: pytest.
     assert (len(checked.images), checked.height, checked.width) == (85, 6, 9)
     assert capsys.readouterr().err.splitlines() == [
         "note: 2 of 85 images are not 6 x 9 (height x width), as most are; they are resized",
-        "note: 2 of 85 images are of another mode of Pillow (L, CMYK) than most (RGB); they are converted",
+        "note: 2 of 85 images are stored as grey, colours of print (CMYK), and most as colours; they are converted",
     ]
 
 
@@ -401,7 +443,7 @@ def test_images_that_cannot_be_decoded_are_left_out_where_that_is_wanted(
     good = many()
     images = written(tmp_path, good | damaged())
     (tmp_path / "ring" / "00.png").unlink()
-    (tmp_path / "ring" / "00.png").symlink_to("nowhere.png")
+    (tmp_path / "ring" / "00.png").symlink_to("00.png")  # to itself
     checked = check_images(images, skip_bad=True)
     assert checked.bad == ("blob/cut.jpg", "blob/empty.png", "ring/00.png", "ring/cut.png", "ring/text.png")
     assert labels(checked.images) == {name: name[:4] for name in good if name != "ring/00.png"}
@@ -412,5 +454,16 @@ def test_images_that_cannot_be_decoded_are_left_out_where_that_is_wanted(
 
 def test_a_class_of_which_nothing_can_be_decoded_is_missed(tmp_path: Path) -> None:
     files = {name: b"x" if name > "ring/00" else content for name, content in many().items()}
+    checked = check_images(written(tmp_path, files), skip_bad=True)
     with pytest.raises(ConfigError, match=re.escape("and 'ring' has 0; give more images of it")):
-        check_images(written(tmp_path, files), skip_bad=True)
+        check_classes(checked.images)
+    with pytest.raises(FileUnreadable, match=r"80 of 80 images cannot be decoded.*; give others$"):
+        check_images(written(tmp_path, dict.fromkeys(files, b"x")), skip_bad=True)
+
+
+def test_other_contents_have_another_digest(tmp_path: Path) -> None:
+    files = many()
+    first = check_images(written(tmp_path, files)).digest
+    assert check_images(written(tmp_path / "copy", files)).digest == first
+    last = list(files)[-1]
+    assert check_images(written(tmp_path, files | {last: encoded(compress_level=0)})).digest != first

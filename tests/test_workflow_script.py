@@ -173,7 +173,7 @@ def test_a_bundle_with_a_file_of_the_users_in_it_is_not_replaced(trained, tmp_pa
     shutil.copytree(trained[1] / "out", tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     line = only_error_line(train(tmp_path))
-    assert line == "error: out holds something else than a bundle: notes.txt; name a new folder with --fout"
+    assert line == "error: out holds something else than a bundle: notes.txt; name a new folder"
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 

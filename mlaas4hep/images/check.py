@@ -8,8 +8,10 @@ Each is decoded: nothing less finds a file that ends too early. It takes as long
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +22,17 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.images.decode import upright
-from mlaas4hep.images.folder import ImageFolder, check_classes
+from mlaas4hep.images.folder import ImageFolder
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.lists import some
 
 _THREADS = min(4, os.cpu_count() or 1)
 _BLOCK = 64
+_MODES = {
+    "1": "black and white", "L": "grey", "LA": "grey with transparency", "I;16": "grey of 16 bits",
+    "I;16B": "grey of 16 bits", "I": "grey of 16 bits", "P": "a palette", "RGB": "colours",
+    "RGBA": "colours with transparency", "CMYK": "colours of print (CMYK)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Checked:
         bad: names of the others.
         height, width: in pixels, of the most frequent size.
         channels: 1 where all are grey, else 3.
+        digest: of the files' contents, by which it is noticed when they are others.
     """
 
     images: ImageFolder
@@ -44,12 +52,14 @@ class Checked:
     height: int
     width: int
     channels: int
+    digest: int
 
 
 class _Seen(NamedTuple):
     problem: str = ""
     size: tuple[int, int] = (0, 0)  # height and width
     mode: str = ""
+    checksum: int = 0
 
 
 def check_images(images: ImageFolder, skip_bad: bool = False) -> Checked:
@@ -59,23 +69,23 @@ def check_images(images: ImageFolder, skip_bad: bool = False) -> Checked:
         skip_bad: leave out those that cannot be decoded, with a notice.
 
     Raises:
-        FileUnreadable: some cannot be decoded, and are not to be left out.
-        ConfigError: too few are left of a class.
+        FileUnreadable: some cannot be decoded, and are not to be left out; or all.
     """
     seen = _see(images)
     problems = {images.name(index): one.problem for index, one in enumerate(seen) if one.problem}
     if problems:
         what = f"{len(problems):,} of {len(seen):,} images cannot be decoded: {some(list(problems), 3)}"
-        if not skip_bad:
+        if not skip_bad or len(problems) == len(seen):
             why = next(iter(problems.values()))
-            raise FileUnreadable(f"{what}; of the first: {why}", hint="--skip-bad leaves out such images")
+            hint = "--skip-bad leaves out such images" if len(problems) < len(seen) else "give others"
+            raise FileUnreadable(f"{what}; of the first: {why}", hint=hint)
         console.notice(f"{what}; they are left out")
         images = images.only(np.array([not one.problem for one in seen]))
-        check_classes(images)
     good = [one for one in seen if not one.problem]
     height, width = _compare(good)
     grey = all(one.mode[0] in "1LI" for one in good)
-    return Checked(images, tuple(problems), height, width, 1 if grey else 3)
+    digest = zlib.crc32(np.array([one.checksum for one in good], "<u4").tobytes())
+    return Checked(images, tuple(problems), height, width, 1 if grey else 3, digest)
 
 
 def _see(images: ImageFolder) -> list[_Seen]:
@@ -92,12 +102,17 @@ def _see(images: ImageFolder) -> list[_Seen]:
 def _see_one(path: str) -> _Seen:
     try:
         with open(path, "rb") as file:
-            image = upright(file)
+            content = file.read()
+        image = upright(io.BytesIO(content))
     except ConfigError as error:
         return _Seen(error.what)
     except OSError as error:
         return _Seen(f"cannot read it: {error.strerror}")
-    return _Seen("", (image.height, image.width), sys.intern(image.mode))
+    return _Seen("", (image.height, image.width), sys.intern(image.mode), zlib.crc32(content))
+
+
+def _in_words(mode: str) -> str:
+    return _MODES.get(mode, f"Pillow's {mode}")
 
 
 def _compare(seen: Sequence[_Seen]) -> tuple[int, int]:
@@ -110,10 +125,10 @@ def _compare(seen: Sequence[_Seen]) -> tuple[int, int]:
         )
     (mode, alike), *others = Counter(one.mode for one in seen).most_common()
     if others:
-        names = ", ".join(name for name, _ in others)
+        names = ", ".join(_in_words(other) for other, _ in others)
         console.notice(
-            f"{len(seen) - alike:,} of {len(seen):,} images are of another mode of Pillow ({names}) than most ({mode});"
-            " they are converted"
+            f"{len(seen) - alike:,} of {len(seen):,} images are stored as {names}, and most as {_in_words(mode)}; they"
+            " are converted"
         )
     deep = sum(one.mode.startswith("I") for one in seen)
     if deep:

@@ -19,7 +19,7 @@ from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.files import read_lines
-from mlaas4hep.images.check import check_images
+from mlaas4hep.images.check import Checked, check_images
 from mlaas4hep.images.folder import ImageFolder, read_folder
 from mlaas4hep.images.graph import run_graph
 from mlaas4hep.images.stream import ImageStream
@@ -31,7 +31,7 @@ from mlaas4hep.training.metrics import confusion_matrix
 from mlaas4hep.training.scoring import open_session
 from mlaas4hep.training.task import Task
 
-GRAPH = "model.onnx"
+GRAPH, QUANTISED = "model.onnx", "model_quantized.onnx"
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,44 @@ class Tested:
         return confusion_matrix(self.scored.y, self.scored.scores).astype(np.int64)
 
 
-def evaluate_model(bundle: str | os.PathLike[str], images: Images, params: Params) -> Tested:
-    """Show all images of a folder to a model.
+def evaluate_model(
+    bundle: str | os.PathLike[str], images: Images, params: Params, *, quantised: bool = False
+) -> Tested:
+    """Show all images of a folder to a model, or those for testing where it is divided.
 
     Args:
         images: size and channels are the model's.
         params: batch size and threads.
+        quantised: take the model of 8 bits.
 
     Raises:
         FileUnreadable, ConfigError: there is no such bundle, or the images are not of its classes.
     """
     folder = Path(bundle)
-    session = open_session(folder / GRAPH)
+    session = open_session(folder / (QUANTISED if quantised else GRAPH))
     shape = tuple(session.get_inputs()[0].shape[1:])
     if len(shape) != 3:
         raise ConfigError(f"{folder} takes no images", hint="models of vectors: workflow.py --predict")
     classes = tuple(read_lines(folder / "labels.txt"))
-    found = check_images(_in_classes(read_folder(images.folder, images.labels, images.ext), classes), images.skip_bad)
+    there = read_folder(images.folder, images.labels, images.ext, use="test")
+    found = check_images(_in_classes(there, classes), images.skip_bad)
+    _compare(found, shape)
     stream = ImageStream(found.images, shape, params)
     scored = run_graph(session, _with_progress(stream), Task("classification", classes))
     return Tested(found.images, classes, scored)
+
+
+def _compare(found: Checked, shape: tuple[int, ...]) -> None:
+    """Say how images are made to be as the model takes them."""
+    height, width, channels = shape
+    if (found.height, found.width) != (height, width):
+        console.notice(
+            f"images are {found.height} x {found.width} (height x width), and the model takes {height} x {width}; they"
+            " are resized"
+        )
+    if found.channels != channels:
+        colours = ("grey", "colours") if channels == 3 else ("colours", "grey")
+        console.notice(f"images are in {colours[0]}, and the model takes {colours[1]}; they are converted")
 
 
 def _with_progress(stream: ImageStream) -> Iterator[Batch]:

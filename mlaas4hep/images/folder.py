@@ -3,8 +3,8 @@
     images = read_folder("hep_images", "labels.csv")            # or without a file: a folder for each class
     images.path(0), images.classes[images.y[0]]                 # "hep_images/ring/a.png", "ring"
 
-Images lie in the folder itself or at any depth. Where they are divided into `train/` and others (`test/`), those in
-`train/` are taken, and not mixed with the others. Nothing is opened here: see `check`.
+Images lie in the folder itself or at any depth. Where they are divided into `train/` and others (`test/`), only those
+for the use at hand are taken. Nothing is opened here: see `check`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mlaas4hep.lists import some, split_list
 from mlaas4hep.stream.labels import sorted_classes
 
 _KIND_OF = {"png": "png", "jpg": "jpg", "jpeg": "jpg"}
-_BESIDE_TRAIN = {"test", "val", "valid", "validation"}
+_BESIDE_TRAIN = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +62,33 @@ class ImageFolder:
 
 
 def read_folder(
-    folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None, ext: str = "png"
+    folder: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    ext: str = "png",
+    use: Literal["train", "test"] = "train",
 ) -> ImageFolder:
     """Find the images of a folder and their labels; those without a label are left out, with a notice.
 
     Args:
         labels: a file of image,label, see `label_file`. Without one, images lie in a folder for each class.
         ext: kinds of images: png, jpg or both as a comma list; upper case and jpeg mean the same.
+        use: which are taken where images are divided into `train/` and `test/` (or `val/`, `valid/`).
 
     Raises:
         FileUnreadable: the folder or the file cannot be read, or there are no such images.
-        ConfigError: file and folder do not fit each other, or there are not two classes of two images.
+        ConfigError: file and folder do not fit each other, or a label is no text to print.
     """
     folder = os.fspath(folder)
     names = _find_images(folder, _kinds_of(ext))
-    part = "train/" if _has_training_part(names) else ""
+    part = _part_of(names, use)
     if labels is None:
         label_of = _labels_by_folder(folder, names, part)
+        if others := sum(not name.startswith(part) for name in names):
+            console.notice(f"{others:,} images in {folder} outside {part} are left out")
     else:
-        label_of = read_label_file(labels, names, part)
+        label_of = read_label_file(labels, names, part, folder)
         if not any(name.startswith(part) for name in label_of):
-            part = ""  # they are outside `train/`, all of them
+            part = ""  # they are outside of it, all of them
     outside = [name for name in label_of if not name.startswith(part)]
     if outside:
         console.notice(
@@ -101,7 +108,7 @@ def check_classes(images: ImageFolder) -> None:
     if len(images.classes) < 2:
         raise ConfigError(
             f"all images have the label '{images.classes[0]}': there is nothing to tell apart",
-            hint="give images of two classes",
+            hint="give images of two classes, or a file of image,label with --flabels",
         )
     counts = np.bincount(images.y, minlength=len(images.classes))
     few = [f"'{name}' has {count}" for name, count in zip(images.classes, counts, strict=True) if count < 2]
@@ -116,9 +123,9 @@ def _labelled(folder: str, label_of: Mapping[str, str]) -> ImageFolder:
     classes = sorted_classes(label_of.values())
     number = {label: index for index, label in enumerate(classes)}
     names = np.array([os.fsencode(name) for name in label_of])
-    images = ImageFolder(folder, names, classes, np.array([number[label] for label in label_of.values()], np.int64))
-    check_classes(images)
-    return images
+    if odd := [name for name in classes if not name.isprintable()]:
+        raise ConfigError(f"a label is {odd[0]!r}, which cannot be printed", hint="call that class something else")
+    return ImageFolder(folder, names, classes, np.array([number[label] for label in label_of.values()], np.int64))
 
 
 def _labels_by_folder(folder: str, names: Collection[str], part: str) -> dict[str, str]:
@@ -127,7 +134,7 @@ def _labels_by_folder(folder: str, names: Collection[str], part: str) -> dict[st
         label, slash, _ = name.removeprefix(part).partition("/")
         if name.startswith(part) and slash:
             label_of[name] = label
-    if len(set(label_of.values())) < 2:
+    if not label_of:
         raise ConfigError(
             f"{folder} has no folder for each class of images, and no labels are given",
             hint="give a file of image,label with --flabels",
@@ -135,11 +142,19 @@ def _labels_by_folder(folder: str, names: Collection[str], part: str) -> dict[st
     return label_of
 
 
-def _has_training_part(names: Collection[str]) -> bool:
-    """Whether images are divided by use: `train/` is beside `test/`, or has folders; it may also be just a class."""
+def _part_of(names: Collection[str], use: str) -> str:
+    """Return the folder of images for a use, "train/" or "test/"; "" where they are not divided by it.
+
+    They are where `train/` is beside `test/`, or has folders; it may also be just a class.
+    """
     tops = {name.partition("/")[0] for name in names if "/" in name}
+    beside = [name for name in _BESIDE_TRAIN if name in tops]
     deep = any(name.startswith("train/") and name.count("/") > 1 for name in names)
-    return "train" in tops and (deep or not tops.isdisjoint(_BESIDE_TRAIN))
+    if "train" not in tops or not (deep or beside):
+        return ""
+    if use == "train":
+        return "train/"
+    return f"{beside[0]}/" if beside else ""
 
 
 def _kinds_of(ext: str) -> list[str]:
@@ -185,7 +200,7 @@ def _files(folder: str, inside: str = "", above: tuple[os.stat_result, ...] = ()
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):
                 yield from _files(folder, f"{inside}{entry.name}/", (*above, here))
-            else:
+            elif os.path.isfile(entry.path) or not os.path.exists(entry.path):  # a link that leads nowhere, or a file
                 yield inside + entry.name

@@ -17,11 +17,12 @@ from posixpath import normpath
 from typing import NamedTuple
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import read_text
+from mlaas4hep.files import UTF_8, read_text
 from mlaas4hep.lists import some
 
 _FIRST_CELL = re.compile(r'(?:\s*"(?:[^"]|"")*"\s*|[^,;\t]*)([,;\t])')
 _ENDING = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
+_LABELS, _IMAGES = ("label", "labels", "class"), ("image", "images", "file", "filename", "name", "path")
 _WRITE = "write image,label"
 
 
@@ -31,18 +32,21 @@ class _Row(NamedTuple):
     label: str
 
 
-def read_label_file(path: str | os.PathLike[str], names: Sequence[str], part: str = "") -> dict[str, str]:
+def read_label_file(
+    path: str | os.PathLike[str], names: Sequence[str], part: str = "", folder: str = ""
+) -> dict[str, str]:
     """Return the label of each image that the file lists.
 
     Args:
         names: all images there are, as paths in their folder.
+        folder: which that is; images may be called by their path from here, or from the root, as well.
         part: "train/": an image that may be one of those in there, or another, is the one in there.
 
     Raises:
         FileUnreadable: the file is missing, empty or no text.
         ConfigError: a line is not an image and a label, names no image or several, or contradicts another.
     """
-    rows = _read_rows(path)
+    rows = [row._replace(image=_inside(folder, row.image)) for row in _in_order(_read_rows(path))]
     found = _search((row.image for row in rows), names)
     rows = _without_header(rows, found)
     if not rows:
@@ -66,11 +70,27 @@ def read_label_file(path: str | os.PathLike[str], names: Sequence[str], part: st
     return {name: row.label for name, row in said.items()}
 
 
+def _inside(folder: str, image: str) -> str:
+    """Return the path of an image in its folder."""
+    for way in (normpath(folder), os.path.abspath(folder)):
+        if folder and image.startswith(f"{way}/"):
+            return image.removeprefix(f"{way}/")
+    return image
+
+
+def _in_order(rows: list[_Row]) -> list[_Row]:
+    """Return the rows without a header that calls the columns label and image, and with these the other way around."""
+    head = rows[0]
+    if head.image.lower() not in _LABELS or head.label.lower() not in _IMAGES:
+        return rows
+    return [_Row(row.line, normpath(row.label), row.image) for row in rows[1:]]
+
+
 def _read_rows(path: str | os.PathLike[str]) -> list[_Row]:
     """Read the lines, the header among them, without blank ones and space around cells."""
     text = read_text(path)
     if "\0" in text:
-        raise FileUnreadable(f"{path} is not a text file")
+        raise FileUnreadable(f"{path} is not a text file", hint=UTF_8)
     found = _FIRST_CELL.match(text.lstrip("\n ").partition("\n")[0])
     rows = []
     for line, cells in _records(text, found[1] if found else ",", path):

@@ -8,6 +8,7 @@ script.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.images.check import check_images
 from mlaas4hep.images.content import ImageContent
-from mlaas4hep.images.folder import read_folder
+from mlaas4hep.images.folder import check_classes, read_folder
 from mlaas4hep.images.stream import IMAGES, ImageStream
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.training.bundle import Trained
@@ -59,7 +60,7 @@ class Network:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if there is no such network, optimizer or precision."""
+        """Raise ConfigError if there is no such network, optimizer, precision or learning rate."""
         for what, given, known in (
             ("network", self.name, NETWORKS),
             ("optimizer", self.optimizer, OPTIMIZERS),
@@ -68,6 +69,8 @@ class Network:
             if given not in known:
                 hint = f"there are {', '.join(known)}"
                 raise ConfigError(f"there is no {what} '{given}'", nearest=nearest(given, known), hint=hint)
+        if not 0 <= self.learning_rate < math.inf:
+            raise ConfigError(f"the learning rate is {self.learning_rate:g}", hint="take one above 0, as 0.001")
 
     def as_model_file(self) -> ModelFile:
         """Return it as a model file, which a bundle keeps."""
@@ -170,16 +173,25 @@ def train_images(
     """
     with open_run(Path(mdir), params, watch or Watch()) as run:
         found = read_folder(images.folder, images.labels, images.ext)
+        check_classes(found)
         checked = check_images(found, images.skip_bad)
+        check_classes(checked.images)
         shape = (images.height or checked.height, images.width or checked.width, images.channels or checked.channels)
         if not all(SMALLEST <= size <= LARGEST for size in shape[:2]):
             raise ConfigError(
-                f"images of {shape[0]} x {shape[1]} pixels are too {'small' if min(shape) < SMALLEST else 'large'}",
+                f"images of {shape[0]} x {shape[1]} pixels are too {'small' if min(shape[:2]) < SMALLEST else 'large'}",
                 hint=f"resize them to {SMALLEST} to {LARGEST} pixels, as in --image_size=64",
             )
         stream = ImageStream(checked.images, shape, params, images.augmented)
-        run.begin(key_of([stream.key, network]))
+        _check_parts(stream)
+        run.begin(key_of([stream.key, checked.digest, network]))
         file = network.as_model_file()
         fit = run.fit(stream, file)
         content = ImageContent(stream, checked.bad, images.labels or "folders", quantised)
         return run.finish(file, stream, content, [fit])
+
+
+def _check_parts(stream: ImageStream) -> None:
+    for what, count in zip(("training", "validation", "the test"), stream.composition.totals.tolist(), strict=True):
+        if not count:
+            raise ConfigError(f"no image is left for {what}", hint="give more images, or a larger share in --split")

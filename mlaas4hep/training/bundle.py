@@ -159,7 +159,7 @@ def check_destination(path: Path) -> None:
         ConfigError: there is something that is no bundle of ours.
     """
     if path.is_file():
-        raise ConfigError(f"{path} is a file", hint="--fout names a folder")
+        raise ConfigError(f"{path} is a file", hint="name a new folder")
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write {path}: {ancestor} is no folder that may be written")
@@ -169,9 +169,7 @@ def check_destination(path: Path) -> None:
         names = {entry.name for entry in path.iterdir()}
         if names and ("training.json" not in names or not names <= CONTENT):
             other = min(names - CONTENT, default=min(names))
-            raise ConfigError(
-                f"{path} holds something else than a bundle: {other}", hint="name a new folder with --fout"
-            )
+            raise ConfigError(f"{path} holds something else than a bundle: {other}", hint="name a new folder")
 
 
 def model_name(path: Path, name: str = "") -> str:

@@ -167,7 +167,7 @@ class _Run:
             if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {now.epoch + 1} is not a number",
-                    hint="lower the learning rate of the model file, or set 'normalise' to 'auto' in the params",
+                    hint="lower the learning rate, or set 'normalise' to 'auto' in the params of events",
                 )
             rate = self._backend.scale_learning_rate(1.0) if self._params.lr_patience else None
             epoch = Epoch(now.epoch + 1, train_loss, figures, now.seconds, now.events, now.waiting, rate)

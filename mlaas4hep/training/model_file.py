@@ -132,17 +132,17 @@ def default_model() -> str:
 
 
 def find_model_file(name: str) -> Path:
-    """Return the path of a model file: as given, then in the models folders."""
+    """Return the path of a model file: as given, then in models/, then among those that are shipped."""
     given = Path(name)
     folders = [
         Path("models"),
-        Path(mlaas4hep.__file__).parents[1] / "models",
+        Path(mlaas4hep.__file__).parents[1] / "examples/models",
         Path(sys.prefix, "share/mlaas4hep/models"),
     ]
     for path in (given, *(folder / given for folder in folders)):
         if path.is_file():
             return path
-    shipped = sorted({path.name for folder in folders if folder.is_dir() for path in folder.glob("*.py")})
+    shipped = sorted({path.name for folder in folders[1:] if folder.is_dir() for path in folder.glob("*.py")})
     raise FileUnreadable(
         f"there is no model file {name}, here or in models/",
         nearest=nearest(name, shipped),

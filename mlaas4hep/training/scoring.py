@@ -24,7 +24,7 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, SpecsMismatch, require
+from mlaas4hep.errors import ConfigError, SpecsMismatch, require, said
 from mlaas4hep.files import new_file, read_json
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
@@ -241,15 +241,20 @@ def open_session(path: Path) -> Any:
     """Return a bundle's graph, to be run by onnxruntime.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is not there, or damaged.
         PackageMissing: onnxruntime is not installed.
     """
     runtime = require("onnxruntime", "server", "scoring")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}", hint="name that of a trained model")
     if not path.exists():
         raise ConfigError(f"there is no {path}", hint="the bundle has no ONNX graph; train it anew")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise ConfigError(f"onnxruntime cannot load {path}: {said(error)}", hint="train the model anew") from error
 
 
 def _run(session: Any, rows: np.ndarray) -> np.ndarray:

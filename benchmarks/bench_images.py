@@ -140,7 +140,7 @@ def learn(bench: Bench, part: str, shuffled: bool) -> None:
     for seed in SEEDS[:1] if bench.trial or shuffled else SEEDS:
         folder = bench.folder / f"{part}{seed}"
         options = write_images(folder, 120 if bench.trial else 3000, 64, seed, shuffled)
-        found, seconds, _ = run(folder, *options, f"--epochs={1 if bench.trial else 8}", f"--seed={seed}")
+        found, seconds, _ = run(folder, *options, f"--epochs={1 if bench.trial else 5}", f"--seed={seed}")
         accuracy, images = found["test"]["accuracy"], found["test"]["events"]
         error = (accuracy * (1 - accuracy) / images) ** 0.5
         bench.add(

@@ -669,6 +669,14 @@ def test_a_subclassed_keras_model_that_does_not_fit_is_told_why(body, says, tmp_
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
+def test_a_keras_model_in_half_precision_that_cannot_be_had_in_whole_is_told_why(tmp_path):
+    text = MODELS["keras, subclassed"].replace(
+        "keras.layers.Dense(64)", "keras.layers.Dense(64, dtype='mixed_float16')"
+    )
+    with pytest.raises(ConfigError, match="cannot be had in float32, in which it is served: layers within layers are"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+
+
 def test_keras_computes_with_torch_if_it_is_told_so_and_needs_no_tensorflow(tmp_path):
     code = f"""
 import sys, pathlib

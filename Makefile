@@ -20,7 +20,7 @@ test: $(VENV)/.test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.test
-	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py -k killed
+	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py tests/test_hep_resnet.py -k killed
 	@OMP_NUM_THREADS=1 MLAAS4HEP_SEEDS=3 $(BIN)/python -m pytest --timeout=3600 tests/test_htautau.py -k networks
 	@MLAAS4HEP_SECONDS=60 $(BIN)/python -m pytest --timeout=3600 tests/test_load.py
 

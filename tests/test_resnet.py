@@ -234,24 +234,22 @@ def test_in_mixed_precision_the_logits_are_float32(settings):
 
 def test_training_in_half_precision_gives_scores_in_float32(tmp_path: Path):
     shape = {"images": (16, 16, 1)}
-    network, task = Network(precision="mixed_float16"), Task.classification(2)
-    first, second = (make_backend(network.as_model_file(), shape, task, Params(seed=seed)) for seed in (1, 2))
-    assert first.model.get_layer("conv2_block1_1_conv").compute_dtype == "float16"
+    file = Network(precision="mixed_float16").as_model_file()
+    backend = make_backend(file, shape, Task.classification(2), Params(seed=1))
+    assert backend.model.get_layer("conv2_block1_1_conv").compute_dtype == "float16"
     assert keras.config.dtype_policy().name == "float32"
     batch = Batch(
         {"images": pictures(8, shape["images"]).astype(np.uint8)}, np.arange(8) % 2, np.ones(8, np.float32), {},
         np.zeros(8, np.int8), np.zeros(8, np.int32), np.arange(8),
     )  # fmt: skip
-    assert all(np.isfinite(loss) for loss, _ in first.steps([batch] * 3))
+    assert all(np.isfinite(loss) for loss, _ in backend.steps([batch] * 3))
     whole = resnet("resnet18", shape["images"], 2)
-    whole.set_weights(first.model.get_weights())
+    whole.set_weights(backend.model.get_weights())
     logits = output_of(whole, batch.inputs["images"])
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(first.predict(batch.inputs), expected, atol=1e-5)
-    again = keras.saving.load_model(tmp_path / first.save(tmp_path))
+    np.testing.assert_allclose(backend.predict(batch.inputs), expected, atol=1e-5)
+    again = keras.saving.load_model(tmp_path / backend.save(tmp_path))
     np.testing.assert_allclose(output_of(again, batch.inputs["images"]), logits, atol=1e-5)
-    second.load_state(first.state())  # with that of the scale of the loss
-    assert list(first.steps([batch])) == list(second.steps([batch]))
 
 
 def test_channels_come_last_whatever_the_settings_of_keras(settings):

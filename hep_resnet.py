@@ -170,7 +170,9 @@ def shares_of(text: str) -> list[float]:
 
 def print_images(stream: ImageStream, backend: Backend, network: Network) -> None:
     """Print what is trained on what."""
-    height, width, channels = next(iter(stream.shapes.values()))
+    from mlaas4hep.images.stream import IMAGES
+
+    height, width, channels = stream.shapes[IMAGES]
     parts = ", ".join(f"{count:,} {name}" for name, count in zip(
         ("for training", "for validation", "to test"), stream.composition.totals.tolist(), strict=True))  # fmt: skip
     console.say(

@@ -28,15 +28,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_serving import Bench
 from PIL import Image
 
-import mlaas4hep
 from mlaas4hep.config import Params
 from mlaas4hep.images.folder import read_folder
 from mlaas4hep.images.stream import ImageStream
@@ -47,23 +46,6 @@ from mlaas4hep.training.task import Task
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ring", "blob", "arc")
 SEEDS = range(3)
-ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where images lie, and where results go."""
-
-    folder: Path
-    out: Path
-    trial: bool
-
-    def add(self, part: str, text: str, **values: object) -> None:
-        """Print a result, and append it to the file as JSON."""
-        print(f"  {text}", flush=True)
-        line = {"part": part, **values, "mlaas4hep": mlaas4hep.__version__, "cores": os.cpu_count()}
-        with self.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **({"trial": True} if self.trial else {})}) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,7 +157,7 @@ def steps(bench: Bench) -> None:
             "memory": partial(our_loop, backend, memory),
             "keras": bare_loop(network, memory),
         }
-        seconds = by_turns(loops, 1 if bench.trial else ROUNDS)
+        seconds = by_turns(loops, bench.rounds)
         rates = {name: files.training_entries / statistics.median(times) for name, times in seconds.items()}
         words = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
         ratio = rates["memory"] / rates["files"]

@@ -81,10 +81,10 @@ class ImageContent:
         """Write the model of 8 bits, where that is wanted; return its figures on the test part, and its size."""
         if not self._quantised:
             return {}
-        from mlaas4hep.images.quantise import quantise
+        from mlaas4hep.images.quantise import QUANTISED, quantise
         from mlaas4hep.training.bundle import tfaas_params, upload_spec
 
-        graph, small, name = folder / "model.onnx", folder / "model_quantized.onnx", f"{trained.name}_quantized"
+        graph, small, name = folder / "model.onnx", folder / QUANTISED, f"{trained.name}_quantized"
         quantise(graph, small, self._stream)
         write_json(folder / "params_quantized.json", tfaas_params(trained, small.name, name))
         write_json(folder / "upload_quantized.json", upload_spec(trained, small.name, "params_quantized.json", name))

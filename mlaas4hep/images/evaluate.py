@@ -22,6 +22,7 @@ from mlaas4hep.files import read_lines
 from mlaas4hep.images.check import Checked, check_images
 from mlaas4hep.images.folder import ImageFolder, read_folder
 from mlaas4hep.images.graph import run_graph
+from mlaas4hep.images.quantise import QUANTISED
 from mlaas4hep.images.stream import ImageStream
 from mlaas4hep.images.train import Images
 from mlaas4hep.lists import some
@@ -31,7 +32,7 @@ from mlaas4hep.training.metrics import confusion_matrix
 from mlaas4hep.training.scoring import open_session
 from mlaas4hep.training.task import Task
 
-GRAPH, QUANTISED = "model.onnx", "model_quantized.onnx"
+GRAPH = "model.onnx"
 
 
 @dataclass(frozen=True)

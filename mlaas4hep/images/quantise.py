@@ -18,6 +18,9 @@ import numpy as np
 from mlaas4hep.errors import require
 from mlaas4hep.images.stream import IMAGES, ImageStream
 
+QUANTISED = "model_quantized.onnx"
+"""What a bundle calls it."""
+
 CALIBRATION = 256
 """Training images by which the steps are chosen."""
 

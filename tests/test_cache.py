@@ -2,14 +2,16 @@
 
 import os
 import shutil
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from tinyroot import write_events
 
 from mlaas4hep import DataGenerator
-from mlaas4hep.stream.cache import BlockCache, key_of
+from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.cache import BlockCache, Cached
 
 PARAMS = {"batch_size": 50, "chunk_size": 200}
 
@@ -39,7 +41,8 @@ def content_of(batch):
 
 
 def blocks_in(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """The blocks; the markers of the cache are not among them."""
+    return sorted(path for path in folder.rglob("*-*-*") if path.is_file())
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -97,7 +100,10 @@ def test_a_damaged_block_is_made_anew_and_that_is_said_once(files, folder, damag
     for path in blocks_in(folder):
         path.write_bytes(damage(path.read_bytes()))
     assert epochs(files, {}) == truth
-    assert capsys.readouterr().err.count("note: events in the cache are damaged, and read anew from the files") == 1
+    assert (
+        capsys.readouterr().err.count("note: events in the cache are damaged, so they are read from the files again")
+        == 1
+    )
     assert epochs(files, {}) == truth
     assert not capsys.readouterr().err
 
@@ -123,15 +129,108 @@ def test_of_what_does_not_fit_every_epoch_reads_the_files(files, folder, capsys)
     assert capsys.readouterr().err.count("the cache holds a part of the events") == 1
 
 
-def test_what_was_not_used_for_longest_makes_room(folder):
-    folder.mkdir()
+def open_entry(key, limit, size=0):
+    """A cache with one block of so many bytes."""
+    cache = BlockCache.open(key, limit)
+    if size:
+        (cache._entry / "0-0-1").write_bytes(bytes(size))
+    return cache
+
+
+def entries(folder):
+    return sorted(path.name for path in next(folder.iterdir()).iterdir() if not path.name.startswith("."))
+
+
+def test_the_least_recently_used_entries_make_room(folder):
     for age, name in ((300, "old"), (100, "young"), (200, "older")):
-        (folder / name).mkdir()
-        (folder / name / "0-0-1").write_bytes(bytes(100))
-        os.utime(folder / name, (0, 1_000_000 - age))
-    cache = BlockCache.open(key_of("mine"), 350)
-    assert cache._make_room(200)
-    assert sorted(path.name for path in folder.iterdir() if path != cache.folder) == ["young"]
+        os.utime(open_entry(name, 10**6, 100)._entry, (0, 1_000_000 - age))
+    assert open_entry("mine", 350)._make_room(200)
+    assert entries(folder) == ["mine", "young"]
+
+
+def tree(folder):
+    """Every path below a folder, with its type, and its content or target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
+        content = os.readlink(path) if kind == "link" else path.read_bytes() if kind == "file" else b""
+        found[str(path.relative_to(folder))] = (kind, content)
+    return found
+
+
+def test_nothing_of_the_users_in_the_folder_of_the_cache_is_changed(files, folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "0-0-1").write_bytes(bytes(10_000))
+    for name in ("thesis", "0f" * 16):
+        (folder / name / "deep").mkdir(parents=True)
+        for file in ("0-0-1", "deep/data.root", ".mlaas4hep-cache"):
+            (folder / name / file).write_bytes(os.urandom(10_000))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "link").symlink_to(outside)
+    before, before_outside = tree(folder), tree(outside)
+    truth = epochs(files, {"cache": False})
+    assert epochs(files, {"cache_gb": 1e-6}) == truth  # less than the user's own files take
+    assert epochs(files, {}) == truth
+    after = tree(folder)
+    assert {path: after.get(path) for path in before} == before
+    assert tree(outside) == before_outside
+    assert {path.split("/")[0] for path in after.keys() - before.keys()} == {f"mlaas4hep-blocks-{os.getuid()}"}
+
+
+def test_the_users_files_do_not_count_against_the_limit(folder):
+    folder.mkdir()
+    (folder / "large").write_bytes(bytes(1000))
+    assert open_entry("mine", 350)._make_room(300)
+
+
+def test_in_the_folder_of_the_cache_only_its_own_entries_are_deleted(folder):
+    old = open_entry("old", 10**6, 100)
+    os.utime(old._entry, (0, 1000))
+    home = old._entry.parent
+    (old._entry / "notes.txt").write_text("put here by the user")
+    (home / "foreign").mkdir()
+    (home / "foreign" / "0-0-1").write_bytes(bytes(1000))
+    (home / "link").symlink_to(home / "foreign")
+    assert open_entry("mine", 350)._make_room(300)
+    assert sorted(path.name for path in old._entry.iterdir()) == [".mlaas4hep-cache", "notes.txt"]
+    assert (home / "foreign" / "0-0-1").stat().st_size == 1000
+    assert (home / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "link"])
+def test_a_folder_without_the_marker_is_not_used_as_the_cache(files, folder, tmp_path, kind, capsys):
+    home = folder / f"mlaas4hep-blocks-{os.getuid()}"
+    folder.mkdir()
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        home.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        home.write_text("mine")
+    else:
+        home.mkdir()
+        if kind == "folder":
+            (home / "0-0-1").write_text("mine")
+    before = tree(tmp_path)
+    assert epochs(files, {}) == epochs(files, {"cache": False})
+    assert tree(tmp_path) == before
+    assert "exists and was not created as a cache" in capsys.readouterr().err
+
+
+def test_two_processes_may_open_the_same_new_cache(folder):
+    with ThreadPoolExecutor(8) as pool:
+        caches = list(pool.map(lambda number: BlockCache.open("key", 10**6), range(64)))
+    assert None not in caches
+    assert entries(folder) == ["key"]
+
+
+def test_an_entry_that_is_deleted_while_it_is_used_is_created_again(folder):
+    mine, other = open_entry("mine", 10**6), open_entry("other", 10**6)
+    other._folder.remove(mine._entry)
+    assert entries(folder) == ["other"]
+    batch = Batch(*({} if field.name in ("inputs", "ids") else np.zeros(0) for field in fields(Batch)))
+    mine.put(0, 0, 1, Cached(batch, {}, {}))
+    assert mine.get(0, 0, 1) is not None
 
 
 def test_without_a_place_there_is_no_cache(files, tmp_path, monkeypatch, capsys):

@@ -1,13 +1,13 @@
-"""Blocks of events as they were made, on disk, so that only the first epoch reads and decodes the files.
+"""A cache of decoded events on disk, so that only the first epoch reads and decodes the files.
 
     cache = BlockCache.open(key_of(everything that the events depend on), limit=20_000_000_000)
     cache.put(file, start, stop, Cached(batch, {}, {}))
-    cache.get(file, start, stop).batch            # its arrays are mapped into memory, not read
+    cache.get(file, start, stop).batch            # its arrays are memory-mapped, not read
 
-Blocks lie in $MLAAS4HEP_CACHE (a folder of the system's for temporary files, unless it is set), in a folder for each
-key, and later runs over the same events find them there. The folders of other keys go when there is too little room,
-those first that were not used for longest. Losing the cache at any time loses nothing but time, and so does damage: the
-first time that a process takes a block, it looks whether its checksum is right.
+The cache lies in a subfolder of $MLAAS4HEP_CACHE, or of the system's folder for temporary files if that is not set;
+see `cache_folder`. Later runs over the same events find them there. If there is too little room, the least recently
+used entries of other keys are deleted. The cache may be deleted at any time: the events are then read from the files
+again. So are the events of a damaged block: its checksum is verified when a process uses it for the first time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.reader.objects import Objects
 from mlaas4hep.stream.batch import Batch
+from mlaas4hep.stream.cache_folder import CacheFolder, size_of
 
 MAGIC = b"MLBLOCK2"
 ALIGNMENT = 64
@@ -60,31 +61,32 @@ class Cached:
 class BlockCache:
     """The blocks of one sample as it is read by one set of parameters; threads may share it."""
 
-    def __init__(self, root: Path, key: str, limit: int) -> None:
-        """Use the folder `key` of `root`, which exists, and up to `limit` bytes of it and its neighbours."""
-        self.folder = root / key
-        self.folder.mkdir(exist_ok=True)
-        os.utime(self.folder)
-        self._root = root
+    def __init__(self, folder: CacheFolder, key: str, limit: int) -> None:
+        """Use the entry `key` of a cache folder, and up to `limit` bytes of all its entries.
+
+        Raises:
+            OSError: the entry cannot be created.
+        """
+        self._folder = folder
+        self._key = key
+        self._entry = folder.entry(key)
         self._limit = limit
         self._lock = threading.Lock()
-        self._used = sum(map(_size, root.iterdir()))
+        self._used = sum(map(size_of, folder.entries()))
         self._full = False
         self._whole: set[Path] = set()
         self._damaged = False
 
     @classmethod
     def open(cls, key: str, limit: int) -> BlockCache | None:
-        """Return the cache of a key; None where there is no place for one."""
-        named = os.environ.get("MLAAS4HEP_CACHE")
-        root = Path(named or Path(tempfile.gettempdir(), f"mlaas4hep-cache-{os.getuid()}"))
+        """Return the cache of a key; None if there is no place for one, with a notice."""
+        parent = Path(os.environ.get("MLAAS4HEP_CACHE") or tempfile.gettempdir())
         try:
-            root.mkdir(mode=0o700, parents=named is not None, exist_ok=True)
-            if root.stat().st_uid != os.getuid() or (named is None and root.is_symlink()):
-                raise PermissionError(f"{root} belongs to somebody else")
-            return cls(root, key, limit)
+            return cls(CacheFolder.open(parent), key, limit)
         except OSError as error:
-            console.notice(f"no cache, so every epoch reads the files: {error}; set MLAAS4HEP_CACHE to a folder")
+            console.notice(
+                f"no cache, so every epoch reads the files: {error}; set MLAAS4HEP_CACHE to a folder that you may write"
+            )
             return None
 
     def get(self, file: int, start: int, stop: int) -> Cached | None:
@@ -102,43 +104,46 @@ class BlockCache:
             return None
         except ValueError:
             if not self._damaged:
-                console.notice(f"events in the cache are damaged, and read anew from the files: {path}")
+                console.notice(f"events in the cache are damaged, so they are read from the files again: {path}")
             self._damaged = True
             return None
 
     def put(self, file: int, start: int, stop: int, block: Cached) -> None:
         """Write a block, if there is room."""
         pieces = _pack(block)
-        temporary = self.folder / f".{os.getpid()}-{threading.get_ident()}"
+        temporary = None
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleared up
+            entry = self._folder.entry(self._key)  # the cache may have been deleted meanwhile
             if not self._make_room(sum(map(len, pieces))):
                 return
             path = self._path(file, start, stop)
-            with temporary.open("wb") as opened:
+            with tempfile.NamedTemporaryFile(prefix=".block-", dir=entry, delete=False) as opened:
+                temporary = Path(opened.name)
                 opened.writelines(pieces)
             self._whole.discard(path)
             temporary.rename(path)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                with suppress(OSError):
+                    temporary.unlink()
             self._give_up(str(error))
 
     def _path(self, file: int, start: int, stop: int) -> Path:
-        return self.folder / f"{file}-{start}-{stop}"
+        return self._entry / f"{file}-{start}-{stop}"
 
     def _make_room(self, size: int) -> bool:
-        """Count `size` bytes more, without others that are older if need be; return whether there is room for them."""
+        """Reserve `size` bytes, deleting entries of other keys if need be; return whether there is room."""
         with self._lock:
             if self._full:
                 return False
-            if shutil.disk_usage(self._root).free < size + RESERVE:
-                self._give_up(f"there are less than {RESERVE / 1e9:.0f} GB free on the disk of {self._root}")
+            if shutil.disk_usage(self._folder.path).free < size + RESERVE:
+                self._give_up(f"there are less than {RESERVE / 1e9:.0f} GB free on the disk of {self._folder.path}")
                 return False
-            others = sorted((folder for folder in self._root.iterdir() if folder != self.folder), key=_last_used)
-            while self._used + size > self._limit and others:
-                self._used -= _size(others[0])
-                shutil.rmtree(others.pop(0), ignore_errors=True)
+            if self._used + size > self._limit:
+                for other in self._folder.entries():
+                    if other != self._entry and self._used + size > self._limit:
+                        self._used -= size_of(other)
+                        self._folder.remove(other)
             if self._used + size > self._limit:
                 self._give_up(f"'cache_gb' in the params allows {self._limit / 1e9:g} GB")
                 return False
@@ -218,18 +223,3 @@ def _arrays_of(batch: Batch) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
 
 def _padded(length: int) -> int:
     return -(-length // ALIGNMENT) * ALIGNMENT
-
-
-def _last_used(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:  # another process was quicker
-        return 0.0
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes that the files of a folder take; one that vanishes has none."""
-    try:
-        return sum(entry.stat().st_size for entry in os.scandir(folder))
-    except OSError:
-        return 0

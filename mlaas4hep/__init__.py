@@ -9,12 +9,17 @@ layers; a module imports only from floors below its own. Importing this package 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
     from mlaas4hep.reader import Chunk, DataReader, Specs
     from mlaas4hep.stream import Batch, DataGenerator
+
+# Unless this is set before its first import, ONNX Runtime 1.29 and later send telemetry, and replace the file .ses in
+# the folder for temporary files. Users who want that set the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Batch", "Chunk", "DataGenerator", "DataReader", "Specs", "TFaaSClient"]

@@ -214,7 +214,7 @@ def test_a_folder_without_the_marker_is_not_used_as_the_cache(files, folder, tmp
     before = tree(tmp_path)
     assert epochs(files, {}) == epochs(files, {"cache": False})
     assert tree(tmp_path) == before
-    assert "exists and was not created as a cache" in capsys.readouterr().err
+    assert "exists and was not created by MLaaS4HEP" in capsys.readouterr().err
 
 
 def test_two_processes_may_open_the_same_new_cache(folder):

@@ -8,7 +8,17 @@ import sys
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import new_directory, new_file, only_one, read_json, read_lines, read_text, write_json
+from mlaas4hep.files import (
+    check_replaceable,
+    new_directory,
+    new_file,
+    only_one,
+    read_json,
+    read_lines,
+    read_text,
+    remove_unfinished,
+    write_json,
+)
 
 
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -210,3 +220,54 @@ def test_json_beyond_all_measure_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ConfigError, match=r"a\.json is JSON that cannot be read"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_folder_that_is_not_ours_is_kept_beside_the_new_one(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "notes").write_text("mine")
+    (tmp_path / "bundle.old").mkdir()
+    with new_directory(tmp_path / "bundle", is_ours=lambda folder: not (folder / "notes").exists()) as folder:
+        (folder / "model").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "bundle.old", "bundle.old1"]
+    assert (tmp_path / "bundle.old1" / "notes").read_text() == "mine"
+    assert (tmp_path / "bundle" / "model").read_text() == "new"
+
+
+def test_an_existing_file_is_replaced_only_by_one_of_its_kind(tmp_path):
+    def check(path):
+        check_replaceable(path, lambda file: file.read_text() == "ours", "things of ours", "name another file")
+
+    (tmp_path / "ours").write_text("ours")
+    (tmp_path / "link").symlink_to("ours")
+    check(tmp_path / "ours")
+    check(tmp_path / "link")
+    check(tmp_path / "absent")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to("folder/nothing")
+    for name in ("mine", "folder"):
+        with pytest.raises(ConfigError, match=f"{name} exists and does not hold things of ours; name another file"):
+            check(tmp_path / name)
+    check(tmp_path / "broken")  # what it points to is to be written
+
+
+def test_a_lock_of_somebody_else_is_neither_used_nor_changed(tmp_path):
+    (tmp_path / ".out.lock").write_text("mine\n")
+    with pytest.raises(FileUnreadable, match=r"\.out\.lock exists and is not a lock"), only_one(tmp_path / "out"):
+        pass
+    assert (tmp_path / ".out.lock").read_text() == "mine\n"
+
+
+def test_what_a_killed_writer_left_of_a_file_is_removed_and_nothing_else(tmp_path):
+    code = (
+        "import os, signal; from mlaas4hep.files import new_file\n"
+        f"with new_file({str(tmp_path / 'a.csv')!r}, alone=True) as path:\n"
+        "    path.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (tmp_path / ".b.csv.unfinished").mkdir()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".a.csv.unfinished", ".b.csv.unfinished"]
+    remove_unfinished(tmp_path / "a.csv")
+    remove_unfinished(tmp_path / "b.csv")
+    assert [path.name for path in tmp_path.iterdir()] == [".b.csv.unfinished"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -652,7 +653,10 @@ def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
     path, _ = write_sample(tmp_path, 300)
-    (tmp_path / "out.checkpoint").write_bytes(b"PK nothing")
+    with zipfile.ZipFile(tmp_path / "out.checkpoint", "w") as archive:
+        archive.writestr("standing.json", "{}")
+    with open(tmp_path / "out.checkpoint", "r+b") as file:
+        file.truncate(60)
     with pytest.raises(
         FileUnreadable, match=r"the checkpoint .*out.checkpoint cannot be read: .*; delete it and begin"
     ):

@@ -62,7 +62,8 @@ def write_gallery(reader: DataReader, pairs: list[Pair], path: str | os.PathLike
     name = html.escape(reader.location)
     cards = "\n".join(_card(reader, pair) for pair in pairs)
     text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="MLaaS4HEP">'
+        f'<meta name="viewport" content="width=device-width">'
         f"<title>{name}</title><style>{STYLE}</style>"
         f"<header><h1>{name}</h1>"
         f'<label>Branches whose names contain <input id="search" type="search" autofocus></label> '

@@ -35,7 +35,7 @@ def write_pages(pairs: Sequence[Pair], path: str | os.PathLike[str]) -> None:
     with (
         new_file(path) as temporary,
         matplotlib.rc_context({**mplhep.style.CMS, **SMALLER}),
-        PdfPages(temporary) as pdf,
+        PdfPages(temporary, metadata={"Creator": "MLaaS4HEP"}) as pdf,
         console.progress("pages", len(pairs), "branches") as bar,
     ):
         figure = Figure(figsize=(8.3, 11.7))

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.errors import require
+from mlaas4hep.files import check_replaceable, mentions_us
 from mlaas4hep.reader.data_reader import DataReader
 from mlaas4hep.reader.layout import Slot
 
@@ -46,6 +47,7 @@ def write_histograms(reader: DataReader, folder: str | os.PathLike[str], name: s
 
     Raises:
         PackageMissing: hist, matplotlib or mplhep is not installed.
+        ConfigError: a file of one of these names exists that was not written here.
         FileUnreadable: the files cannot be written.
     """
     from mlaas4hep.reader.gallery import write_gallery
@@ -55,6 +57,8 @@ def write_histograms(reader: DataReader, folder: str | os.PathLike[str], name: s
         require(package, "plot", "a page of histograms")
     stem = name or Path(reader.location).stem
     paths = [Path(folder) / f"{stem}{ending}" for ending in (".html", ".pdf")]
+    for path in paths:
+        check_replaceable(path, mentions_us, "histograms of MLaaS4HEP", "move it, or name another folder")
     pairs = fill_histograms(reader)
     write_gallery(reader, pairs, paths[0])
     write_pages(pairs, paths[1])

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-MARKER = ".mlaas4hep-cache"
-"""Name of the marker file of the cache folder and of each entry."""
+from mlaas4hep.marked import Marker
 
-_MARK = b"This folder is a cache of MLaaS4HEP. It may be deleted at any time.\n"
+MARKER = Marker(".mlaas4hep-cache", "This folder is a cache of MLaaS4HEP. It may be deleted at any time.\n")
+
 _BLOCK = re.compile(r"\d+-\d+-\d+|\.block-\w+")  # a block; a block that is being written
-_NEW, _EVICTED = ".mlaas4hep-new-", ".evicted-"
+_EVICTED = ".evicted-"
 
 
 class CacheFolder:
@@ -48,7 +46,7 @@ class CacheFolder:
 
     def _create(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _ensure_marked(self.path)
+        MARKER.ensure(self.path)
 
     def entry(self, key: str) -> Path:
         """Return the folder of a key; create it if it does not exist, and mark it as used now.
@@ -58,28 +56,28 @@ class CacheFolder:
         """
         self._create()
         entry = self.path / key
-        _ensure_marked(entry)
+        MARKER.ensure(entry)
         os.utime(entry)
         return entry
 
     def entries(self) -> Sequence[Path]:
         """Return the entries, the least recently used one first."""
         with suppress(OSError):
-            found = [path for path in self.path.iterdir() if is_marked(path)]
+            found = [path for path in self.path.iterdir() if MARKER.is_on(path)]
             return sorted(found, key=_last_used)
         return []
 
     def remove(self, entry: Path) -> None:
         """Delete an entry; files in it that are not blocks stay, and the entry with them."""
         with suppress(OSError):
-            if not all(file.name == MARKER or _is_block(file) for file in _files(entry)):
+            if not all(file.name == MARKER.name or _is_block(file) for file in _files(entry)):
                 _delete_blocks(entry)
                 return
             # The entry disappears in one step, so that a process that writes to it notices and creates it again.
             evicted = entry.with_name(f"{_EVICTED}{os.getpid()}-{entry.name.removeprefix(_EVICTED)}")
             entry.rename(evicted)
             _delete_blocks(evicted)
-            (evicted / MARKER).unlink()
+            (evicted / MARKER.name).unlink()
             evicted.rmdir()
 
 
@@ -90,38 +88,6 @@ def size_of(entry: Path) -> int:
         with suppress(OSError):
             total += block.stat(follow_symlinks=False).st_size
     return total
-
-
-def is_marked(path: Path) -> bool:
-    """Return whether `path` is a folder of this user that carries the marker; symbolic links are not followed."""
-    try:
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            return False
-        descriptor = os.open(path / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as marker:
-            return stat.S_ISREG(os.fstat(descriptor).st_mode) and marker.read(len(_MARK) + 1) == _MARK
-    except OSError:
-        return False
-
-
-def _ensure_marked(path: Path) -> None:
-    """Create a folder together with its marker, in one step, unless it exists and carries the marker."""
-    if is_marked(path):
-        return
-    if not os.path.lexists(path):
-        new = Path(tempfile.mkdtemp(prefix=_NEW, dir=path.parent))
-        try:
-            (new / MARKER).write_bytes(_MARK)
-            with suppress(OSError):  # another process was faster
-                new.rename(path)
-                return
-        finally:
-            with suppress(OSError):
-                (new / MARKER).unlink()
-                new.rmdir()
-    if not is_marked(path):
-        raise FileExistsError(f"{path} exists and was not created as a cache by this user")
 
 
 def _files(entry: Path) -> Sequence[os.DirEntry[str]]:

@@ -22,7 +22,6 @@ A bundle appears whole or not at all; loading one never unpickles anything.
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -43,6 +42,7 @@ from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.stream import BatchSource
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.content import Content
+from mlaas4hep.training.destination import is_bundle
 from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import History, Scored
 from mlaas4hep.training.metrics import auc_uncertainty, effective_events
@@ -59,14 +59,6 @@ ALONE = 5
 
 MORE_FIGURES = ("auc_uncertainty", "events")
 """What metrics.json has of the test part beside the figures of a task and the model file's own metrics."""
-
-CONTENT = {
-    "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
-    "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
-    "epochs.csv", "folds", "assets", "variables", "saved_model.pb", "model.pb", "params_tfaas.json",
-    "upload_tfaas.json", "model_quantized.onnx", "params_quantized.json", "upload_quantized.json",
-}  # fmt: skip
-"""Every name that a bundle may have in it; a folder with others is not replaced by one."""
 
 
 @dataclass(frozen=True)
@@ -152,26 +144,6 @@ def _finite(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value if np.isfinite(value) else None for key, value in figures.items()}
 
 
-def check_destination(path: Path) -> None:
-    """Make sure, before hours of training, that a bundle may be written there.
-
-    Raises:
-        ConfigError: there is something that is no bundle of ours.
-    """
-    if path.is_file():
-        raise ConfigError(f"{path} is a file", hint="name a new folder")
-    ancestor = next(folder for folder in path.absolute().parents if folder.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write {path}: {ancestor} is no folder that may be written")
-    if os.path.islink(path):
-        check_destination(Path(os.path.realpath(path)))
-    elif path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        if names and ("training.json" not in names or not names <= CONTENT):
-            other = min(names - CONTENT, default=min(names))
-            raise ConfigError(f"{path} holds something else than a bundle: {other}", hint="name a new folder")
-
-
 def model_name(path: Path, name: str = "") -> str:
     """Return the model's name on a server: the one given, or the folder's with all but letters and digits as `_`."""
     return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
@@ -186,7 +158,7 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
     """
     content, problem, more = trained.content, "", {}
     example = content.example(trained.name, EXAMPLES)
-    with new_directory(path, alone=True) as folder:
+    with new_directory(path, alone=True, is_ours=is_bundle) as folder:
         training = _training(trained, _save_models(folder, trained))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
         labels = "".join(f"{label}\n" for label in trained.source.labels.classes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import new_file, unfinished
+from mlaas4hep.files import new_file, remove_unfinished
+
+_STANDING = "standing.json"
+"""The first member of the archive that a checkpoint is."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Checkpoint:
         head = {"format": 1, "key": self._key, "standing": asdict(standing), "random": _random_state()}
         try:
             with new_file(self.path, alone=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                archive.writestr("standing.json", json.dumps(head))
+                archive.writestr(_STANDING, json.dumps(head))
                 archive.writestr("state", state)
                 archive.writestr("best", best)
         except OSError as error:
@@ -92,7 +96,7 @@ class Checkpoint:
             return None
         try:
             with zipfile.ZipFile(self.path) as archive:
-                head = json.loads(archive.read("standing.json"))
+                head = json.loads(archive.read(_STANDING))
                 state, best = archive.read("state"), archive.read("best")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise FileUnreadable(
@@ -109,8 +113,16 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file, and what a killed process may have left of another."""
-        for path in (self.path, unfinished(self.path)):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+        remove_unfinished(self.path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file begins like a checkpoint; the rest of it may be damaged."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(64)
+        return head.startswith(b"PK\x03\x04") and _STANDING.encode() in head
+    return False
 
 
 def _random_state() -> dict[str, Any]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import csv
 import io
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mlaas4hep import console
 from mlaas4hep.errors import require
-from mlaas4hep.files import check_destination, new_file, unfinished
+from mlaas4hep.files import check_destination, new_file, remove_unfinished
 from mlaas4hep.training.loop import Epoch, flat
+
+_FIRST_COLUMNS = b"fold,epoch,"
 
 
 class EpochLog:
@@ -84,5 +87,12 @@ class EpochLog:
 
     def remove(self) -> None:
         """Delete the table; a bundle has it."""
-        for path in (self.path, unfinished(self.path)):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+        remove_unfinished(self.path)
+
+
+def is_epoch_table(path: Path) -> bool:
+    """Return whether a file looks like a table of epochs."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_FIRST_COLUMNS)) == _FIRST_COLUMNS
+    return False

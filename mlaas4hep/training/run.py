@@ -21,24 +21,27 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line
-from mlaas4hep.files import only_one
+from mlaas4hep.files import check_replaceable, check_unfinished, only_one
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
 from mlaas4hep.stream import PARTS, BatchSource, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
 from mlaas4hep.training.backend import AtOnce, Backend, make_backend
-from mlaas4hep.training.bundle import COMPARED, MORE_FIGURES, Fit, Trained, check_destination, model_name, write_bundle
-from mlaas4hep.training.checkpoint import Checkpoint
+from mlaas4hep.training.bundle import COMPARED, MORE_FIGURES, Fit, Trained, model_name, write_bundle
+from mlaas4hep.training.checkpoint import Checkpoint, is_checkpoint
 from mlaas4hep.training.content import Content
+from mlaas4hep.training.destination import check_bundle_destination
 from mlaas4hep.training.event_content import EventContent
-from mlaas4hep.training.logs import EpochLog
+from mlaas4hep.training.logs import EpochLog, is_epoch_table
 from mlaas4hep.training.loop import Control, Epoch, Scored, check_parts, evaluate, recall, train
 from mlaas4hep.training.model_file import ModelFile, load_model_file
 from mlaas4hep.training.stopping import BEGIN_ANEW, Stop
 from mlaas4hep.training.stored import Result, find, keep
 from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import explain
+
+_ANOTHER_NAME = "move it, or give the bundle another name"
 
 
 class AlreadyTrained(MLaaS4HEPError):
@@ -111,11 +114,17 @@ def open_run(destination: Path, params: Params, watch: Watch) -> Iterator[Run]:
         ConfigError: there is something that is no bundle of ours, or another run writes there.
         Stopped: it was asked to stop.
     """
-    check_destination(destination)
+    check_bundle_destination(destination)
     paths = _checkpoint_paths(destination, params.kfold)
+    table = destination.with_name(f"{destination.name}.epochs.csv")
+    for path in paths:
+        check_replaceable(path, is_checkpoint, "a checkpoint", _ANOTHER_NAME)
+    check_replaceable(table, is_epoch_table, "a table of epochs", _ANOTHER_NAME)
+    for path in (destination, *paths, table):
+        check_unfinished(path)
     with watch.stop.explained(lambda: _how_to_go_on(paths)), ExitStack() as stack:
         stack.enter_context(only_one(destination))
-        log = EpochLog(destination.with_name(f"{destination.name}.epochs.csv"), params.tensorboard)
+        log = EpochLog(table, params.tensorboard)
         stack.callback(log.close)
         yield Run(destination, params, watch, paths, log, stack)
 

@@ -24,11 +24,12 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, SpecsMismatch, require, said
-from mlaas4hep.files import new_file, read_json
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, require, said
+from mlaas4hep.files import check_replaceable, new_file, read_json
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
+from mlaas4hep.io.source import open_source
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.losses import losses
 from mlaas4hep.reader.preproc import Preproc
@@ -155,7 +156,7 @@ def score_files(
         preproc: see `Scorer.load`.
 
     Raises:
-        ConfigError: two files would have scores of the same name.
+        ConfigError: two files would have scores of the same name, or a file of such a name exists and holds no scores.
         MLaaS4HEPError: the bundle, or a file, cannot be read, or does not belong to the other.
     """
     params = params or Params.parse({})
@@ -170,6 +171,8 @@ def score_files(
         raise ConfigError(
             f"two files would have their scores in {min(twice)}", hint="score them into folders of their own"
         )
+    for path in paths:
+        check_replaceable(path, _holds_scores, "scores of MLaaS4HEP", "move it, or name another folder")
     scorer = Scorer.load(bundle, preproc)
 
     def look(name: str) -> None:
@@ -218,6 +221,15 @@ def _types(scorer: Scorer, reader: DataReader) -> dict[str, np.dtype[Any]]:
     if clash:
         raise ConfigError(f"an identifier is called '{clash[0]}', and so is a score")
     return {**types, **dict.fromkeys(scorer.names, np.dtype(np.float32)), PASSES: np.dtype(bool)}
+
+
+def _holds_scores(path: Path) -> bool:
+    """Return whether a file holds scores: a table or tree with the column that says which events pass the cuts."""
+    try:
+        with open_source(str(path), TREE) as source:
+            return PASSES in source.columns
+    except (MLaaS4HEPError, OSError):
+        return False
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Distinguished names in OpenSSL's slash form, as grid-mapfiles and signing policies spell them.
+r"""Distinguished names in OpenSSL's slash form, as grid-mapfiles and signing policies spell them.
 
     slash_form(certificate.subject)                      # "/DC=ch/DC=cern/CN=Jane Doe"
     normalise("/DC=ch/DC=cern/Email=jane@cern.ch")       # "/DC=ch/DC=cern/emailAddress=jane@cern.ch"
 
-The slash form does not escape slashes: O="Grid/CN=Jane" and O="Grid", CN="Jane" look the same. A name that could be
-read in two ways has no slash form here, so that nobody is taken for somebody else.
+Most software does not escape slashes: O="Grid/CN=Jane" and O="Grid", CN="Jane" look the same. A name that could be
+read in two ways has no slash form here, so that nobody is taken for somebody else. OpenSSL 3.0.22 and later escape
+slashes in values, as in `CN=host\/a.b`; this spelling is understood.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _SPELLINGS = {name.lower(): name for name in _SHORT_NAMES.values()} | {
     "s": "ST",
 }
 _TYPE = re.compile(r"/([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+)=")
+_ESCAPED_SIGN = re.compile(r"\\(?!/[A-Za-z0-9.-]+=)([/+])")
 _ESCAPED_BYTE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 
 
@@ -71,9 +73,9 @@ def shown(name: Name) -> str:
 
 
 def normalise(text: str) -> str:
-    r"""Return a name in slash form with one spelling of each attribute type, and UTF-8 instead of `\xC3\xA9`."""
+    r"""Return a name in slash form with one spelling of each attribute type, without escapes such as `\xC3\xA9`."""
     raw = _ESCAPED_BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode("utf-8", "surrogateescape"))
-    decoded = raw.decode("utf-8", "surrogateescape")
+    decoded = _ESCAPED_SIGN.sub(r"\1", raw.decode("utf-8", "surrogateescape"))
     return _TYPE.sub(lambda found: f"/{_SPELLINGS.get(found[1].lower(), found[1])}=", decoded)
 
 

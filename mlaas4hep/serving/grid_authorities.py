@@ -74,6 +74,7 @@ class GridAuthorities:
 
     Attributes:
         current: the content at the time of the last look.
+        changes: how often the trusted certificates have changed.
 
     Raises:
         FileUnreadable, ConfigError: it cannot be read, or holds no authority.
@@ -86,10 +87,12 @@ class GridAuthorities:
         self._without_crl: set[str] = set()
         self._failure = ""
         self.current = self._load()
+        self.changes = 0
 
     def reload(self) -> None:
         """Look at all files again; an unreadable folder leaves no authority."""
         with self._lock:
+            before = self.current
             try:
                 self.current, self._failure = self._load(), ""
             except MLaaS4HEPError as error:
@@ -97,6 +100,7 @@ class GridAuthorities:
                 if str(error) != self._failure:
                     self._failure = str(error)
                     _log.warning("client certificates are refused from now on: %s", error)
+            self.changes += self.current.anchors != before.anchors
 
     def reload_if_changed(self, authorities: Iterable[CanonicalName]) -> None:
         """Look at the files of some authorities, and at all if one of those has changed."""

@@ -88,8 +88,8 @@ class ServerTls:
 
     def _files(self) -> object:
         """Return what changes with the certificate files."""
-        anchors = self._authorities.current.anchors if self._authorities is not None else frozenset()
-        return anchors, *(_version(path) for path in (self._settings.cert, self._settings.key) if path)
+        changes = self._authorities.changes if self._authorities is not None else 0
+        return changes, *(_version(path) for path in (self._settings.cert, self._settings.key) if path)
 
     def _new_context(self) -> ssl.SSLContext:
         settings = self._settings

@@ -235,8 +235,10 @@ def connect(server: Server, grid: Grid, name: str, *, tls12: bool = False) -> HT
     return HTTPSConnection(str(address.hostname), address.port, context=context, timeout=20)
 
 
-def status_on(connection: HTTPSConnection) -> int:
-    connection.request("DELETE", "/delete/nothing")
+def status_on(
+    connection: HTTPSConnection, method: str = "DELETE", path: str = "/delete/nothing", token: str = ""
+) -> int:
+    connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
     answer = connection.getresponse()
     answer.read()
     return answer.status
@@ -339,12 +341,10 @@ def test_only_people_who_are_named_change_models(authorities: Grid, tmp_path: Pa
             answer = delete(running, authorities, name)
             assert answer.status_code == FORBIDDEN
             assert answer.json()["error"] == f"DELETE /delete/nothing: {PERSON} may not change models"
-        with requests.Session() as session:
-            session.verify = str(authorities.folder / "authority.pem")
-            session.cert = (str(authorities.folder / "person.pem"), str(authorities.folder / "person.key"))
-            assert session.get(f"{running.url}/models", timeout=20).status_code == 200  # they may ask
-            bearer = {"Authorization": f"Bearer {'x' * 20}"}
-            assert session.delete(f"{running.url}/delete/nothing", headers=bearer, timeout=20).status_code == 200
+        connection = connect(running, authorities, "person")
+        assert status_on(connection, "GET", "/models") == 200  # they may ask
+        assert status_on(connection, token="x" * 20) == KNOWN
+        connection.close()
         gridmap.write_text(f'"{PERSON}" person\n')
         assert eventually(lambda: status(running, authorities, "andre") == FORBIDDEN)
         assert status(running, authorities, "full") == KNOWN  # a proxy stands for its owner

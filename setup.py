@@ -24,6 +24,7 @@ EXTRAS = {
         "onnxruntime>=1.20",
         "pillow>=10.3",
         "protobuf>=4.25",
+        "cryptography>=42",  # client certificates
     ],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],

@@ -44,6 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--capath", metavar="PATH",
         help="folder or file of authorities; without a certificate of theirs, or a token, nobody changes models",
     )  # fmt: skip
+    option(
+        "--allow-dn", action="append", metavar="DN",
+        help="name of a certificate that may change models, as in /DC=ch/DC=cern/CN=Jane Doe; may be repeated "
+        "(default: all of the authorities in --capath)",
+    )  # fmt: skip
+    option("--gridmap", metavar="FILE", help="grid-mapfile with the names of certificates that may change models")
     option("--private", action="store_true", help="only who has a token or certificate may ask at all")
     console.add_verbose(parser, "1: log every request to stderr, and keep tracebacks")
     return parser
@@ -67,6 +73,7 @@ def command(args: argparse.Namespace) -> None:
     if not 0 <= args.rate < math.inf:
         raise ConfigError(f"--rate is {args.rate:g}, and must be at least 0, and finite")
     given = {name: value for name, value in vars(args).items() if value is not None}
+    given["allow_dn"] = tuple(given.get("allow_dn", ()))
     given |= {"max_upload": int(args.max_upload * 1e6), "verbose": bool(args.verbose)}
     serve(Settings(**given))
 

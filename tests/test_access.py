@@ -111,7 +111,7 @@ def test_a_certificate_of_strangers_ends_the_connection(tmp_path: Path, grid: Gr
 
 def test_a_token_file_that_changes_is_read_again(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = Tokens(tokens)
-    monkeypatch.setattr("mlaas4hep.serving.access._FRESH", -1.0)
+    monkeypatch.setattr("mlaas4hep.serving.watched_file.FRESH", -1.0)
     assert known.know(TOKEN.encode())
     tokens.write_text("x" * 20)
     assert known.know(b"x" * 20)
@@ -124,11 +124,11 @@ def test_a_token_file_that_turns_bad_is_told_of_once(
     tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     known = Tokens(tokens)
-    monkeypatch.setattr("mlaas4hep.serving.access._FRESH", -1.0)
+    monkeypatch.setattr("mlaas4hep.serving.watched_file.FRESH", -1.0)
     tokens.write_text("short\n")
     assert [known.know(TOKEN.encode()) for _ in range(3)] == [False] * 3
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"nobody is known any more by a token: {tokens} holds a token of less than 16 characters")
+    assert said.startswith(f"the tokens are no longer used: {tokens} holds a token of less than 16 characters")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_private_needs_a_way_to_be_known() -> None:
 
 
 def test_health_is_told_to_everybody(tokens: Path) -> None:
-    Access(Tokens(tokens), private=True).check("GET", "/v2/health/ready", None, False)
+    Access(Tokens(tokens), private=True).check("GET", "/v2/health/ready", None, None)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,9 @@ def test_health_is_told_to_everybody(tokens: Path) -> None:
     [
         (["--private"], "the server is private, and nobody can be known to it"),
         (["--capath=/"], "there is no --cert"),
+        (["--allow-dn=/CN=Jane Doe"], "--allow-dn and --gridmap are for client certificates"),
+        (["--allow-dn=CN=Jane Doe"], "'CN=Jane Doe' is not a name like /DC=ch/DC=cern/CN=Jane Doe"),
+        (["--gridmap=/nowhere"], "cannot read the names in /nowhere"),
         (["--cert=/dev/null"], "cannot use the certificate /dev/null"),
         (["--workers=0"], "--workers is 0, and must be more than 0"),
         (["--timeout=0"], "--timeout is 0, and must be more than 0 s"),

@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlaas4hep.serving.gate import CERTIFICATE
 from mlaas4hep.serving.predictions import Answer, Shortcut
+
+if TYPE_CHECKING:
+    from mlaas4hep.serving.client_certificates import ClientCertificates
 
 _SLOWEST = 1000.0  # bytes of a body a second
 _LONGEST_HEAD = 64_000  # bytes of a request's URL and headers
@@ -32,20 +35,26 @@ class Connection(HttpToolsProtocol):
     Attributes:
         timeout: seconds that a client has.
         shortcut: answers requests that it finds fit.
+        client_certificates: tells who a client is; None if no client certificates are accepted.
     """
 
     timeout = 30.0
     shortcut: Shortcut | None = None
+    client_certificates: ClientCertificates | None = None
 
     @classmethod
-    def customised(cls, timeout: float, shortcut: Shortcut) -> type[Connection]:
+    def customised(
+        cls, timeout: float, shortcut: Shortcut, client_certificates: ClientCertificates | None = None
+    ) -> type[Connection]:
         """Return the class of connections that have these attributes."""
-        return type("Connection", (cls,), {"timeout": timeout, "shortcut": shortcut})
+        attributes = {"timeout": timeout, "shortcut": shortcut, "client_certificates": client_certificates}
+        return type("Connection", (cls,), attributes)
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._certificate = bool(transport.get_extra_info("peercert"))
+        certificates = self.client_certificates
+        self._certificate = certificates.of(transport.get_extra_info("ssl_object")) if certificates else None
         self._began = self._moved = self.loop.time()  # of the request, and of what last went in or out
         self._arrived = self._piece = 0  # bytes of this request's later pieces, and of the last piece
         self._in_headers, self._in_body = True, False

@@ -21,12 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.serving.access import Access, Tokens
+from mlaas4hep.serving.allowed_names import AllowedNames
 from mlaas4hep.serving.answers import error_response
 from mlaas4hep.serving.metrics import Metrics
 from mlaas4hep.serving.settings import Settings
 
 CERTIFICATE = "mlaas4hep.certificate"
-"""Where a scope says whether the client showed a certificate, which TLS has verified then."""
+"""Where a scope has the client's certificate (`ClientCertificate`), or None."""
 
 REQUEST: ContextVar[str] = ContextVar("request", default="-")
 """The number of the request that is being answered, for logs."""
@@ -74,7 +75,8 @@ class Gate:
         self._limit = settings.max_upload
         self._metrics = metrics
         tokens = Tokens(settings.token_file) if settings.token_file else None
-        self._access = Access(tokens, bool(settings.capath), settings.private, settings.read_only)
+        names = AllowedNames(settings.allow_dn, settings.gridmap) if settings.allow_dn or settings.gridmap else None
+        self._access = Access(tokens, bool(settings.capath), settings.private, settings.read_only, names)
         self._rate = _Rate(settings.rate) if settings.rate else None
         self._number = itertools.count(1)
         self._prefix = secrets.token_hex(4)
@@ -121,7 +123,7 @@ class Gate:
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         bearer = token.strip() if kind.lower() == b"bearer" else None
         path = scope["path"].removeprefix(self._base)
-        self._access.check(scope["method"], path, bearer, scope.get(CERTIFICATE, False))
+        self._access.check(scope["method"], path, bearer, scope.get(CERTIFICATE))
 
     def _bounded(self, receive: Receive) -> Receive:
         """Return what raises a 413 as soon as too many bytes have arrived."""

@@ -12,21 +12,21 @@ import copy
 import gc
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
+from mlaas4hep.errors import ServiceError
 from mlaas4hep.serving import deadlines, foreign
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
+from mlaas4hep.serving.tls import server_tls
 
 __all__ = ["create_app", "run", "serve"]
 
@@ -48,6 +48,7 @@ def serve(settings: Settings) -> None:
             from mlaas4hep.serving.workers import run_workers
 
             create_app(settings)  # what can be wrong is wrong here already, and said once
+            server_tls(settings)
             run_workers(settings, listening, ready)
         else:
             run(settings, listening, lambda: print(ready, file=sys.stderr, flush=True))
@@ -63,9 +64,10 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
         FileUnreadable, ConfigError: see `serve`.
     """
     app, shortcut = create_app_and_shortcut(settings)
+    tls = server_tls(settings)
     config = uvicorn.Config(
         app,
-        http=Connection.customised(settings.timeout, shortcut),
+        http=Connection.customised(settings.timeout, shortcut, tls.client_certificates if tls else None),
         ws="none",
         lifespan="off",
         log_config=_log_config(settings.verbose),
@@ -76,14 +78,15 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
         timeout_graceful_shutdown=_SECONDS_TO_FINISH,
     )
     config.load()
-    config.ssl = _tls(settings)
+    config.ssl = tls.context if tls else None
     server = _Server(config, ready, shortcut.flush)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop_early)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again and again
     gc.set_threshold(20_000, 20, 20)
-    server.run(sockets=[listening, *(listening.dup() for _ in range(_AT_ONCE - 1))])
+    with tls or nullcontext():
+        server.run(sockets=[listening, *(listening.dup() for _ in range(_AT_ONCE - 1))])
 
 
 class _Server(uvicorn.Server):
@@ -134,45 +137,6 @@ def _log_config(verbose: bool) -> dict[str, Any]:
         "mlaas4hep": {"handlers": ["default"], "level": "INFO" if verbose else "WARNING", "propagate": False},
     }
     return config
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Return how the server speaks TLS; None where it has no certificate.
-
-    Certificates of clients are asked for where `capath` says whom to believe; proxy certificates (RFC 3820) are too.
-    """
-    if not settings.cert:
-        if settings.capath or settings.key:
-            raise ConfigError("--capath and --key are for TLS, and there is no --cert", hint="--cert=hostcert.pem")
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.cert, settings.key or None, password=lambda: "")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise FileUnreadable(
-            f"cannot use the certificate {settings.cert}: {getattr(error, 'strerror', None) or error}",
-            hint="--cert and --key are PEM files, the key without a password",
-        ) from error
-    if settings.capath:
-        _trust(context, Path(settings.capath))
-    return context
-
-
-def _trust(context: ssl.SSLContext, authorities: Path) -> None:
-    try:
-        if authorities.is_dir():
-            if not any(authorities.glob("*.[0-9]")):
-                raise ConfigError(
-                    f"{authorities} holds no authorities by hashed names", hint="openssl rehash makes them of PEM files"
-                )
-            context.load_verify_locations(capath=str(authorities))
-        else:
-            context.load_verify_locations(cafile=str(authorities))
-    except OSError as error:
-        raise FileUnreadable(f"cannot use the authorities in {authorities}: {error.strerror or error}") from error
-    context.verify_mode = ssl.CERT_OPTIONAL
-    context.verify_flags |= ssl.VERIFY_ALLOW_PROXY_CERTS
 
 
 def _bind(settings: Settings) -> socket.socket:

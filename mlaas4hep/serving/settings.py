@@ -25,6 +25,8 @@ class Settings:
         token_file: tokens, one a line; who sends one is known.
         cert, key: of the server; with them it speaks TLS.
         capath: file or folder of the authorities whose client certificates are believed; who has one is known.
+        allow_dn: names of the certificates that may change models, in slash form; none: all, if there is no `gridmap`.
+        gridmap: grid-mapfile with more of these names.
         private: only who is known may ask; otherwise they alone may change models, where there is a way to be known.
         read_only: nobody may change models.
         verbose: log every request.
@@ -42,6 +44,8 @@ class Settings:
     cert: str = ""
     key: str = ""
     capath: str = ""
+    allow_dn: tuple[str, ...] = ()
+    gridmap: str = ""
     private: bool = False
     read_only: bool = False
     verbose: bool = False

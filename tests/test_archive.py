@@ -102,7 +102,7 @@ def test_a_header_that_would_fill_the_memory_is_refused() -> None:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(info)
     tracemalloc.start()
-    with pytest.raises(ConfigError, match="header of more than 1 MB"):
+    with pytest.raises(ConfigError, match="header of more than 64 kB"):
         inspect(stream)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -220,7 +220,7 @@ def test_a_damaged_graph_is_an_error_that_does_not_say_where_it_is(store: ModelS
 def test_metadata_that_does_not_fit_the_graph_is_an_error(store: ModelStore) -> None:
     with pytest.raises(ConfigError, match="names 2 columns, and takes 5"):
         load(store, onnx_model(metadata={"mlaas4hep.keys": ["a", "b"]}))
-    with pytest.raises(ConfigError, match="make no sense"):
+    with pytest.raises(ConfigError, match="must give the branch 'a' a first column"):
         load(store, onnx_model(metadata={"mlaas4hep.keys": KEYS, "mlaas4hep.branches": {"a": 3}}))
 
 

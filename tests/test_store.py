@@ -142,7 +142,8 @@ def test_one_broken_folder_does_not_hide_the_others(store: ModelStore) -> None:
     (store.folder / "torn/params.json").write_text('{"name": "to')
     assert {model["name"]: model["description"] for model in store.list()} == {
         "good": "ggH or VBF",
-        "torn": "broken: the params.json of model 'torn' is not JSON: unexpected end of data: line 1 column 13 (char 12)",
+        "torn": "broken: the params.json of model 'torn' is not JSON: "
+        "unexpected end of data: line 1 column 13 (char 12)",
     }
 
 

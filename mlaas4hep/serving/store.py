@@ -24,7 +24,7 @@ from mlaas4hep.errors import ConfigError, FileUnreadable, nearest
 from mlaas4hep.files import new_file
 from mlaas4hep.serving import archive, model_folder
 from mlaas4hep.serving.class_labels import check_labels
-from mlaas4hep.serving.model_folder import Version, is_managed, is_model
+from mlaas4hep.serving.model_folder import MARK, Version, is_managed, is_model
 from mlaas4hep.serving.params import (
     PARAMS,
     STOCK_PARAMS,
@@ -294,6 +294,8 @@ class ModelStore:
             folder = work_folder / "new"
             folder.mkdir()
             yield folder
+            if (folder / MARK).is_dir():
+                raise ConfigError(f"the upload has a folder {MARK}, which is ours", hint="leave it out")
             params = read_params(folder, name)
             check_files(folder, name, params)
             check_labels(folder, params.get("labels", ""))

@@ -56,6 +56,7 @@ class Workspace:
             usable = self._state() != "foreign" and os.access(path, os.W_OK)
             self.lock = Lock(path, make=None) if usable else NoLock()
             return
+        models_dir.mkdir(parents=True, exist_ok=True)
         self._claim()
         self.lock = Lock(self.folder / _LOCK, self._claim)
         with self.lock:
@@ -108,8 +109,8 @@ class Workspace:
         shutil.rmtree(work_folder, ignore_errors=True)
 
     def _claim(self) -> None:
-        """Make the folder, or take what is ours."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, or take what is ours; a models directory that was removed is not made again."""
+        self.folder.mkdir(exist_ok=True)
         state = self._state()
         if state == "foreign":
             raise FileUnreadable(

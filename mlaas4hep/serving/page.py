@@ -73,6 +73,7 @@ async def static(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """GET /about/{model}: what the page shows of a model; null where the model came without it."""
     name, service = request.path_params["model"], _service(request)
+    came_with: dict[str, Any] = {"version": "", **_NOT_KNOWN, **dict.fromkeys(PARTS), "report": False}
     try:
         came_with = await run_in_threadpool(_came_with, service, name)
         model = await service.model(name)

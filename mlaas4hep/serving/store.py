@@ -274,7 +274,7 @@ class ModelStore:
 
     def _modified(self, name: str) -> int:
         try:
-            return self.version(name)[1]
+            return self.get(name).version[1]
         except ConfigError:  # broken, or deleted since
             return 0
 

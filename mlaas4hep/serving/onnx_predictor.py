@@ -7,7 +7,6 @@ onnxruntime is imported when the first model is loaded.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.serving.column_metadata import read_columns
 from mlaas4hep.serving.deadlines import LONGEST, Run, TooLong, deadline
-from mlaas4hep.serving.rows import Columns, Request, Rows
+from mlaas4hep.serving.rows import Request, Rows
 from mlaas4hep.serving.tensor import (
     Array,
     Tensor,
@@ -64,7 +64,7 @@ class OnnxPredictor:
         name = output if output in outputs else outputs[0]
         self.output = Tensor(name, sizes(self._session.get_outputs()[outputs.index(name)].shape[1:]))
         self._takes_one_row = inputs[0].shape[0] == 1
-        self._columns = _read_columns(self._session.get_modelmeta().custom_metadata_map, path.name)
+        self._columns = read_columns(self._session.get_modelmeta().custom_metadata_map, path.name)
         if self._columns and (self.input.is_image or self.input.shape[0] not in (None, len(self._columns.names))):
             takes = shown(self.input.shape)
             raise ConfigError(f"{path.name} names {len(self._columns.names)} columns, and takes {takes}")
@@ -120,12 +120,3 @@ def _open_session(path: Path, threads: int) -> Any:
     except Exception as error:  # onnxruntime's errors have no base of their own
         _log.warning("onnxruntime cannot load %s: %s", path, error)
         raise ConfigError(f"{path.name} is no ONNX model that onnxruntime can load") from error
-
-
-def _read_columns(metadata: dict[str, str], file: str) -> Columns | None:
-    if "mlaas4hep.keys" not in metadata:
-        return None
-    try:
-        return Columns(json.loads(metadata["mlaas4hep.keys"]), json.loads(metadata.get("mlaas4hep.branches", "{}")))
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ConfigError(f"the metadata 'mlaas4hep.keys' and 'mlaas4hep.branches' of {file} make no sense") from error

@@ -22,14 +22,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing
-from mlaas4hep.files import read_lines
+from mlaas4hep.serving.class_labels import read_labels
 from mlaas4hep.serving.deadlines import LONGEST
 from mlaas4hep.serving.foreign import ForeignModel, ForeignPredictor
 from mlaas4hep.serving.keras_archive import rewritten
+from mlaas4hep.serving.model_folder import Version
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
 from mlaas4hep.serving.params import plain_filename
 from mlaas4hep.serving.rows import Matrix, Request, Rows
-from mlaas4hep.serving.store import ModelStore, StoredModel, UnknownModel, Version
+from mlaas4hep.serving.store import ModelStore, StoredModel, UnknownModel
 from mlaas4hep.serving.tensor import CHANNELS, Tensor
 
 __all__ = ["Model", "OnnxPredictor", "Predictor", "Predictors", "Tensor", "load_predictor"]
@@ -300,9 +301,9 @@ def _channels(model: StoredModel) -> int:
 
 
 def _labels(model: StoredModel) -> list[str]:
-    file = model.params["labels"]
+    file = str(model.params["labels"])
     try:
-        return read_lines(model.folder / plain_filename(file)) if file else []
+        return read_labels(model.folder, file) if file else []
     except MLaaS4HEPError as error:
         _log.warning("model %s is served without its labels: %s", model.name, error)
         return []

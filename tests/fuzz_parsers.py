@@ -42,7 +42,9 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}; a path is an input")
     parser.add_argument("--seconds", type=float, default=60, help="for all targets together")
     parser.add_argument("--corpus", type=Path, help="folder for inputs that reach new code (default: a temporary one)")
-    parser.add_argument("--faults", type=Path, default=_ROOT / "tests/corpus", help="folder for inputs that cause faults")
+    parser.add_argument(
+        "--faults", type=Path, default=_ROOT / "tests/corpus", help="folder for inputs that cause faults"
+    )
     parser.add_argument("--quick", type=int, metavar="N", help="try the corpus and N variants per target; print JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -82,7 +84,10 @@ def _quick(names: list[str], count: int, folder: Path) -> int:
             quick(TARGETS[name], parse, faults, count)
             faulthandler.cancel_dump_traceback_later()
         took = time.monotonic() - began
-        print(json.dumps({"ended": name, "executed": faults.executed, "seconds": took, "faults": faults.found}), flush=True)
+        print(
+            json.dumps({"ended": name, "executed": faults.executed, "seconds": took, "faults": faults.found}),
+            flush=True,
+        )
     return 0
 
 
@@ -154,7 +159,15 @@ def _supervise(names: list[str], seconds: float, corpus: Path | None, folder: Pa
 
 
 def _run(name: str, seconds: float, corpus: Path, folder: Path) -> int:
-    command = [sys.executable, __file__, "--child", name, f"--seconds={seconds}", f"--corpus={corpus}", f"--faults={folder}"]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        name,
+        f"--seconds={seconds}",
+        f"--corpus={corpus}",
+        f"--faults={folder}",
+    ]
     current = corpus / f"{name}.current"
     current.unlink(missing_ok=True)
     process = subprocess.Popen(command, preexec_fn=_limit, env={**os.environ, "PYTHONPATH": str(_ROOT)})

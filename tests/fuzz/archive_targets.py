@@ -34,7 +34,10 @@ def _tar(folder: Path, stack: ExitStack) -> Parse:
             target.mkdir(parents=True)
             archive.unpack(io.BytesIO(content), target, _LIMITS)
             unpacked = [Path(parent) / name for parent, _, names in os.walk(target) for name in names]
-            if any(path.is_symlink() for path in unpacked) or sum(path.stat().st_size for path in unpacked) > _LIMITS.size:
+            if (
+                any(path.is_symlink() for path in unpacked)
+                or sum(path.stat().st_size for path in unpacked) > _LIMITS.size
+            ):
                 raise Fault("more was unpacked than allowed")
             if os.listdir(folder) != ["in"] or os.listdir(folder / "in") != ["model"]:
                 raise Fault("a file was written outside of the folder")

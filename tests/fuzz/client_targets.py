@@ -103,4 +103,7 @@ def _with_head(data: bytes, path: bytes) -> bytes:
     return f"HTTP/1.1 200 OK\r\n{length}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
-TARGETS = [Target("client_http", _asked(lambda data, path: data), variants=60), Target("client_answers", _asked(_with_head), variants=60)]
+TARGETS = [
+    Target("client_http", _asked(lambda data, path: data), variants=60),
+    Target("client_answers", _asked(_with_head), variants=60),
+]

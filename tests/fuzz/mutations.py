@@ -1,7 +1,7 @@
 """Damaged variants of given inputs, always the same ones for the same seed.
 
-    mutations = Mutations([b"..."], seed=1, largest=8192)
-    next(mutations)
+mutations = Mutations([b"..."], seed=1, largest=8192)
+next(mutations)
 """
 
 from __future__ import annotations

@@ -25,7 +25,13 @@ EVENTS = 30
 def main() -> None:
     """Write all seeds."""
     with tempfile.TemporaryDirectory() as folder:
-        seeds = {**_requests(), **_uploads(Path(folder)), **_root_files(Path(folder)), **_tables(Path(folder)), **_answers()}
+        seeds = {
+            **_requests(),
+            **_uploads(Path(folder)),
+            **_root_files(Path(folder)),
+            **_tables(Path(folder)),
+            **_answers(),
+        }
     for target, several in seeds.items():
         for name, content in several.items():
             path = CORPUS / target / f"seed-{name}"
@@ -43,7 +49,9 @@ def _requests() -> dict[str, dict[str, bytes]]:
     tensor = {"name": "inputs", "shape": [1, 5], "datatype": "FP32"}
     binary = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 20}}],
                          "parameters": {"binary_data_output": True}}).encode()  # fmt: skip
-    key = b"".join(b"\x0a%c%b" % (len(name), name) for name in (b"MET_pt", b"MET_phi", b"Muon_pt_0", b"Muon_pt_1", b"Muon_pt_2"))
+    key = b"".join(
+        b"\x0a%c%b" % (len(name), name) for name in (b"MET_pt", b"MET_phi", b"Muon_pt_0", b"Muon_pt_1", b"Muon_pt_2")
+    )
     return {
         "http": {
             "get": b"GET /models HTTP/1.1\r\n" + host + b"X-Request-ID: a-1\r\n\r\n",
@@ -85,7 +93,11 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
     keys, branches = json.dumps(KEYS).encode(), json.dumps(BRANCHES).encode()
     bundle = write_bundle(folder / "m", "m")
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
-    files = {"params": ("params.json", described), "model": ("model.onnx", onnx_model()), "labels": ("labels.txt", b"a\nb")}
+    files = {
+        "params": ("params.json", described),
+        "model": ("model.onnx", onnx_model()),
+        "labels": ("labels.txt", b"a\nb"),
+    }
     return {
         "multipart": {
             "upload": form(files, name="m"),

@@ -227,7 +227,12 @@ def upload(server: InProcessServer, params: bytes, model: bytes, labels: bytes, 
     headers = f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
     if server.post("/upload", body, headers) != 200:
         return False
-    lists = [server.get("/models"), server.get("/params/m"), server.post("/v2/repository/index", b"{}"), server.get("/")]
+    lists = [
+        server.get("/models"),
+        server.get("/params/m"),
+        server.post("/v2/repository/index", b"{}"),
+        server.get("/"),
+    ]
     if lists != [200] * 4:
         raise Fault(f"an uploaded model breaks the lists of models: {lists}")
     for path in ("/v2/models/m", "/data?model=m", "/about/m", "/report/m"):

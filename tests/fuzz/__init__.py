@@ -1,6 +1,7 @@
 """Fuzzing of every parser that reads bytes from strangers; `tests/fuzz_parsers.py` is the command.
 
-- `targets`: the table of all targets; `server_targets`, `archive_targets`, `file_targets` and `client_targets` define them.
+- `targets`: the table of all targets, which `server_targets`, `archive_targets`, `file_targets` and `client_targets`
+  define; `names`: their names.
 - `checks`: what counts as a fault.
 - `mutations`: damaged variants of given inputs.
 - `campaign`: the fuzzing of one target in this process.

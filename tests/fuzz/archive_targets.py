@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fuzz.checks import Fault, Parse, Target
-
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.images.decode import decode
 from mlaas4hep.serving import archive
@@ -82,4 +81,4 @@ def _image(folder: Path, stack: ExitStack) -> Parse:
     return parse
 
 
-TARGETS = [Target("tar", _tar, 16_384), Target("keras", _keras), Target("image", _image, 4096)]
+TARGETS = [Target("tar", _tar, 16_384), Target("keras", _keras, variants=100), Target("image", _image, 4096)]

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import itertools
 import mmap
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
+
 from fuzz.checks import Parse, Target, find_fault
 from fuzz.mutations import Mutations
 
@@ -69,7 +71,7 @@ class Faults:
         if kind not in self.found:
             path = keep(self._keep_in, "fault", data)
             self.found[kind] = f"{text}\nrepeat it: python tests/fuzz_parsers.py {self._target.name} {path}"
-            print(f"{self._target.name}: {self.found[kind]}", flush=True)
+            print(f"{self._target.name}: {self.found[kind]}", file=sys.stderr, flush=True)
 
 
 def keep(folder: Path, what: str, data: bytes) -> Path:

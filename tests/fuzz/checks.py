@@ -42,7 +42,7 @@ class Target:
     name: str
     open: Callable[[Path, ExitStack], Parse]
     largest: int = 8192
-    variants: int = 300
+    variants: int = 200
 
 
 class Fault(AssertionError):

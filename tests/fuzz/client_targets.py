@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fuzz.checks import Parse, Target
-
 from mlaas4hep.client import TFaaSClient
 from mlaas4hep.errors import MLaaS4HEPError
 
@@ -104,6 +103,6 @@ def _with_head(data: bytes, path: bytes) -> bytes:
 
 
 TARGETS = [
-    Target("client_http", _asked(lambda data, path: data), variants=60),
-    Target("client_answers", _asked(_with_head), variants=60),
+    Target("client_http", _asked(lambda data, path: data), variants=40),
+    Target("client_answers", _asked(_with_head), variants=40),
 ]

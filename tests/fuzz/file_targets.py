@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import uproot
 import xxhash
-from fuzz.checks import Fault, Parse, Target
 
+from fuzz.checks import Fault, Parse, Target
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound
 from mlaas4hep.io import Jagged, Kind, open_source
@@ -181,7 +181,7 @@ def _block(folder: Path, stack: ExitStack) -> Parse:
 
 
 TARGETS = [
-    Target("root_file", _whole_file(".root"), 32_768),
+    Target("root_file", _whole_file(".root"), 32_768, variants=100),
     Target("tree_record", _tree_record),
     Target("basket", _basket, 4096),
     Target("block", _block, 4096),

@@ -1,7 +1,8 @@
 """The names of all targets, known without importing them, in groups that one process runs."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "server": ("http", "json_rows", "json_bodies", "protobuf", "oip", "multipart", "params", "onnx_metadata", "onnx_model"),
+    "requests": ("http", "json_rows", "json_bodies", "protobuf", "oip", "multipart"),
+    "models": ("params", "onnx_metadata", "onnx_model"),
     "uploads": ("tar", "keras", "image", "client_http", "client_answers"),
     "files": ("root_file", "tree_record", "basket", "block", "parquet", "arrow", "avro", "csv", "json_lines"),
 }  # fmt: skip

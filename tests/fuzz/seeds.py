@@ -49,9 +49,8 @@ def _requests() -> dict[str, dict[str, bytes]]:
     tensor = {"name": "inputs", "shape": [1, 5], "datatype": "FP32"}
     binary = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 20}}],
                          "parameters": {"binary_data_output": True}}).encode()  # fmt: skip
-    key = b"".join(
-        b"\x0a%c%b" % (len(name), name) for name in (b"MET_pt", b"MET_phi", b"Muon_pt_0", b"Muon_pt_1", b"Muon_pt_2")
-    )
+    columns = ["Muon_pt_0", "Muon_pt_1", "Muon_pt_2", "MET_pt", "MET_phi"]
+    key = b"".join(b"\x0a%c%b" % (len(name), name.encode()) for name in columns)
     return {
         "http": {
             "get": b"GET /models HTTP/1.1\r\n" + host + b"X-Request-ID: a-1\r\n\r\n",
@@ -64,9 +63,9 @@ def _requests() -> dict[str, dict[str, bytes]]:
         },
         "json_rows": {
             "row": rows,
-            "rows": b'{"keys": ["MET_pt", "MET_phi", "Muon_pt"], "values": [[2, 1, [3]], [2, null, []]], "model": "htautau"}',
+            "rows": rows.replace(b"[2, 1.5e0, [3, null]]", b"[[2, 1, [3]], [2, null, []]]"),
             "plain": b'{"values": [[1, 2, 3, 4, 5], [1, 2, 3, 4, 1e30]], "model": "plain"}',
-            "columns": b'{"keys": ["Muon_pt_0", "Muon_pt_1", "Muon_pt_2", "MET_pt", "MET_phi"], "values": [1, 2, 3, 4, 5], "model": "htautau"}',
+            "columns": json.dumps({"keys": columns, "values": [1, 2, 3, 4, 5], "model": "htautau"}).encode(),
         },
         "json_bodies": {"ready": b'{"ready": true}', "name": b'{"name": "htautau", "labels": [1, "\\u00e9"]}'},
         "protobuf": {
@@ -85,9 +84,10 @@ def _requests() -> dict[str, dict[str, bytes]]:
 
 def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
     import h5py
-    from fuzz.server_targets import form, image_model
     from PIL import Image
     from serving_fixtures import BRANCHES, KEYS, onnx_model, params, trained_model, write_bundle
+
+    from fuzz.server_targets import form, image_model
 
     described = json.dumps(params("m")).encode()
     keys, branches = json.dumps(KEYS).encode(), json.dumps(BRANCHES).encode()
@@ -98,14 +98,13 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
         "model": ("model.onnx", onnx_model()),
         "labels": ("labels.txt", b"a\nb"),
     }
+    more = b"\r\nContent-Type: text/plain; charset=utf-16\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     return {
         "multipart": {
             "upload": form(files, name="m"),
             "image": form({"image": ("a.png", _image(image, "PNG"))}, model="pixels"),
             "delete": form({}, model="m"),
-            "headers": form({"model": ('a"; filename*=utf-8\'\'%41', b"x")}, name="x").replace(
-                b"\r\n\r\n", b"\r\nContent-Type: text/plain; charset=utf-16\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-            ),
+            "headers": form({"model": ('a"; filename*=utf-8\'\'%41', b"x")}, name="x").replace(b"\r\n\r\n", more),
         },
         "params": {"labels": described + b"\0ggH\nVBF\n", "short": b'{"name": "m", "model": "model.onnx"}'},
         "onnx_metadata": {"columns": keys + b"\0" + branches, "no-branches": keys + b"\0{}"},
@@ -151,9 +150,9 @@ def _tar(bundle: Path, kind: int, folder: str = "m") -> bytes:
 
 
 def _keras_config() -> bytes:
+    start = {"module": "keras.initializers", "class_name": "GlorotUniform", "config": {"seed": None}}
     layer = {"module": "keras.layers", "class_name": "Dense", "registered_name": None,
-             "config": {"units": 1, "activation": "linear", "kernel_initializer":
-                        {"module": "keras.initializers", "class_name": "GlorotUniform", "config": {"seed": None}}}}  # fmt: skip
+             "config": {"units": 1, "activation": "linear", "kernel_initializer": start}}  # fmt: skip
     return json.dumps({"module": "keras", "class_name": "Sequential", "config": {"layers": [layer]},
                        "compile_config": {"loss": "mse"}}).encode()  # fmt: skip
 

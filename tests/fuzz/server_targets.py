@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from fuzz.checks import ErrorLog, Fault, Parse, Target
 from serving_fixtures import onnx, onnx_model, trained_model, write_bundle
 from uvicorn.server import ServerState
 
+from fuzz.checks import ErrorLog, Fault, Parse, Target
 from mlaas4hep.serving.app import create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection
 from mlaas4hep.serving.settings import Settings
@@ -275,8 +275,8 @@ TARGETS = [
     Target("json_bodies", _served(_json_bodies)),
     Target("protobuf", _served(_protobuf)),
     Target("oip", _served(_oip)),
-    Target("multipart", _served(_multipart)),
-    Target("params", _served(_params), 4096),
-    Target("onnx_metadata", _served(_onnx_metadata), 4096),
-    Target("onnx_model", _served(_onnx_model), 4096),
+    Target("multipart", _served(_multipart), variants=100),
+    Target("params", _served(_params), 4096, variants=60),
+    Target("onnx_metadata", _served(_onnx_metadata), 4096, variants=60),
+    Target("onnx_model", _served(_onnx_model), 4096, variants=60),
 ]

@@ -2,6 +2,7 @@
 
 python tests/fuzz_parsers.py --seconds=1800              # all targets, coverage-guided if atheris is installed
 python tests/fuzz_parsers.py --seconds=60 tar image      # some targets
+python tests/fuzz_parsers.py --sanitize basket           # with AddressSanitizer in the compiled loops
 python tests/fuzz_parsers.py tar tests/corpus/tar/...    # repeat one input
 
 Each target runs in a process of its own, with limits of memory and of time per input. An input that causes a fault is
@@ -24,6 +25,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from fuzz import sanitizer
 from fuzz.names import NAMES
 
 ADDRESS_SPACE = 6_000_000_000
@@ -46,6 +48,9 @@ def main() -> int:
         "--faults", type=Path, default=_ROOT / "tests/corpus", help="folder for inputs that cause faults"
     )
     parser.add_argument("--quick", action="store_true", help="as in `make test`; prints a line of JSON per target")
+    parser.add_argument(
+        "--sanitize", action="store_true", help="with AddressSanitizer in kernel.cpp, and without atheris"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     names = [name for name in options.targets if name in NAMES] or list(NAMES)
@@ -56,7 +61,7 @@ def main() -> int:
         return _quick(names, options.faults)
     if options.child:
         return _fuzz(names[0], options.seconds, options.corpus, options.faults)
-    return _supervise(names, options.seconds, options.corpus, options.faults)
+    return _supervise(names, options.seconds, options.corpus, options.faults, options.sanitize)
 
 
 def _repeat(name: str, inputs: list[Path]) -> int:
@@ -87,13 +92,15 @@ def _quick(names: list[str], folder: Path) -> int:
 
 def _fuzz(name: str, seconds: float, corpus: Path, folder: Path) -> int:
     """Fuzz one target in this process: the corpus, then memory, then a search for new inputs."""
-    atheris = _load_atheris()
+    sanitizer.use_built()
+    atheris = None if sanitizer.VARIABLE in os.environ else _load_atheris()
     if atheris is None:
         from fuzz.targets import TARGETS
     else:
         with atheris.instrument_imports(include=_OBSERVED), redirect_stderr(io.StringIO()):  # it names every module
             from fuzz.targets import TARGETS
     from fuzz.campaign import CORPUS, Faults, find_leak, keep, opened, quick
+    from fuzz.mutations import TOKENS, escaped
 
     target = TARGETS[name]
     faults = Faults(target, folder / name, corpus / f"{name}.current")
@@ -112,10 +119,12 @@ def _fuzz(name: str, seconds: float, corpus: Path, folder: Path) -> int:
             print(f"{name}: {faults.executed} inputs before the guided search", flush=True)
             own = corpus / name
             own.mkdir(parents=True, exist_ok=True)
+            words = corpus / "dictionary"
+            words.write_text("".join(f'"{escaped(token)}"\n' for token in TOKENS))
             arguments = [
                 *(sys.argv[0], f"-max_total_time={max(1, int(left))}", f"-max_len={target.largest}"),
                 *(f"-timeout={_HANG}", f"-rss_limit_mb={_MEGABYTES}", "-print_final_stats=1", "-verbosity=0"),
-                *(f"-artifact_prefix={folder / name}/", str(own), str(CORPUS / name)),
+                *(f"-artifact_prefix={folder / name}/", f"-dict={words}", str(own), str(CORPUS / name)),
             ]
             (folder / name).mkdir(parents=True, exist_ok=True)
             atheris.Setup(arguments, lambda data: faults.check(parse, data))
@@ -133,17 +142,18 @@ def _load_atheris() -> Any:
     return atheris
 
 
-def _supervise(names: list[str], seconds: float, corpus: Path | None, folder: Path) -> int:
+def _supervise(names: list[str], seconds: float, corpus: Path | None, folder: Path, sanitize: bool) -> int:
     """Fuzz one target after the other, each in a process of its own; start it again behind a crash."""
     folder = folder.resolve()
     with tempfile.TemporaryDirectory(prefix="fuzz-corpus-") as temporary:
         new = corpus.resolve() if corpus else Path(temporary)
         new.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT), **(sanitizer.build(new) if sanitize else {})}
         before = _faults_in(folder)
         for name in names:
             end = time.monotonic() + seconds / len(names)
             while (left := end - time.monotonic()) > min(5, seconds / len(names) / 2):
-                if _run(name, left, new, folder) == 0:
+                if _run(name, left, new, folder, environment) == 0:
                     break
         found = sorted(_faults_in(folder) - before)
     for path in found:
@@ -152,7 +162,7 @@ def _supervise(names: list[str], seconds: float, corpus: Path | None, folder: Pa
     return int(bool(found))
 
 
-def _run(name: str, seconds: float, corpus: Path, folder: Path) -> int:
+def _run(name: str, seconds: float, corpus: Path, folder: Path, environment: dict[str, str]) -> int:
     command = [
         sys.executable,
         __file__,
@@ -164,7 +174,7 @@ def _run(name: str, seconds: float, corpus: Path, folder: Path) -> int:
     ]
     current = corpus / f"{name}.current"
     current.unlink(missing_ok=True)
-    process = subprocess.Popen(command, preexec_fn=_limit, env={**os.environ, "PYTHONPATH": str(_ROOT)})
+    process = subprocess.Popen(command, env=environment, preexec_fn=lambda: _limit(sanitizer.VARIABLE in environment))
     try:
         code = process.wait(timeout=1.5 * seconds + 3 * _HANG)
     except subprocess.TimeoutExpired:
@@ -184,8 +194,9 @@ def _faults_in(folder: Path) -> set[Path]:
     return {path for pattern in _FAULTS for path in folder.glob(f"*/{pattern}")}
 
 
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+def _limit(sanitize: bool) -> None:
+    if not sanitize:  # AddressSanitizer reserves terabytes
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -4,6 +4,7 @@
   define; `names`: their names.
 - `checks`: what counts as a fault.
 - `mutations`: damaged variants of given inputs.
+- `sanitizer`: the compiled loops with AddressSanitizer.
 - `campaign`: the fuzzing of one target in this process.
 - `seeds`: writes the valid inputs from which the fuzzing starts.
 """

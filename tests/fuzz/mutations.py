@@ -16,7 +16,7 @@ _NUMBERS = [
     for order in ("big", "little")
     if -(2 ** (8 * size - 1)) <= number < 2 ** (8 * size - 1)
 ]
-_TOKENS = [
+TOKENS = [
     *(b"\0", b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"[" * 50, b"{" * 50, b'"', b"\\ud800", b"../", b"/", b"%00"),
     b"\xff" * 16,
     *(b"1e999", b"-1", b"99999999999999999999", b"NaN", b"null", b"true", b"[]", b"{}", b"1000000000000"),
@@ -51,7 +51,7 @@ class Mutations(Iterator[bytes]):
             number = rng.choice(_NUMBERS)
             data[at : at + len(number)] = number
         elif kind == 3:
-            data[at:at] = rng.choice(_TOKENS)
+            data[at:at] = rng.choice(TOKENS)
         elif kind == 4:
             del data[at : at + length]
         elif kind == 5:
@@ -62,3 +62,8 @@ class Mutations(Iterator[bytes]):
             data[at : at + length] = other[start : start + rng.choice((4, 64, 512))]
         else:
             del data[at:]
+
+
+def escaped(token: bytes) -> str:
+    """Return a token as it stands in a dictionary of libFuzzer."""
+    return "".join(f"\\x{byte:02x}" for byte in token)

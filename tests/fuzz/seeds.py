@@ -106,7 +106,12 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "delete": form({}, model="m"),
             "headers": form({"model": ('a"; filename*=utf-8\'\'%41', b"x")}, name="x").replace(b"\r\n\r\n", more),
         },
-        "params": {"labels": described + b"\0ggH\nVBF\n", "short": b'{"name": "m", "model": "model.onnx"}'},
+        "params": {
+            "labels": described + b"\0ggH\nVBF\n",
+            "short": b'{"name": "m", "model": "model.onnx"}',
+            "extra": b'{"name": "m", "model": "model.onnx",'
+            b' "a": "\\u00e9\\ud83d\\ude00", "b": [[9223372036854775807]]}',
+        },
         "onnx_metadata": {"columns": keys + b"\0" + branches, "no-branches": keys + b"\0{}"},
         "onnx_model": {"rows": trained_model(), "images": image_model()},
         "tar": {

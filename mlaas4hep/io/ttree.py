@@ -231,6 +231,9 @@ class UprootTree:
         for name in alone:
             packing = packings[name]
             arrays[name] = self._branches[name].array(packing.interpretation if packing else None, **options)
+        for name in names:
+            if len(arrays[name]) != stop - start:  # uproot returns what there is
+                raise ValueError(f"the tree has {self.entries} entries, and branch '{name}' another number")
         return {name: _unwrap(arrays[name], self.columns[name], packings[name]) for name in names}
 
 

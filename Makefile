@@ -1,6 +1,6 @@
 # make demo    events, two trained models, a server and its answers, in less than three minutes after installation
 # make test    every test
-# make soak    runs killed at thirty random moments each, more seeds, a server under load and abuse for minutes
+# make soak    runs killed at thirty random moments each, more seeds, a server under load for minutes, fuzzing for 30 minutes
 # make lint    style and types
 # make bench   what we claim about speed
 # make clean   remove what the others made
@@ -23,6 +23,8 @@ soak: $(VENV)/.test
 	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py tests/test_hep_resnet.py -k killed
 	@OMP_NUM_THREADS=1 MLAAS4HEP_SEEDS=3 $(BIN)/python -m pytest --timeout=3600 tests/test_htautau.py -k networks
 	@MLAAS4HEP_SECONDS=60 $(BIN)/python -m pytest --timeout=3600 tests/test_load.py
+	@$(PIP) --editable '.[fuzz]' || echo "fuzzing without coverage"
+	@MLAAS4HEP_FUZZ_SECONDS=1800 $(BIN)/python -m pytest -s --timeout=7200 tests/test_fuzz.py
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

@@ -34,6 +34,7 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["bench"] = ["weaver-core>=0.5"]  # what is measured beside us
+EXTRAS["fuzz"] = ["atheris>=2.3; sys_platform == 'linux'"]  # guides the fuzzing of `make soak`
 EXTRAS["test"] = [
     "axe-playwright-python>=0.1.4",
     "flask>=3",  # moto's server needs it

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -213,7 +214,6 @@ struct Decompressor {
     // front of each, as in `io.compression`, which tells what they are.
     const unsigned char *unpack(const unsigned char *record, int64_t packed, int64_t length) {
         if (packed == length) return record; // never was compressed
-        if (static_cast<int64_t>(room.size()) < length) room.resize(static_cast<size_t>(length));
         int64_t position = 0, filled = 0;
         while (filled < length) {
             if (position + 9 > packed) return nullptr;
@@ -222,6 +222,7 @@ struct Decompressor {
             const int64_t unpacked = header[6] | header[7] << 8 | header[8] << 16;
             position += 9;
             if (!size || !unpacked || position + size > packed || filled + unpacked > length) return nullptr;
+            if (!make_room(filled + unpacked)) return nullptr; // block by block: `length` may be a lie of two gigabytes
             if (!unpack_block(header, record + position, static_cast<size_t>(size), room.data() + filled,
                               static_cast<size_t>(unpacked)))
                 return nullptr;
@@ -232,6 +233,16 @@ struct Decompressor {
     }
 
   private:
+    bool make_room(int64_t size) {
+        if (static_cast<int64_t>(room.size()) >= size) return true;
+        try {
+            room.resize(static_cast<size_t>(size));
+        } catch (const std::bad_alloc &) {
+            return false;
+        }
+        return true;
+    }
+
     bool unpack_block(const unsigned char *header, const unsigned char *from, size_t size, unsigned char *to, size_t length) {
         const auto is = [&](const char *name) { return header[0] == name[0] && header[1] == name[1]; };
         if (is("ZL") && libraries.inflate) {

@@ -1,5 +1,8 @@
 """Baskets decoded here against uproot: the same values, and no value where uproot has none."""
 
+import resource
+import struct
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from tinyroot import write_tree
 from mlaas4hep.errors import FileUnreadable
 from mlaas4hep.io import Jagged, Kind, open_source
 from mlaas4hep.io.basket_reader import _decode_compiled
-from mlaas4hep.io.baskets import decode, plan_of
+from mlaas4hep.io.baskets import Plan, Unexpected, decode, plan_of
 from mlaas4hep.io.byte_ranges import LocalRanges
 
 CODECS = ["", "-lz4", "-lzma", "-zstd"]
@@ -150,3 +153,19 @@ def test_the_compiled_loop_gives_the_bits_of_the_one_in_numpy(name):
             mine, truth = mine.content, truth.content
         assert (mine.dtype, mine.shape, mine.tobytes()) == (truth.dtype, truth.shape, truth.tobytes())
     ranges.close()
+
+
+def test_a_small_basket_that_claims_two_gigabytes_does_not_take_them():
+    key, entries, claimed = 57, 8, 2_000_000_000
+    record = b"ZL\x08" + (100).to_bytes(3, "little") + (16_000_000).to_bytes(3, "little") + bytes(100)
+    head = struct.pack(">ihiIhh", key + len(record), 4, claimed, 0, key, 1)
+    tail = struct.pack(">Hiiii", 2, 32_000, 1000, entries, key + 4 * entries) + b"\0"
+    basket = memoryview(head + bytes(key - len(head) - len(tail)) + tail + record)
+    one = np.zeros(1, np.int64)
+    plan = Plan(np.dtype(">f4"), (), 0, np.array([0, entries]), one, one + len(basket))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    jobs = np.array([(0, 0, len(basket), entries, *plan.constants)], np.int64)
+    assert _decode_compiled([plan], jobs, [basket]) == [None]
+    with pytest.raises(Unexpected):
+        decode(plan, 0, basket)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

@@ -1,5 +1,8 @@
 """ROOT's compressed records."""
 
+import lzma
+import tracemalloc
+
 import numpy as np
 import pytest
 import uproot
@@ -56,3 +59,14 @@ def test_a_basket_of_more_than_one_block_is_read(tmp_path):
     write_tree(tmp_path / "a.root", {"x": values})
     with open_source(str(tmp_path / "a.root")) as source:
         np.testing.assert_array_equal(source.read(["x"], 123, 4_900_000)["x"], values[123:4_900_000])
+
+
+def test_a_small_block_of_lzma_that_unpacks_to_far_more_than_it_says_is_not_unpacked():
+    block = lzma.compress(bytes(300_000_000), preset=0)
+    header = b"XZ\x00" + len(block).to_bytes(3, "little") + (1000).to_bytes(3, "little")
+    tracemalloc.start()
+    with pytest.raises(DamagedBlock, match="another length"):
+        decompress(memoryview(header + block), 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000

@@ -380,6 +380,26 @@ def test_a_csv_file_without_names_is_refused_with_the_fix(tmp_path, name):
     assert str(caught.value) == f"cannot read {tmp_path / name} as CSV: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("a.csv", "as CSV: its first line is not CSV"), ("a", "is not a ROOT file")]
+)
+def test_a_first_line_that_is_not_csv_is_an_error_of_one_line(tmp_path, name, says):
+    (tmp_path / name).write_bytes(b"a\rb,c\n1,2\n")
+    with pytest.raises(FileUnreadable, match=says):
+        open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("start", [b"x,y\n", b'{"x": '])
+def test_a_compressed_file_with_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, start):
+    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", 1_000_000)
+    monkeypatch.setattr("mlaas4hep.io.rows.LONGEST_LINE", 3_000_000)
+    with gzip.open(tmp_path / "a.csv.gz", "wb", 1) as file:
+        file.write(start)
+        file.write(b"1" * 40_000_000)
+    with pytest.raises(FileUnreadable, match="it has a line of more than 3 MB"):
+        open_source(str(tmp_path / "a.csv.gz"))
+
+
 @pytest.mark.parametrize("header", ['"jet,pt","say ""x""",c', '"jet,pt", "say ""x""", c'])
 def test_names_in_quotes_may_hold_what_stands_between_names(tmp_path, header):
     (tmp_path / "a").write_text(f"{header}\n1,2,3.5\n")

@@ -47,7 +47,13 @@ class ChunkedSource(Closing):
     """A `Source` on top of a store; threads may share it."""
 
     def __init__(self, store: Store, ranges: ByteRanges) -> None:
-        """Take over a store, and the bytes that it reads."""
+        """Take over a store, and the bytes that it reads.
+
+        Raises:
+            FileUnreadable: the lengths of its chunks are damaged.
+        """
+        if store.edges[0] != 0 or any(begin >= end for begin, end in pairwise(store.edges)):
+            raise FileUnreadable(f"cannot read {ranges.location}: the numbers of entries in it are damaged")
         self._ranges = ranges
         self.identity = store.identity
         self.columns = store.columns
@@ -91,7 +97,7 @@ class ChunkedSource(Closing):
 
     def _decode(self, chunk: int, names: Sequence[str]) -> Columns:
         try:
-            return self._store.load(chunk, names)
+            return self._load(chunk, names)
         except Unreachable:
             raise
         except Exception as error:  # each library has its own
@@ -101,10 +107,18 @@ class ChunkedSource(Closing):
                 f" {first_line(error)}"
             ) from error
 
+    def _load(self, chunk: int, names: Sequence[str]) -> Columns:
+        begin, end = self.boundaries[chunk : chunk + 2]
+        columns = self._store.load(chunk, names)
+        for values in columns.values():
+            if len(values) != end - begin:  # libraries return what there is
+                raise ValueError(f"there are {len(values)} entries instead of {end - begin}")
+        return columns
+
     def _find_culprit(self, chunk: int, names: Sequence[str]) -> str:
         for name in names:
             try:
-                self._store.load(chunk, [name])
+                self._load(chunk, [name])
             except Exception:
                 return f"column '{name}'"
         return "the columns"

@@ -28,6 +28,7 @@ class DamagedBlock(Exception):
 
 
 _HEADER = 9
+_XZ_MEMORY = 1 << 29  # bytes; eight times what xz -9 takes
 
 
 def decompress(record: memoryview, length: int) -> Any:
@@ -77,11 +78,19 @@ def _zstd(block: memoryview, length: int) -> Any:
     return zstandard.ZstdDecompressor().decompress(block, max_output_size=length)
 
 
+def _xz(block: memoryview, length: int) -> bytes:
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    content = decompressor.decompress(block, length + 1)  # a block of some kilobytes can stand for gigabytes
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("it is of another length than its header says")
+    return content
+
+
 _ALGORITHMS: dict[bytes, Callable[[memoryview, int], Any]] = {
     b"ZL": deflate.zlib_decompress,
     b"L4": _lz4,
     b"ZS": _zstd,
-    b"XZ": lambda block, _: lzma.decompress(block),
+    b"XZ": _xz,
 }
 
 

@@ -11,7 +11,15 @@ import io
 import os
 from typing import Any
 
-from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, PackageMissing, TreeNotFound, first_line, nearest
+from mlaas4hep.errors import (
+    ConfigError,
+    FileUnreadable,
+    MLaaS4HEPError,
+    PackageMissing,
+    TreeNotFound,
+    first_line,
+    nearest,
+)
 from mlaas4hep.io.byte_ranges import ByteRanges, RangeFile
 from mlaas4hep.io.location import COMPRESSED, ENDINGS, MAGIC
 from mlaas4hep.io.source import Source
@@ -75,7 +83,7 @@ def _looks_like_csv(text: bytes) -> bool:
     try:
         names, delimiter = read_header(header)
         values = rows[0].decode().split(delimiter) if rows else []
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, ConfigError):
         return False
     return 1 < len(names) == len(values) and any(map(is_number, values))
 

@@ -28,6 +28,9 @@ from mlaas4hep.io.arrow import IpcStore, identity_of
 BLOCK = 16_000_000
 """Bytes of text that are parsed at a time."""
 
+LONGEST_LINE = 256_000_000
+"""Bytes; a line must be held in memory, and a small compressed file can hold one of any length."""
+
 AVRO_ROWS = 20_000
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -179,11 +182,19 @@ def _avro(file: BinaryIO, mixed: set[str]) -> Tables:
 
 
 def read_header(line: bytes) -> tuple[list[str], str]:
-    """Return the names in the first line of a CSV file, and what stands between them: a comma, a tab or a semicolon."""
+    """Return the names in the first line of a CSV file, and what stands between them: a comma, a tab or a semicolon.
+
+    Raises:
+        ConfigError: the line is not CSV.
+        UnicodeDecodeError: the line is not UTF-8.
+    """
     text = line.decode("utf-8-sig").rstrip("\r")
     bare = re.sub('"[^"]*"', "", text)
     delimiter = max((",", "\t", ";"), key=bare.count)
-    names = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        names = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise ConfigError(f"its first line is not CSV: {error}") from error
     return [name.strip() for name in names], delimiter
 
 
@@ -197,7 +208,11 @@ def is_number(text: str) -> bool:
 
 
 def _blocks(stream: Any) -> Iterator[bytes]:
-    """Yield a text in blocks of about BLOCK bytes that end with a line."""
+    """Yield a text in blocks of about BLOCK bytes that end with a line.
+
+    Raises:
+        ConfigError: a line has more than LONGEST_LINE bytes.
+    """
     rest = b""
     while block := stream.read(BLOCK):
         end = block.rfind(b"\n") + 1
@@ -206,6 +221,8 @@ def _blocks(stream: Any) -> Iterator[bytes]:
             rest = block[end:]
         else:
             rest += block
+        if len(rest) > LONGEST_LINE:
+            raise ConfigError(f"it has a line of more than {LONGEST_LINE / 1e6:.0f} MB")
     if rest:
         yield rest
 

@@ -77,6 +77,8 @@ class TTreeSource(Closing):
         self._metadata: TreeMetadata = read_record(ranges, file, tree) or self._uproot_tree
         self.columns = self._metadata.columns
         self.num_entries = self._metadata.entries
+        if self.num_entries < 0:
+            raise FileUnreadable(f"tree '{tree}' of {self.location} is damaged: it has {self.num_entries} entries")
         self.identity = f"{self._file.file.uuid}:{self._metadata.name}"
         self._plans: dict[str, Plan | None] = {}
         self._edges: dict[bytes, np.ndarray] = {}
@@ -206,8 +208,16 @@ class UprootTree:
         return plan_of(self._branches[name]) if self.columns[name].kind is not Kind.OTHER else None
 
     def edges(self) -> Iterable[Sequence[int]]:
-        """Return the edges of the baskets of every branch."""
-        return (branch.entry_offsets for branch in self._branches.values())
+        """Return the edges of the baskets of every branch; if its metadata are damaged, those of the tree."""
+        return map(self._edges, self._branches.values())
+
+    def _edges(self, branch: Any) -> Sequence[int]:
+        try:
+            return list(map(int, branch.entry_offsets))
+        except Unreachable:
+            raise
+        except Exception:  # uproot raises many kinds for damaged bytes; reading the branch says more
+            return [0, self.entries]
 
     def read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
         """Read top-level branches in one call; uproot knows sub-branches of several parents only one by one."""
@@ -221,6 +231,9 @@ class UprootTree:
         for name in alone:
             packing = packings[name]
             arrays[name] = self._branches[name].array(packing.interpretation if packing else None, **options)
+        for name in names:
+            if len(arrays[name]) != stop - start:  # uproot returns what there is
+                raise ValueError(f"the tree has {self.entries} entries, and branch '{name}' another number")
         return {name: _unwrap(arrays[name], self.columns[name], packings[name]) for name in names}
 
 
@@ -248,10 +261,10 @@ class _Columns(Mapping[str, Column]):
 
 def describe(name: str, branch: Any) -> Column:
     """Say what a branch holds, from its type alone."""
-    packing = packing_of(branch)
-    if packing:
-        return _numbers(name, "packed numbers", packing.dtype, packing.shape, packing.is_list)
     try:
+        packing = packing_of(branch)
+        if packing:
+            return _numbers(name, "packed numbers", packing.dtype, packing.shape, packing.is_list)
         interpretation = branch.interpretation
     except Exception as error:
         return _other(name, f"its type is not known to uproot: {first_line(error)}")

@@ -1,0 +1,197 @@
+"""Files of events from others: ROOT files and their parts, Parquet, Arrow, Avro, CSV and JSON lines."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uproot
+import xxhash
+
+from fuzz.checks import Fault, Parse, Target
+from mlaas4hep.compiled import KERNEL
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound
+from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io.basket_reader import BasketReader
+from mlaas4hep.io.baskets import Plan, Unexpected, decode
+from mlaas4hep.io.byte_ranges import LocalRanges
+from mlaas4hep.io.compression import DamagedBlock, decompress
+
+_MOST_EVENTS = 5000
+_MOST_FAILURES = 3
+CORPUS = Path(__file__).parents[1] / "corpus"
+
+
+def read_everything(path: Path) -> None:
+    """Read every column of numbers in a file, alone and together."""
+    try:
+        source = open_source(str(path))
+    except TreeNotFound:
+        source = open_source(str(path), "events")
+    with source:
+        names = [name for name, column in source.columns.items() if column.kind is not Kind.OTHER]
+        if list(source.boundaries) != sorted(set(source.boundaries)):
+            raise Fault("the boundaries of clusters are not in order")
+        stop, failed = min(source.num_entries, _MOST_EVENTS), 0
+        for some in [names, *([name] for name in names)]:
+            try:
+                values = source.read(some, 0, stop) if stop > 0 else {}
+            except (FileUnreadable, BranchNotFound):
+                failed += 1
+                if failed == _MOST_FAILURES:
+                    return  # each may take uproot a second, and the next would teach nothing new
+                continue
+            for name, column in values.items():
+                _check(name, column, stop)
+
+
+def _check(name: str, column: Any, events: int) -> None:
+    if len(column) != events:
+        raise Fault(f"{len(column)} events instead of {events}")
+    if isinstance(column, Jagged):
+        offsets = column.offsets
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(column.content):
+            raise Fault("the offsets of lists are out of order")
+        column.content.tobytes()
+    else:
+        column.tobytes()
+
+
+def _whole_file(ending: str) -> Callable[[Path, ExitStack], Parse]:
+    """Return how to open a target whose input is a whole file."""
+
+    def open_target(folder: Path, stack: ExitStack) -> Parse:
+        path = folder / f"fuzz{ending}"
+
+        def parse(data: bytes) -> None:
+            path.write_bytes(data)
+            read_everything(path)
+
+        return parse
+
+    return open_target
+
+
+_KEY = struct.Struct(">ihiIhhqq")  # of a TKey with places of 64 bits, from fNbytes to fSeekPdir
+
+
+def _tree_record(folder: Path, stack: ExitStack) -> Parse:
+    """The input is the record of the tree, which is put at the end of a valid file."""
+    template = (CORPUS / "root_file" / "seed-tree").read_bytes()
+    original = folder / "template.root"
+    original.write_bytes(template)
+    with uproot.open(original) as file:
+        key = file.file.root_directory.key("Events")
+    at, header_size = int(key.fSeekKey), int(key.fKeylen)
+    header = template[at : at + header_size]
+    path = folder / "fuzz.root"
+
+    def parse(data: bytes) -> None:
+        fields = list(_KEY.unpack_from(header))
+        fields[0], fields[2], fields[6] = header_size + len(data), len(data), len(template)
+        changed = _KEY.pack(*fields) + header[_KEY.size :]
+        path.write_bytes(template.replace(header, changed) + changed + data)
+        read_everything(path)
+
+    return parse
+
+
+_PLANS = [
+    Plan(np.dtype(kind), shape, header, np.empty(0, np.int64), np.ones(1, np.int64), np.ones(1, np.int64))
+    for kind, shape, header in [
+        (">f4", (), 0),
+        (">f4", None, 0),
+        (">f8", None, 10),
+        (">i8", (3,), 0),
+        ("?", None, 1),
+        (">i2", None, 0),
+    ]
+]
+
+
+def _basket(folder: Path, stack: ExitStack) -> Parse:
+    """The input is a byte for the type, a byte for the number of entries, and a basket.
+
+    It is tried a second time with the length and the checksums that belong to it. The compiled loop and NumPy must
+    agree.
+    """
+    path = folder / "basket"
+
+    def parse(data: bytes) -> None:
+        if len(data) < 2:
+            return
+        plan, entries = _PLANS[data[0] % len(_PLANS)], data[1]
+        for basket in (data[2:], consistent(data[2:])):
+            if not basket:
+                continue
+            path.write_bytes(basket)
+            edges, size = np.array([0, entries], np.int64), np.array([len(basket)], np.int64)
+            own = Plan(plan.dtype, plan.shape, plan.header, edges, np.zeros(1, np.int64), size)
+            _compare(own, path, basket)
+
+    return parse
+
+
+def _compare(plan: Plan, path: Path, basket: bytes) -> None:
+    try:
+        expected = decode(plan, 0, memoryview(basket))
+    except Unexpected:
+        expected = None
+    if KERNEL is None or not plan.edges[-1]:
+        return
+    with closing(LocalRanges(str(path))) as ranges:
+        found = BasketReader(ranges).read({"x": plan}, 0, int(plan.edges[-1])).get("x")
+    if found is None or expected is None:
+        if found is not expected:
+            raise Fault("the compiled loop knows a basket that NumPy refuses, or the other way round")
+        return
+    _check("x", found, int(plan.edges[-1]))
+    one, other = ((part.content, part.offsets) if isinstance(part, Jagged) else (part,) for part in (found, expected))
+    if [part.tobytes() for part in one] != [part.tobytes() for part in other]:
+        raise Fault("the compiled loop and NumPy decode a basket differently")
+
+
+def consistent(basket: bytes) -> bytes:
+    """Return a basket whose length is what its key says, and whose LZ4 checksum is right."""
+    content = bytearray(basket)
+    content[:4] = len(content).to_bytes(4, "big")
+    key = int.from_bytes(content[14:16], "big")
+    if content[key : key + 2] == b"L4":
+        content[key + 9 : key + 17] = xxhash.xxh64_digest(bytes(content[key + 17 :]))
+    return bytes(content[: max(len(basket), 4)])
+
+
+def _block(folder: Path, stack: ExitStack) -> Parse:
+    """The input is the length of the content, two bytes, and a compressed record."""
+
+    def parse(data: bytes) -> None:
+        length = int.from_bytes(data[:2], "little")
+        record = bytearray(data[2:])
+        if record[:2] == b"L4":
+            record[9:17] = xxhash.xxh64_digest(bytes(record[17:]))
+        for one in (data[2:], bytes(record)):
+            try:
+                content = decompress(memoryview(one), length)
+            except DamagedBlock:
+                continue
+            if len(bytes(content)) != length:
+                raise Fault(f"{len(bytes(content))} bytes instead of {length}")
+
+    return parse
+
+
+TARGETS = [
+    Target("root_file", _whole_file(".root"), 32_768, variants=100),
+    Target("tree_record", _tree_record),
+    Target("basket", _basket, 4096),
+    Target("block", _block, 4096),
+    Target("parquet", _whole_file(".parquet")),
+    Target("arrow", _whole_file(".feather")),
+    Target("avro", _whole_file(".avro"), 4096),
+    Target("csv", _whole_file(".csv"), 4096),
+    Target("json_lines", _whole_file(".jsonl"), 4096),
+]

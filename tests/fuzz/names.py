@@ -1,0 +1,10 @@
+"""The names of all targets, known without importing them, in groups that one process runs."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "requests": ("http", "json_rows", "json_bodies", "protobuf", "oip", "multipart"),
+    "models": ("params", "onnx_metadata", "onnx_model"),
+    "uploads": ("tar", "keras", "image", "client_http", "client_answers"),
+    "files": ("root_file", "tree_record", "basket", "block", "parquet", "arrow", "avro", "csv", "json_lines"),
+}  # fmt: skip
+
+NAMES = tuple(name for group in GROUPS.values() for name in group)

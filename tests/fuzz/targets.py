@@ -1,0 +1,12 @@
+"""The table of all targets, by name."""
+
+from __future__ import annotations
+
+from fuzz import archive_targets, client_targets, file_targets, server_targets
+from fuzz.checks import Target
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for module in (server_targets, archive_targets, file_targets, client_targets)
+    for target in module.TARGETS
+}

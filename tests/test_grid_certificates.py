@@ -16,6 +16,9 @@ import requests
 from grid import DAY, Grid, openssl
 from serving_fixtures import Server
 
+from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.serving.grid_authorities import GridAuthorities
+
 KNOWN, UNKNOWN, FORBIDDEN, DISCONNECTED = 200, 401, 403, 0
 PERSON = "/O=Grid/CN=A Person"
 
@@ -374,10 +377,32 @@ def test_a_refusal_is_logged_once_per_connection_with_name_and_reason(
     assert "refused the client certificate /O=Grid/CN=Mallory: " in second
 
 
-def test_an_authority_without_a_crl_is_logged_once(authorities: Grid, tmp_path: Path) -> None:
-    with start(authorities, tmp_path, "--workers=1") as running:
-        assert [status(running, authorities, "person") for _ in range(3)] == [KNOWN] * 3
-        running.process.terminate()
-        assert running.process.stderr is not None
-        later = running.process.stderr.read()
-    assert "has no CRL" not in later  # the warning came before the line that says that the server is ready
+def test_authorities_without_a_crl_are_logged_once(authorities: Grid, caplog: pytest.LogCaptureFixture) -> None:
+    folder = GridAuthorities(authorities.authorities)
+    folder.reload()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{authorities.authorities} has no CRL for /O=Grid/CN=Authority: certificates are accepted")
+    caplog.clear()
+    authorities.write_crl()
+    folder.reload()
+    assert not caplog.records
+
+
+def test_authorities_and_crls_may_be_in_one_file(authorities: Grid, tmp_path: Path) -> None:
+    crl = authorities.write_crl().read_text()
+    file = tmp_path / "authorities.pem"
+    file.write_text((authorities.folder / "authority.pem").read_text() + crl)
+    snapshot = GridAuthorities(file).current
+    assert len(snapshot.anchors) == 1
+    assert [len(crls) for crls in snapshot.crls.values()] == [1]
+
+
+@pytest.mark.parametrize(("name", "text"), [("empty", ""), ("page.pem", "<html>")])
+def test_authorities_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileUnreadable, match="no certificate or CRL in PEM"):
+        GridAuthorities(tmp_path / name)
+    with pytest.raises(ConfigError, match="holds no certificates of authorities; 'openssl rehash'"):
+        GridAuthorities(tmp_path)
+    with pytest.raises(FileUnreadable, match="No such file"):
+        GridAuthorities(tmp_path / "missing")

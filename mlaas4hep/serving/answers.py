@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
+from mlaas4hep.serving.descriptors import is_shortage, note_shortage
 from mlaas4hep.serving.store import UnknownModel
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -52,6 +53,9 @@ def error_response(what: str, error: BaseException) -> Response:
         status, text = 503, str(error)
     elif isinstance(error, ClientDisconnect):
         status, text = 400, "the client left in the middle of the request"
+    elif is_shortage(error) or is_shortage(error.__cause__):
+        note_shortage()
+        status, text = 503, "the server cannot open any more files; try again later"
     elif isinstance(error, (FileUnreadable, OSError)):
         _log.error("%s: %s", what, error)
         reason = getattr(error, "strerror", None) or "it cannot be read or written"

@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(descriptors.handle_loop_error)
         await self.lifespan.startup()
-        options = {"ssl": self.config.ssl, "backlog": _BACKLOG, "ssl_handshake_timeout": self._handshake}
+        options: dict[str, Any] = {"ssl": self.config.ssl, "backlog": _BACKLOG, "ssl_handshake_timeout": self._handshake}
         self.servers = [await loop.create_server(self._connect, sock=bound, **options) for bound in sockets or ()]
         self.started = True
         self._ready()

@@ -42,6 +42,7 @@ _LONGEST_HEAD = 64_000  # bytes of a request's URL and headers; also of anything
 _MOST_HEADERS = 200
 _MOST_REQUESTS = 100  # that may begin in one piece of what arrives; each costs a fraction of a millisecond
 _MOST_WAITING = 1000  # requests on one connection, behind the one that is being answered
+_LONGEST_JOINED = 64_000  # bytes that are copied to go out together with the head
 _INVALID = Refusal(400, "this is no HTTP/1.1 request")
 _LONG_URL = Refusal(414, f"the URL of a request may have {_LONGEST_URL / 1000:.0f} kB")
 _LONG_HEAD = Refusal(431, f"the headers of a request may have {_LONGEST_HEAD / 1000:.0f} kB")
@@ -237,7 +238,11 @@ class Connection(HttpToolsProtocol):
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        if len(answer.body) <= _LONGEST_JOINED:
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        else:
+            self.transport.write(b"%b%b\r\n" % (STATUS_LINE[answer.status], head))
+            self.transport.write(answer.body)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -283,8 +288,12 @@ class _Joined:
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        if self._head:
+        if self._head and len(data) <= _LONGEST_JOINED:
             self._transport.write(self._head + data)
+            self._head = b""
+        elif self._head:
+            self._transport.write(self._head)
+            self._transport.write(data)
             self._head = b""
         elif self._head is None and not data.startswith(b"HTTP/1.1 100"):
             self._head = data

@@ -23,7 +23,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
-from mlaas4hep.serving import deadlines, descriptors, foreign
+from mlaas4hep.serving import deadlines, descriptors, foreign, parsers
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
@@ -98,7 +98,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(descriptors.handle_loop_error)
         await self.lifespan.startup()
-        options: dict[str, Any] = {"ssl": self.config.ssl, "backlog": _BACKLOG, "ssl_handshake_timeout": self._handshake}
+        options: dict[str, Any] = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._handshake}
+        options["backlog"] = _BACKLOG
         self.servers = [await loop.create_server(self._connect, sock=bound, **options) for bound in sockets or ()]
         self.started = True
         self._ready()
@@ -130,6 +131,7 @@ class _Server(uvicorn.Server):
 def _end_models() -> None:
     deadlines.end_all()
     foreign.end_all()
+    parsers.end_all()
 
 
 def _log_config(verbose: bool) -> dict[str, Any]:

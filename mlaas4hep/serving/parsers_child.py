@@ -8,6 +8,7 @@ cannot be made before the server has found the model that the first one names.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import select
@@ -31,6 +32,7 @@ def main(descriptor: int) -> None:
     """Do tasks until the other end of the socket is closed."""
     threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
     os.nice(5)  # clients with small requests come first
+    gc.disable()  # it would look through millions of lists again and again; `gc.collect` comes after each task
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with socket.socket(fileno=descriptor) as connection:
         parser = Parser()
@@ -51,6 +53,7 @@ def main(descriptor: int) -> None:
             del body, view
             frames.send(connection, told, matrix)
             del matrix
+            gc.collect()
 
 
 class Parser:

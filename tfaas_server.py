@@ -25,6 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     option("--models-dir", default="tfaas_models", metavar="DIR", help="where models are kept (default: %(default)s)")
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     option("--port", type=int, default=8083, help="port to listen on; 0: a free one (default: %(default)s)")
+    option(
+        "--allowed-host", type=lambda names: names.split(","), action="extend", metavar="NAME",
+        help="names by which clients may call the server, besides those of loopback; repeat it, or separate by commas",
+    )  # fmt: skip
     option("--base-path", type=str, default="", metavar="PATH", help="stands in front of every route (default: none)")
     option("--workers", type=int, default=1, metavar="N", help="processes that answer (default: %(default)s)")
     option("--max-upload", type=float, default=1000, metavar="MB", help="largest upload, in MB (default: %(default)s)")

@@ -12,7 +12,8 @@ FLOORS = {"io": 1, "reader": 2, "stream": 3, "images": 4, "training": 4, "client
 HEAVY = {"awkward", "dask", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 TENSORFLOW = ("onnx_interpreter", "onnx_layers", "onnx_ml", "onnx_ops", "onnx_recurrent", "onnx_shapes")
-STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "page", "predictions", "proto", "service")
+STARLETTE = ("access", "answers", "app", "bodies", "gate", "oip", "origins", "page", "parsers", "predictions", "proto",
+             "service")  # fmt: skip
 OWNERS = {
     "keras": {"images/resnet.py", "training/keras_backend.py"},
     "torch": {"training/torch_backend.py", "training/torch_dataset.py"},

@@ -38,9 +38,9 @@ def until_closed(connection: socket.socket) -> bytes:
     "sent",
     [
         b"",
-        b"POST /json HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
-        b"GET /models HTTP/1.1\r\nHost: x\r\n\r\nGET /mod",
+        b"POST /json HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+        b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+        b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\nGET /mod",
     ],
     ids=["nothing", "half of the headers", "half of the body", "half of a second request"],
 )
@@ -53,7 +53,7 @@ def test_a_client_that_does_not_go_on_loses_its_connection(running: Server, sent
 
 def test_a_client_that_sends_a_byte_now_and_then_loses_its_connection(running: Server) -> None:
     with connect(running) as connection:
-        connection.sendall(b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        connection.sendall(b"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
         connection.settimeout(0.2)
         received = b""
         end = time.monotonic() + 20
@@ -70,7 +70,7 @@ def test_a_client_that_sends_a_byte_now_and_then_loses_its_connection(running: S
 
 def test_a_body_that_never_ends_after_the_answer_is_cut(running: Server) -> None:
     with connect(running) as connection:
-        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         received = connection.recv(1000)
         assert b"404" in received
         end = time.monotonic() + 20
@@ -94,7 +94,7 @@ def test_a_client_that_does_not_read_its_answers_loses_its_connection(
     archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
     requests.post(f"{running.url}/upload", data=archive, timeout=20).raise_for_status()
     body = json.dumps({"model": "htautau", "keys": KEYS, "values": [[1.5] * 5] * 20_000}).encode()
-    head = f"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with connect(running) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
@@ -113,7 +113,9 @@ def test_a_client_that_asks_for_the_head_alone_gets_it_at_once(running: Server) 
             assert head.content == b""
             assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
     with connect(running) as connection:
-        connection.sendall(b"HEAD /models HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(
+            b"HEAD /models HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
         received = until_closed(connection)  # after a while without a third request
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:3]] == [b"200", b"404"]
 
@@ -121,7 +123,7 @@ def test_a_client_that_asks_for_the_head_alone_gets_it_at_once(running: Server) 
 @pytest.mark.parametrize("header", [b"X-Long: ", b""], ids=["one header", "many headers"])
 def test_headers_without_an_end_are_refused(running: Server, header: bytes) -> None:
     with connect(running) as connection:
-        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\n" + header)
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: localhost\r\n" + header)
         piece, sent = (b"x" * 1000 if header else b"X-Many: 1\r\n" * 100), 0
         try:
             while sent < 20_000_000:
@@ -134,12 +136,12 @@ def test_headers_without_an_end_are_refused(running: Server, header: bytes) -> N
 
 def test_long_headers_are_refused_and_such_as_grid_tokens_have_are_not(running: Server) -> None:
     with connect(running) as connection:
-        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\nX-Token: " + b"x" * 60_000)
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: localhost\r\nX-Token: " + b"x" * 60_000)
         requests.get(f"{running.url}/models", timeout=20)  # the other has been read by now
         connection.sendall(b"\r\nConnection: close\r\n\r\n")
         assert until_closed(connection).startswith(b"HTTP/1.1 200")
     with connect(running) as connection:
-        connection.sendall(b"GET /models HTTP/1.1\r\nHost: x\r\nX-Token: " + b"x" * 70_000 + b"\r\n\r\n")
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: localhost\r\nX-Token: " + b"x" * 70_000 + b"\r\n\r\n")
         received = until_closed(connection)
     assert received.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert received.endswith(b'{"error":"the headers of a request may have 64 kB"}')
@@ -158,6 +160,8 @@ def test_one_that_has_said_all_still_gets_its_answer(running: Server, bundle: Pa
     requests.post(f"{running.url}/upload", data=archive, timeout=20).raise_for_status()
     body = json.dumps({**MET, "model": "htautau"}).encode()
     with connect(running) as connection:
-        connection.sendall(f"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.sendall(
+            f"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
         connection.shutdown(socket.SHUT_WR)
         assert until_closed(connection).endswith(f"[{MET_SCORE}]".encode())

@@ -307,7 +307,7 @@ def test_a_process_ends_with_a_server_that_is_killed_in_the_middle_of_a_predicti
         body = json.dumps({"values": [0], "model": "endless"}).encode()
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
-            head = f"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            head = f"POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             connection.sendall(head + body)
             busy = process.cpu_times().user + 0.3
             wait_for(lambda: process.cpu_times().user > busy)

@@ -116,7 +116,7 @@ def malformed(rng: random.Random) -> bytes:
             *("Inference-Header-Content-Length: 9999999999\r\n", "X-Request-ID: \r\n", "Expect: 100-continue\r\n"),
         ]
     )
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{odd}Content-Length: {length}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{odd}Content-Length: {length}\r\n"
     head += "Connection: close\r\n\r\n"
     request = head.encode("latin-1") + body
     return request if rng.random() < 0.9 else request[: rng.randrange(len(request))]

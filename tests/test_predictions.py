@@ -120,7 +120,7 @@ def test_a_body_over_the_limit_is_refused_in_both_ways(tmp_path: Path) -> None:
 
 
 def request(body: bytes, *headers: str, version: str = "1.1", path: str = "/json") -> bytes:
-    lines = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
@@ -132,7 +132,7 @@ def test_requests_in_a_pipeline_are_answered_in_their_order(running: Server) -> 
     rows = [[float(number), 0.0, 0.0, 0.0, 0.0] for number in range(40)]
     truth = [requests.post(f"{running.url}/json", json={"values": row}, timeout=20).json() for row in rows]
     sent = [request(json.dumps({"values": row}).encode(), f"X-Request-ID: {n}") for n, row in enumerate(rows)]
-    sent[7:7] = [b"GET /models HTTP/1.1\r\nHost: x\r\nX-Request-ID: models\r\n\r\n"]
+    sent[7:7] = [b"GET /models HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: models\r\n\r\n"]
     sent.append(request(b"{", "X-Request-ID: last", "Connection: close"))
     with connect(running) as connection:
         connection.sendall(b"".join(sent))

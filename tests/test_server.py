@@ -413,7 +413,7 @@ def test_an_upload_that_breaks_off_leaves_the_old_model(url: str, server: Server
     put(url, bundle)
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(5000))
+        connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + bytes(5000))
     assert ask(url, MET) == (200, [MET_SCORE])
     assert names_in(server.models_dir) == {"htautau"}
 
@@ -431,7 +431,7 @@ def test_a_kill_during_an_upload_leaves_the_old_model_or_the_new_one(tmp_path: P
         requests.post(f"{server.url}/upload", data=archives[0], timeout=20).raise_for_status()
         host, _, port = server.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=20) as connection:
-            head = f"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(archives[1])}\r\n\r\n"
+            head = f"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(archives[1])}\r\n\r\n"
             connection.sendall(head.encode() + archives[1][:sent])
             server.process.kill()
         server.stop()

@@ -6,18 +6,26 @@ return error_response(request_line, error)
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
+from mlaas4hep.serving.descriptors import is_shortage, note_shortage
 from mlaas4hep.serving.store import UnknownModel, UnmanagedFolder
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_AT_ONCE = 50_000  # numbers of an array that are written at a time, which takes a few milliseconds
+_SLICE = 1 << 18  # bytes of a large answer that are sent at a time
 _LONGEST_ERROR = 1000  # characters; some of them are the client's own
 _log = logging.getLogger(__name__)
 
@@ -33,6 +41,47 @@ def json_response(content: Any, status_code: int = 200) -> Response:
 def to_json(content: Any) -> bytes:
     """Return the text of an answer; see `json_response`."""
     return orjson.dumps(content, option=_OPTIONS)
+
+
+def array_to_json(array: NDArray[np.float32]) -> list[bytes]:
+    """Return the text of an array in pieces, between which other threads have their turn."""
+    rows = max(1, _AT_ONCE * len(array) // max(array.size, 1))
+    pieces = [to_json(array[start : start + rows])[1:-1] for start in range(0, len(array), rows)]
+    separated = [piece for text in pieces for piece in (b",", text)]
+    return [b"[", *separated[1:], b"]"]
+
+
+class LargeResponse(Response):
+    """An answer that is sent a piece at a time, as fast as the client reads.
+
+    Args:
+        pieces: all of it, in order.
+    """
+
+    def __init__(self, pieces: Iterable[bytes | memoryview], media_type: str, **headers: str) -> None:
+        self._pieces = [memoryview(piece).cast("B") for piece in pieces]
+        size = sum(map(len, self._pieces))
+        super().__init__(headers={"content-length": str(size), **headers}, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in _in_slices(self._pieces):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _in_slices(pieces: Sequence[memoryview]) -> Iterator[bytes]:
+    """Yield the bytes of all pieces in slices of about the same size."""
+    slice_ = bytearray()
+    for piece in pieces:
+        for start in range(0, len(piece), _SLICE):
+            slice_ += piece[start : start + _SLICE]
+            if len(slice_) >= _SLICE:
+                yield bytes(slice_)
+                slice_.clear()
+    yield bytes(slice_)
 
 
 def error_response(what: str, error: BaseException) -> Response:
@@ -54,6 +103,9 @@ def error_response(what: str, error: BaseException) -> Response:
         status, text = 503, str(error)
     elif isinstance(error, ClientDisconnect):
         status, text = 400, "the client left in the middle of the request"
+    elif is_shortage(error) or is_shortage(error.__cause__):
+        note_shortage()
+        status, text = 503, "the server cannot open any more files; try again later"
     elif isinstance(error, (FileUnreadable, OSError)):
         _log.error("%s: %s", what, error)
         reason = getattr(error, "strerror", None) or "it cannot be read or written"

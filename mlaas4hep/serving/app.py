@@ -27,9 +27,9 @@ from starlette.types import ASGIApp
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving import oip, page, proto
-from mlaas4hep.serving.answers import json_response
+from mlaas4hep.serving.answers import LargeResponse, array_to_json, json_response
 from mlaas4hep.serving.archive import GZIP_MAGIC
-from mlaas4hep.serving.bodies import read_body
+from mlaas4hep.serving.bodies import LARGEST_COMMAND, QUICK, aside, in_slices, read_body
 from mlaas4hep.serving.gate import Gate
 from mlaas4hep.serving.images import answer, read_image
 from mlaas4hep.serving.metrics import CONTENT_TYPE
@@ -103,7 +103,7 @@ async def params(request: Request) -> Response:
 async def set_default(request: Request) -> Response:
     """POST /params: make the model of these params the default one."""
     try:
-        name = json.loads(await read_body(request.headers.raw, request.receive))["name"]
+        name = json.loads(await read_body(request.headers.raw, request.receive, LARGEST_COMMAND))["name"]
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise ConfigError("the request is no params.json with a 'name'") from error
     await run_in_threadpool(_service(request).store.set_default, str(name))
@@ -131,7 +131,7 @@ async def upload(request: Request) -> Response:
     """POST /upload: a model as a form, or as an archive."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await bundle(request)
-    async with request.form(max_files=16, max_fields=16) as form:
+    async with _in_slices(request).form(max_files=16, max_fields=16) as form:
         name = form.get("name")
         if not isinstance(name, str) or not name:
             raise ConfigError("the form does not provide 'name'", hint="as in curl -F 'name=htautau'")
@@ -162,7 +162,7 @@ async def delete(request: Request) -> Response:
     """DELETE /delete/{model}, DELETE /delete with a form: 200 also when there is no such model."""
     name = request.path_params.get("model")
     if name is None:
-        async with request.form(max_files=0, max_fields=16) as form:
+        async with _in_slices(request).form(max_files=0, max_fields=16) as form:
             name = form.get("model")
     if not isinstance(name, str) or not name:
         raise ConfigError("the request does not provide 'model'", hint="as in DELETE /delete/htautau")
@@ -172,7 +172,10 @@ async def delete(request: Request) -> Response:
 
 async def predict_json(request: Request) -> Response:
     """POST /json, POST /predict/json: the scores of one row, or of a list of rows."""
-    return json_response(await predict(_service(request), await read_body(request.headers.raw, request.receive)))
+    scores = await predict(_service(request), await read_body(request.headers.raw, request.receive))
+    if scores.nbytes < QUICK:
+        return json_response(scores)
+    return LargeResponse(await aside(scores.nbytes, array_to_json, scores), "application/json")
 
 
 async def metrics(request: Request) -> Response:
@@ -189,7 +192,7 @@ async def openapi(request: Request) -> Response:
 
 async def image(request: Request) -> Response:
     """POST /image, POST /predict/image: the best labels of an image, or the scores for it."""
-    async with request.form(max_files=1, max_fields=16) as form:
+    async with _in_slices(request).form(max_files=1, max_fields=16) as form:
         name = form.get("model")
         upload = _file(form, "image")
         service = _service(request)
@@ -227,6 +230,11 @@ def _file(form: FormData, part: str) -> Upload:
     if not isinstance(file, UploadFile):
         raise ConfigError(f"the form does not provide '{part}' as a file", hint=f"as in curl -F '{part}=@path'")
     return Upload(file.filename or "", file.file)
+
+
+def _in_slices(request: Request) -> Request:
+    """Return the request as one whose form does not hold up others."""
+    return Request(request.scope, in_slices(request.receive))
 
 
 async def _raise(request: Request, error: Exception) -> Response:

@@ -13,20 +13,51 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlaas4hep.serving.gate import CERTIFICATE
 from mlaas4hep.serving.predictions import Answer, Shortcut
+from mlaas4hep.serving.repeated_warning import RepeatedWarning
 
 if TYPE_CHECKING:
     from mlaas4hep.serving.client_certificates import ClientCertificates
 
+
+class Refusal(NamedTuple):
+    """What is said to a client whose request never reaches a route."""
+
+    status: int
+    reason: str
+
+    def message(self) -> bytes:
+        """Return the whole answer."""
+        body = b'{"error":"%b"}' % self.reason.encode()
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        return STATUS_LINE[self.status] + head + body
+
+
 _SLOWEST = 1000.0  # bytes of a body a second
-_LONGEST_HEAD = 64_000  # bytes of a request's URL and headers
-_TOO_LONG = f"the headers of a request may have {_LONGEST_HEAD / 1000:.0f} kB"
-_log = logging.getLogger(__name__)
+_LONGEST_URL = 8_000  # bytes
+_LONGEST_HEAD = 64_000  # bytes of a request's URL and headers; also of anything that is not part of a body, in a row
+_MOST_HEADERS = 200
+_MOST_REQUESTS = 100  # that may begin in one piece of what arrives; each costs a fraction of a millisecond
+_MOST_WAITING = 1000  # requests on one connection, behind the one that is being answered
+_LONGEST_JOINED = 64_000  # bytes that are copied to go out together with the head
+_INVALID = Refusal(400, "this is no HTTP/1.1 request")
+_LONG_URL = Refusal(414, f"the URL of a request may have {_LONGEST_URL / 1000:.0f} kB")
+_LONG_HEAD = Refusal(431, f"the headers of a request may have {_LONGEST_HEAD / 1000:.0f} kB")
+_MANY_HEADERS = Refusal(431, f"a request may have {_MOST_HEADERS} headers")
+_MANY_REQUESTS = Refusal(429, "the client sends too many requests without waiting for answers")
+_FRAMING = Refusal(400, "chunk sizes, chunk extensions and trailers are longer than what they frame")
+_SLOW = Refusal(408, "the request did not arrive fast enough")
+_stalled = RepeatedWarning(
+    logging.getLogger(__name__),
+    "a client at %s does not go on: its connection is closed",
+    "%d further clients did not go on and lost their connections, the last of them at %s",
+)
 
 
 class Connection(HttpToolsProtocol):
@@ -56,45 +87,94 @@ class Connection(HttpToolsProtocol):
         certificates = self.client_certificates
         self._certificate = certificates.of(transport.get_extra_info("ssl_object")) if certificates else None
         self._began = self._moved = self.loop.time()  # of the request, and of what last went in or out
-        self._arrived = self._piece = 0  # bytes of this request's later pieces, and of the last piece
+        self._arrived = self._payload = 0  # bytes of this request, and of its body
+        self._framing = self._fruitless = 0  # bytes around the body's chunks; bytes since the parser last made progress
+        self._progress = self._begun = 0  # steps of the parser; requests in this piece
+        self._piece = 0  # its bytes
         self._in_headers, self._in_body = True, False
+        self._wrong: Refusal | None = None
+        self._last_words: Refusal | None = None  # sent after the answers that are due; nothing is read any more
+        self._active: Any = None  # the cycle that the application is answering
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`; all requests hear of it, not only the newest one."""
+        for cycle in (self._active, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        self._moved = self.loop.time()
-        self._piece = len(data)
-        self._arrived += self._piece
-        if self._in_headers and self._arrived > _LONGEST_HEAD + self._piece:  # httptools would gather it without an end
-            self._refuse(431, _TOO_LONG)
+        if self._last_words:
             return
+        self._moved = self.loop.time()
+        self._piece = size = len(data)
+        self._arrived += size
+        self._begun = 0
+        in_body, payload, progress = self._in_body, self._payload, self._progress
         super().data_received(data)
+        self._fruitless = self._fruitless + size if progress == self._progress else 0
+        if self._fruitless > _LONGEST_HEAD:  # httptools would gather it without an end
+            self._refuse(_LONG_HEAD if self._in_headers else _FRAMING)
+        elif in_body and self._in_body:
+            self._framing += size - (self._payload - payload)
+            if self._framing > _LONGEST_HEAD + self._payload:
+                self._refuse(_FRAMING)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, or is not taken, as uvicorn asks for."""
-        if self._head_is_too_long():
-            self._refuse(431, _TOO_LONG)
-        else:
-            self._refuse(400, "this is no HTTP/1.1 request")
+        """Refuse what the parser, or one of the methods that it calls, does not accept."""
+        self._refuse(self._wrong or self._excess() or _INVALID)
 
-    def _head_is_too_long(self) -> bool:
-        """Say so of the request whose headers are there, or on their way."""
-        if self.headers is None or self._arrived + self._piece <= _LONGEST_HEAD:
-            return False
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _LONGEST_HEAD
+    def _excess(self) -> Refusal | None:
+        """Return what is too long about the request whose headers are there, or on their way."""
+        if not self._progress:  # there is no request yet
+            return None
+        if len(self.url) > _LONGEST_URL:
+            return _LONG_URL
+        if len(self.headers) > _MOST_HEADERS:
+            return _MANY_HEADERS
+        if self._arrived <= _LONGEST_HEAD:
+            return None
+        return _LONG_HEAD if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > _LONGEST_HEAD else None
 
-    def _refuse(self, status: int, reason: str) -> None:
-        """Say what is wrong, unless another answer is under way, and close the connection."""
-        if self._is_idle() or not self.cycle.response_started:
-            self.transport.write(_refusal(status, reason))
+    def _reject(self, refusal: Refusal) -> None:
+        """Make the parser stop and call `send_400_response`."""
+        self._wrong = refusal
+        raise ValueError(refusal.reason)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Say what is wrong, after the answers to earlier requests, and close the connection."""
+        if self._last_words:
+            return
+        self._last_words = refusal
+        if self._is_idle() or self._in_body:
+            self._close_with_last_words()
+
+    def _close_with_last_words(self) -> None:
+        """Close the connection, with a reason unless another answer has begun."""
+        if self._last_words and (self._is_idle() or not (self.cycle.response_started or self.pipeline)):
+            self.transport.write(self._last_words.message())
         self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """See `HttpToolsProtocol`; a request that was refused meanwhile is told so now."""
+        super().on_response_complete()
+        if self._last_words and self._is_idle() and not self.transport.is_closing():
+            self._close_with_last_words()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own gives nothing, and that is no
         """Say whether the connection stays open, for the answer to a client that has said all it will."""
-        waits = not (self._in_headers or self._in_body or self._is_idle())
-        if waits:
+        waits = not self._is_idle() and (self._last_words is not None or not (self._in_headers or self._in_body))
+        if waits and not self._last_words:
             self.cycle.keep_alive = False
         return waits and self.scheme == "http"  # over TLS there is no such thing
 
@@ -106,13 +186,31 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note when a request begins, and what is known of its sender."""
         super().on_message_begin()
-        self._began, self._arrived, self._in_headers = self.loop.time(), 0, True
+        self._began, self._arrived, self._in_headers = self.loop.time(), self._piece, True
+        self._payload = self._framing = 0
+        self._progress += 1
+        self._begun += 1
+        if self._begun > _MOST_REQUESTS or len(self.pipeline) > _MOST_WAITING:
+            self._reject(_MANY_REQUESTS)
         cast(dict[str, object], self.scope)[CERTIFICATE] = self._certificate
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind the body, trailers, are ignored, since a proxy has not seen them as headers."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Count what arrives."""
+        self._payload += len(body)
+        self._progress += 1
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Note that a body follows; the answer's head shall wait for its body."""
-        if self._head_is_too_long():
-            raise ValueError(_TOO_LONG)  # which the parser hands on to `send_400_response`
+        excess = self._excess()
+        if excess:
+            self._reject(excess)
+        self._progress += 1
         self._in_headers, self._in_body = False, True
         if self._takes_shortcut():
             self.cycle = cast(Any, _ShortCycle(self.parser.should_keep_alive()))
@@ -133,6 +231,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is there; begin to answer it, where that is done here."""
         self._in_body = False
+        self._progress += 1
         cycle = cast(object, self.cycle)
         if isinstance(cycle, _ShortCycle) and self.shortcut:
             self.shortcut.answer(cast(Any, self.scope), self.url, bytes(cycle.body), lambda a: self._reply(cycle, a))
@@ -148,7 +247,11 @@ class Connection(HttpToolsProtocol):
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
         head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        if len(answer.body) <= _LONGEST_JOINED:
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, answer.body))
+        else:
+            self.transport.write(b"%b%b\r\n" % (STATUS_LINE[answer.status], head))
+            self.transport.write(answer.body)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -157,11 +260,11 @@ class Connection(HttpToolsProtocol):
         """Close the connection of a client that has had its time."""
         if not self._is_overdue(self.loop.time()):
             return
-        _log.warning("a client at %s does not go on: its connection is closed", self.client[0] if self.client else "?")
+        _stalled.note(self.client[0] if self.client else "?")
         if self.transport.is_closing() or self.flow.write_paused:
             self.transport.abort()
             return
-        self._refuse(408, "the request did not arrive fast enough")
+        self._refuse(_SLOW)
 
     def _is_overdue(self, now: float) -> bool:
         if self.transport.is_closing() or self.flow.write_paused:
@@ -173,12 +276,6 @@ class Connection(HttpToolsProtocol):
         late = now - self._began - self.timeout
         slow = late > 0 and (self.cycle.response_complete or self._arrived < _SLOWEST * late)
         return slow or now - self._moved > self.timeout
-
-
-def _refusal(status: int, reason: str) -> bytes:
-    body = b'{"error":"%b"}' % reason.encode()
-    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    return STATUS_LINE[status] + head + body
 
 
 class _ShortCycle:
@@ -200,8 +297,12 @@ class _Joined:
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        if self._head:
+        if self._head and len(data) <= _LONGEST_JOINED:
             self._transport.write(self._head + data)
+            self._head = b""
+        elif self._head:
+            self._transport.write(self._head)
+            self._transport.write(data)
             self._head = b""
         elif self._head is None and not data.startswith(b"HTTP/1.1 100"):
             self._head = data
@@ -209,7 +310,7 @@ class _Joined:
             self._transport.write(data)
 
     def close(self) -> None:
-        if self._head:
+        if self._head and not self._transport.is_closing():
             self._transport.write(self._head)
             self._head = b""
         self._transport.close()
@@ -223,3 +324,4 @@ def end_overdue(connections: Iterable[object]) -> None:
     for connection in list(connections):
         if isinstance(connection, Connection):
             connection.end_if_overdue()
+    _stalled.flush()

@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from mlaas4hep.serving.access import Access, Tokens
 from mlaas4hep.serving.allowed_names import AllowedNames
 from mlaas4hep.serving.answers import error_response
 from mlaas4hep.serving.metrics import Metrics
+from mlaas4hep.serving.origins import Origins
 from mlaas4hep.serving.settings import Settings
 
 CERTIFICATE = "mlaas4hep.certificate"
@@ -77,6 +79,7 @@ class Gate:
         tokens = Tokens(settings.token_file) if settings.token_file else None
         names = AllowedNames(settings.allow_dn, settings.gridmap) if settings.allow_dn or settings.gridmap else None
         self._access = Access(tokens, bool(settings.capath), settings.private, settings.read_only, names)
+        self._origins = Origins(settings.host, settings.allowed_host)
         self._rate = _Rate(settings.rate) if settings.rate else None
         self._number = itertools.count(1)
         self._prefix = secrets.token_hex(4)
@@ -114,6 +117,9 @@ class Gate:
             HTTPException: it may not pass.
         """
         scope, headers = visit.scope, visit.headers
+        if len(headers) != len(scope["headers"]) and _repeats_host(scope["headers"]):
+            raise HTTPException(400, "the request has several headers Host")
+        self._origins.check(scope["method"], scope["scheme"], scope["http_version"], headers)
         if self._rate and not self._rate.allows((scope.get("client") or ("",))[0]):
             raise HTTPException(429, "too many requests from this address", {"Retry-After": "1"})
         if int(headers.get(b"content-length", b"0")) > self._limit:  # no connection lets more through than it says
@@ -171,6 +177,10 @@ class _Answer:
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._number)]
         await self._send(message)
+
+
+def _repeats_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return sum(name == b"host" for name, _ in headers) > 1
 
 
 def _number(headers: dict[bytes, bytes]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,25 +22,16 @@ from starlette.routing import BaseRoute, Route
 
 from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.answers import json_response
-from mlaas4hep.serving.bodies import aside, read_body
-from mlaas4hep.serving.oip_tensors import read_input, split, wants_binary
+from mlaas4hep.serving.answers import LargeResponse, array_to_json, json_response, to_json
+from mlaas4hep.serving.bodies import LARGE, LARGEST_COMMAND, QUICK, aside, read_body
+from mlaas4hep.serving.oip_tensors import Inference, read_inference, split
 from mlaas4hep.serving.predictor import Model
 from mlaas4hep.serving.rows import Matrix, shown
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.store import ModelStore, UnknownModel
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What an inference request asks: the scores of a matrix, float32 (n, ...), as bytes or not."""
-
-    model: Model
-    matrix: Matrix
-    binary: bool
-    id: str | None
+_NO_DATA = b"[]}]}"  # the end of an answer in JSON, whose last part is the data
 
 
 def routes() -> list[BaseRoute]:
@@ -79,7 +69,8 @@ async def ready(request: Request) -> Response:
 
 async def index(request: Request) -> Response:
     """POST /v2/repository/index: all models, or those that are ready."""
-    content, _ = split(await _body(request) or b"{}", None)
+    body = await read_body(request.headers.raw, request.receive, LARGEST_COMMAND)
+    content, _ = split(body or b"{}", None)
     only_ready = content.get("ready", False)
     if not isinstance(only_ready, bool):
         raise ConfigError("'ready' must be true or false")
@@ -112,12 +103,24 @@ async def model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """POST /v2/models/{name}/infer: the scores of a batch."""
-    body, header_length = await _body(request), request.headers.get(_HEADER_LENGTH)
+    body, header_length = await read_body(request.headers.raw, request.receive), request.headers.get(_HEADER_LENGTH)
     model = await _model(request)
-    effort = len(body) if header_length is None else len(header_length)  # bytes are not looked at one by one
-    question = await aside(effort, _question, model, body, header_length)
-    scores = await _service(request).score(model, question.matrix)
-    return _as_bytes(question, scores) if question.binary else await aside(scores.nbytes, _as_json, question, scores)
+    asked = await _inference(request, model, body, header_length)
+    scores = await _service(request).score(model, asked.matrix)
+    if scores.nbytes < QUICK:
+        return _as_bytes(model, asked, scores) if asked.binary else _as_json(model, asked, scores)
+    return await aside(scores.nbytes, _as_bytes if asked.binary else _as_json, model, asked, scores)
+
+
+async def _inference(request: Request, model: Model, body: bytearray, header_length: str | None) -> Inference:
+    takes, gives = model.predictor.input, model.predictor.output
+    binary = header_length is not None and header_length.isdecimal() and len(header_length) < 10
+    text = int(header_length or 0) if binary else len(body)
+    if text < LARGE:
+        return await aside(len(body), read_inference, body, header_length, takes, gives)
+    told, matrix = await _service(request).parsers.tensor(model, body, header_length)
+    assert matrix is not None
+    return Inference(matrix, told["binary"], told["id"])
 
 
 async def _model(request: Request) -> Model:
@@ -150,40 +153,27 @@ def _index(store: ModelStore) -> list[dict[str, str]]:
     return entries
 
 
-def _question(model: Model, body: bytes, header_length: str | None) -> Question:
-    content, binary = split(body, header_length)
-    request_id = content.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise ConfigError(f"'id' must be a text, and is {shown(request_id)}")
-    as_bytes = wants_binary(content, model.predictor.output)
-    return Question(model, read_input(content, binary, model.predictor.input), as_bytes, request_id)
-
-
-def _as_json(question: Question, scores: Matrix) -> Response:
-    return json_response(_answer(question, scores, data=scores.ravel()))
-
-
-def _as_bytes(question: Question, scores: Matrix) -> Response:
-    raw = np.ascontiguousarray(scores, "<f4")
-    head = json.dumps(_answer(question, scores, parameters={"binary_data_size": raw.nbytes})).encode()
-    return Response(
-        b"".join((head, raw.data)),
-        headers={_HEADER_LENGTH: str(len(head))},
-        media_type="application/octet-stream",
+def _as_json(model: Model, asked: Inference, scores: Matrix) -> Response:
+    if scores.nbytes < QUICK:
+        return json_response(_answer(model, asked, scores, data=scores.ravel()))
+    head = to_json(_answer(model, asked, scores, data=[]))
+    return LargeResponse(
+        [head.removesuffix(_NO_DATA), *array_to_json(scores.ravel()), _NO_DATA[2:]], "application/json"
     )
 
 
-def _answer(question: Question, scores: Matrix, **content: Any) -> dict[str, Any]:
+def _as_bytes(model: Model, asked: Inference, scores: Matrix) -> Response:
+    raw = np.ascontiguousarray(scores, "<f4")
+    head = json.dumps(_answer(model, asked, scores, parameters={"binary_data_size": raw.nbytes})).encode()
+    return LargeResponse([head, raw.data], "application/octet-stream", **{_HEADER_LENGTH: str(len(head))})
+
+
+def _answer(model: Model, asked: Inference, scores: Matrix, **content: Any) -> dict[str, Any]:
     """Return the JSON object of an answer; `content` is what its output has besides name, datatype and shape."""
-    model = question.model
     output = {"name": model.predictor.output.name, "datatype": "FP32", "shape": list(scores.shape), **content}
-    own = {} if question.id is None else {"id": question.id}
+    own = {} if asked.id is None else {"id": asked.id}
     return {"model_name": model.name, "model_version": model.version, **own, "outputs": [output]}
 
 
 def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
-
-
-async def _body(request: Request) -> bytes:
-    return await read_body(request.headers.raw, request.receive)

@@ -13,14 +13,14 @@ import math
 from collections.abc import Mapping
 from itertools import chain
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.predictor import Tensor
 from mlaas4hep.serving.rows import LARGEST, Matrix, read_object, shown
+from mlaas4hep.serving.tensor import Tensor
 
 _DATATYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -35,13 +35,37 @@ _IN_JSON: dict[str, set[type]] = {
     "f": {int, float, NoneType},
 }
 _LARGEST_SIZE = 2**63 - 1
+_LONGEST_ID = 1000  # characters
 _EXAMPLE = (
     'as in {"inputs": [{"name": "inputs", "shape": [1, 2], "datatype": "FP32", "data": [1.5, null]}]}; '
     "GET /v2/models/NAME says names and shapes"
 )
 
 
-def split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+class Inference(NamedTuple):
+    """What an inference request asks: the scores of a matrix, float32 (n, ...), as bytes or not."""
+
+    matrix: Matrix
+    binary: bool
+    id: str | None
+
+
+def read_inference(body: bytes | bytearray, header_length: str | None, takes: Tensor, gives: Tensor) -> Inference:
+    """Read a whole request; see `split`, `read_input` and `wants_binary`.
+
+    Raises:
+        ConfigError: it is not one, or does not fit the model.
+    """
+    content, binary = split(body, header_length)
+    request_id = content.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise ConfigError(f"'id' must be a text, and is {shown(request_id)}")
+    if request_id is not None and len(request_id) > _LONGEST_ID:
+        raise ConfigError(f"'id' may have {_LONGEST_ID} characters, and has {len(request_id)}")
+    return Inference(read_input(content, binary, takes), wants_binary(content, gives), request_id)
+
+
+def split(body: bytes | bytearray, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     """Return the JSON object of a request, and the bytes behind it, which are not copied.
 
     Args:
@@ -57,7 +81,7 @@ def split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memor
         length = -1
     if not 0 <= length <= len(body):
         raise ConfigError(f"Inference-Header-Content-Length must be a number from 0 to the body's {len(body)} bytes")
-    return read_object(body[:length], _EXAMPLE), memoryview(body)[length:]
+    return read_object(memoryview(body)[:length], _EXAMPLE), memoryview(body)[length:]
 
 
 def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -> Matrix:

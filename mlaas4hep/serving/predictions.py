@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
-from mlaas4hep.serving.answers import error_response, to_json
-from mlaas4hep.serving.bodies import QUICK, aside
+from mlaas4hep.serving.answers import array_to_json, error_response, to_json
+from mlaas4hep.serving.bodies import LARGE, QUICK, aside
 from mlaas4hep.serving.gate import Gate, Visit
 from mlaas4hep.serving.rows import Matrix, parse_request
 from mlaas4hep.serving.service import Service
@@ -28,16 +28,19 @@ _JSON = (b"content-type", b"application/json")
 _NOT_HERE = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})  # headers
 
 
-async def predict(service: Service, body: bytes) -> Matrix:
+async def predict(service: Service, body: bytes | bytearray) -> Matrix:
     """Return the scores (n, k) of the rows that are asked for in JSON, or (k,) of one that is not in a list.
 
     Raises:
         ConfigError: they do not fit the model.
         UnknownModel: there is none.
     """
-    asked = await aside(len(body), parse_request, body)
-    model = await service.model(asked.model)
-    rows = await aside(len(body), model.predictor.rows, asked)
+    if len(body) < LARGE:
+        asked = await aside(len(body), parse_request, body)
+        model = await service.model(asked.model)
+        rows = await aside(len(body), model.predictor.rows, asked)
+    else:
+        model, rows = await service.parsers.rows("json", bytearray(body), service.model)
     scores = await service.score(model, rows.matrix)
     return scores if rows.many else scores[0]
 
@@ -104,12 +107,11 @@ class Shortcut:
         """Answer with all scores, or with those of the one row."""
         if isinstance(scores, BaseException):
             self._end(visit, reply, scores)
-            return
-        try:
-            answer: bytes | Exception = to_json(scores if many else scores[0])
-        except Exception as error:
-            answer = error
-        self._end(visit, reply, answer)
+        elif scores.nbytes < QUICK:
+            self._end(visit, reply, to_json(scores if many else scores[0]))
+        else:
+            pieces = asyncio.ensure_future(aside(scores.nbytes, array_to_json, scores if many else scores[0]))
+            pieces.add_done_callback(lambda done: self._end(visit, reply, done.exception() or b"".join(done.result())))
 
     def flush(self) -> None:
         """See `Metrics.flush`."""

@@ -1,36 +1,21 @@
-"""TFaaS's protobuf protocol: a `Row` comes, `Predictions` go.
+"""The routes of TFaaS's protobuf protocol; its messages are in `proto_messages`.
 
-    syntax = "proto3";
-    package tfaaspb;
-    message Row { repeated string key = 1; repeated float value = 2; string model = 3; }
-    message Class { string label = 1; float probability = 2; }
-    message Predictions { repeated Class prediction = 1; }
+    curl $url/proto --data-binary @row.pb
 
-The classes are made of this description when the first such request comes; there is no generated code. A `DataFrame`
-of rows is not taken, as little as TFaaS's own server takes one: `Predictions` could not say where a row's end.
+A message is one event, so it may be no longer than 4 MB.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from mlaas4hep.errors import ConfigError, require
-from mlaas4hep.serving import rows
-from mlaas4hep.serving.bodies import read_body
+from mlaas4hep.serving.bodies import LARGE, aside, read_body
+from mlaas4hep.serving.proto_messages import read_row, write_predictions
 from mlaas4hep.serving.service import Service
 
-_REPEATED, _OPTIONAL = "LABEL_REPEATED", "LABEL_OPTIONAL"
-_MESSAGES: dict[str, list[tuple[str, str, str]]] = {  # the fields in the order of their numbers
-    "Row": [("key", _REPEATED, "string"), ("value", _REPEATED, "float"), ("model", _OPTIONAL, "string")],
-    "Class": [("label", _OPTIONAL, "string"), ("probability", _OPTIONAL, "float")],
-    "Predictions": [("prediction", _REPEATED, ".tfaaspb.Class")],
-}
+_LARGEST = 4_000_000  # bytes of a request
 
 
 def routes() -> list[BaseRoute]:
@@ -41,68 +26,13 @@ def routes() -> list[BaseRoute]:
 async def predict(request: Request) -> Response:
     """POST /proto, POST /predict/proto: the scores of one row."""
     service: Service = request.app.state.service
-    asked = _read_row(await read_body(request.headers.raw, request.receive))
-    model = await service.model(asked.model)
-    scores = await service.score(model, model.predictor.rows(asked).matrix)
-    return Response(_predictions(scores[0], model.predictor.labels), media_type="application/octet-stream")
-
-
-def class_names(labels: Sequence[str], outputs: int) -> Sequence[str]:
-    """Return a name for each output.
-
-    Of two classes and one output it is the second class, whose probability the output is; where a model has no
-    labels, or another number of them, it is the output's index.
-    """
-    if len(labels) == 2 and outputs == 1:
-        return labels[1:]
-    return labels if len(labels) == outputs else [str(index) for index in range(outputs)]
-
-
-def _read_row(body: bytes) -> rows.Request:
-    tfaaspb = _load_classes()
-    try:
-        row = tfaaspb.Row.FromString(body)
-    except tfaaspb.DecodeError as error:
-        raise ConfigError("the request is no protobuf message tfaaspb.Row") from error
-    if not row.value:
-        raise ConfigError("the tfaaspb.Row has no values", hint="a tfaaspb.DataFrame is not taken: send each row alone")
-    return rows.Request(list(row.key), list(row.value), row.model)
-
-
-def _predictions(scores: rows.Matrix, labels: Sequence[str]) -> bytes:
-    tfaaspb = _load_classes()
-    named = zip(class_names(labels, len(scores)), scores.tolist(), strict=True)
-    message = tfaaspb.Predictions(prediction=[{"label": label, "probability": number} for label, number in named])
-    return bytes(message.SerializeToString())
-
-
-class _Classes(NamedTuple):
-    Row: Any
-    Predictions: Any
-    DecodeError: type[Exception]
-
-
-@cache
-def _load_classes() -> _Classes:
-    pool, factory, message, json_format, descriptor = (
-        require(f"google.protobuf.{module}", "server", "a protobuf request")
-        for module in ("descriptor_pool", "message_factory", "message", "json_format", "descriptor_pb2")
-    )
-    own = pool.DescriptorPool()
-    own.Add(json_format.ParseDict(_description(), descriptor.FileDescriptorProto()))
-    row, predictions = (own.FindMessageTypeByName(f"tfaaspb.{name}") for name in ("Row", "Predictions"))
-    return _Classes(factory.GetMessageClass(row), factory.GetMessageClass(predictions), message.DecodeError)
-
-
-def _description() -> dict[str, Any]:
-    """Return the file at the top of this module, as protobuf describes one."""
-    messages = [
-        {"name": name, "field": [_field(number, *field) for number, field in enumerate(fields, 1)]}
-        for name, fields in _MESSAGES.items()
-    ]
-    return {"name": "tfaas.proto", "package": "tfaaspb", "syntax": "proto3", "messageType": messages}
-
-
-def _field(number: int, name: str, label: str, kind: str) -> dict[str, Any]:
-    described = {"typeName": kind} if kind.startswith(".") else {"type": f"TYPE_{kind.upper()}"}
-    return {"name": name, "number": number, "label": label, **described}
+    body = await read_body(request.headers.raw, request.receive, _LARGEST)
+    if len(body) < LARGE:
+        asked = await aside(len(body), read_row, body)
+        model = await service.model(asked.model)
+        rows = await aside(len(body), model.predictor.rows, asked)
+    else:
+        model, rows = await service.parsers.rows("proto", body, service.model)
+    scores = await service.score(model, rows.matrix)
+    predictions = await aside(scores.nbytes, write_predictions, scores[0], model.predictor.labels)
+    return Response(predictions, media_type="application/octet-stream")

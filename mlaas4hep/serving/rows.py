@@ -66,7 +66,7 @@ class Rows(NamedTuple):
     many: bool
 
 
-def read_object(text: bytes, example: str) -> dict[str, Any]:
+def read_object(text: bytes | bytearray | memoryview, example: str) -> dict[str, Any]:
     """Read the JSON object of a request; `example` is told to who sends something else.
 
     Raises:
@@ -81,7 +81,7 @@ def read_object(text: bytes, example: str) -> dict[str, Any]:
     return content
 
 
-def parse_request(body: bytes) -> Request:
+def parse_request(body: bytes | bytearray) -> Request:
     """Read the JSON of a prediction.
 
     Raises:

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ServiceError
-from mlaas4hep.serving import deadlines, foreign
+from mlaas4hep.serving import deadlines, descriptors, foreign, parsers
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
@@ -79,7 +79,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     )
     config.load()
     config.ssl = tls.context if tls else None
-    server = _Server(config, ready, shortcut.flush)
+    server = _Server(config, ready, shortcut.flush, settings.timeout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop_early)
     gc.collect()
@@ -92,17 +92,29 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it is ready, looks after its clients, and ends without an error."""
 
-    def __init__(self, config: uvicorn.Config, ready: Any, flush: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Any, flush: Callable[[], None], timeout: float) -> None:
         super().__init__(config)
-        self._ready, self._flush = ready, flush
+        self._ready, self._flush, self._handshake = ready, flush, timeout if config.ssl else None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen; unlike uvicorn's own, this ends TLS handshakes that stall."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(descriptors.handle_loop_error)
+        await self.lifespan.startup()
+        options: dict[str, Any] = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._handshake}
+        options["backlog"] = _BACKLOG
+        self.servers = [await loop.create_server(self._connect, sock=bound, **options) for bound in sockets or ()]
+        self.started = True
         self._ready()
+
+    def _connect(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        return cast(asyncio.Protocol, protocol(self.config, self.server_state, self.lifespan.state))
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
             end_overdue(self.server_state.connections)
+            descriptors.check()
             self._flush()
         return await super().on_tick(counter)
 
@@ -122,6 +134,7 @@ class _Server(uvicorn.Server):
 def _end_models() -> None:
     deadlines.end_all()
     foreign.end_all()
+    parsers.end_all()
 
 
 def _log_config(verbose: bool) -> dict[str, Any]:

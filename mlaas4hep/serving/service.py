@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from mlaas4hep.serving.archive import Limits
 from mlaas4hep.serving.batching import Batches, Give
 from mlaas4hep.serving.metrics import Metrics
+from mlaas4hep.serving.parsers import Parsers
 from mlaas4hep.serving.predictor import Model, Predictors, check_servable
 from mlaas4hep.serving.rows import Matrix
 from mlaas4hep.serving.settings import Settings
@@ -40,6 +41,7 @@ class Service:
             read_only=settings.read_only,
         )
         self.predictors = Predictors(self.store)
+        self.parsers = Parsers()
         self.metrics = Metrics()
         self.started = time.monotonic()
         self._loading: dict[str, asyncio.Future[Model]] = {}

@@ -7,6 +7,7 @@ A plain value, so that worker processes can be told the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -17,6 +18,7 @@ class Settings:
     Attributes:
         models_dir: where the models are kept; made where it does not exist.
         host, port: address to listen on; port 0 takes a free one.
+        allowed_host: names besides those of loopback that clients may send as `Host`; see `origins`.
         base_path: stands in front of every route, as in "/tfaas".
         workers: processes that answer.
         max_upload: the largest body that is taken, in bytes; an archive may unpack to four times that.
@@ -35,6 +37,7 @@ class Settings:
     models_dir: str
     host: str = "127.0.0.1"
     port: int = 8083
+    allowed_host: Sequence[str] = ()
     base_path: str = ""
     workers: int = 1
     max_upload: int = 1_000_000_000

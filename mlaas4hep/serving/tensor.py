@@ -9,14 +9,14 @@ Clients always give images as (height, width, channels); a model that wants the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.rows import Request, Rows, plain_rows
+from mlaas4hep.serving.rows import Columns, Request, Rows, plain_rows
 
 Array = NDArray[np.float32]
 CHANNELS = (1, 3)  # greyscale, RGB
@@ -96,6 +96,20 @@ def rows_of_values(request: Request, takes: Tensor) -> Rows:
     """
     check_takes_rows(takes)
     return plain_rows(request, takes.shape[0])
+
+
+def place_rows(
+    request: Request, keys: Sequence[str] | None, branches: Mapping[str, Sequence[Any]], takes: Tensor
+) -> Rows:
+    """Make the matrix of a request; see `Predictor` for `keys` and `branches`.
+
+    Raises:
+        ConfigError: the model takes images, or keys and values do not fit it.
+    """
+    if keys is None:
+        return rows_of_values(request, takes)
+    check_takes_rows(takes)
+    return Columns(keys, branches).place(request)
 
 
 def check_takes_rows(takes: Tensor) -> None:

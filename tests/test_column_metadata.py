@@ -56,7 +56,9 @@ def metadata(keys: Any, branches: Any) -> dict[str, str]:
         ("[" * 5000, {}, "'mlaas4hep.keys' of m.onnx are not JSON"),
         ('["\\ud800"]', {}, "not JSON"),
         ([str(number) for number in range(100_001)], {}, "name 100,001 columns, and may name 100,000"),
-        (" " * 16_000_001, {}, "are larger than 16 MB"),
+        (" " * 8_000_001, {}, "are larger than 8 MB"),
+        ("[" + "[]," * 200_000 + "1]", {}, "hold more than 100,000 lists"),
+        (TWO, "{" + '"a":[],' * 200_000 + '"b":1}', "hold more than 100,000 lists"),
     ],
 )
 def test_metadata_out_of_bounds_are_refused(keys: Any, branches: Any, reason: str) -> None:

@@ -82,5 +82,5 @@ def test_a_large_file_does_not_hold_up_other_threads(item: bytes) -> None:
     found: Any = parse_part("example", text)
     done.set()
     thread.join()
-    assert (found is not None) is (item in (b"[],", b"1,"))
+    assert (found is not None) is (item == b"1,")
     assert longest < 1

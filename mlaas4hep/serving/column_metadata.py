@@ -18,7 +18,7 @@ from mlaas4hep.serving.rows import Columns
 
 KEYS, BRANCHES = "mlaas4hep.keys", "mlaas4hep.branches"
 MOST_COLUMNS = 100_000
-_LARGEST = 16_000_000  # bytes of each text
+_LARGEST = 8_000_000  # characters of each text
 _LONGEST = 1000  # characters of a name
 _KINDS = ("flat", "fixed", "jagged")
 
@@ -44,6 +44,8 @@ def read_columns(metadata: Mapping[str, str], file: str) -> Columns | None:
 def _parse(text: str, what: str) -> Any:
     if len(text) > _LARGEST:
         raise ConfigError(f"{what} are larger than {_LARGEST / 1e6:.0f} MB")
+    if text.count("[") + text.count("{") > MOST_COLUMNS + 1:  # parsing more would take seconds
+        raise ConfigError(f"{what} hold more than {MOST_COLUMNS:,} lists")
     try:
         return orjson.loads(text)
     except ValueError as error:

@@ -132,7 +132,7 @@ def _check_shared() -> None:
 def _explain_shared() -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError) as error:
+    except Exception as error:  # prometheus_client raises many kinds for damaged files
         if SHARED not in os.environ:
             raise
         raise ServiceError(f"the counters in ${SHARED} cannot be read: {first_line(error)}") from error

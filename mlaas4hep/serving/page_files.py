@@ -2,8 +2,9 @@
 
     parse_part("metrics", b'{"test": {"auc": 0.86}}')       # {"test": {"auc": 0.86}, "train": {}, "best_epoch": None}
 
-Anybody may have written them. A file whose content has other types than training writes is left out as a whole. The
-checks are plain Python, since a validator that is compiled would keep all other threads waiting on a large file.
+Anybody may have written them. A file whose content has other types than training writes is left out as a whole. Parsing
+millions of tiny lists, or validating them in compiled code, would keep all other threads waiting: lists and objects are
+counted before a file is parsed, and the checks are plain Python.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ PARTS = ("metrics", "training", "example")
 LARGEST = 2_000_000
 """Bytes of each file."""
 
+_MOST_CONTAINERS = 50_000  # lists and objects in a file
 _MOST_FIGURES, _MOST_FILES, _MOST_CLASSES = 1000, 100_000, 100_000
 _LARGEST_WHOLE = 2**53  # beyond it, a browser's numbers are not exact
 
 
 def parse_part(part: str, content: bytes | None) -> dict[str, Any] | None:
     """Return what the page shows of a file; None where there is none, or it is not as training writes it."""
-    if content is None:
+    if content is None or content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
         return None
     try:
         return _READERS[part](_object(orjson.loads(content)))

@@ -23,7 +23,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, ServiceError
-from mlaas4hep.serving import deadlines, foreign
+from mlaas4hep.serving import deadlines, model_process
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
@@ -118,7 +118,7 @@ class _Server(uvicorn.Server):
 
 def _end_models() -> None:
     deadlines.end_all()
-    foreign.end_all()
+    model_process.end_all()
 
 
 def _log_config(verbose: bool) -> dict[str, Any]:

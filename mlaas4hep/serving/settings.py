@@ -25,6 +25,10 @@ class Settings:
         token_file: tokens, one a line; who sends one is known.
         cert, key: of the server; with them it speaks TLS.
         capath: file or folder of the authorities whose client certificates are believed; who has one is known.
+        trust: files with the public keys of those whose signed models are trusted, separated by commas.
+        model_memory: GB that a model may take that is not trusted.
+        load_time, run_time: seconds in which such a model must be loaded, and must answer.
+        model_processes: such models that may be in processes of their own at a time, for each worker.
         private: only who is known may ask; otherwise they alone may change models, where there is a way to be known.
         read_only: nobody may change models.
         verbose: log every request.
@@ -42,6 +46,11 @@ class Settings:
     cert: str = ""
     key: str = ""
     capath: str = ""
+    trust: str = ""
+    model_memory: float = 2.0
+    load_time: float = 60.0
+    run_time: float = 10.0
+    model_processes: int = 8
     private: bool = False
     read_only: bool = False
     verbose: bool = False

@@ -125,10 +125,16 @@ class SubprocessPredictor:
         return scores
 
     def probe(self) -> None:
-        """Find out whether rows are independent, and whether the bounds are kept; the process may not survive it."""
+        """Find out whether rows are independent, and whether the bounds are kept; the process may not survive it.
+
+        Raises:
+            LoadFailed: even a few rows take too much memory.
+        """
         self.together = False
         try:
             answer, _ = self._process.ask({"rows": self.bounded_rows or 0}, None, self._limits.run_time)
+        except TooMuchMemory as error:
+            raise _needs_memory(self._limits, "for a few rows") from error
         except ServiceError:
             answer = {}
         self.together = answer.get("independent") is True
@@ -162,16 +168,20 @@ def _load(source: ModelSource, limits: ModelLimits) -> tuple[ModelProcess, dict[
             hint="the server's option --load-time allows more",
         ) from error
     except TooMuchMemory as error:
-        raise LoadFailed(
-            f"the model needs more than {limits.memory / 1e9:g} GB of memory to load, and was stopped",
-            hint="the server's option --model-memory allows more",
-        ) from error
+        raise _needs_memory(limits, "to load") from error
     except ProcessEnded as error:
         raise LoadFailed(f"{error.what} while it was loaded") from error
     if "error" in answer:
         process.close()
         raise _refusal(answer)
     return process, answer
+
+
+def _needs_memory(limits: ModelLimits, what: str) -> LoadFailed:
+    return LoadFailed(
+        f"the model needs more than {limits.memory / 1e9:g} GB of memory {what}, and was stopped",
+        hint="the server's option --model-memory allows more",
+    )
 
 
 def _check_installed(package: str, extra: str) -> None:

@@ -39,16 +39,14 @@ def read_private_key(path: str) -> Any:
     """
     serialization = require("cryptography.hazmat.primitives.serialization", "sign", _FOR)
     ed25519 = require("cryptography.hazmat.primitives.asymmetric.ed25519", "sign", _FOR)
+    content = _read(path)
     try:
-        key = serialization.load_pem_private_key(_read(path), None)
-    except (ValueError, TypeError) as error:
+        key = serialization.load_pem_private_key(content, None)
+    except (ValueError, TypeError):  # TypeError: it has a password
         key = None
-        cause: Exception | None = error
-    else:
-        cause = None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         hint = "make one: openssl genpkey -algorithm ed25519 -out key.pem"
-        raise ConfigError(f"{path} is not a private Ed25519 key without a password", hint=hint) from cause
+        raise ConfigError(f"{path} is not a private Ed25519 key without a password", hint=hint)
     return key
 
 
@@ -108,10 +106,11 @@ class TrustedKeys:
 def _verifies(key: Any, signature: bytes, content: bytes) -> bool:
     exceptions = require("cryptography.exceptions", "server", _FOR)
     try:
-        key.verify(base64.b64decode(signature, validate=True), _digest(content))
+        decoded = base64.b64decode(signature, validate=True)
+        key.verify(decoded, _digest(content))
     except (exceptions.InvalidSignature, ValueError):
         return False
-    return True
+    return base64.b64encode(decoded) == signature
 
 
 def _read_public_key(path: str) -> Any:

@@ -210,7 +210,7 @@ class _Shapes:
         waiting = [node for node in graph.node if node.domain == "ai.onnx.ml" and node.op_type not in _SAME_SHAPE]
         while True:
             inferred = self._onnx.shape_inference.infer_shapes(self._model, data_prop=True).graph
-            slots = {slot.name: slot for slot in (*inferred.input, *inferred.value_info, *inferred.output)}
+            slots = {slot.name: slot for slot in (*inferred.input, *inferred.output, *inferred.value_info)}
             ready = [node for node in waiting if _sizes(slots.get(node.input[0])) is not None]
             if not ready:
                 break

@@ -11,10 +11,12 @@ covers every byte before it, so that it is verified without parsing anything.
 from __future__ import annotations
 
 import base64
+import io
+import os
 from collections.abc import Sequence
 from hashlib import sha512
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, require
 from mlaas4hep.files import new_file
@@ -56,10 +58,12 @@ def sign(path: Path, key: Any) -> None:
     Raises:
         ConfigError: part of the graph is in other files, which a signature does not cover.
     """
-    content, _ = _split(path.read_bytes())
+    content = path.read_bytes()
+    if content[-_TRAILER:].startswith(_HEAD):
+        content = content[:-_TRAILER]
     if _LOCATION in content:
         raise ConfigError(f"{path.name} has data in other files, and cannot be signed")
-    signature = base64.b64encode(key.sign(_digest(content)))
+    signature = base64.b64encode(key.sign(_digest(io.BytesIO(content), len(content))))
     with new_file(path) as target:
         target.write_bytes(content + _HEAD + signature)
 
@@ -91,23 +95,25 @@ class TrustedKeys:
     def read_if_signed(self, path: Path) -> bytes | None:
         """Return the content of an ONNX file if one of the keys signed it, and nothing of it is in other files."""
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TRAILER))
-            if not file.read().startswith(_HEAD):
+            size = file.seek(0, os.SEEK_END) - _TRAILER
+            file.seek(max(0, size))
+            trailer = file.read()
+            if size < 0 or not trailer.startswith(_HEAD):
                 return None
             file.seek(0)
-            whole = file.read()
-        content, signature = _split(whole)
-        if _LOCATION in content or not any(_verifies(key, signature, content) for key in self._keys):
-            return None
-        return whole
+            digest = _digest(file, size)
+            if not any(_verifies(key, trailer[-_SIZE:], digest) for key in self._keys):
+                return None
+            file.seek(0)  # only now, since a file may be larger than memory
+            content = file.read()
+        return None if _LOCATION in content else content
 
 
-def _verifies(key: Any, signature: bytes, content: bytes) -> bool:
+def _verifies(key: Any, signature: bytes, digest: bytes) -> bool:
     exceptions = require("cryptography.exceptions", "server", _FOR)
     try:
         decoded = base64.b64decode(signature, validate=True)
-        key.verify(decoded, _digest(content))
+        key.verify(decoded, digest)
     except (exceptions.InvalidSignature, ValueError):
         return False
     return base64.b64encode(decoded) == signature
@@ -134,12 +140,10 @@ def _read(path: str) -> bytes:
         raise FileUnreadable(f"cannot read the key {path}: {error.strerror}") from error
 
 
-def _split(content: bytes) -> tuple[bytes, bytes]:
-    """Return what a signature covers, and the signature, b"" where there is none."""
-    if content[-_TRAILER:].startswith(_HEAD):
-        return content[:-_TRAILER], content[-_SIZE:]
-    return content, b""
-
-
-def _digest(content: bytes) -> bytes:
-    return _CONTEXT + sha512(content).digest()
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Return what is signed in place of so many bytes."""
+    digest = sha512()
+    while size > 0 and (piece := file.read(min(size, 1 << 20))):
+        digest.update(piece)
+        size -= len(piece)
+    return _CONTEXT + digest.digest()

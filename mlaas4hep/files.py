@@ -182,7 +182,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """Read the lines of a text file without blank ones, `#` comments and surrounding space."""
-    lines = (line.partition("#")[0].strip() for line in read_text(path).splitlines())
+    return content_lines(read_text(path))
+
+
+def content_lines(text: str) -> list[str]:
+    """Return the lines of a text without blank ones, `#` comments and surrounding space."""
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 

@@ -167,9 +167,12 @@ def url_fixture(server: Server) -> str:
     return server.url
 
 
+OWN_FILES = ("lock", "default", "made-by-mlaas4hep")
+
+
 def names_in(models_dir: Path) -> set[str]:
     """Return what lies in a models directory, but for the store's own folder, which must be tidy."""
-    work = [path.name for path in (models_dir / ".tfaas").iterdir() if path.name not in ("lock", "default")]
+    work = [path.name for path in (models_dir / ".tfaas").iterdir() if path.name not in OWN_FILES]
     assert work == []
     return {path.name for path in models_dir.iterdir() if path.name != ".tfaas"}
 

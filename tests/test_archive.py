@@ -45,6 +45,24 @@ HOSTILE = {
     "no folder": (make(member("params.json", b"{}")), "outside of a folder"),
     "nothing": (make(), "holds nothing"),
     "a name that no disk takes": (make(PARAMS, member("m/" + "a" * 300, b"x")), "more than 255 bytes"),
+    "a path that no disk takes": (make(PARAMS, member("m/" + "a/" * 3000 + "a", b"x")), "1,000 bytes or 32 levels"),
+    "a long path of long names": (
+        make(PARAMS, member("m/" + "/".join(["b" * 200] * 30), b"x")),
+        "1,000 bytes or 32 levels",
+    ),
+    "a folder beyond the longest path": (
+        make(PARAMS, member("m/" + "a/" * 3000, kind=tarfile.DIRTYPE)),
+        "1,000 bytes or 32 levels",
+    ),
+    "names that differ in case": (make(PARAMS, member("m/PARAMS.json", b"x")), "are the same on some disks"),
+    "folders that differ in case": (
+        make(PARAMS, member("m/A/x", b"x"), member("m/a/y", b"x")),
+        "are the same on some disks",
+    ),
+    "names that differ in their composition": (
+        make(member("m/\u00e4", b"x"), member("m/a\u0308", b"x")),
+        "are the same on some disks",
+    ),
     "no archive": (io.BytesIO(b"<html>" * 500), "no tar or tar.gz"),
     "no bytes": (io.BytesIO(), "no tar or tar.gz"),
     "half an archive": (io.BytesIO(make(PARAMS, member("m/model", bytes(5000))).getvalue()[:2600]), "or is damaged"),
@@ -75,6 +93,61 @@ def test_too_many_members_are_refused() -> None:
         inspect(stream, Limits(members=10))
 
 
+def test_folders_that_are_only_part_of_a_path_count_too() -> None:
+    stream = make(*(member(f"m/{number}/a/b/c/x") for number in range(3)))
+    with pytest.raises(ConfigError, match="more than 10 members"):
+        inspect(stream, Limits(members=10))
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 10 + b"\xfc\x00", b"\x80" + b"\xff" * 11])
+def test_absurd_sizes_are_refused(size: bytes) -> None:
+    block = bytearray(tarfile.TarInfo("m/x").tobuf())
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(ConfigError):
+        inspect(io.BytesIO(bytes(block) * 3 + bytes(1024)))
+
+
+def pax_members(count: int, size: int) -> io.BytesIO:
+    """Return a compressed archive of members with attributes of some size."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(count):
+            info = tarfile.TarInfo(f"m/{number}")
+            info.pax_headers = {"comment": chr(97 + number % 26) * size}
+            archive.addfile(info)
+    return io.BytesIO(gzip.compress(stream.getvalue(), 1))
+
+
+def test_many_headers_that_would_fill_the_memory_are_refused() -> None:
+    stream = pax_members(1000, 60_000)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="headers are too large"):
+        inspect(stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_a_long_name_in_an_old_header_is_refused() -> None:
+    block = tarfile.TarInfo("././@LongLink")
+    block.type, block.size = tarfile.GNUTYPE_LONGNAME, 10_000_000
+    with pytest.raises(ConfigError, match="header of more than 64 kB"):
+        inspect(io.BytesIO(block.tobuf() + bytes(10_000_896)))
+
+
+def test_names_that_the_disk_refuses_are_the_archives_fault(tmp_path: Path) -> None:
+    folder = tmp_path
+    while len(str(folder)) < 3500:
+        folder = folder / ("d" * 200)
+    folder.mkdir(parents=True)
+    stream = make(member("m/" + "/".join(["b" * 190] * 5), b"x"))
+    assert inspect(stream) == "m"
+    with pytest.raises(ConfigError, match=r"cannot unpack .*: File name too long"):
+        unpack(stream, folder)
+
+
 def test_a_sparse_file_is_refused() -> None:
     info, content = member("m/model", b"0\n")
     info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**15)}
@@ -102,7 +175,7 @@ def test_a_header_that_would_fill_the_memory_is_refused() -> None:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(info)
     tracemalloc.start()
-    with pytest.raises(ConfigError, match="header of more than 1 MB"):
+    with pytest.raises(ConfigError, match="header of more than 64 kB"):
         inspect(stream)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

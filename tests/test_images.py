@@ -75,6 +75,7 @@ def store_model(models: Path, name: str, graph: bytes, labels: str = "", file: s
     (models / name / file).write_bytes(graph)
     (models / name / "labels.txt").write_text(labels)
     (models / name / "params.json").write_text(json.dumps(params(name, file, **more)))
+    (models / name / ".tfaas-version").write_text("1")
 
 
 def send(url: str, content: bytes, model: str, filename: str = "a.png", route: str = "/image") -> tuple[int, Any]:

@@ -113,9 +113,9 @@ def memory(server: Server) -> float:
     [
         (folding_model(), "takes longer than 2 s to load, and was stopped"),
         (constant_model(), "needs more than 0.5 GB of memory"),
-        (sum_model(100_000_000), "takes 100000000 values for an event"),
-        (sum_model(2_000_000_000), "takes 2000000000 values for an event"),
-        (sum_model(12_000, 12_000, 3), "takes 12000 x 12000 x 3 values for an event"),
+        (sum_model(100_000_000), "takes 100000000 values per event"),
+        (sum_model(2_000_000_000), "takes 2000000000 values per event"),
+        (sum_model(12_000, 12_000, 3), "takes 12000 x 12000 x 3 values per event"),
     ],
     ids=["folding", "constant", "columns", "more columns", "pixels"],
 )

@@ -83,7 +83,7 @@ def test_a_refused_upload_leaves_the_old_model_and_nothing_else(store: ModelStor
         ({"model": "other.onnx"}, "'model' is the file 'other.onnx', which is not in the upload; there are: labels"),
         ({"labels": "classes.txt"}, "'labels' is the file 'classes.txt'"),
         ({"model": ""}, "does not say which file is the model"),
-        ({"model": ["a"]}, "'model' in params.json must be the name of a file"),
+        ({"model": ["a"]}, "'model' in the params.json of model 'htautau' must be a string, and is \\[\"a\"\\]"),
         ({"description": float("inf")}, "is not JSON"),
     ],
 )
@@ -142,10 +142,9 @@ def test_one_broken_folder_does_not_hide_the_others(store: ModelStore) -> None:
     (store.folder / "torn/params.json").write_text('{"name": "to')
     assert {model["name"]: model["description"] for model in store.list()} == {
         "good": "ggH or VBF",
-        "torn": "broken: the params.json of model 'torn' is not JSON",
+        "torn": "broken: the params.json of model 'torn' is not JSON: "
+        "unexpected end of data: line 1 column 13 (char 12)",
     }
-    assert store.delete("torn")
-    assert store.names() == ["good"]
 
 
 def test_a_folder_that_is_no_model_is_left_alone(store: ModelStore, bundle: Path, tmp_path: Path) -> None:
@@ -154,7 +153,10 @@ def test_a_folder_that_is_no_model_is_left_alone(store: ModelStore, bundle: Path
     assert store.names() == []
     assert not store.delete("htautau")
     archive = write_archive(tmp_path / "m.tar", bundle)
-    with archive.open("rb") as stream, pytest.raises(ConfigError, match="something else called 'htautau'"):
+    with (
+        archive.open("rb") as stream,
+        pytest.raises(ConfigError, match="something called 'htautau' that was not uploaded"),
+    ):
         store.add_bundle(stream)
     assert content(store.folder) == {"htautau/thesis.tex"}
 
@@ -189,6 +191,7 @@ def test_the_next_start_cleans_what_a_crash_left(store: ModelStore) -> None:
     half = store.folder / ".tfaas/work-abc/new"
     half.mkdir(parents=True)
     (half / "model.onnx").write_bytes(b"half")
+    (half.parent / "owner").touch()
     (store.folder / ".keep").mkdir()
     ModelStore(store.folder)
     assert names_in(store.folder) == {"htautau", ".keep"}
@@ -198,6 +201,7 @@ def test_a_crash_between_the_two_renames_brings_the_old_model_back(store: ModelS
     add(store, graph=b"old")
     workplace = store.folder / ".tfaas/work-abc"
     (workplace / "old").mkdir(parents=True)
+    (workplace / "owner").touch()
     (store.folder / "htautau").rename(workplace / "old/htautau")
     again = ModelStore(store.folder)
     assert (again.get("htautau").folder / "model.onnx").read_bytes() == b"old"

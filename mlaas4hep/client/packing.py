@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.files import read_json
-from mlaas4hep.serving.params import PARAMS, check_files, checked_name
+from mlaas4hep.serving.params import PARAMS, check_files, checked_name, parse_params
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def packed(folder: Path) -> Iterator[tuple[str, BinaryIO]]:
         raise ConfigError(f"{folder} is no model's folder: there is no {PARAMS} in it")
     params = read_json(folder / PARAMS)
     name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model's name in {PARAMS}")
-    check_files(folder, name)
+    check_files(folder, name, parse_params((folder / PARAMS).read_bytes(), name))
     with tempfile.TemporaryFile() as file:
         try:
             # The weights of networks hardly become smaller, and level 1 is several times faster than the default.

@@ -35,6 +35,8 @@ def decode(file: BinaryIO, height: int | None, width: int | None, channels: int)
     """
     image = _of_mode("L" if channels == 1 else "RGB", upright(file))
     size = (width or image.width, height or image.height)
+    if size[0] * size[1] > LARGEST:  # where a model fixes one side, the other may be long
+        raise ConfigError(f"the image would be resized to more than {LARGEST / 1e6:.0f} million pixels")
     if image.size != size:
         image = image.resize(size, _pillow().Resampling.BILINEAR)
     return np.asarray(image).reshape(size[1], size[0], channels)

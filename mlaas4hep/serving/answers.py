@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, ServiceError
-from mlaas4hep.serving.store import UnknownModel
+from mlaas4hep.serving.store import UnknownModel, UnmanagedFolder
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _LONGEST_ERROR = 1000  # characters; some of them are the client's own
@@ -46,6 +46,8 @@ def error_response(what: str, error: BaseException) -> Response:
         status, text, headers = error.status_code, f"{what}: {error.detail}", error.headers
     elif isinstance(error, UnknownModel):
         status, text = 404, str(error)
+    elif isinstance(error, UnmanagedFolder):
+        status, text = 409, str(error)
     elif isinstance(error, ConfigError):
         status, text = 400, str(error)
     elif isinstance(error, ServiceError):  # which is an OSError, too

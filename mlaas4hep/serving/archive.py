@@ -8,9 +8,11 @@ What the files mean is the store's business.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import shutil
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +24,22 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 
 GZIP_MAGIC = b"\x1f\x8b"
 _PLAIN_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
-_LARGEST_READ = 1 << 20  # tarfile copies files in smaller pieces; only an absurd header is read in a larger one
+_LARGEST_READ = 1 << 20  # bytes; tarfile copies files in smaller pieces
+_LARGEST_HEADER = 64_000  # bytes, of a name or of a member's attributes
+_LONGEST_PATH = 1000  # bytes; the folder of models comes in front, and Linux takes 4,096 in all
+_LONGEST_NAME = 255  # bytes
+_DEEPEST = 32  # levels of folders
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, ArithmeticError, LookupError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to."""
+    """What an archive may unpack to.
+
+    Attributes:
+        members: files and folders, counting folders that are only named as part of a path.
+    """
 
     members: int = 10_000
     size: int = 4_000_000_000  # bytes
@@ -47,11 +58,9 @@ def inspect(stream: BinaryIO, limits: Limits | None = None) -> str:
     files: set[tuple[str, ...]] = set()
     folders: set[tuple[str, ...]] = set()
     count = size = 0
-    with _open(stream, limits) as archive:
-        for member in archive:
-            count, size = count + 1, size + member.size
-            if count > limits.members:
-                raise ConfigError(f"the archive has more than {limits.members} members")
+    with _open(stream, limits, headers_only=True) as archive:
+        for member in _members(archive):
+            count, size = count + 1, size + max(member.size, 0)
             if size > limits.size:
                 raise _too_large(limits)
             parts = _safe_parts(member)
@@ -62,34 +71,56 @@ def inspect(stream: BinaryIO, limits: Limits | None = None) -> str:
                 raise ConfigError(f"the archive has {member.name!r} twice")
             elif parts:
                 files.add(parts)
-    _check_no_file_is_a_folder(files, folders)
+            if max(count, len(files) + len(folders)) > limits.members:
+                raise ConfigError(f"the archive has more than {limits.members} members")
+    _check_distinct(files, folders)
     return _only_top_folder(files, folders)
 
 
 def unpack(stream: BinaryIO, folder: Path, limits: Limits | None = None) -> None:
-    """Write the content of the top folder of an archive that `inspect` accepted into `folder`, which exists."""
+    """Write the content of the top folder of an archive that `inspect` accepted into `folder`, which exists.
+
+    Raises:
+        ConfigError: the disk does not take the names, or two of them are one to it.
+    """
     with _open(stream, limits or Limits()) as archive:
-        for member in archive:
+        for member in _members(archive):
             parts = _safe_parts(member)[1:]
-            target = folder.joinpath(*parts)
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-            elif parts:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source = archive.extractfile(member)
-                assert source is not None  # only plain files reach this line
-                with target.open("xb") as file:
-                    shutil.copyfileobj(source, file)
+            try:
+                _write(archive, member, folder.joinpath(*parts), is_top=not parts)
+            except OSError as error:
+                if error.errno not in _IN_THE_WAY:
+                    raise
+                raise ConfigError(f"cannot unpack {_shown(member)}: {error.strerror}") from error
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, is_top: bool) -> None:
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif not is_top:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = archive.extractfile(member)
+        assert source is not None  # only plain files reach this line
+        with target.open("xb") as file:
+            shutil.copyfileobj(source, file)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members one at a time; tarfile would keep all of them, with their headers."""
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]
+        yield member
 
 
 @contextmanager
-def _open(stream: BinaryIO, limits: Limits) -> Iterator[tarfile.TarFile]:
+def _open(stream: BinaryIO, limits: Limits, *, headers_only: bool = False) -> Iterator[tarfile.TarFile]:
+    """Open an archive; with `headers_only`, what is read of it is bounded by what headers need."""
     stream.seek(0)
     compressed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     stream.seek(0)
     content = gzip.GzipFile(fileobj=stream) if compressed else stream
     try:
-        with tarfile.open(fileobj=_Bounded(content, limits), mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=_Bounded(content, limits, headers_only), mode="r:") as archive:  # type: ignore[call-overload]
             yield archive
         while content.read(_LARGEST_READ):  # what comes behind the last member has the checksum in it
             pass
@@ -104,15 +135,22 @@ def _open(stream: BinaryIO, limits: Limits) -> Iterator[tarfile.TarFile]:
 class _Bounded:
     """The part of a file that tarfile uses, with an end to what can be unpacked and what is read at once."""
 
-    def __init__(self, stream: BinaryIO | gzip.GzipFile, limits: Limits) -> None:
+    def __init__(self, stream: BinaryIO | gzip.GzipFile, limits: Limits, headers_only: bool) -> None:
+        headers = 2048 * (limits.members + 10)  # bytes; padding included
         self._stream = stream
         self._limits = limits
-        self._end = limits.size + 2048 * (limits.members + 10)  # content, headers, padding
+        self._end = limits.size + headers
+        self._largest = _LARGEST_HEADER if headers_only else _LARGEST_READ
+        self._left = headers if headers_only else None
         self.tell = stream.tell
 
     def read(self, count: int = -1) -> bytes:
-        if not 0 <= count <= _LARGEST_READ:
-            raise ConfigError("the archive has a header of more than 1 MB")
+        if not 0 <= count <= self._largest:
+            raise ConfigError(f"the archive has a header of more than {_LARGEST_HEADER / 1e3:.0f} kB")
+        if self._left is not None:
+            self._left -= count
+            if self._left < 0:
+                raise ConfigError("the archive's headers are too large")
         if self._stream.tell() + count > self._end:
             raise _too_large(self._limits)
         return self._stream.read(count)
@@ -129,19 +167,35 @@ def _too_large(limits: Limits) -> ConfigError:
 
 def _safe_parts(member: tarfile.TarInfo) -> tuple[str, ...]:
     """Return the components of a member's path, () for the archive's root."""
+    name = _shown(member)
     if member.type not in _PLAIN_TYPES or member.issparse():
-        raise ConfigError(f"the archive holds {member.name!r}, which is neither a file nor a folder")
+        raise ConfigError(f"the archive holds {name}, which is neither a file nor a folder")
+    if member.size < 0:
+        raise ConfigError(f"the archive holds {name} with a negative size")
     path = PurePosixPath(member.name)
-    if any(len(part.encode()) > 255 for part in path.parts):
-        raise ConfigError(f"the archive holds a name of more than 255 bytes: {member.name[:40]!r}...")
+    if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise ConfigError(f"the archive holds a name of more than {_LONGEST_NAME} bytes: {name}")
+    if len(member.name.encode()) > _LONGEST_PATH or len(path.parts) > _DEEPEST:
+        raise ConfigError(f"the archive holds a path of more than {_LONGEST_PATH:,} bytes or {_DEEPEST} levels: {name}")
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or not member.name.isprintable():
-        raise ConfigError(f"the archive holds {member.name!r}, which does not stay in its own folder")
+        raise ConfigError(f"the archive holds {name}, which does not stay in its own folder")
     return path.parts
 
 
-def _check_no_file_is_a_folder(files: set[tuple[str, ...]], folders: set[tuple[str, ...]]) -> None:
+def _shown(member: tarfile.TarInfo) -> str:
+    return repr(member.name[:40]) + "..." * (len(member.name) > 40)
+
+
+def _check_distinct(files: set[tuple[str, ...]], folders: set[tuple[str, ...]]) -> None:
+    """Check that no two paths are the same, also on file systems that ignore case or normalise names."""
     for parts in files & folders:
         raise ConfigError(f"the archive has {'/'.join(parts)!r} as a file and as a folder")
+    seen: dict[str, tuple[str, ...]] = {}
+    for parts in files | folders:
+        other = seen.setdefault(unicodedata.normalize("NFC", "/".join(parts)).casefold(), parts)
+        if other != parts:
+            one, two = sorted("/".join(each) for each in (parts, other))
+            raise ConfigError(f"the archive has {one!r} and {two!r}, which are the same on some disks")
 
 
 def _only_top_folder(files: set[tuple[str, ...]], folders: set[tuple[str, ...]]) -> str:

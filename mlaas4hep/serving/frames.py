@@ -22,7 +22,7 @@ _LENGTHS = struct.Struct("!IQ")
 LARGEST_ANSWER = 100_000_000
 """Bytes of scores that the process of a model may send at a time."""
 
-_LARGEST_HEADER = 1 << 20  # bytes
+_LARGEST_HEADER = 1 << 26  # bytes; the names of columns may be many
 _LARGEST_CONTENT = 1 << 33
 
 

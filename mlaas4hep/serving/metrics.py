@@ -10,13 +10,17 @@ Of several worker processes each writes to files in $PROMETHEUS_MULTIPROC_DIR, a
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from mlaas4hep.errors import FileUnreadable, ServiceError, first_line
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
@@ -26,9 +30,14 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 
 class Metrics:
-    """The counters of one application, or of one worker."""
+    """The counters of one application, or of one worker.
+
+    Raises:
+        FileUnreadable: the folder that $PROMETHEUS_MULTIPROC_DIR names cannot be written.
+    """
 
     def __init__(self) -> None:
+        _check_shared()
         self._own = own = CollectorRegistry()
         self._requests = Counter(
             "mlaas4hep_requests", "Requests that were answered", ["route", "method", "status"], registry=own
@@ -73,18 +82,28 @@ class Metrics:
             self._scored.cache_clear()
 
     def answered(self, method: str) -> int:
-        """Return how many requests of a method were answered, by all workers."""
-        samples = (
-            sample for family in self._registry().collect() if family.name == "mlaas4hep_requests"
-            for sample in family.samples
-        )  # fmt: skip
+        """Return how many requests of a method were answered, by all workers.
+
+        Raises:
+            ServiceError: see `text`.
+        """
+        with _explain_shared():
+            samples = [
+                sample for family in self._registry().collect() if family.name == "mlaas4hep_requests"
+                for sample in family.samples
+            ]  # fmt: skip
         return int(
             sum(one.value for one in samples if one.name.endswith("_total") and one.labels.get("method") == method)
         )
 
     def text(self) -> bytes:
-        """Return all of it, of all workers."""
-        return prometheus_client.generate_latest(self._registry())
+        """Return all of it, of all workers.
+
+        Raises:
+            ServiceError: the files of several workers cannot be read.
+        """
+        with _explain_shared():
+            return prometheus_client.generate_latest(self._registry())
 
     def _registry(self) -> Any:
         if SHARED not in os.environ:
@@ -92,3 +111,28 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+
+def _check_shared() -> None:
+    """Check that the folder of several workers can be written, before prometheus_client does so."""
+    folder = os.environ.get(SHARED)
+    if folder is None:
+        return
+    hint = "unset it, or name a folder that exists and is writable"
+    if not folder:  # prometheus_client would write to the current folder
+        raise FileUnreadable(f"{SHARED} is empty", hint=hint)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileUnreadable(f"cannot write to {folder}, which {SHARED} names: {error.strerror}", hint=hint) from error
+
+
+@contextmanager
+def _explain_shared() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError) as error:
+        if SHARED not in os.environ:
+            raise
+        raise ServiceError(f"the counters in ${SHARED} cannot be read: {first_line(error)}") from error

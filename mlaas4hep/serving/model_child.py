@@ -31,7 +31,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, first_
 from mlaas4hep.serving import frames
 from mlaas4hep.serving.keras_archive import rewritten
 from mlaas4hep.serving.onnx_bounds import LIMITS, find_bounds
-from mlaas4hep.serving.onnx_model import OnnxModel, is_about_memory, read_columns
+from mlaas4hep.serving.onnx_model import OnnxModel, columns_of, is_about_memory
 from mlaas4hep.serving.row_independence import rows_are_independent
 from mlaas4hep.serving.tensor import Array, Layout, Tensor, shown
 
@@ -47,7 +47,6 @@ IMPORTS = {
 _NOT_NEEDED = {"keras": ["sklearn"], "saved_model": ["sklearn", "keras"], "frozen_graph": ["sklearn", "keras"]}
 """What TensorFlow imports if it is there, and a model does not need: almost half of the seconds before the answer."""
 
-_LARGEST_EVENT = 20_000_000  # values
 _QUICK = 2.0  # seconds of CPU that a bounded model may take to load, and for the largest batch
 
 
@@ -121,10 +120,7 @@ def load(kind: str, told: dict[str, Any]) -> tuple[Model | None, dict[str, Any]]
 
         load_graph = saved_model if kind == "saved_model" else frozen_graph
         model = load_graph(path, told["input"], told["output"], channels)
-    takes = model.layout.tensor
-    if np.prod([float(size or 1) for size in takes.shape]) > _LARGEST_EVENT:
-        raise ConfigError(f"the model takes {shown(takes.shape)} values for an event; up to {_LARGEST_EVENT:,} may be")
-    return model, {**about, "input": takes, "output": model.output}
+    return model, {**about, "input": model.layout.tensor, "output": model.output}
 
 
 def _load_onnx(path: Path, output: str, channels: int) -> tuple[Model, dict[str, Any]]:
@@ -142,7 +138,7 @@ def _load_onnx(path: Path, output: str, channels: int) -> tuple[Model, dict[str,
         model = OnnxModel(content, path.name, output, channels=channels)
         quick = time.process_time() - began < _QUICK
         rows = find_bounds(content).rows if quick else None
-    read_columns(model.metadata, model.layout.tensor, path.name)
+    columns_of(model.metadata, model.layout.tensor, path.name)
     return model, {"digest": digest.hexdigest(), "rows": rows, "metadata": model.metadata}
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, ServiceError
-from mlaas4hep.files import read_lines
+from mlaas4hep.serving.class_labels import read_labels
 from mlaas4hep.serving.model_limits import ModelLimits
 from mlaas4hep.serving.onnx_bounds import LIMITS
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
@@ -219,9 +219,9 @@ def _channels(model: StoredModel) -> int:
 
 
 def _labels(model: StoredModel) -> Sequence[str]:
-    file = model.params["labels"]
+    file = str(model.params["labels"])
     try:
-        return read_lines(model.folder / plain_filename(file)) if file else []
+        return read_labels(model.folder, file) if file else []
     except MLaaS4HEPError as error:
         _log.warning("model %s is served without its labels: %s", model.name, error)
         return []

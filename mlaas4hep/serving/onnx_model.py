@@ -8,18 +8,18 @@ onnxruntime is imported when the first model is loaded.
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.serving.column_metadata import BRANCHES, KEYS, read_columns
 from mlaas4hep.serving.rows import Columns
 from mlaas4hep.serving.tensor import Array, Tensor, describe_input, shown, sizes
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-_METADATA = ("mlaas4hep.keys", "mlaas4hep.branches")
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +48,7 @@ class OnnxModel:
         self.output = Tensor(name, sizes(self._session.get_outputs()[outputs.index(name)].shape[1:]))
         self.takes_one_row = inputs[0].shape[0] == 1
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = {name: metadata[name] for name in _METADATA if name in metadata}
+        self.metadata = {name: metadata[name] for name in (KEYS, BRANCHES) if name in metadata}
 
     def run(self, batch: Array, options: Any = None) -> Any:
         """Return the output for a batch in the model's own layout."""
@@ -56,19 +56,14 @@ class OnnxModel:
         return self._session.run([self.output.name], {self.layout.tensor.name: given}, options)[0]
 
 
-def read_columns(metadata: dict[str, str], takes: Tensor, file: str) -> Columns | None:
+def columns_of(metadata: Mapping[str, str], takes: Tensor, file: str) -> Columns | None:
     """Return the columns that the metadata of a graph name, None where they do not.
 
     Raises:
-        ConfigError: they make no sense, or are others than the graph takes.
+        ConfigError: the metadata are invalid, or name other columns than the graph takes.
     """
-    if "mlaas4hep.keys" not in metadata:
-        return None
-    try:
-        columns = Columns(json.loads(metadata["mlaas4hep.keys"]), json.loads(metadata.get("mlaas4hep.branches", "{}")))
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"the metadata 'mlaas4hep.keys' and 'mlaas4hep.branches' of {file} make no sense") from error
-    if takes.is_image or takes.shape[0] not in (None, len(columns.names)):
+    columns = read_columns(metadata, file)
+    if columns and (takes.is_image or takes.shape[0] not in (None, len(columns.names))):
         raise ConfigError(f"{file} names {len(columns.names)} columns, and takes {shown(takes.shape)}")
     return columns
 

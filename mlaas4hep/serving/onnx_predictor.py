@@ -15,7 +15,7 @@ import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.serving.deadlines import LONGEST, Run, TooLong, deadline
-from mlaas4hep.serving.onnx_model import OnnxModel, read_columns
+from mlaas4hep.serving.onnx_model import OnnxModel, columns_of
 from mlaas4hep.serving.rows import Request, Rows
 from mlaas4hep.serving.tensor import Array, check_fits, check_takes_rows, rows_of_values, shown
 
@@ -59,7 +59,7 @@ class OnnxPredictor:
         self.input, self._channels_first = self._model.layout
         self.output = self._model.output
         self._most_rows = 1 if self._model.takes_one_row else most_rows
-        self._columns = read_columns(self._model.metadata, self.input, path.name)
+        self._columns = columns_of(self._model.metadata, self.input, path.name)
 
     @property
     def keys(self) -> Sequence[str] | None:

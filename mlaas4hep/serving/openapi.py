@@ -101,7 +101,7 @@ def _tfaas() -> dict[str, Any]:
     }  # fmt: skip
     row = {"application/octet-stream": {"schema": {**_BINARY, "description": "protobuf, tfaaspb.Row"}}}
     predictions = _answers({"application/octet-stream": {"schema": _BINARY}}, "400", "404")
-    changed = _answers({}, "400", "401", "403", "404", "413")
+    changed = _answers({}, "400", "401", "403", "404", "409", "413")
     archive = {"application/octet-stream": {"schema": _BINARY}}
     file = _answers({"application/octet-stream": {"schema": _BINARY}}, "400", "404")
     which = {"name": "model", "in": "query", "required": True, "schema": _NAME}

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError
 from mlaas4hep.serving.answers import json_response
+from mlaas4hep.serving.page_files import LARGEST, PARTS, parse_part
 from mlaas4hep.serving.predictor import Predictor
 from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.store import UnknownModel
@@ -29,7 +29,8 @@ from mlaas4hep.serving.store import UnknownModel
 _STATIC = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir()}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _REPORT = "report.html"
-_LARGEST, _LARGEST_REPORT = 4_000_000, 20_000_000  # bytes
+_LARGEST_REPORT = 20_000_000  # bytes
+_FILES = [f"{part}.json" for part in PARTS]
 _NOT_KNOWN: Mapping[str, Any] = {"platform": "", "inputs": [], "shape": None, "labels": []}  # of what cannot be run
 _CLOSED = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _HEADERS = {
@@ -45,46 +46,6 @@ _REPORT_HEADERS = {
     **_HEADERS,
     "Content-Security-Policy": f"sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; {_CLOSED}",
 }
-
-
-class _File(BaseModel, coerce_numbers_to_str=True):
-    """A file that a model was trained on."""
-
-    name: str
-    label: str = ""
-    entries: int | None = None
-
-
-class _Training(BaseModel, coerce_numbers_to_str=True):
-    """What the page says of training.json."""
-
-    framework: str = ""
-    model_file: str = ""
-    size: str = ""
-    created: str = ""
-    task: str = ""
-    classes: list[str] = []
-    files: list[_File] = []
-
-
-class _Metrics(BaseModel):
-    """What the page says of metrics.json."""
-
-    test: dict[str, float | None] = {}
-    train: dict[str, float | None] = {}
-    best_epoch: int | None = None
-
-
-class _Example(BaseModel):
-    """The events of example.json; their labels are names, or numbers, one or several an event."""
-
-    keys: list[str]
-    values: list[list[float | list[float | None] | None]]
-    labels: list[str | float | list[str | float]] = []
-
-
-_PARTS: Mapping[str, type[BaseModel]] = {"metrics": _Metrics, "training": _Training, "example": _Example}
-_FILES = [f"{part}.json" for part in _PARTS]
 
 
 def routes() -> list[BaseRoute]:
@@ -112,6 +73,7 @@ async def static(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """GET /about/{model}: what the page shows of a model; null where the model came without it."""
     name, service = request.path_params["model"], _service(request)
+    came_with: dict[str, Any] = {"version": "", **_NOT_KNOWN, **dict.fromkeys(PARTS), "report": False}
     try:
         came_with = await run_in_threadpool(_came_with, service, name)
         model = await service.model(name)
@@ -140,19 +102,10 @@ def _file(name: str) -> Response:
 def _came_with(service: Service, name: str) -> dict[str, Any]:
     """Return what a bundle holds beside the model; a server may have got the model alone."""
     stored = service.store.get(name)
-    found = {
-        part: _read(kind, content)
-        for (part, kind), content in zip(_PARTS.items(), service.store.read(name, _FILES, _LARGEST), strict=True)
-    }
+    contents = service.store.read(name, _FILES, LARGEST)
+    found = {part: parse_part(part, content) for part, content in zip(PARTS, contents, strict=True)}
     report = (stored.folder / _REPORT).is_file()
     return {"version": str(stored.number), "problem": "", **_NOT_KNOWN, **found, "report": report}
-
-
-def _read(kind: type[BaseModel], content: bytes | None) -> dict[str, Any] | None:
-    try:
-        return kind.model_validate_json(content).model_dump() if content is not None else None
-    except ValidationError:  # it came with a model of somebody else's making
-        return None
 
 
 def _interface(predictor: Predictor) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from typing import NamedTuple, Protocol
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.serving.deadlines import LONGEST
+from mlaas4hep.serving.model_folder import Version
 from mlaas4hep.serving.model_loader import ModelLoader
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
 from mlaas4hep.serving.rows import Matrix, Request, Rows
-from mlaas4hep.serving.store import ModelStore, UnknownModel, Version
+from mlaas4hep.serving.store import ModelStore, UnknownModel
 from mlaas4hep.serving.subprocess_predictor import LoadFailed
 from mlaas4hep.serving.tensor import Tensor
 

@@ -21,7 +21,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, Servic
 from mlaas4hep.serving.deadlines import LONGEST, TooLong
 from mlaas4hep.serving.model_limits import ModelLimits
 from mlaas4hep.serving.model_process import ModelProcess, ProcessEnded, TooMuchMemory
-from mlaas4hep.serving.onnx_model import read_columns
+from mlaas4hep.serving.onnx_model import columns_of
 from mlaas4hep.serving.rows import Request, Rows
 from mlaas4hep.serving.tensor import Array, Tensor, check_fits, check_takes_rows, rows_of_values
 
@@ -86,7 +86,7 @@ class SubprocessPredictor:
         self._process, told = _load(source, self._limits)
         self.input, self.output = (Tensor(str(told[end][0]), tuple(told[end][1])) for end in ("input", "output"))
         self.digest, self.bounded_rows = str(told.get("digest", "")), told.get("rows")
-        self._columns = read_columns(told.get("metadata", {}), self.input, "the model")
+        self._columns = columns_of(told.get("metadata", {}), self.input, "the model")
         self._process.mark_loaded()
 
     @property

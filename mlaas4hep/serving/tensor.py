@@ -8,6 +8,7 @@ Clients always give images as (height, width, channels); a model that wants the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from mlaas4hep.serving.rows import Request, Rows, plain_rows
 
 Array = NDArray[np.float32]
 CHANNELS = (1, 3)  # greyscale, RGB
+MOST_VALUES = 10_000_000
+"""Values of one event that a model may take: 40 MB, or an image of 1,800 x 1,800 pixels in RGB."""
 
 
 class Tensor(NamedTuple):
@@ -55,10 +58,13 @@ def describe_input(name: str, shape: Sequence[object] | None, channels: int, fil
         file: named in errors.
 
     Raises:
-        ConfigError: it takes neither rows of numbers nor images.
+        ConfigError: it takes neither rows of numbers nor images, or too many values per event.
     """
     if shape is None:
         return Layout(Tensor(name, (None, None, channels) if channels else (None,)), False)
+    if math.prod(size for size in sizes(shape[1:]) if size) > MOST_VALUES:
+        takes = shown(sizes(shape[1:]))
+        raise ConfigError(f"{file} takes {takes} values per event, and may take {MOST_VALUES:,}")
     if len(shape) == 2:
         return Layout(Tensor(name, sizes(shape[1:])), False)
     if len(shape) == 4:

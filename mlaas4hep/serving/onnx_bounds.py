@@ -11,7 +11,7 @@ Runs in the process of a model (`model_child`), since shape inference is work on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ _NUMBER, _TEXT = 8, 100  # bytes of the largest element of a tensor
 _LONGEST_LABEL = 60  # bytes
 _REAL = (1, 10, 11, 16)  # float, float16, double and bfloat16 in TensorProto
 _STRING = 8
-_ROWS_COUNTED = 256  # each number of rows is tried where the graph computes with its shapes
+_ROWS_COUNTED = 64  # each number of rows is tried where the graph computes with its shapes
 
 
 class BoundsLimits(NamedTuple):
@@ -50,14 +50,16 @@ class BoundsLimits(NamedTuple):
 
     Attributes:
         file: bytes of the file, which are the weights.
-        memory: bytes of all tensors of one run together, constants included.
+        memory: bytes of all tensors of one run together, without the weights.
+        constants: bytes of what is computed from weights and shapes alone, which stays in memory.
         work: multiply-adds of one run, or of what takes as long.
         nodes: number of operators.
         rows: at most so many rows are run at a time.
     """
 
     file: int = 50_000_000
-    memory: int = 400_000_000
+    memory: int = 200_000_000
+    constants: int = 20_000_000
     work: int = 2_000_000_000
     nodes: int = 5_000
     rows: int = 1024
@@ -198,11 +200,24 @@ class _Shapes:
         if not self._fixed_batch:
             self._batch.dim_value = rows
         shapes = self._infer()
-        memory = sum(self._element * math.prod(shape) for shape in shapes.values())
+        memory = self._bytes(shapes, shapes.keys() - self._constants.keys())
+        if self._bytes(shapes, self._computed_constants()) > limits.constants:
+            return f"its constants may take more than {limits.constants / 1e6:g} MB"
         if memory > limits.memory:
             return f"its tensors may take {memory / 1e6:.0f} MB"
         work = sum(work_of(node, shapes) for node in self._model.graph.node)
         return f"a run may take {work / 1e9:.1f} billion multiply-adds" if work > limits.work else ""
+
+    def _bytes(self, shapes: dict[str, tuple[int, ...]], names: Iterable[str]) -> int:
+        return sum(self._element * math.prod(shapes[name]) for name in names)
+
+    def _computed_constants(self) -> set[str]:
+        """Return the tensors whose values do not depend on the values of the input."""
+        dependent, found = {self._model.graph.input[0].name}, set()
+        for node in self._model.graph.node:
+            depends = node.op_type not in _FROM_SHAPES and not dependent.isdisjoint(node.input)
+            (dependent if depends else found).update(filter(None, node.output))
+        return found
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
         graph = self._model.graph

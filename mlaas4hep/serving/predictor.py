@@ -30,6 +30,7 @@ __all__ = ["Model", "OnnxPredictor", "Predictor", "Predictors", "Tensor"]
 
 _RELOADS = 5
 _FRESH = 1.0  # seconds in which a folder is not looked at again
+_MOST = 100  # models that are loaded at a time
 _REFUSED = 60.0  # seconds until a model that failed to load is tried again
 
 
@@ -125,6 +126,7 @@ class Predictors:
                 if loaded is None:
                     self.forget(name)
                     loaded = self._loaded[name] = self._load(name, may_start_process)
+                    self._forget_unused()
         return loaded.given()
 
     def loaded(self, name: str) -> Model | None:
@@ -143,10 +145,17 @@ class Predictors:
         if self._loaded.pop(name, None) is not None:
             gc.collect()  # errors may hold on to it in a circle
 
+    def _forget_unused(self) -> None:
+        """Free the memory of the models that were not used for longest, where too many are loaded."""
+        by_use = sorted(self._loaded.items(), key=lambda item: item[1].used)
+        for name, _ in by_use[: max(0, len(by_use) - _MOST)]:
+            self._loaded.pop(name, None)
+
     def _current(self, name: str) -> _Loaded | None:
         loaded, changes, now = self._loaded.get(name), self._store.changes, time.monotonic()
         if loaded is None or not loaded.usable:
             return None
+        loaded.used = now
         if loaded.changes != changes or now - loaded.looked > _FRESH:  # folders can also be changed by hand
             if self._version(name) != loaded.version:
                 return None
@@ -186,7 +195,7 @@ class _Loaded:
     Attributes:
         version: of its folder.
         changes, looked: how many there were, and when, as the folder was last looked at.
-        loaded: when it was loaded, or refused.
+        loaded, used: when it was loaded, or refused, and last asked for.
     """
 
     found: Model | ConfigError
@@ -194,6 +203,7 @@ class _Loaded:
     changes: int = -1
     looked: float = 0.0
     loaded: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
 
     @property
     def usable(self) -> bool:

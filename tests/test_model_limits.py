@@ -131,8 +131,8 @@ def test_a_model_that_needs_too_much_is_refused_and_the_server_stays_small(
     (answer,) = answers
     assert answer.status_code == 400
     assert re.search(reason, answer.json()["error"])
-    write_bundle(server.models_dir / "bad", "bad", graph=model)  # as if it had been copied there
-    row = requests.post(f"{server.url}/json", json={"model": "bad", "values": [1, 2, 3]}, timeout=60)
+    write_bundle(server.models_dir / "copied", "copied", graph=model)  # by hand, without an upload
+    row = requests.post(f"{server.url}/json", json={"model": "copied", "values": [1, 2, 3]}, timeout=60)
     assert row.status_code == 400
     assert re.search(reason, row.json()["error"])
     assert memory(server) < before + 30

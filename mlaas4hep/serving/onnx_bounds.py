@@ -213,7 +213,8 @@ class _Shapes:
 
     def _computed_constants(self) -> set[str]:
         """Return the tensors whose values do not depend on the values of the input."""
-        dependent, found = {self._model.graph.input[0].name}, set()
+        dependent: set[str] = {self._model.graph.input[0].name}
+        found: set[str] = set()
         for node in self._model.graph.node:
             depends = node.op_type not in _FROM_SHAPES and not dependent.isdisjoint(node.input)
             (dependent if depends else found).update(filter(None, node.output))

@@ -61,6 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     option("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
     option("--workers", type=int, default=2, metavar="N", help="threads that read images (default: %(default)s)")
     option("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
+    option(
+        "--sign", default="", metavar="KEY",
+        help="private Ed25519 key (PEM) that signs the model; servers trust it by --trust (default: it is not signed)",
+    )  # fmt: skip
     option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
     console.add_verbose(parser, "1: say more, and keep tracebacks")
     return parser
@@ -98,7 +102,7 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
     try:
         trained = train_images(
             images_of(args), network, params_of(args), mdir=args.mdir, quantised=args.quantize,
-            watch=Watch(started, report, args.resume, stop),
+            watch=Watch(started, report, args.resume, stop), sign=args.sign,
         )  # fmt: skip
     except AlreadyTrained as done:
         console.notice(str(done))

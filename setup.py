@@ -21,11 +21,13 @@ EXTRAS = {
         "python-multipart>=0.0.12",
         "prometheus_client>=0.21",
         "orjson>=3.10",
+        "onnx>=1.16",  # shapes of graphs that are not trusted
         "onnxruntime>=1.20",
         "pillow>=10.3",
         "protobuf>=4.25",
-        "cryptography>=42",  # client certificates
+        "cryptography>=42",  # client certificates, signed models
     ],
+    "sign": ["cryptography>=42"],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],
     "s3": ["s3fs>=2024.2"],

@@ -54,6 +54,26 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: all of the authorities in --capath)",
     )  # fmt: skip
     option("--gridmap", metavar="FILE", help="grid-mapfile with the names of certificates that may change models")
+    option(
+        "--trust", metavar="FILES",
+        help="public keys, comma-separated; models that workflow.py signed run without limits (default: none)",
+    )  # fmt: skip
+    option(
+        "--model-memory", type=float, default=2, metavar="GB",
+        help="memory that a model may take which is not trusted, in GB (default: %(default)s)",
+    )  # fmt: skip
+    option(
+        "--load-time", type=float, default=60, metavar="S",
+        help="seconds in which such a model must be loaded (default: %(default)s)",
+    )  # fmt: skip
+    option(
+        "--run-time", type=float, default=10, metavar="S",
+        help="seconds that one run of such a model may take (default: %(default)s)",
+    )  # fmt: skip
+    option(
+        "--model-processes", type=int, default=8, metavar="N",
+        help="such models that each worker may have in processes of their own at a time (default: %(default)s)",
+    )  # fmt: skip
     option("--private", action="store_true", help="only who has a token or certificate may ask at all")
     console.add_verbose(parser, "1: log every request to stderr, and keep tracebacks")
     return parser
@@ -70,7 +90,11 @@ def command(args: argparse.Namespace) -> None:
     from mlaas4hep.serving import serve
     from mlaas4hep.serving.settings import Settings
 
-    for flag, unit in (("max_upload", " MB"), ("timeout", " s"), ("workers", "")):
+    positive = {
+        "max_upload": " MB", "timeout": " s", "workers": "", "model_memory": " GB", "load_time": " s",
+        "run_time": " s", "model_processes": "",
+    }  # fmt: skip
+    for flag, unit in positive.items():
         if not 0 < getattr(args, flag) < math.inf:
             name = flag.replace("_", "-")
             raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}, and finite")

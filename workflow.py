@@ -79,6 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"folder of the bundle, or of the scores (default: {DEFAULT_BUNDLE}, or {DEFAULT_SCORES})",
     )
+    option(
+        "--sign", default="", metavar="KEY",
+        help="private Ed25519 key (PEM) that signs the model; servers trust it by --trust (default: it is not signed)",
+    )  # fmt: skip
     option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
     console.add_verbose(parser, "1: say more, and keep tracebacks")
     return parser
@@ -136,6 +140,7 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
             specs=args.specs,
             preproc=args.preproc,
             watch=Watch(started, report, args.resume, stop),
+            sign=args.sign,
         )
     except AlreadyTrained as done:
         console.notice(str(done))
@@ -149,7 +154,7 @@ def predict(args: argparse.Namespace) -> int:
     from mlaas4hep.errors import ConfigError
     from mlaas4hep.training.scoring import score_files
 
-    given = [name for name in ("labels", "model", "specs", "resume") if getattr(args, name)]
+    given = [name for name in ("labels", "model", "specs", "resume", "sign") if getattr(args, name)]
     if given:
         raise ConfigError(f"--{given[0]} is for training, and --predict takes a model that is trained")
     fout = args.fout or DEFAULT_SCORES

@@ -98,6 +98,6 @@ def test_a_model_that_was_quick_and_now_is_not_holds_up_nobody_and_ends_with_the
         server.process.send_signal(signal.SIGTERM)
         long.join(30)
         assert [(answer.status_code, answer.json()) for answer in answers] == [
-            (503, {"error": "the model takes too long for this, and was stopped"})
+            (503, {"error": "the server is being stopped; ask again in a minute"})
         ]
         assert server.stop() == 0

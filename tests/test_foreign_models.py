@@ -26,13 +26,14 @@ from check_predictor import check_predictor
 from serving_fixtures import Server, environment, onnx_model, params, write_bundle
 
 from mlaas4hep.errors import ConfigError, PackageMissing, ServiceError
-from mlaas4hep.serving.foreign import ForeignModel, ForeignPredictor, Limits
 from mlaas4hep.serving.graph_check import pruned
 from mlaas4hep.serving.keras_archive import checked_config, rewritten
 from mlaas4hep.serving.keras_models import KerasModel
+from mlaas4hep.serving.model_limits import ModelLimits
 from mlaas4hep.serving.predictor import Predictors
 from mlaas4hep.serving.rows import parse_request
 from mlaas4hep.serving.store import ModelStore
+from mlaas4hep.serving.subprocess_predictor import LoadFailed, ModelSource, SubprocessPredictor
 from mlaas4hep.serving.tensorflow_models import frozen_graph, saved_model
 
 for package in ("tensorflow", "keras"):
@@ -283,12 +284,12 @@ def endless(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_that_hangs_is_stopped_and_one_error(endless: Path) -> None:
-    model = ForeignModel("frozen_graph", str(endless), "inputs", "scores")
-    with pytest.raises(ServiceError, match=r"did not answer within 0.001 s, and was stopped"):
-        ForeignPredictor(model, limits=Limits(start=0.001))
-    predictor = ForeignPredictor(model, limits=Limits(answer=1))
+    model = ModelSource("frozen_graph", str(endless), "inputs", "scores")
+    with pytest.raises(LoadFailed, match=r"takes longer than 0.001 s to load, and was stopped"):
+        SubprocessPredictor(model, limits=ModelLimits(load_time=0.001))
+    predictor = SubprocessPredictor(model, limits=ModelLimits(run_time=1))
     assert predictor.predict(np.full((1, 1), 2e30, np.float32)).tolist() == [[float(np.float32(2e30))]]
-    with pytest.raises(ServiceError, match=r"did not answer within 1 s, and was stopped"):
+    with pytest.raises(ServiceError, match=r"takes longer than 1 s for this, and was stopped"):
         predictor.predict(np.zeros((1, 1), np.float32))
     assert not predictor.alive
 

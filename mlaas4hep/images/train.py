@@ -159,19 +159,21 @@ def train_images(
     mdir: str | os.PathLike[str],
     quantised: bool = False,
     watch: Watch | None = None,
+    sign: str = "",
 ) -> Trained:
     """Train a network on images, and write the bundle.
 
     Args:
         mdir: folder of the bundle. Beside it lie, until it is written, a checkpoint and a table of epochs.
         quantised: write also a model of 8 bits.
+        sign: file of the private key that signs the ONNX files; "": they are not signed.
 
     Raises:
         AlreadyTrained: the run was to be resumed, and has its bundle.
         Stopped: it was asked to stop.
         MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
     """
-    with open_run(Path(mdir), params, watch or Watch()) as run:
+    with open_run(Path(mdir), params, watch or Watch(), sign) as run:
         found = read_folder(images.folder, images.labels, images.ext)
         check_classes(found)
         checked = check_images(found, images.skip_bad)

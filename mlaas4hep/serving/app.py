@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
@@ -135,14 +136,11 @@ async def upload(request: Request) -> Response:
         name = form.get("name")
         if not isinstance(name, str) or not name:
             raise ConfigError("the form does not provide 'name'", hint="as in curl -F 'name=htautau'")
-        await run_in_threadpool(
-            _service(request).add_form,
-            name,
-            _file(form, "params").content,
-            _file(form, "model"),
-            _file(form, "labels"),
-            in_base64=request.headers.get("content-encoding", "").lower() == "base64",
+        add = partial(
+            _service(request).add_form, in_base64=request.headers.get("content-encoding", "").lower() == "base64"
         )
+        files = _file(form, "params").content, _file(form, "model"), _file(form, "labels")
+        await _service(request).in_upload_thread(add, name, *files)
     return Response()
 
 
@@ -154,7 +152,7 @@ async def bundle(request: Request) -> Response:
             if says_gzip and spool.tell() == 0 and piece and not GZIP_MAGIC.startswith(piece[:2]):
                 raise ConfigError("the request says Content-Encoding: gzip, and its body is not gzip-compressed")
             await run_in_threadpool(spool.write, piece)
-        await run_in_threadpool(_service(request).add_bundle, cast(BinaryIO, spool))
+        await _service(request).in_upload_thread(_service(request).add_bundle, cast(BinaryIO, spool))
     return Response()
 
 

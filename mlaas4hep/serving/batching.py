@@ -43,12 +43,15 @@ class Batches:
     """The queues of all models; belongs to one event loop.
 
     Args:
-        threads: models that run at the same time.
+        threads: models that run at the same time in this process, and as many in processes of their own.
         note: is told of every run how many rows it had.
     """
 
     def __init__(self, threads: int = 32, note: Callable[[int], None] = lambda rows: None) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
+        self._pools = {
+            True: ThreadPoolExecutor(threads, thread_name_prefix="model"),
+            False: ThreadPoolExecutor(threads, thread_name_prefix="model-process"),
+        }
         self._note = note
         self._queues: dict[int, _Queue] = {}
 
@@ -70,19 +73,22 @@ class Batches:
             return await scores
         async with self._queue(predictor).alone:
             self._note(len(rows))
-            return await asyncio.get_running_loop().run_in_executor(self._pool, predictor.predict, rows)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pools[predictor.local], predictor.predict, rows
+            )
 
     def _queue(self, predictor: Predictor) -> _Queue:
         """Return the queue of a model, which goes when the model does."""
         queue = self._queues.get(id(predictor))
         if queue is None:
-            queue = self._queues[id(predictor)] = _Queue(self._pool, self._note)
+            queue = self._queues[id(predictor)] = _Queue(self._pools[predictor.local], self._note)
             weakref.finalize(predictor, self._queues.pop, id(predictor), None)
         return queue
 
     def close(self) -> None:
         """End the threads; what runs goes on to its end."""
-        self._pool.shutdown(wait=False)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
 
 
 def _settle(scores: asyncio.Future[Matrix], found: Matrix | Exception) -> None:

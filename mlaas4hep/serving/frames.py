@@ -19,7 +19,10 @@ import numpy as np
 from mlaas4hep.serving.tensor import Array
 
 _LENGTHS = struct.Struct("!IQ")
-_LARGEST_HEADER = 1 << 20  # bytes
+LARGEST_ANSWER = 100_000_000
+"""Bytes of scores that the process of a model may send at a time."""
+
+_LARGEST_HEADER = 1 << 26  # bytes; the names of columns may be many
 _LARGEST_CONTENT = 1 << 33
 
 
@@ -33,18 +36,23 @@ def send(connection: socket.socket, header: dict[str, Any], array: Array | None 
     connection.sendall(content)
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Any], Array | None]:
+def receive(connection: socket.socket, largest: int = _LARGEST_CONTENT) -> tuple[dict[str, Any], Array | None]:
     """Wait for a header, and for the array whose shape is in it.
+
+    Args:
+        largest: bytes that the array may have.
 
     Raises:
         EOFError: nobody is at the other end any more.
         ValueError: what arrives is no frame.
     """
     length, size = _LENGTHS.unpack(_read(connection, _LENGTHS.size))
-    if length > _LARGEST_HEADER or size > _LARGEST_CONTENT:
+    if length > _LARGEST_HEADER or size > largest:
         raise ValueError("the frame is too large")
     header = json.loads(_read(connection, length))
     content = _read(connection, size)
+    if not isinstance(header, dict):
+        raise ValueError("the frame has no header")
     if "shape" not in header:
         return header, None
     return header, np.frombuffer(content, "<f4").reshape(header["shape"]).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Models of Keras 3, in the process that `foreign` starts.
+"""Models of Keras 3, in the process that `model_process` starts.
 
     KerasModel(Path("model.keras"), channels=0).run(batch)
 

@@ -1,8 +1,8 @@
-"""ONNX graphs, run by onnxruntime in the server's own process.
+"""ONNX graphs, run by onnxruntime in the server's own process: those that are trusted, or whose needs are bounded.
 
     OnnxPredictor(Path("model.onnx")).predict(matrix)         # float32 (n, features) -> float32 (n, k)
 
-onnxruntime is imported when the first model is loaded.
+Other graphs run in a process of their own, see `subprocess_predictor`.
 """
 
 from __future__ import annotations
@@ -10,38 +10,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
-from mlaas4hep.serving.column_metadata import read_columns
 from mlaas4hep.serving.deadlines import LONGEST, Run, TooLong, deadline
+from mlaas4hep.serving.onnx_model import OnnxModel, columns_of
 from mlaas4hep.serving.rows import Request, Rows
-from mlaas4hep.serving.tensor import (
-    Array,
-    Tensor,
-    check_fits,
-    check_takes_rows,
-    describe_input,
-    rows_of_values,
-    shown,
-    sizes,
-)
+from mlaas4hep.serving.tensor import Array, check_fits, check_takes_rows, rows_of_values, shown
 
-_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 _log = logging.getLogger(__name__)
 
 
 class OnnxPredictor:
-    """An ONNX graph with one input: (n, features), (n, height, width, channels) or (n, channels, height, width).
+    """An ONNX graph, see `OnnxModel`.
 
     Args:
         path: the graph.
         output: the name of the output to give; another name stands for the first output.
         labels: the names of the classes.
+        content: of the file, where it was read already.
         channels: of images, 1 or 3; 0: as the graph says.
         threads: cores that one prediction may use.
+        most_rows: at most so many rows are run at a time; 0: any number.
 
     Raises:
         ConfigError: it is no such graph. The message does not say where it is.
@@ -51,23 +42,24 @@ class OnnxPredictor:
     alive = local = together = True
 
     def __init__(
-        self, path: Path, output: str = "", labels: Sequence[str] = (), *, channels: int = 0, threads: int = 1
+        self,
+        path: Path,
+        output: str = "",
+        labels: Sequence[str] = (),
+        *,
+        content: bytes | None = None,
+        channels: int = 0,
+        threads: int = 1,
+        most_rows: int = 0,
     ) -> None:
         self.labels = list(labels)
-        self._session = _open_session(path, threads)
+        graph = str(path) if content is None else content
+        self._model = OnnxModel(graph, path.name, output, channels=channels, threads=threads)
         self._options = require("onnxruntime", "server", "running an ONNX model").RunOptions
-        inputs, outputs = self._session.get_inputs(), [node.name for node in self._session.get_outputs()]
-        if len(inputs) != 1 or inputs[0].type not in _TYPES:
-            raise ConfigError(f"{path.name} does not have one input of real numbers")
-        self._dtype = _TYPES[inputs[0].type]
-        self.input, self._channels_first = describe_input(inputs[0].name, inputs[0].shape, channels, path.name)
-        name = output if output in outputs else outputs[0]
-        self.output = Tensor(name, sizes(self._session.get_outputs()[outputs.index(name)].shape[1:]))
-        self._takes_one_row = inputs[0].shape[0] == 1
-        self._columns = read_columns(self._session.get_modelmeta().custom_metadata_map, path.name)
-        if self._columns and (self.input.is_image or self.input.shape[0] not in (None, len(self._columns.names))):
-            takes = shown(self.input.shape)
-            raise ConfigError(f"{path.name} names {len(self._columns.names)} columns, and takes {takes}")
+        self.input, self._channels_first = self._model.layout
+        self.output = self._model.output
+        self._most_rows = 1 if self._model.takes_one_row else most_rows
+        self._columns = columns_of(self._model.metadata, self.input, path.name)
 
     @property
     def keys(self) -> Sequence[str] | None:
@@ -86,14 +78,19 @@ class OnnxPredictor:
     def predict(self, rows: Array, seconds: float = LONGEST) -> Array:
         check_fits(rows, self.input)
         given = rows.transpose(0, 3, 1, 2) if self._channels_first else rows
-        batches = np.split(given, len(given)) if self._takes_one_row else [given]
         with deadline(seconds, self._options()) as run:
-            return np.concatenate([self._run(batch, run) for batch in batches])
+            most = self._most_rows
+            if not most or len(given) <= most:
+                return self._run(given, run)
+            if not self.together and not self._model.takes_one_row:
+                raise ConfigError(
+                    f"the model takes up to {most} rows at a time, since its scores depend on the other rows"
+                )
+            return np.concatenate([self._run(given[at : at + most], run) for at in range(0, len(given), most)])
 
     def _run(self, batch: Array, run: Run) -> Array:
-        given = np.ascontiguousarray(batch, self._dtype)
         try:
-            (scores,) = self._session.run([self.output.name], {self.input.name: given}, run.options)
+            scores = self._model.run(batch, run.options)
         except Exception as error:  # onnxruntime's errors have no base of their own
             if run.late:
                 raise TooLong("the model takes too long for this, and was stopped") from error
@@ -107,16 +104,3 @@ class OnnxPredictor:
             return np.asarray(scores, np.float32).reshape(len(batch), -1)
         except (TypeError, ValueError) as error:
             raise ConfigError("the model's first output is no table of numbers with a row for each event") from error
-
-
-def _open_session(path: Path, threads: int) -> Any:
-    onnxruntime = require("onnxruntime", "server", "running an ONNX model")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        _log.warning("onnxruntime cannot load %s: %s", path, error)
-        raise ConfigError(f"{path.name} is no ONNX model that onnxruntime can load") from error

@@ -3,46 +3,35 @@
     predictors = Predictors(store)
     predictors.get("htautau").predictor.predict(matrix)         # float32 (n, features) -> float32 (n, k)
 
-A model is loaded at the first request for it, and again when it was replaced or its process died. What runs the formats
-is in `onnx_predictor` and `foreign`; a further one is one more class that does what `Predictor` says.
+A model is loaded at the first request for it, and again when it was replaced or its process ended. `model_loader` loads
+it; what runs it is in `onnx_predictor` and `subprocess_predictor`.
 """
 
 from __future__ import annotations
 
 import gc
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing
-from mlaas4hep.serving.class_labels import read_labels
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.serving.deadlines import LONGEST
-from mlaas4hep.serving.foreign import ForeignModel, ForeignPredictor
-from mlaas4hep.serving.keras_archive import rewritten
 from mlaas4hep.serving.model_folder import Version
+from mlaas4hep.serving.model_loader import ModelLoader
 from mlaas4hep.serving.onnx_predictor import OnnxPredictor
-from mlaas4hep.serving.params import plain_filename
 from mlaas4hep.serving.rows import Matrix, Request, Rows
-from mlaas4hep.serving.store import ModelStore, StoredModel, UnknownModel
-from mlaas4hep.serving.tensor import CHANNELS, Tensor
+from mlaas4hep.serving.store import ModelStore, UnknownModel
+from mlaas4hep.serving.subprocess_predictor import LoadFailed
+from mlaas4hep.serving.tensor import Tensor
 
-__all__ = ["Model", "OnnxPredictor", "Predictor", "Predictors", "Tensor", "load_predictor"]
+__all__ = ["Model", "OnnxPredictor", "Predictor", "Predictors", "Tensor"]
 
-_SERVED = "served are .onnx, .keras, frozen graphs (.pb) and SavedModels"
-_SAVE_ANEW = "save it as .keras: model.save('model.keras')"
 _RELOADS = 5
-_PROBED = 32  # columns, or pixels along an edge, of a model that does not say how many it takes
-_SAME = 1e-3  # of the largest score
-_PROBE = 10.0  # seconds
 _FRESH = 1.0  # seconds in which a folder is not looked at again
-_log = logging.getLogger(__name__)
+_MOST = 100  # models that are loaded at a time
+_REFUSED = 60.0  # seconds until a model that failed to load is tried again
 
 
 class Predictor(Protocol):
@@ -112,97 +101,22 @@ class Model(NamedTuple):
     predictor: Predictor
 
 
-def load_predictor(model: StoredModel) -> Predictor:
-    """Make a stored model ready to run.
-
-    An ONNX graph or a Keras model that params.json names and that is there comes first, then a SavedModel.
-
-    Raises:
-        ConfigError: its file is of a kind that is not served, or is refused, or damaged.
-        PackageMissing: what runs it is not installed.
-        ServiceError: its process ends while it loads, or takes too long.
-    """
-    file, labels, channels = str(model.params["model"]), _labels(model), _channels(model)
-    path = model.folder / plain_filename(file) if file else None
-
-    def load() -> OnnxPredictor | ForeignPredictor:
-        if path and path.suffix == ".onnx" and path.is_file():
-            return OnnxPredictor(path, str(model.params["output_name"]), labels, channels=channels)
-        return ForeignPredictor(_foreign(model, path, channels), labels)
-
-    predictor = load()
-    together = _rows_are_independent(predictor)
-    if not predictor.alive:  # it did not survive the question
-        predictor = load()
-    predictor.together = together
-    if not together:
-        _log.warning("model %s: scores depend on the rows beside them, so each request is run alone", model.name)
-    return predictor
-
-
-def check_servable(model: StoredModel) -> None:
-    """Look at a model that is being uploaded, as far as that costs little: ONNX graphs and Keras models.
-
-    Raises:
-        ConfigError: it cannot be run.
-    """
-    path = model.folder / plain_filename(str(model.params["model"] or "-"))
-    with suppress(PackageMissing):  # another server may have it
-        if path.suffix == ".onnx" and path.is_file():
-            OnnxPredictor(path, channels=_channels(model))
-        elif _foreign(model, path, 0).kind == "keras":
-            with rewritten(path):
-                pass
-    if path.is_file() and not path.stat().st_size:
-        raise ConfigError(f"{path.name} is empty")
-
-
-def _rows_are_independent(predictor: Predictor) -> bool:
-    """Say whether some rows get the same scores together as each alone; also False where that cannot be found out."""
-    shape = [size or (_PROBED if index < 2 else 3) for index, size in enumerate(predictor.input.shape)]
-    rows = np.random.default_rng(0).normal(0, 30, (3, *shape)).astype(np.float32)
-    try:
-        together = predictor.predict(rows, _PROBE)
-        alone = np.concatenate([predictor.predict(row[None], _PROBE) for row in rows])
-    except MLaaS4HEPError:
-        return False
-    tolerance = _SAME * np.nanmax(np.abs(alone), initial=1.0)
-    return bool(np.allclose(together, alone, rtol=0, atol=tolerance, equal_nan=True))
-
-
-def _foreign(model: StoredModel, path: Path | None, channels: int) -> ForeignModel:
-    """Say which model of Keras or TensorFlow a stored model is."""
-    folder = model.folder.absolute()
-    path = path and path.absolute()
-    names = {key: str(model.params[key] or "") for key in ("input_name", "output_name", "input_node", "output_node")}
-    kind = path.suffix.lower() if path and path.is_file() else None
-    if kind == ".keras":
-        return ForeignModel("keras", str(path), channels=channels)
-    if (folder / "saved_model.pb").is_file():
-        return ForeignModel("saved_model", str(folder), names["input_name"], names["output_name"], channels)
-    if kind in (".pb", ""):
-        return ForeignModel("frozen_graph", str(path), names["input_node"], names["output_node"], channels)
-    if path and kind is None:
-        raise ConfigError(f"the file '{path.name}' of model '{model.name}' is missing", hint="upload the model again")
-    shown = f"'{path.name}'" if path else "no file"
-    hint = _SAVE_ANEW if kind in (".h5", ".hdf5") else ""
-    raise ConfigError(f"model '{model.name}' is {shown}; {_SERVED}", hint=hint)
-
-
 class Predictors:
     """Models that were loaded, each until its folder in the store is another one."""
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, loader: ModelLoader | None = None) -> None:
         self._store = store
+        self._loader = loader or ModelLoader()
         self._loading: dict[str, threading.Lock] = {}
         self._loaded: dict[str, _Loaded] = {}
 
-    def get(self, name: str) -> Model:
+    def get(self, name: str, *, may_start_process: bool = True) -> Model:
         """Return the model that is in the store under that name now; may load it, which takes its time.
 
         Raises:
             UnknownModel: there is none.
             ConfigError, PackageMissing, ServiceError: it cannot be run.
+            NeedsProcess: a process would have to be started.
         """
         loaded = self._current(name)
         if loaded is None:
@@ -211,7 +125,8 @@ class Predictors:
                 loaded = self._current(name)
                 if loaded is None:
                     self.forget(name)
-                    loaded = self._loaded[name] = self._load(name)
+                    loaded = self._loaded[name] = self._load(name, may_start_process)
+                    self._forget_unused()
         return loaded.given()
 
     def loaded(self, name: str) -> Model | None:
@@ -230,10 +145,17 @@ class Predictors:
         if self._loaded.pop(name, None) is not None:
             gc.collect()  # errors may hold on to it in a circle
 
+    def _forget_unused(self) -> None:
+        """Free the memory of the models that were not used for longest, where too many are loaded."""
+        by_use = sorted(self._loaded.items(), key=lambda item: item[1].used)
+        for name, _ in by_use[: max(0, len(by_use) - _MOST)]:
+            self._loaded.pop(name, None)
+
     def _current(self, name: str) -> _Loaded | None:
         loaded, changes, now = self._loaded.get(name), self._store.changes, time.monotonic()
         if loaded is None or not loaded.usable:
             return None
+        loaded.used = now
         if loaded.changes != changes or now - loaded.looked > _FRESH:  # folders can also be changed by hand
             if self._version(name) != loaded.version:
                 return None
@@ -247,13 +169,14 @@ class Predictors:
             self.forget(name)
             raise
 
-    def _load(self, name: str) -> _Loaded:
+    def _load(self, name: str, may_start_process: bool) -> _Loaded:
         """Load a model; begin anew where it was replaced meanwhile, so that no graph meets another one's params."""
         for _ in range(_RELOADS):
             model = self._store.get(name)
             found: Model | ConfigError
             try:
-                found = Model(name, str(model.number), load_predictor(model))
+                predictor = self._loader.load(model, may_start_process=may_start_process)
+                found = Model(name, str(model.number), predictor)
             except ConfigError as error:
                 found = _copy(error)
             except MLaaS4HEPError:
@@ -272,15 +195,20 @@ class _Loaded:
     Attributes:
         version: of its folder.
         changes, looked: how many there were, and when, as the folder was last looked at.
+        loaded, used: when it was loaded, or refused, and last asked for.
     """
 
     found: Model | ConfigError
     version: Version
     changes: int = -1
     looked: float = 0.0
+    loaded: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
 
     @property
     def usable(self) -> bool:
+        if isinstance(self.found, LoadFailed):
+            return time.monotonic() - self.loaded < _REFUSED
         return isinstance(self.found, ConfigError) or self.found.predictor.alive
 
     def given(self) -> Model:
@@ -291,19 +219,5 @@ class _Loaded:
 
 def _copy(error: ConfigError) -> ConfigError:
     """Return an error that can be raised once more, and holds nothing of what was going on."""
-    return ConfigError(error.what, nearest=error.nearest, hint=error.hint)
-
-
-def _channels(model: StoredModel) -> int:
-    """Return the channels of images, 0 where params.json does not say 1 or 3, and the graph has to."""
-    channels = model.params["img_channels"]
-    return int(channels) if channels in CHANNELS else 0
-
-
-def _labels(model: StoredModel) -> list[str]:
-    file = str(model.params["labels"])
-    try:
-        return read_labels(model.folder, file) if file else []
-    except MLaaS4HEPError as error:
-        _log.warning("model %s is served without its labels: %s", model.name, error)
-        return []
+    kind = LoadFailed if isinstance(error, LoadFailed) else ConfigError
+    return kind(error.what, nearest=error.nearest, hint=error.hint)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import FrameType
@@ -22,7 +24,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from mlaas4hep.errors import ServiceError
-from mlaas4hep.serving import deadlines, descriptors, foreign, parsers
+from mlaas4hep.serving import deadlines, descriptors, model_process, parsers
 from mlaas4hep.serving.app import create_app, create_app_and_shortcut
 from mlaas4hep.serving.connections import Connection, end_overdue
 from mlaas4hep.serving.settings import Settings
@@ -30,7 +32,9 @@ from mlaas4hep.serving.tls import server_tls
 
 __all__ = ["create_app", "run", "serve"]
 
-_SECONDS_TO_FINISH = 10
+_MODELS_END, _REQUESTS_END, _ALL_ENDS = 6.0, 8.0, 9.5
+"""Seconds after SIGTERM when models are ended that still run, then connections, and then the process itself."""
+
 _BACKLOG = 2048
 _AT_ONCE = 16  # connections that are accepted in one turn of the event loop: libuv accepts one of each socket
 
@@ -75,7 +79,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        timeout_graceful_shutdown=int(_REQUESTS_END),
     )
     config.load()
     config.ssl = tls.context if tls else None
@@ -119,11 +123,18 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests end; models that still run shortly before the end are ended, so that their clients hear it."""
-        late = asyncio.get_running_loop().call_later(_SECONDS_TO_FINISH - 1, _end_models)
+        """Let requests end; models that still run after a while are ended, so that their clients get an answer."""
+        late = asyncio.get_running_loop().call_later(_MODELS_END, _end_models)
         await super().shutdown(sockets)
         late.cancel()
-        _end_models()  # also what nobody waits for any more, and would keep this process
+        _end_models()  # also those that nobody waits for any more, which would keep this process
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; the process ends in time even if a thread of it does not."""
+        last_resort = threading.Timer(_ALL_ENDS, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
+        super().handle_exit(sig, frame)
 
     def stop_early(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal outside of uvicorn's own time: before it, stop; after it, all is done already."""
@@ -133,7 +144,7 @@ class _Server(uvicorn.Server):
 
 def _end_models() -> None:
     deadlines.end_all()
-    foreign.end_all()
+    model_process.end_all()
     parsers.end_all()
 
 

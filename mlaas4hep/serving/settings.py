@@ -29,6 +29,10 @@ class Settings:
         capath: file or folder of the authorities whose client certificates are believed; who has one is known.
         allow_dn: names of the certificates that may change models, in slash form; none: all, if there is no `gridmap`.
         gridmap: grid-mapfile with more of these names.
+        trust: files with the public keys of those whose signed models are trusted, separated by commas.
+        model_memory: GB that a model may take that is not trusted.
+        load_time, run_time: seconds in which such a model must be loaded, and must answer.
+        model_processes: such models that may be in processes of their own at a time, for each worker.
         private: only who is known may ask; otherwise they alone may change models, where there is a way to be known.
         read_only: nobody may change models.
         verbose: log every request.
@@ -49,6 +53,11 @@ class Settings:
     capath: str = ""
     allow_dn: tuple[str, ...] = ()
     gridmap: str = ""
+    trust: str = ""
+    model_memory: float = 2.0
+    load_time: float = 60.0
+    run_time: float = 10.0
+    model_processes: int = 8
     private: bool = False
     read_only: bool = False
     verbose: bool = False

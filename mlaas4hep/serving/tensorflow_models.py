@@ -1,4 +1,4 @@
-"""SavedModels and frozen graphs, in the process that `foreign` starts, run as the stock TFaaS server runs them.
+"""SavedModels and frozen graphs, in the process that `model_process` starts, run as the stock TFaaS server runs them.
 
     saved_model(Path("folder"), "input_name", "output_name", channels=0).run(batch)
     frozen_graph(Path("model.pb"), "input_node", "output_node", channels=0).run(batch)

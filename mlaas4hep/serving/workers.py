@@ -26,7 +26,7 @@ from mlaas4hep.errors import ServiceError
 from mlaas4hep.serving.metrics import SHARED
 from mlaas4hep.serving.settings import Settings
 
-_FINISH = 15.0  # seconds that workers may take to end
+_FINISH = 9.7  # seconds that workers may take to end; they end themselves a little earlier
 
 
 @dataclass

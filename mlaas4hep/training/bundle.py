@@ -39,6 +39,7 @@ import mlaas4hep
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
 from mlaas4hep.files import new_directory, write_json
+from mlaas4hep.signing import sign
 from mlaas4hep.stream import BatchSource
 from mlaas4hep.training.backend import Backend
 from mlaas4hep.training.content import Content
@@ -149,8 +150,11 @@ def model_name(path: Path, name: str = "") -> str:
     return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
 
 
-def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
+def write_bundle(path: Path, trained: Trained, log: EpochLog, signing_key: Any = None) -> None:
     """Write a bundle, replacing one that is there.
+
+    Args:
+        signing_key: private key that signs the ONNX files; None: they are not signed.
 
     Raises:
         ConfigError: the model cannot be had as ONNX; the bundle is there all the same, without what a server needs.
@@ -179,6 +183,8 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog) -> None:
             write_json(folder / "upload.json", upload_spec(trained, "model.onnx", "params.json"))
             _write_for_tfaas(folder, trained)
             more = content.after_graph(folder, trained)
+            for graph in sorted(folder.rglob("*.onnx")) if signing_key else ():
+                sign(graph, signing_key)
         write_json(folder / "metrics.json", {**trained.metrics(), **more})
     log.remove()
     if problem and training["model"]:

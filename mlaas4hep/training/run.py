@@ -24,6 +24,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line
 from mlaas4hep.files import check_replaceable, check_unfinished, only_one
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.signing import read_private_key
 from mlaas4hep.stream import PARTS, BatchSource, DataGenerator
 from mlaas4hep.stream.cache import key_of
 from mlaas4hep.stream.census import specs_by_fold
@@ -75,6 +76,7 @@ def train_model(
     specs: str | Specs | None = None,
     preproc: str | Preproc | None = None,
     watch: Watch | None = None,
+    sign: str = "",
 ) -> Trained:
     """Train a model file's model, or one for each fold, and write the bundle.
 
@@ -84,6 +86,7 @@ def train_model(
         files, labels, specs, preproc: see `DataGenerator`.
         model: path or name of a model file.
         fout: folder of the bundle. Beside it lie, until it is written, checkpoints and a table of epochs.
+        sign: file of the private key that signs the ONNX files; "": they are not signed.
 
     Raises:
         AlreadyTrained: the run was to be resumed, and has its bundle.
@@ -91,7 +94,7 @@ def train_model(
         MLaaS4HEPError: something of the above is not as it must be; the message says what to change.
     """
     params, watch = params or Params.parse({}), watch or Watch()
-    with open_run(Path(fout), params, watch) as run:
+    with open_run(Path(fout), params, watch, sign) as run:
         file = load_model_file(model)
         whole = run.stack.enter_context(DataGenerator(files, labels, params, specs, preproc=preproc))
         run.begin(key_of([whole.sample.key, file.source]))
@@ -107,13 +110,15 @@ def train_model(
 
 
 @contextmanager
-def open_run(destination: Path, params: Params, watch: Watch) -> Iterator[Run]:
+def open_run(destination: Path, params: Params, watch: Watch, sign: str = "") -> Iterator[Run]:
     """Begin a run that writes a bundle, which no other may do meanwhile.
 
     Raises:
-        ConfigError: there is something that is no bundle of ours, or another run writes there.
+        ConfigError: there is something that is no bundle of ours, or another run writes there; or `sign` is no key.
+        FileUnreadable: the key cannot be read.
         Stopped: it was asked to stop.
     """
+    signing_key = read_private_key(sign) if sign else None
     check_bundle_destination(destination)
     paths = _checkpoint_paths(destination, params.kfold)
     table = destination.with_name(f"{destination.name}.epochs.csv")
@@ -126,7 +131,7 @@ def open_run(destination: Path, params: Params, watch: Watch) -> Iterator[Run]:
         stack.enter_context(only_one(destination))
         log = EpochLog(table, params.tensorboard)
         stack.callback(log.close)
-        yield Run(destination, params, watch, paths, log, stack)
+        yield Run(destination, params, watch, paths, log, stack, signing_key)
 
 
 class Run:
@@ -137,9 +142,17 @@ class Run:
     """
 
     def __init__(
-        self, destination: Path, params: Params, watch: Watch, paths: Sequence[Path], log: EpochLog, stack: ExitStack
+        self,
+        destination: Path,
+        params: Params,
+        watch: Watch,
+        paths: Sequence[Path],
+        log: EpochLog,
+        stack: ExitStack,
+        signing_key: Any = None,
     ) -> None:
         self.stack = stack
+        self._signing_key = signing_key
         self._destination, self._params, self._watch, self._paths = destination, params, watch, paths
         self._log = log
         self._checkpoints: list[Checkpoint] = []
@@ -184,7 +197,7 @@ class Run:
         name = model_name(self._destination, self._params.name)
         trained = Trained(name, file, source, content, tuple(fits), self._key)
         trained.more.update(_own_metrics(file, trained.test))
-        write_bundle(self._destination, trained, self._log)
+        write_bundle(self._destination, trained, self._log, self._signing_key)
         for checkpoint in self._checkpoints:
             checkpoint.remove()
         return trained

@@ -1,0 +1,220 @@
+"""Models that take too much memory or time: one clear error each, no harm to the server or to other models."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from onnx import TensorProto, helper, numpy_helper
+from serving_fixtures import MET, MET_SCORE, Server, trained_model, write_archive, write_bundle
+from test_deadlines import FOR_EVER, looping_model
+
+LIMITS = ("--model-memory=0.5", "--load-time=2", "--run-time=1", "--model-processes=3")
+
+
+def graph(nodes: Sequence[Any], constants: dict[str, Any] | None = None, shape: Sequence[Any] = ("n", 3)) -> bytes:
+    """Return a graph from x to y."""
+    real = TensorProto.FLOAT
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", real, shape)],
+            [helper.make_tensor_value_info("y", real, None)],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    return bytes(model.SerializeToString())
+
+
+def node(kind: str, given: str, *found: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, given.split(), list(found), **attributes)
+
+
+def square_of_ones(size: int) -> Any:
+    ones = helper.make_tensor("ones", TensorProto.FLOAT, [1], [1.0])
+    return node("ConstantOfShape", "size", "c0", value=ones), {"size": np.array([size, size])}
+
+
+def folding_model(times: int = 50) -> bytes:
+    """Return a graph whose constants take minutes to multiply."""
+    ones, constants = square_of_ones(2500)
+    products = [node("MatMul", f"c{index} c0", f"c{index + 1}") for index in range(times)]
+    ends = [node("ReduceSum", f"c{times}", "r", keepdims=0), node("Mul", "x r", "y")]
+    return graph([ones, *products, *ends], constants)
+
+
+def constant_model(size: int = 30_000) -> bytes:
+    """Return a graph with a constant of 3.6 GB that takes a few bytes in the file."""
+    ones, constants = square_of_ones(size)
+    return graph([ones, node("ReduceSum", "c0", "r", keepdims=0), node("Mul", "x r", "y")], constants)
+
+
+def growing_model() -> bytes:
+    """Return a graph that takes as many floats as the largest number of its input says."""
+    return graph(
+        [
+            node("ReduceMax", "x", "m", keepdims=0),
+            node("Cast", "m", "i", to=TensorProto.INT64),
+            node("Abs", "i", "a"),
+            node("Unsqueeze", "a axis", "s"),
+            node("Expand", "one s", "e"),
+            node("Exp", "e", "f"),
+            node("ReduceSum", "f", "r", keepdims=0),
+            node("Mul", "x r", "y"),
+        ],
+        {"axis": np.array([0]), "one": np.ones(1, np.float32)},
+    )
+
+
+def sum_model(*shape: int) -> bytes:
+    return graph([node("ReduceSum", "x", "y", keepdims=1)], shape=["n", *shape])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with small limits and one good model."""
+    models = tmp_path_factory.mktemp("limits") / "models"
+    write_bundle(models / "htautau")
+    with Server.start(models, *LIMITS) as server:
+        assert ask(server.url) == MET_SCORE
+        yield server
+
+
+def ask(url: str) -> Any:
+    answer = requests.post(f"{url}/json", json={**MET, "model": "htautau"}, timeout=20)
+    return answer.json()[0]
+
+
+def put(server: Server, tmp_path: Path, name: str, model: bytes) -> requests.Response:
+    archive = write_archive(tmp_path / f"{name}.tar", write_bundle(tmp_path / name, name, graph=model), name)
+    return requests.post(f"{server.url}/upload", data=archive.read_bytes(), timeout=60)
+
+
+def memory(server: Server) -> float:
+    """The server's own memory in MB."""
+    return float(psutil.Process(server.process.pid).memory_info().rss) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (folding_model(), "takes longer than 2 s to load, and was stopped"),
+        (constant_model(), "needs more than 0.5 GB of memory"),
+        (sum_model(100_000_000), "takes 100000000 values per event"),
+        (sum_model(2_000_000_000), "takes 2000000000 values per event"),
+        (sum_model(12_000, 12_000, 3), "takes 12000 x 12000 x 3 values per event"),
+    ],
+    ids=["folding", "constant", "columns", "more columns", "pixels"],
+)
+def test_a_model_that_needs_too_much_is_refused_and_the_server_stays_small(
+    server: Server, tmp_path: Path, model: bytes, reason: str
+) -> None:
+    before, answers = memory(server), []
+    upload = threading.Thread(target=lambda: answers.append(put(server, tmp_path, "bad", model)))
+    upload.start()
+    while upload.is_alive():
+        assert ask(server.url) == MET_SCORE
+        upload.join(0.05)
+    (answer,) = answers
+    assert answer.status_code == 400
+    assert re.search(reason, answer.json()["error"])
+    write_bundle(server.models_dir / "copied", "copied", graph=model)  # by hand, without an upload
+    row = requests.post(f"{server.url}/json", json={"model": "copied", "values": [1, 2, 3]}, timeout=60)
+    assert row.status_code == 400
+    assert re.search(reason, row.json()["error"])
+    assert memory(server) < before + 30
+    assert psutil.Process(server.process.pid).children() == []
+
+
+def test_a_run_that_takes_too_long_or_too_much_memory_is_ended_and_the_next_one_is_not(
+    server: Server, tmp_path: Path
+) -> None:
+    assert put(server, tmp_path, "loop", looping_model()).status_code == 200
+    assert put(server, tmp_path, "grow", growing_model()).status_code == 200
+
+    def score(name: str, *values: float) -> tuple[int, Any]:
+        answer = requests.post(f"{server.url}/json", json={"model": name, "values": values}, timeout=60)
+        return answer.status_code, answer.json()
+
+    assert score("loop", 1, 2) == (200, [1, 2])
+    assert score("loop", 1, FOR_EVER) == (
+        503,
+        {"error": "the model takes longer than 1 s for this, and was stopped"},
+    )
+    assert score("loop", 3, 2) == (200, [3, 2])
+    assert score("grow", 1, 1, 2)[0] == 200
+    assert score("grow", 1, 1, 1e9) == (
+        503,
+        {"error": "the model needs more than 0.5 GB of memory for this, and was stopped"},
+    )
+    assert score("grow", 1, 1, 2)[0] == 200
+    assert ask(server.url) == MET_SCORE
+
+
+def test_forty_models_that_never_load_hold_up_no_other(server: Server, tmp_path: Path) -> None:
+    for index in range(40):
+        write_bundle(server.models_dir / f"fold{index}", f"fold{index}", graph=folding_model(50 + index))
+    write_bundle(server.models_dir / "late", "late", graph=trained_model())
+    with ThreadPoolExecutor(40) as pool:
+        bad = [
+            pool.submit(requests.post, f"{server.url}/json", json={"model": f"fold{index}", "values": [1, 2, 3]})
+            for index in range(40)
+        ]
+        longest = 0.0
+        for _ in range(20):
+            began = time.monotonic()
+            assert ask(server.url) == MET_SCORE
+            assert requests.get(f"{server.url}/models", timeout=20).status_code == 200
+            longest = max(longest, time.monotonic() - began)
+        assert len(psutil.Process(server.process.pid).children()) <= 3
+        assert longest < 2
+        answers = [one.result() for one in bad]
+    assert {answer.status_code for answer in answers} <= {400, 503}
+    assert all(len(answer.json()["error"].splitlines()) == 1 for answer in answers)
+
+
+def test_idle_processes_end_for_other_models(server: Server, tmp_path: Path) -> None:
+    for index in range(5):
+        write_bundle(server.models_dir / f"loop{index}", f"loop{index}", graph=looping_model())
+    for index in (0, 1, 2, 3, 4, 0):
+        row = {"model": f"loop{index}", "values": [1, index]}
+        assert requests.post(f"{server.url}/json", json=row, timeout=60).json() == [1, index]
+        assert len(psutil.Process(server.process.pid).children()) <= 3
+
+
+def test_a_server_ends_within_ten_seconds_whatever_models_do(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models/htautau")
+    write_bundle(tmp_path / "models/loop", "loop", looping_model())
+    write_bundle(tmp_path / "models/fold", "fold", folding_model())
+    with Server.start(tmp_path / "models", "--workers=2") as server:
+        assert ask(server.url) == MET_SCORE
+        rows = [{"model": "loop", "values": [1, FOR_EVER]}, {"model": "fold", "values": [1, 2, 3]}] * 2
+
+        def send(row: dict[str, Any]) -> None:
+            with suppress(requests.ConnectionError):
+                requests.post(f"{server.url}/json", json=row, timeout=60)
+
+        with ThreadPoolExecutor(4) as pool:
+            pool.map(send, rows)
+            end = time.monotonic() + 60
+            while len(psutil.Process(server.process.pid).children(recursive=True)) < 4:
+                assert time.monotonic() < end
+            children = psutil.Process(server.process.pid).children(recursive=True)
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 10
+        psutil.wait_procs(children, timeout=10)
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -110,7 +110,7 @@ def quick(target: Target, parse: Parse, faults: Faults, count: int, seconds: flo
 def find_leak(target: Target, parse: Parse, faults: Faults, seconds: float) -> str | None:
     """Try the same inputs again and again; return a description of the leak if memory grows meanwhile."""
     corpus = corpus_of(target)
-    inputs = [*corpus, *itertools.islice(Mutations(corpus, seed=2, largest=target.largest), 300)]
+    inputs = [*corpus, *itertools.islice(Mutations(corpus, seed=2, largest=target.largest), 100)]
     sizes = []
     for _ in range(_ROUNDS):
         end = time.monotonic() + seconds / _ROUNDS

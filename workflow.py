@@ -166,7 +166,7 @@ def load_params(path: str | None) -> Params:
     """Return the parameters of a file, of ./params.json, or the defaults."""
     from mlaas4hep.config import Params
 
-    if path is None and os.path.isfile("params.json"):
+    if path is None and os.path.lexists("params.json") and not os.path.isdir("params.json"):
         path = "params.json"
         console.notice("no --params: taking params.json of this folder")
     return Params.load(path) if path else Params.parse({})

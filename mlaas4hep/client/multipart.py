@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mlaas4hep.client.bodies import pieces
 from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.input_files import check_is_file
 
 
 class FilePart(NamedTuple):
@@ -79,6 +80,7 @@ def _quoted(text: str) -> str:
 def _size(path: Path | None) -> int:
     if path is None:
         return 0
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             return file.seek(0, 2)

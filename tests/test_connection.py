@@ -448,7 +448,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_what_the_error_says(stock: Stoc
     (tmp_path / "model").write_bytes(bytes(100))
     form = Multipart({}, {"model": FilePart("model", tmp_path / "model")})
     (tmp_path / "model").write_bytes(bytes(10))
-    with TFaaSClient(stock.url) as client, pytest.raises(FileUnreadable, match="model became shorter while"):
+    with TFaaSClient(stock.url) as client, pytest.raises(FileUnreadable, match="model changed while it was sent"):
         client._connection.send("POST", "/upload", form, {"Content-Type": form.content_type}, once=True)
 
 

@@ -78,7 +78,7 @@ def command(args: argparse.Namespace) -> int:
     if args.testing:
         return test(args)
     stop = Stop()
-    with stop.by_sigterm():
+    with stop.by_signals():
         return train(args, stop)
 
 

@@ -82,7 +82,7 @@ def command(args: argparse.Namespace) -> int:
     if args.testing:
         return test(args)
     stop = Stop()
-    with stop.by_sigterm():
+    with stop.by_signals():
         return train(args, stop)
 
 
@@ -188,7 +188,7 @@ def print_images(stream: ImageStream, backend: Backend, network: Network) -> Non
 
 def print_quantised(folder: Path) -> None:
     """Print what the model of 8 bits costs, and what it saves."""
-    from mlaas4hep.files import read_json
+    from mlaas4hep.input_files import read_json
 
     figures = read_json(folder / "metrics.json")
     few, all_bits = figures["quantized"], figures["test"]

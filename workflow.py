@@ -7,8 +7,8 @@
     workflow.py --predict=model --files=data.root --fout=scores
 
 Without labels the model learns to tell the events from copies of themselves whose columns were shuffled. Results go to
-stdout, progress and notices to stderr. The exit code is 0, 1 after an error, 143 after SIGTERM (what --resume is for),
-130 after Ctrl-C. In Python: from mlaas4hep import DataGenerator.
+stdout, progress and notices to stderr. The exit code is 0, 1 after an error, 143 after SIGTERM and
+130 after Ctrl-C (--resume goes on from there). In Python: from mlaas4hep import DataGenerator.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def command(args: argparse.Namespace) -> int:
     from mlaas4hep.training.stopping import Stop
 
     stop = Stop()
-    with stop.by_sigterm():
+    with stop.by_signals():
         return predict(args) if args.predict else train(args, stop)
 
 
@@ -171,7 +171,7 @@ def load_params(path: str | None) -> Params:
     """Return the parameters of a file, of ./params.json, or the defaults."""
     from mlaas4hep.config import Params
 
-    if path is None and os.path.isfile("params.json"):
+    if path is None and os.path.lexists("params.json") and not os.path.isdir("params.json"):
         path = "params.json"
         console.notice("no --params: taking params.json of this folder")
     return Params.load(path) if path else Params.parse({})

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> int:
     """Draw the events of all files, unless it is stopped."""
-    with Stop().by_sigterm():
+    with Stop().by_signals():
         return draw_files(args)
 
 

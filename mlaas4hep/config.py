@@ -24,7 +24,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from mlaas4hep.errors import ConfigError, nearest
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import read_json
 from mlaas4hep.lists import split_list
 from mlaas4hep.methods import parse_choice
 

@@ -35,9 +35,6 @@ _SYNCING = 16
 _UNFINISHED = Marker(".mlaas4hep-unfinished", "This folder is temporary: MLaaS4HEP writes a file or folder in it.\n")
 _LOCK_MARK = b"MLaaS4HEP locks what is written here\n"
 
-UTF_8 = "if it is one, save it as UTF-8"
-"""What to do with a file that is no text."""
-
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path]:
@@ -197,47 +194,6 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON that every parser reads (no NaN, no Infinity), indented by one."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        FileUnreadable: there is no such file, or it cannot be read.
-        ConfigError: its text is not JSON; the message names line and column.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; numbers of thousands of digits
-        raise ConfigError(f"{path} is JSON that cannot be read: {error}") from error
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a text file (UTF-8).
-
-    Raises:
-        FileUnreadable: there is no such file, it cannot be read, or it is not text.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileUnreadable(f"{path} is not a text file", hint=UTF_8) from error
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
-
-
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Read the lines of a text file without blank ones, `#` comments and surrounding space."""
-    return content_lines(read_text(path))
-
-
-def content_lines(text: str) -> list[str]:
-    """Return the lines of a text without blank ones, `#` comments and surrounding space."""
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
 
 
 @contextmanager

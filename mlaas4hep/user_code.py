@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, first_line
-from mlaas4hep.files import read_text
+from mlaas4hep.input_files import read_text
 
 
 def run_file(path: Path, name: str) -> ModuleType:

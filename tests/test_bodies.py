@@ -17,6 +17,7 @@ from stock_tfaas import StockTFaaS
 
 from mlaas4hep.client.bodies import FileBody
 from mlaas4hep.client.multipart import FilePart, Multipart
+from mlaas4hep.errors import FileUnreadable
 
 SIZE = 11_000_001
 
@@ -66,3 +67,17 @@ def test_a_large_upload_shows_a_bar_in_a_terminal_and_nothing_in_a_pipe(bundle: 
     total = "14.7M" if "base64" in option else "11.0M"
     assert f"/{total} [" in seen
     assert seen.endswith(f"to {server.url}\r\n")
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_a_file_that_is_rewritten_while_it_is_sent_never_arrives_whole(tmp_path: Path, as_form: bool) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(b"a" * 3_000_000)
+    with path.open("rb") as file:
+        body = Multipart({}, {"m": FilePart("m", path)}) if as_form else FileBody(file)
+        pieces = iter(body)
+        sent = len(next(pieces))
+        path.write_bytes(b"b" * 4_000_000)
+        with pytest.raises(FileUnreadable, match="model changed while it was sent; send it again when nothing"):
+            sent += sum(map(len, pieces))
+    assert sent < len(body)

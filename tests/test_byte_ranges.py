@@ -44,7 +44,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path):
     path.write_bytes(bytes(1000))
     ranges = LocalRanges(str(path))
     path.write_bytes(bytes(500))
-    with pytest.raises(OSError, match="100 bytes came of the 600 from byte 400 on"):
+    with pytest.raises(OSError, match=r"a\.bin changed while it was read"):
         ranges.read([(400, 600)])
     ranges.close()
 

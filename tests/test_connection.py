@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 import select
+import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -220,6 +223,69 @@ def test_a_server_that_is_down_is_one_line_without_the_password() -> None:
     assert str(caught.value) == line
 
 
+MISLEADING = "/params/resolved/refused/IncompleteRead/BadStatusLine/CERTIFICATE_VERIFY_FAILED"
+"""A path whose words are those of other failures."""
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "nobody listens there"),
+        ("127.255.255.255:1", "there is no route to that host"),  # the broadcast address of loopback
+        ("nowhere.invalid:1", "there is no host of that name|no name server says at present"),
+    ],
+)
+def test_no_connection_is_explained_by_its_error_number_whatever_the_path_says(address: str, reason: str) -> None:
+    with TFaaSClient(f"http://{address}{MISLEADING}", retries=0) as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    line = str(caught.value).replace(MISLEADING, "")
+    assert re.match(rf"GET http://{re.escape(address)}/models: ({reason})", line), line
+
+
+@pytest.mark.parametrize(
+    ("handle", "reason"),
+    [
+        (lambda connection: connection.recv(65536), "the server closed the connection without an answer"),
+        (lambda connection: hang(connection), "no answer within 0.3 s"),
+        (answer("[plain text]", header="Content-Encoding: gzip\r\n"), "the answer is not packed as it says"),
+        (lambda connection: reply(connection, b"SSH-2.0-OpenSSH_9.2\r\n"), "the answer is no HTTP"),
+        (lambda connection: reply(connection, b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000), "the answer is no HTTP"),
+        (
+            lambda connection: reply(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["),
+            "the answer broke off",
+        ),
+    ],
+    ids=["closed", "hangs", "not packed", "another protocol", "endless header", "broken off"],
+)
+def test_a_bad_answer_is_explained_by_its_type_whatever_the_path_says(
+    listener: Listener, handle: Handler, reason: str
+) -> None:
+    url = f"http://{listener(handle)}{MISLEADING}"
+    with TFaaSClient(url, retries=0, timeout=(5, 0.3)) as client, pytest.raises(ServiceError) as caught:
+        client.models()
+    assert f"/models: {reason}" in str(caught.value).replace(MISLEADING, "")
+
+
+def reply(connection: socket.socket, content: bytes) -> None:
+    connection.recv(65536)
+    connection.sendall(content)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a network namespace")
+def test_a_host_without_a_route_is_not_called_unknown() -> None:
+    script = (
+        "ip link set lo up && ip route add unreachable 192.0.2.0/24 &&"
+        f" exec {sys.executable} tfaas_client.py --url http://192.0.2.1:1/resolved_jets --models"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "error: GET" not in done.stderr:
+        pytest.skip(f"no network namespace here: {done.stderr.strip()}")
+    assert "/resolved_jets/models: there is no route to that host; check" in done.stderr
+
+
 def test_a_host_that_cannot_be_is_one_line_without_the_password() -> None:
     with pytest.raises(ConfigError) as caught:
         TFaaSClient("http://me:secret@a%zz/")
@@ -382,7 +448,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_what_the_error_says(stock: Stoc
     (tmp_path / "model").write_bytes(bytes(100))
     form = Multipart({}, {"model": FilePart("model", tmp_path / "model")})
     (tmp_path / "model").write_bytes(bytes(10))
-    with TFaaSClient(stock.url) as client, pytest.raises(FileUnreadable, match="model became shorter while"):
+    with TFaaSClient(stock.url) as client, pytest.raises(FileUnreadable, match="model changed while it was sent"):
         client._connection.send("POST", "/upload", form, {"Content-Type": form.content_type}, once=True)
 
 

@@ -1,6 +1,8 @@
 """Vectors as files: what other libraries read from them is what the file of events holds."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -182,3 +184,16 @@ def test_what_is_read_is_not_replaced_by_its_own_vectors(file, tmp_path):
         line = only_error_line(run_script("reader.py", "--fin=v.parquet", f"--fout={name}", cwd=tmp_path))
         assert line == f"error: --fout={name} is what is read; name another file with --fout"
     assert (tmp_path / "v.parquet").read_bytes() == content
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet", "h5"])
+def test_a_write_that_fails_is_one_line_and_leaves_what_was_there(tmp_path, ending):
+    write_events(tmp_path / "a.root", 20_000)
+    path = tmp_path / f"v.{ending}"
+    assert run_script("reader.py", "--fin=a.root", "--nevts=10", f"--fout={path.name}", cwd=tmp_path).returncode == 0
+    before = path.read_bytes()
+    script = f"ulimit -f 40; exec {sys.executable} {ROOT / 'reader.py'} --fin=a.root --fout={path.name}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert only_error_line(done).startswith(f"error: cannot write {path.name}: ")
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.root", path.name]

@@ -13,12 +13,10 @@ from mlaas4hep.files import (
     new_directory,
     new_file,
     only_one,
-    read_json,
-    read_lines,
-    read_text,
     remove_unfinished,
     write_json,
 )
+from mlaas4hep.input_files import read_json, read_lines, read_text
 
 
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -12,7 +12,7 @@ from mlaas4hep.errors import ConfigError
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream import PARTS, DataGenerator
 from mlaas4hep.stream.lanes import MAX_LANES
-from mlaas4hep.stream.sample import MAX_OPEN
+from mlaas4hep.stream.open_readers import MAX_IDLE
 
 IDS = ("run", "luminosityBlock", "event")
 
@@ -41,7 +41,7 @@ def forty(tmp_path_factory):
         paths.append(str(folder / f"{number}.root"))
         columns = write_events(paths[-1], events, seed=number, run=number, first_event=2**53 + number, clusters=2)
         truth.update(zip(*(columns[name].tolist() for name in IDS), strict=True))
-    assert len(paths) > MAX_OPEN > MAX_LANES
+    assert len(paths) > MAX_IDLE > MAX_LANES
     assert sum(truth.values()) == len(truth) == sum(lengths)
     return paths, [str(number % 3) for number in range(40)], truth
 

@@ -18,7 +18,7 @@ import pytest
 from scripts import ROOT, only_error_line, run_script
 from serving_fixtures import Server, run_client
 
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import read_json
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("keras", reason="Keras is not installed")

@@ -553,7 +553,7 @@ def test_sigterm_ends_a_run_of_steps_wherever_it_stands_with_a_checkpoint(model,
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     params, stop = Params.parse({**RUN, "epochs": 1, "checkpoint": 60}), Stop()
-    with pytest.raises(Stopped) as caught, stop.by_sigterm():
+    with pytest.raises(Stopped) as caught, stop.by_signals():
         train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=Watch(stop=stop))
     assert str(caught.value).endswith(says)
     assert caught.value.exit_code == 143

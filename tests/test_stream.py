@@ -12,7 +12,7 @@ from tinyroot import write_events, write_tree
 from mlaas4hep import DataGenerator, DataReader
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch
 from mlaas4hep.stream.lanes import MAX_LANES, make_lanes, shares
-from mlaas4hep.stream.sample import MAX_OPEN
+from mlaas4hep.stream.open_readers import MAX_IDLE
 from mlaas4hep.stream.split import PARTS
 
 FILES = {"a": (1000, "x"), "b": (37, "x"), "c": (400, "y"), "empty": (0, "y"), "d": (613, "y"), "one": (1, "x")}
@@ -120,14 +120,14 @@ def test_every_chunk_has_the_composition_of_the_sample(tmp_path):
 
 def test_more_files_than_lanes_and_open_files_come_exactly_once_too(tmp_path):
     truth = Counter()
-    count = MAX_OPEN + 8
+    count = MAX_IDLE + 8
     for number in range(count):
         columns = write_events(tmp_path / f"{number:02d}.root", 20 + number, seed=number, run=number)
         truth.update(zip(*(columns[key].tolist() for key in ("run", "luminosityBlock", "event")), strict=True))
     (tmp_path / "files.txt").write_text("*.root\n")
     labels = [number % 2 for number in range(count)]
     with DataGenerator(str(tmp_path / "files.txt"), labels, {"chunk_size": 100, "workers": 4}) as generator:
-        assert count > MAX_OPEN > MAX_LANES
+        assert count > MAX_IDLE > MAX_LANES
         for epoch in range(2):
             assert identities(generator.batches(epoch=epoch)) == truth
 

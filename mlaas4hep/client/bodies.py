@@ -9,9 +9,10 @@ The length is known beforehand (`len(body)`), so that no server needs to take ch
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from mlaas4hep import console
 from mlaas4hep.errors import FileUnreadable
@@ -38,27 +39,52 @@ class FileBody:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._size = file.seek(0, 2)
+        file.flush()
+        self._stamp = stamp_of(file)
 
     def __len__(self) -> int:
-        return self._size
+        return self._stamp.size
 
     def __iter__(self) -> Iterator[bytes]:
-        self._file.seek(0)
-        yield from pieces(self._file, self._size)
+        yield from pieces(self._file, self._stamp)
 
 
-def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes from where the file stands.
+class Stamp(NamedTuple):
+    """What changes when a file is written to, or replaced by another one.
+
+    Attributes:
+        size: bytes.
+    """
+
+    size: int
+    modified: int
+    inode: int
+
+
+def stamp_of(file: BinaryIO) -> Stamp:
+    """Return the stamp of an open file."""
+    status = os.fstat(file.fileno())
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def pieces(file: BinaryIO, stamp: Stamp) -> Iterator[bytes]:
+    """Yield the content of an open file from its first byte.
 
     Raises:
-        FileUnreadable: there are fewer.
+        FileUnreadable: the file is not the one that the stamp was taken of. The last piece is not sent then, so the
+            server never has a whole body.
     """
-    while size > 0 and (piece := file.read(min(size, PIECE))):
-        size -= len(piece)
+    file.seek(0)
+    left = stamp.size
+    while left > 0:
+        piece = file.read(min(left, PIECE))
+        left -= len(piece)
+        if not piece or (not left and stamp_of(file) != stamp):
+            raise FileUnreadable(
+                f"{getattr(file, 'name', 'the file')} changed while it was sent",
+                hint="send it again when nothing writes to it any more",
+            )
         yield piece
-    if size:
-        raise FileUnreadable(f"{getattr(file, 'name', 'the file')} became shorter while it was sent")
 
 
 @contextmanager

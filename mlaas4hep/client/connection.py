@@ -46,6 +46,7 @@ from mlaas4hep.client.failures import (
 from mlaas4hep.client.pace import PacedAdapter
 from mlaas4hep.client.token import check_token_may_go_to, checked_token, may_carry_token
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, ServiceError
+from mlaas4hep.input_files import check_is_file
 
 LARGEST = 64_000_000
 """Bytes of an answer, unpacked."""
@@ -91,8 +92,11 @@ class Connection:
     ) -> None:
         netloc = split_url(url).netloc
         for file in [cert] if isinstance(cert, str) else cert or []:
+            check_is_file(file)
             if not os.path.isfile(file) or not os.access(file, os.R_OK):
                 raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
+        if capath and not os.path.isdir(capath):
+            check_is_file(capath)
         if capath and not os.path.exists(capath):
             raise FileUnreadable(f"there are no certificates of authorities at {capath}")
         self._url = url.rstrip("/")

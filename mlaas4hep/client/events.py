@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlaas4hep.errors import ConfigError, nearest
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import read_json
 
 _KEYS = ("keys", "values", "model", "labels")
 

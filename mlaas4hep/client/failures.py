@@ -7,38 +7,26 @@ Which request it was, and whether it is sent again, is the business of `connecti
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
+import ssl
 from collections.abc import Mapping
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import NamedTuple, TypeVar
 
 import requests
-from urllib3.exceptions import MaxRetryError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from mlaas4hep.client.pace import TooSlow
+from mlaas4hep.client.tls_failures import explain_tls
 from mlaas4hep.errors import ServiceError
 
 LONGEST_REASON = 300
 WRONG_SERVER = "is it the right server? check the URL, its base path and --protocol"
 _TLS = "if it speaks TLS, the URL begins with https"
 
-_TLS_FAILURES = {
-    "Hostname mismatch": ("its certificate is for another host", "give the name that is in it"),
-    "IP address mismatch": ("its certificate is for another host", "give the name that is in it"),
-    "has expired": ("its certificate has expired", "whoever runs the server must renew it"),
-    "CERTIFICATE_VERIFY_FAILED": (
-        "its certificate is of no authority that is trusted here",
-        "name them: --capath or X509_CERT_DIR",
-    ),
-    "WRONG_VERSION_NUMBER": ("the server does not speak TLS", "the URL begins with http, not https"),
-    "record layer failure": ("the server does not speak TLS", "the URL begins with http, not https"),
-    "NO_CERTIFICATE_OR_CRL_FOUND": ("there is no authority in the file of --capath or X509_CERT_DIR", "it must be PEM"),
-    "KEY_VALUES_MISMATCH": ("the private key is another certificate's", "check --cert and --key"),
-    "PEM lib": ("the client certificate or its key cannot be read", "both must be PEM; the key may need --key"),
-    "ALERT_UNKNOWN_CA": ("it does not know who signed the client certificate", "check --cert or X509_USER_PROXY"),
-}
-"""What OpenSSL's errors say, and what that means, the more precise first."""
-
-
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 _MOVED = (301, 302, 303, 307, 308)
 _Cause = TypeVar("_Cause", bound=BaseException)
 
@@ -111,40 +99,54 @@ def explain(error: requests.RequestException, timeouts: tuple[float, float]) -> 
         error: what was raised.
         timeouts: for the connection, and for the answer, in seconds.
     """
-    failure, text = requests.exceptions, str(error)
+    failure = requests.exceptions
     if cause_of(error, TooSlow):
         return "the answer comes at less than 1 kB/s", "the server is busy or hangs; --timeout"
     if isinstance(error, failure.SSLError):
-        return _explain_tls(text)
+        return explain_tls(cause_of(error, ssl.SSLError))
     if isinstance(error, failure.ProxyError):
         return "the proxy does not pass it on", "check HTTPS_PROXY and HTTP_PROXY, or set NO_PROXY"
     if isinstance(error, failure.ConnectTimeout):
         return f"no connection within {timeouts[0]:g} s", "check host and port"
-    if isinstance(error, failure.Timeout) or "Read timed out" in text:
+    if isinstance(error, failure.ReadTimeout) or cause_of(error, ReadTimeoutError):
         return f"no answer within {timeouts[1]:g} s", "the server is busy or hangs; --timeout"
-    if "timed out" in text:  # urllib3 sends under the first of the two timeouts
-        return f"the server took nothing of the request for {timeouts[0]:g} s", "it is busy or hangs; --timeout"
-    if "refused" in text:
-        return "nobody listens there", "start a server: tfaas_server.py"
-    if "resolve" in text:
-        return "there is no host of that name", "check the URL"
+    if unresolved := cause_of(error, socket.gaierror):
+        return _explain_resolution(unresolved)
+    if refused := cause_of(error, NewConnectionError):
+        return _explain_connection(cause_of(refused, OSError))
     if isinstance(error, failure.ContentDecodingError):
         return "the answer is not packed as it says", "see the server's log"
-    if "IncompleteRead" in text or isinstance(error, failure.ChunkedEncodingError):
+    if isinstance(error, failure.ChunkedEncodingError) or cause_of(error, IncompleteRead):
         return "the answer broke off", "see the server's log"
-    if "BadStatusLine" in text:
+    if cause_of(error, TimeoutError):  # urllib3 sends under the first of the two timeouts
+        return f"the server took nothing of the request for {timeouts[0]:g} s", "it is busy or hangs; --timeout"
+    if cause_of(error, HTTPException) and not cause_of(error, RemoteDisconnected):
         return "the answer is no HTTP", f"{_TLS}; else check the port"
     if isinstance(error, failure.ConnectionError):
         return "the server closed the connection without an answer", f"{_TLS}; else see its log"
-    return " ".join(text.split())[:LONGEST_REASON], ""
+    return " ".join(str(error).split())[:LONGEST_REASON], ""
+
+
+def _explain_resolution(error: socket.gaierror) -> tuple[str, str]:
+    if error.errno == socket.EAI_AGAIN:
+        return "no name server says at present where that host is", "check the URL and the network, or try again later"
+    return "there is no host of that name", "check the URL"
+
+
+def _explain_connection(error: OSError | None) -> tuple[str, str]:
+    """Return the cause and the advice where no connection was made."""
+    if error is None or error.errno == errno.ECONNREFUSED:
+        return "nobody listens there", "start a server: tfaas_server.py"
+    if error.errno in _UNREACHABLE:
+        return "there is no route to that host", "check the host's name, the network and the VPN"
+    return f"no connection: {error.strerror or error}", "check host and port"
 
 
 def never_connected(error: requests.RequestException) -> bool:
     """Say whether the server cannot have got any of the request, and may be there soon."""
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return True
-    reason = error.args[0].reason if error.args and isinstance(error.args[0], MaxRetryError) else None
-    return isinstance(reason, NewConnectionError) and not isinstance(reason, NameResolutionError)
+    return bool(cause_of(error, NewConnectionError)) and not cause_of(error, NameResolutionError)
 
 
 def broke_off(error: requests.RequestException) -> bool:
@@ -152,22 +154,19 @@ def broke_off(error: requests.RequestException) -> bool:
     failure = requests.exceptions
     others = (failure.SSLError, failure.ProxyError, failure.Timeout)
     ended = isinstance(error, (failure.ConnectionError, failure.ChunkedEncodingError)) and not isinstance(error, others)
-    return ended and "timed out" not in str(error) and "resolve" not in str(error) and not cause_of(error, TooSlow)
+    return ended and not any(
+        cause_of(error, kind) for kind in (TimeoutError, ReadTimeoutError, NameResolutionError, TooSlow)
+    )
 
 
 def cause_of(error: BaseException, kind: type[_Cause]) -> _Cause | None:
-    """Return what requests has wrapped, if that is of a kind, as of a file that became shorter while it was sent.
+    """Return the wrapped exception of a kind, such as that of a file that became shorter while it was sent.
 
-    What was being handled as the request began, which is in `__context__` too, has nothing to do with it.
+    `requests` and urllib3 wrap exceptions in arguments, in `reason`, and as the explicit cause. `__context__` is not
+    searched: it also holds what was being handled as the request began.
     """
     if isinstance(error, kind):
         return error
-    wrapped = [part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)]
+    parts = (*error.args, getattr(error, "reason", None), error.__cause__)
+    wrapped = [part for part in parts if isinstance(part, BaseException)]
     return next((found for part in wrapped if (found := cause_of(part, kind))), None)
-
-
-def _explain_tls(text: str) -> tuple[str, str]:
-    for sign, explained in _TLS_FAILURES.items():
-        if sign in text:
-            return explained
-    return "TLS fails", "a client certificate may be needed: --cert and --key, or X509_USER_PROXY"

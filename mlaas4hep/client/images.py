@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlaas4hep.client.multipart import FilePart
 from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.input_files import check_is_file
 
 _MAGIC = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 
@@ -22,6 +23,7 @@ def image_part(path: str | os.PathLike[str]) -> FilePart:
         ConfigError: it is neither PNG nor JPEG.
     """
     path = Path(path)
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(8)

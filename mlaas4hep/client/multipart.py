@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlaas4hep.client.bodies import pieces
+from mlaas4hep.client.bodies import Stamp, pieces, stamp_of
 from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.input_files import check_is_file
 
 
 class FilePart(NamedTuple):
@@ -40,7 +41,7 @@ class Multipart:
     def __init__(self, fields: Mapping[str, str], files: Mapping[str, FilePart]) -> None:
         self._boundary = secrets.token_hex(16)
         self._parts = [(self._header(name), text.encode()) for name, text in fields.items()]
-        self._files = [(self._header(name, file.filename), file, _size(file.path)) for name, file in files.items()]
+        self._files = [(self._header(name, file.filename), file, _stamp(file.path)) for name, file in files.items()]
         self._end = f"--{self._boundary}--\r\n".encode()
 
     @property
@@ -51,17 +52,18 @@ class Multipart:
     def __len__(self) -> int:
         fields = sum(len(header) + len(text) + 2 for header, text in self._parts)
         files = sum(
-            len(header) + (-(-size // 3) * 4 if file.in_base64 else size) + 2 for header, file, size in self._files
+            len(header) + (-(-stamp.size // 3) * 4 if file.in_base64 else stamp.size) + 2
+            for header, file, stamp in self._files
         )
         return fields + files + len(self._end)
 
     def __iter__(self) -> Iterator[bytes]:
         for header, text in self._parts:
             yield header + text + b"\r\n"
-        for header, file, size in self._files:
+        for header, file, stamp in self._files:
             yield header
             if file.path is not None:
-                yield from _read(file.path, size, file.in_base64)
+                yield from _read(file.path, stamp, file.in_base64)
             yield b"\r\n"
         yield self._end
 
@@ -76,17 +78,18 @@ def _quoted(text: str) -> str:
     return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _size(path: Path | None) -> int:
+def _stamp(path: Path | None) -> Stamp:
     if path is None:
-        return 0
+        return Stamp(0, 0, 0)
+    check_is_file(path)
     try:
         with path.open("rb") as file:
-            return file.seek(0, 2)
+            return stamp_of(file)
     except OSError as error:
         raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
 
 
-def _read(path: Path, size: int, in_base64: bool) -> Iterator[bytes]:
+def _read(path: Path, stamp: Stamp, in_base64: bool) -> Iterator[bytes]:
     with path.open("rb") as file:
-        for piece in pieces(file, size):  # each but the last is a multiple of 3, as plain files are read
+        for piece in pieces(file, stamp):  # each but the last is a multiple of 3, as plain files are read
             yield base64.b64encode(piece) if in_base64 else piece

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import check_is_file, read_json
 from mlaas4hep.serving.params import PARAMS, check_files, checked_name, parse_params
 
 
@@ -39,8 +39,11 @@ def packed(folder: Path) -> Iterator[tuple[str, BinaryIO]]:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as archive:
                 archive.add(folder, name, recursive=False, filter=_of_nobody)
                 for path in sorted(folder.rglob("*")):  # a folder is sorted before what is in it
-                    if path.is_file() or path.is_dir():
-                        archive.add(path, f"{name}/{path.relative_to(folder)}", recursive=False, filter=_of_nobody)
+                    if not path.is_dir():
+                        check_is_file(path, hint="a model's folder holds files and folders only")
+                    archive.add(path, f"{name}/{path.relative_to(folder)}", recursive=False, filter=_of_nobody)
+        except FileUnreadable:
+            raise
         except OSError as error:
             raise FileUnreadable(f"cannot pack {error.filename or folder}: {error.strerror}") from error
         yield name, cast(BinaryIO, file)

@@ -26,6 +26,7 @@ from mlaas4hep.client.packing import packed
 from mlaas4hep.client.upload_spec import read_upload_spec
 from mlaas4hep.closing import Closing
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
+from mlaas4hep.input_files import check_is_file
 from mlaas4hep.serving.archive import GZIP_MAGIC
 
 PROTOCOLS = ("tfaas", "v2")
@@ -103,6 +104,7 @@ class TFaaSClient(Closing):
                 with packed(path) as (_, file):
                     self._send_archive(FileBody(file), path.name, is_gzip=True)
             else:
+                check_is_file(path)
                 with path.open("rb") as archive:
                     is_gzip = archive.read(len(GZIP_MAGIC)) == GZIP_MAGIC
                     self._send_archive(FileBody(archive), path.name, is_gzip)

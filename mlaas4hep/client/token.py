@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mlaas4hep.client.address import is_loopback, split_url
 from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.input_files import check_is_file
 
 _FORM = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """What goes into the header: RFC 6750's b64token."""
@@ -79,6 +80,7 @@ def checked_token(text: str, source: str) -> str:
 
 
 def _read(path: Path, source: str) -> str | None:
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             text = file.read(_LARGEST).decode("latin-1").strip()

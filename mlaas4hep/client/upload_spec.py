@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, nearest
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import check_is_file, read_json
 
 _KEYS = ("model", "labels", "name", "params")
 
@@ -74,5 +74,6 @@ def _find(file: str, folder: Path, what: str) -> Path:
     for place in places:
         if place.is_file():
             return place
+        check_is_file(place)
     looked = " and ".join(dict.fromkeys(str(place) for place in places))
     raise FileUnreadable(f"{what} is not there: looked for {looked}")

@@ -18,13 +18,13 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.files import read_lines
 from mlaas4hep.images.check import Checked, check_images
 from mlaas4hep.images.folder import ImageFolder, read_folder
 from mlaas4hep.images.graph import run_graph
 from mlaas4hep.images.quantise import QUANTISED
 from mlaas4hep.images.stream import ImageStream
 from mlaas4hep.images.train import Images
+from mlaas4hep.input_files import read_lines
 from mlaas4hep.lists import some
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.loop import Scored

@@ -17,7 +17,7 @@ from posixpath import normpath
 from typing import NamedTuple
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import UTF_8, read_text
+from mlaas4hep.input_files import UTF_8, read_text
 from mlaas4hep.lists import some
 
 _FIRST_CELL = re.compile(r'(?:\s*"(?:[^"]|"")*"\s*|[^,;\t]*)([,;\t])')

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mlaas4hep.errors import FileUnreadable
+from mlaas4hep.errors import FileUnreadable, Unreachable
 from mlaas4hep.io.recycler import MEMORY
 
 Place = tuple[int, int]
@@ -65,8 +65,12 @@ class ByteRanges(Protocol):
         """Give back the file."""
 
 
+class FileChanged(Unreachable):
+    """A file was written to while it was being read, so that its events would come from two files."""
+
+
 class LocalRanges:
-    """A file on disk."""
+    """A file on disk, which nobody may write to while it is open."""
 
     def __init__(self, path: str) -> None:
         """Open it.
@@ -79,14 +83,22 @@ class LocalRanges:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise FileUnreadable(f"cannot read {path}: {error.strerror or error}") from error
-        self.size = os.fstat(self._file).st_size
+        status = os.fstat(self._file)
+        self.size, self._modified = status.st_size, status.st_mtime_ns
 
     def read(self, places: Iterable[Place]) -> Mapping[Place, memoryview]:
-        """See `ByteRanges`."""
+        """See `ByteRanges`.
+
+        Raises:
+            FileChanged: it has another size or time of modification than when it was opened.
+        """
         found: dict[Place, memoryview] = {}
         for start, length, members in join(places, self.size):
             memory = MEMORY.empty((length,), np.uint8)
             count = os.preadv(self._file, [memory.data], start)
+            status = os.fstat(self._file)
+            if (status.st_size, status.st_mtime_ns) != (self.size, self._modified):
+                raise changed(self.location)
             found.update(cut(memory.data[:count], start, length, members))
         return found
 
@@ -99,6 +111,11 @@ class LocalRanges:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def changed(location: str) -> FileChanged:
+    """Return the error for a file that was written to while it was being read."""
+    return FileChanged(f"{location} changed while it was read", hint="start again when nothing writes to it any more")
 
 
 class RangeFile(io.RawIOBase):

@@ -14,6 +14,8 @@ import ssl
 from datetime import datetime, timezone
 from pathlib import Path
 
+from mlaas4hep.input_files import special_kind
+
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
 
 VALIDITY = re.compile(rb"\x30.(?:\x17\x0d\d{10,12}Z|\x18\x0f\d{14}Z)(?:\x17\x0d(\d{12}Z)|\x18\x0f(\d{14}Z))", re.S)
@@ -24,6 +26,9 @@ def advice() -> str:
     """Return why a server of the grid does not know us, and what to do."""
     path = Path(os.environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.getuid()}")
     authorities = Path(os.environ.get("X509_CERT_DIR") or "/etc/grid-security/certificates")
+    kind = special_kind(path)
+    if kind:
+        return f"the grid proxy {path} is {kind}, not a file: set X509_USER_PROXY"
     try:
         end = end_of(path.read_text(encoding="latin-1"))
     except OSError as error:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlaas4hep.errors import FileUnreadable, nearest
-from mlaas4hep.files import read_lines
+from mlaas4hep.input_files import check_is_file, read_lines
 
 CMS_REDIRECTORS = ("root://cmsxrootd.fnal.gov", "root://xrootd-cms.infn.it", "root://cms-xrd-global.cern.ch")
 """CMS's regional redirectors (US, Europe) and the global one; `--redirector` takes them as a comma list."""
@@ -80,6 +80,7 @@ def candidates(name: str, redirectors: Sequence[str] = ()) -> list[str]:
         raise FileUnreadable(
             f"{name} is a folder, not a file", hint=f"name its files, as in '{name.rstrip('/')}/*.root'"
         )
+    check_is_file(name)
     raise FileUnreadable(f"there is no file {name}", nearest=_neighbours(name))
 
 

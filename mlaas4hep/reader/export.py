@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -177,11 +178,23 @@ def _npz(reader: DataReader, path: Path) -> Iterator[Add]:
 
 
 @contextmanager
+def _hdf5_errors() -> Iterator[None]:
+    """Raise what the system said of a write that failed; HDF5 gives the error number in its text only."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+@contextmanager
 def _hdf5(reader: DataReader, path: Path) -> Iterator[Add]:
     """Datasets of the names that an npz has."""
     h5py = require("h5py", "formats", "HDF5")
     width = len(reader.columns)
-    with h5py.File(path, "w") as file:
+    with _hdf5_errors(), h5py.File(path, "w") as file:
         file["columns"] = [name.encode() for name in reader.columns]
         file[ABOUT] = _about(reader)
         options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlaas4hep.files import read_json
+from mlaas4hep.input_files import read_json
 from mlaas4hep.io import Column, Columns, Jagged, Kind
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
-from mlaas4hep.files import read_text
+from mlaas4hep.input_files import read_text
 from mlaas4hep.io import Column, Columns, Jagged, Kind
 from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
 from mlaas4hep.io.columns import no_events, select_events

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
-from mlaas4hep.files import read_lines
+from mlaas4hep.input_files import read_lines
 from mlaas4hep.io import Column, Kind
 
 IDENTIFIER = ("run", "luminosityBlock", "event")

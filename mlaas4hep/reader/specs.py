@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, SpecsMismatch
-from mlaas4hep.files import read_json, write_json
+from mlaas4hep.files import write_json
+from mlaas4hep.input_files import read_json
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import sketch
 from mlaas4hep.reader.exact import UNIT, exact_sum, exact_sum_of_squares

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.files import UTF_8, content_lines
+from mlaas4hep.input_files import UTF_8, content_lines
 from mlaas4hep.serving.params import plain_filename
 from mlaas4hep.serving.plain_files import read_plain
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import read_lines
+from mlaas4hep.input_files import FOLDER, check_is_file, read_lines, special_kind
 from mlaas4hep.lists import some, split_list
 from mlaas4hep.reader.specs import FLOAT32_MAX
 
@@ -122,12 +122,15 @@ def read_labels(text: str) -> list[str] | str:
     """
     if os.path.isfile(text):
         return read_lines(text)
+    looks_like_file = "/" in text or text.endswith((".txt", ".list", ".csv"))
+    if looks_like_file or special_kind(text) != FOLDER:  # a branch may have the name of a folder
+        check_is_file(text)
     labels = split_list(text)
     if "," in text and labels != [text]:
         return labels
     if is_pattern(text):
         return text
-    if "/" in text or text.endswith((".txt", ".list", ".csv")):
+    if looks_like_file:
         raise FileUnreadable(f"there is no file {text}", hint="--labels takes a file, a comma list or a branch")
     return text
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,8 @@ from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io import Columns
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.blocks import blocks
-from mlaas4hep.io.location import expand, read_file_list
+from mlaas4hep.io.byte_ranges import changed
+from mlaas4hep.io.location import expand, read_file_list, shown
 from mlaas4hep.io.replicas import Patience
 from mlaas4hep.methods import Choice
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
@@ -51,6 +52,7 @@ from mlaas4hep.stream.labels import (
     targets_by_file,
 )
 from mlaas4hep.stream.lanes import plan
+from mlaas4hep.stream.open_readers import OpenReaders
 from mlaas4hep.stream.split import Split, identity_hash
 
 WEIGHT = "weight"
@@ -61,9 +63,6 @@ BESIDE = (
     *("checkpoint", "tensorboard", "tfaas", "epochs", "patience"),
 )
 """Parameters that have no say in what batches hold."""
-
-MAX_OPEN = 32
-"""Files that stay open between the blocks that are read of them."""
 
 
 class Sample:
@@ -109,7 +108,8 @@ class Sample:
         )
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self._verdicts: list[Verdicts] = [{} for _ in self.files]  # which clusters are damaged; readers come and go
-        self._readers: OrderedDict[int, DataReader] = OrderedDict()
+        self._readers = OpenReaders(self._open)
+        self._origins: list[list[object]] = []
         self._lock = threading.Lock()
         self._known = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
         self.specs = self._examine()
@@ -161,7 +161,6 @@ class Sample:
         self._boundaries: list[Sequence[int]] = []
         self.identifier: tuple[str, ...] = ()
         self._extra: tuple[str, ...] = ()
-        self._origins: list[list[object]] = []
         self._id_types: dict[str, np.dtype[Any]] = {}
         specs: Specs | None = None
         files = range(len(self.files))
@@ -183,7 +182,7 @@ class Sample:
                 self._id_types[name] = _wider(reader.available[name].dtype, self._id_types.get(name))
             self.entries.append(reader.stop)
             self._boundaries.append(reader.boundaries)
-            self._origins.append([reader.identity, reader.num_entries, _stamp(reader.location)])
+            self._origins.append(_origin_of(reader))
             specs = _merge(specs, reader.specs, file, self.files[0]) if self._known is None else reader.specs
         assert specs is not None  # there is at least one file
         if not specs.events and not specs.legacy:
@@ -204,27 +203,20 @@ class Sample:
                 values.append(reader.unique(branch))
         return np.unique(np.concatenate(values))
 
-    @contextmanager
-    def reader(self, index: int) -> Iterator[DataReader]:
-        """Lend the reader of one file; it stays open afterwards, unless there are too many."""
-        with self._lock:
-            reader = self._readers.pop(index, None)
-        try:
-            reader = reader or DataReader.open(self.files[index], self.options, self._known, self._verdicts[index])
-            yield reader
-        finally:
-            with self._lock:
-                self._give_back(index, reader)
+    def reader(self, index: int) -> AbstractContextManager[DataReader]:
+        """Lend the reader of one file; see `OpenReaders.lend`.
 
-    def _give_back(self, index: int, reader: DataReader | None) -> None:
-        if reader is None:
-            return
-        if index in self._readers:  # two were lent at the same time; one is enough to keep
+        Raises:
+            FileChanged: it is another file than when it was first opened.
+        """
+        return self._readers.lend(index)
+
+    def _open(self, index: int) -> DataReader:
+        reader = DataReader.open(self.files[index], self.options, self._known, self._verdicts[index])
+        if index < len(self._origins) and _origin_of(reader) != self._origins[index]:
             reader.close()
-            return
-        self._readers[index] = reader
-        if len(self._readers) > MAX_OPEN:
-            self._readers.popitem(last=False)[1].close()
+            raise changed(shown(self.files[index]))
+        return reader
 
     def load(self, file: int, start: int, stop: int, raw: bool = False) -> Batch:
         """Read some entries of a file, in the order of the file, whatever their part.
@@ -336,9 +328,7 @@ class Sample:
 
     def close(self) -> None:
         """Close all files; they are opened again when something is loaded."""
-        with self._lock:
-            while self._readers:
-                self._readers.popitem()[1].close()
+        self._readers.close()
 
 
 def split_of(params: Params, fold: int = 0) -> Split:
@@ -379,6 +369,11 @@ def _read_options(
         inputs=params.inputs,
         derived=derived,
     )
+
+
+def _origin_of(reader: DataReader) -> list[object]:
+    """Return what a file's events depend on: the name of its content, their number, and when it was written."""
+    return [reader.identity, reader.num_entries, _stamp(reader.location)]
 
 
 def _stamp(location: str) -> list[int]:

@@ -24,6 +24,7 @@ from typing import Any
 import mlaas4hep
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, first_line, nearest
+from mlaas4hep.input_files import FOLDER, check_is_file, special_kind
 from mlaas4hep.training.task import Task
 from mlaas4hep.user_code import line_of, run_file
 
@@ -142,6 +143,9 @@ def find_model_file(name: str) -> Path:
     for path in (given, *(folder / given for folder in folders)):
         if path.is_file():
             return path
+        if special_kind(path) != FOLDER:
+            check_is_file(path)
+    check_is_file(given)
     shipped = sorted({path.name for folder in folders[1:] if folder.is_dir() for path in folder.glob("*.py")})
     raise FileUnreadable(
         f"there is no model file {name}, here or in models/",

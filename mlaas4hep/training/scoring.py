@@ -25,7 +25,8 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, require, said
-from mlaas4hep.files import check_replaceable, new_file, read_json
+from mlaas4hep.files import check_replaceable, new_file
+from mlaas4hep.input_files import check_is_file, read_json
 from mlaas4hep.io.ahead import ahead
 from mlaas4hep.io.location import expand, read_file_list
 from mlaas4hep.io.replicas import Patience
@@ -72,6 +73,8 @@ class Scorer:
             PackageMissing: ONNX Runtime is not installed.
         """
         path = Path(bundle)
+        if not path.is_dir():
+            check_is_file(path, hint="--predict takes the folder of a bundle")
         training = read_json(path / "training.json")
         if not isinstance(training, dict) or "params" not in training:
             raise ConfigError(f"{path} is no bundle of a training", hint="--predict takes the folder of --fout")
@@ -87,6 +90,8 @@ class Scorer:
             )
         folds = training.get("folds", 0)
         graphs = [path / f"folds/{fold}/model.onnx" for fold in range(folds)] or [path / "model.onnx"]
+        for graph in graphs:
+            check_is_file(graph)
         sessions = [open_session(graph) for graph in graphs]
         specs = Specs.load(str(path / "specs.json"))
         return cls(path, training, specs, made, sessions, _names(training))

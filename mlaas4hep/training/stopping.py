@@ -1,11 +1,11 @@
-"""What SIGTERM, by which batch systems end a job, does to a run: it ends soon, and leaves nothing half done.
+"""What SIGTERM, by which batch systems end a job, and Ctrl-C do to a run: it ends soon, and leaves nothing half done.
 
     stop = Stop()
-    with stop.by_sigterm():
+    with stop.by_signals():
         train_model(..., watch=Watch(stop=stop))
 
-Training looks by itself whether it is to stop, and keeps a checkpoint first. All else is interrupted where it stands,
-as by Ctrl-C, so that whoever has made a temporary file deletes it.
+Training looks by itself whether it is to stop, and keeps a checkpoint first. All else is interrupted where it stands
+by a KeyboardInterrupt, so that whoever has made a temporary file deletes it. Ctrl-C once more interrupts training, too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ AGAIN = 10.0
 """Seconds until what is interrupted, and goes on all the same, is interrupted once more."""
 
 
+WORDS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted by Ctrl-C"}
+
+
 class Stopped(MLaaS4HEPError):
-    """The run was asked to stop; the message says how it goes on."""
+    """The run was asked to stop; the message says how it goes on, and the exit code is 128 plus the signal's number."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 class Interrupted(KeyboardInterrupt):
-    """What SIGTERM raises, wherever the run is; whoever catches every `Exception` lets it pass."""
+    """What a signal raises, wherever the run is; whoever catches every `Exception` lets it pass."""
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Stop:
 
     asked: bool = False
     _patience: float = 0.0
+    _signal: signal.Signals = signal.SIGTERM
 
     @contextmanager
     def looked_for(self, patience: float = math.inf) -> Iterator[None]:
@@ -69,19 +73,21 @@ class Stop:
         try:
             yield
         except (Interrupted, Exception) as error:
-            stopped = error if isinstance(error, Stopped) else Stopped("stopped by SIGTERM")
+            stopped = error if isinstance(error, Stopped) else Stopped(WORDS[self._signal])
+            stopped.exit_code = 128 + self._signal
             if not self.asked or stopped.hint:
                 raise
-            raise Stopped(stopped.what, hint=hint()) from error
+            stopped.hint = hint()
+            raise stopped from (None if error is stopped else error)
 
     @contextmanager
-    def by_sigterm(self) -> Iterator[None]:
-        """Let SIGTERM stop the block.
+    def by_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT (Ctrl-C) stop the block.
 
         Raises:
             Stopped: it did.
         """
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGALRM)}
+        before = {number: signal.signal(number, self._take) for number in (*WORDS, signal.SIGALRM)}
         try:
             with self.explained(lambda: BEGIN_ANEW):
                 yield
@@ -91,10 +97,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _take(self, number: int, _: object) -> None:
-        if number == signal.SIGTERM:
+        if number in WORDS and not (self.asked and number == signal.SIGINT):
             if self.asked:  # it is ending
                 return
-            self.asked = True
+            self.asked, self._signal = True, signal.Signals(number)
             if math.isfinite(self._patience):
                 signal.setitimer(signal.ITIMER_REAL, self._patience or AGAIN, AGAIN)
             if self._patience:

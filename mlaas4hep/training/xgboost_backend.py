@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,23 @@ def _named(metric: Callable[..., float]) -> Callable[[np.ndarray, Any], tuple[st
 _Chunk = dict[str, np.ndarray]
 
 
+class _InterruptedPass(Exception):
+    """An interruption on its way through XGBoost, whose cause is the KeyboardInterrupt."""
+
+
+@contextmanager
+def _as_exception() -> Iterator[None]:
+    """Make an interruption an `Exception`: XGBoost remembers these, and raises them when it has ended its passes.
+
+    A KeyboardInterrupt is lost in its callbacks instead. The pass would end early without an error, a later one would
+    bring more events than XGBoost has made room for, and the process would die of SIGABRT.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _InterruptedPass from error
+
+
 class _Source(xgboost.DataIter):
     """Chunks of events as XGBoost asks for them, as often as it likes."""
 
@@ -229,22 +247,27 @@ class _Source(xgboost.DataIter):
 
     def reset(self) -> None:
         """Begin anew."""
-        self._iterator = iter(self._chunks())
+        with _as_exception():
+            self._iterator = iter(self._chunks())
 
     def next(self, input_data: Callable[..., None]) -> bool:
         """Hand over the next chunk, and say whether there was one."""
-        chunk = next(self._iterator, None)
-        if chunk is None:
-            return False
-        input_data(**chunk)
-        return True
+        with _as_exception():
+            chunk = next(self._iterator, None)
+            if chunk is not None:
+                input_data(**chunk)
+        return chunk is not None
 
 
 def _matrix(chunks: Callable[[], Iterable[_Chunk]], limit: float, cache: str, **more: Any) -> Any:
     """Return events as XGBoost keeps them: in memory, or at the path `cache` if they take more than `limit` bytes."""
-    if sum(chunk["data"].size for chunk in chunks()) <= limit:  # of a byte each, the number of a bin
-        return xgboost.QuantileDMatrix(_Source(chunks, None), **more)
-    return xgboost.ExtMemQuantileDMatrix(_Source(chunks, cache), **more)
+    in_memory = sum(chunk["data"].size for chunk in chunks()) <= limit  # of a byte each, the number of a bin
+    try:
+        if in_memory:
+            return xgboost.QuantileDMatrix(_Source(chunks, None), **more)
+        return xgboost.ExtMemQuantileDMatrix(_Source(chunks, cache), **more)
+    except _InterruptedPass as error:
+        raise (error.__cause__ or error) from None
 
 
 class EventIterator(_Source):

@@ -19,6 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from serving_fixtures import MET, MET_SCORE, Server, trained_model, write_archive, write_bundle
 from test_deadlines import FOR_EVER, looping_model
 
+from mlaas4hep.serving.model_loader import ModelLoader
+from mlaas4hep.serving.store import ModelStore
+from mlaas4hep.serving.subprocess_predictor import SubprocessPredictor
+
 LIMITS = ("--model-memory=0.5", "--load-time=2", "--run-time=1", "--model-processes=3")
 
 
@@ -218,3 +222,14 @@ def test_a_server_ends_within_ten_seconds_whatever_models_do(tmp_path: Path) -> 
             assert time.monotonic() - began < 10
         psutil.wait_procs(children, timeout=10)
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_bounded_graph_without_a_row_for_each_event_can_be_loaded_again(tmp_path: Path) -> None:
+    mean = graph([helper.make_node("ReduceMean", ["x"], ["y"], axes=[0], keepdims=0)])
+    write_bundle(tmp_path / "mean", "mean", mean)
+    model, loader = ModelStore(tmp_path).get("mean"), ModelLoader()
+    for _ in range(2):  # the second time from what is known of the graph
+        predictor = loader.load(model)
+        assert not predictor.together
+        if isinstance(predictor, SubprocessPredictor):
+            predictor.close()

@@ -203,6 +203,12 @@ class Connection:
             problem = ServiceError(self._line(method, path, reason), hint=hint)
             problem.__cause__ = error
             return _Failure(problem, never_connected(error) or (broke_off(error) and not once))
+        except UnicodeError as error:  # requests decodes the header Location of every redirect
+            problem = ServiceError(
+                self._line(method, path, "the answer redirects to an invalid URL"), hint=WRONG_SERVER
+            )
+            problem.__cause__ = error
+            return _Failure(problem, False)
         answer = Answer(response.status_code, response.reason or "", response.headers, content)
         if answer.status < 400 and not answer.moved_to:
             return answer

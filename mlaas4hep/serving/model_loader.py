@@ -150,7 +150,7 @@ class ModelLoader:
         """Load a model in a process of its own, and find out whether its rows are independent."""
         predictor = SubprocessPredictor(source, _labels(model), self.limits)
         if known is not None:
-            predictor.together = known.independent
+            predictor.together, predictor.bounded_rows = known
             return predictor
         predictor.probe()
         if not predictor.alive:

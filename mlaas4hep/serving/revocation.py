@@ -3,7 +3,7 @@
     revocation_problem(certificate, issuer, [Crl(x509.load_pem_x509_crl(pem))], now)     # None: it has not
 
 The rules are those of `openssl verify -crl_check_all`, with one exception: an authority without a CRL is believed.
-That is what Globus does; dCache and XRootD also let an expired CRL pass, which is refused here.
+Globus does the same; dCache's default settings also accept an expired CRL, which is refused here.
 """
 
 from __future__ import annotations

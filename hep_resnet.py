@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--workers", type=int, default=2, metavar="N", help="threads that read images (default: %(default)s)")
     option("--skip-bad", action="store_true", help="leave out images that cannot be decoded")
     option(
-        "--sign", default="", metavar="KEY",
+        "--sign", metavar="KEY",
         help="private Ed25519 key (PEM) that signs the model; servers trust it by --trust (default: it is not signed)",
     )  # fmt: skip
     option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
@@ -102,7 +102,7 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
     try:
         trained = train_images(
             images_of(args), network, params_of(args), mdir=args.mdir, quantised=args.quantize,
-            watch=Watch(started, report, args.resume, stop), sign=args.sign,
+            watch=Watch(started, report, args.resume, stop), sign=args.sign or "",
         )  # fmt: skip
     except AlreadyTrained as done:
         console.notice(str(done))

@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"folder of the bundle, or of the scores (default: {DEFAULT_BUNDLE}, or {DEFAULT_SCORES})",
     )
     option(
-        "--sign", default="", metavar="KEY",
+        "--sign", metavar="KEY",
         help="private Ed25519 key (PEM) that signs the model; servers trust it by --trust (default: it is not signed)",
     )  # fmt: skip
     option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
@@ -140,7 +140,7 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
             specs=args.specs,
             preproc=args.preproc,
             watch=Watch(started, report, args.resume, stop),
-            sign=args.sign,
+            sign=args.sign or "",
         )
     except AlreadyTrained as done:
         console.notice(str(done))

@@ -14,7 +14,7 @@ from serving_fixtures import BRANCHES, KEYS, onnx, onnx_model, params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.images.decode import decode
 from mlaas4hep.serving.column_metadata import read_columns
-from mlaas4hep.serving.predictor import check_servable
+from mlaas4hep.serving.model_loader import ModelLoader
 from mlaas4hep.serving.store import ModelStore, Upload
 from mlaas4hep.serving.tensor import describe_input
 
@@ -108,7 +108,7 @@ def wide_model(*shape: int | str) -> bytes:
     ],
 )
 def test_an_upload_whose_numbers_are_out_of_bounds_is_refused(tmp_path: Any, graph: bytes, reason: str) -> None:
-    store = ModelStore(tmp_path / "models", check=check_servable)
+    store = ModelStore(tmp_path / "models", check=ModelLoader().check)
     description = io.BytesIO(json.dumps(params("m", labels="")).encode())
     with pytest.raises(ConfigError, match=reason):
         store.add_form("m", description, Upload("model.onnx", io.BytesIO(graph)), Upload("labels.txt", io.BytesIO(b"")))

@@ -284,7 +284,7 @@ def delete_in_session(
         socket.create_connection((str(address.hostname), address.port or 0), timeout=20) as plain,
         context.wrap_socket(plain, server_hostname=address.hostname, session=session) as connection,
     ):
-        connection.sendall(b"DELETE /delete/nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"DELETE /delete/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         answer = b""
         while piece := connection.recv(4096):
             answer += piece

@@ -240,8 +240,12 @@ def test_columns_are_by_their_header_and_images_by_any_path(
 
 
 def test_a_file_of_labels_that_cannot_be_read_is_one_line(four: Path, tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "no.csv", "No such file or directory"), (four, "Is a directory")):
-        with pytest.raises(FileUnreadable, match=f"^cannot read {path}: {reason}$"):
+    absent = tmp_path / "no.csv"
+    for path, line in (
+        (absent, f"cannot read {absent}: No such file or directory"),
+        (four, f"{four} is a folder, not a file"),
+    ):
+        with pytest.raises(FileUnreadable, match=f"^{line}$"):
             read_folder(four, path)
 
 

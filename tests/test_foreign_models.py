@@ -196,6 +196,7 @@ def test_a_graph_with_loops_functions_and_state_of_old_is_run(tf: Any, keras: An
 
 def test_a_keras_model_of_many_kinds_of_layers_is_loaded(keras: Any, tmp_path: Path) -> None:
     layers, ops = keras.layers, keras.ops
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = layers.BatchNormalization()(layers.Dense(8, keras.ops.gelu, kernel_regularizer="l2")(inputs))
     x = layers.Dropout(0.5)(layers.LeakyReLU()(x)) * 2.0 + ops.sqrt(ops.abs(x))

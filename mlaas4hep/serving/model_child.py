@@ -11,12 +11,9 @@ server's log.
 from __future__ import annotations
 
 import importlib
-import os
 import resource
-import select
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -67,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     connection = socket.socket(fileno=int(descriptor))
     with suppress(OSError):  # a model that fills the memory of a Linux machine shall end, and not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
-    threading.Thread(target=_end_with, args=(connection.fileno(),), daemon=True).start()
+    frames.end_process_with(connection.fileno())
     for package in _NOT_NEEDED.get(kind, ()):
         sys.modules[package] = None  # type: ignore[assignment]
     for package in IMPORTS[kind]:
@@ -218,14 +215,6 @@ def _limit_cpu(seconds: float | None) -> None:
     soft = resource.RLIM_INFINITY if seconds is None else int(now + seconds) + 1
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def _end_with(descriptor: int) -> None:
-    """End this process when the other end of the socket is closed, also in the middle of a prediction."""
-    ends = select.poll()
-    ends.register(descriptor, 0)  # POLLHUP is always reported
-    ends.poll()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from mlaas4hep.serving.model_limits import ModelLimits
 from mlaas4hep.serving.tensor import Array
 
 _CHILD = "mlaas4hep.serving.model_child"
-_START = 120.0  # seconds to import what runs models, which is no work on a model
+_START = 120.0  # seconds to import the framework, before any work on a model
 _GLANCE = 0.1  # seconds between two looks at the memory
 
 
@@ -187,7 +187,7 @@ class ModelProcess:
 
 
 def end_all() -> None:
-    """End all processes, and let none start any more; who waits for one gets a ServiceError."""
+    """End all processes, and let none start any more; callers that wait for one get a ServiceError."""
     _pool.close()
 
 

@@ -94,7 +94,7 @@ class Parsers:
 
 
 def end_all() -> None:
-    """End all processes; who waits for one gets a ServiceError."""
+    """End all processes; callers that wait for one get a ServiceError."""
     for parser in list(_running):
         parser.end()
 

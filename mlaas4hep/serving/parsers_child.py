@@ -11,10 +11,8 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import select
 import socket
 import sys
-import threading
 from typing import Any
 
 from mlaas4hep.errors import ConfigError
@@ -30,7 +28,7 @@ _LONGEST_NAME = 1000  # characters; no model has a longer one
 
 def main(descriptor: int) -> None:
     """Do tasks until the other end of the socket is closed."""
-    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
+    frames.end_process_with(descriptor)
     os.nice(5)  # clients with small requests come first
     gc.disable()  # it would look through millions of lists again and again; `gc.collect` comes after each task
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -81,14 +79,6 @@ class Parser:
         assert asked is not None
         rows = place_rows(asked, task["keys"], task["branches"], takes)
         return {"many": rows.many}, rows.matrix
-
-
-def _end_with(descriptor: int) -> None:
-    """End this process when the other end of the socket is closed, whatever it does."""
-    ends = select.poll()
-    ends.register(descriptor, 0)  # POLLHUP is always reported
-    ends.poll()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
-# make demo    events, two trained models, a server and its answers, in less than three minutes after installation
-# make test    every test
-# make soak    runs killed at thirty random moments each, more seeds, a server under load for minutes, fuzzing for 30 minutes
-# make lint    style and types
-# make bench   what we claim about speed
-# make clean   remove what the others made
+# make demo       events, two trained models, a server and its answers, in less than three minutes after installation
+# make test       all tests but the slow ones
+# make test-fast  those of them that load no framework and start no process
+# make soak       the slow tests: runs killed at thirty random moments each, and interrupted at six, more seeds, a server
+#                 under load for minutes, fuzzing for 30 minutes
+# make lint       style and types
+# make bench      what we claim about speed
+# make clean      remove what the others made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test soak lint bench clean
+.PHONY: demo test test-fast soak lint bench clean
 
 demo: $(VENV)/.demo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/htautau/demo.sh
 
-# Two processes; each of their threads would wait for those of the other.
+# Each of two processes has one thread, since threads of both would wait for each other. Bytecode is kept, or each of the
+# hundreds of processes would compile the package again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+IN_TWO_PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(PYTEST) $(IN_TWO_PROCESSES) -m "not slow"
+
+test-fast: $(VENV)/.test
+	@$(PYTEST) $(IN_TWO_PROCESSES) -m "not slow and not framework and not process"
 
 soak: $(VENV)/.test
-	@OMP_NUM_THREADS=1 MLAAS4HEP_KILLS=30 $(BIN)/python -m pytest --timeout=3600 tests/test_run.py tests/test_hep_resnet.py -k killed
-	@OMP_NUM_THREADS=1 MLAAS4HEP_SEEDS=3 $(BIN)/python -m pytest --timeout=3600 tests/test_htautau.py -k networks
-	@MLAAS4HEP_SECONDS=60 $(BIN)/python -m pytest --timeout=3600 tests/test_load.py
 	@$(PIP) --editable '.[fuzz]' || echo "fuzzing without coverage"
-	@MLAAS4HEP_FUZZ_SECONDS=1800 $(BIN)/python -m pytest -s --timeout=7200 tests/test_fuzz.py
+	@$(PYTEST) -s -m slow --timeout=3600
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .

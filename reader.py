@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Read ROOT files: what is in them, how fast they stream, and specs for later passes.
+"""Read ROOT files: print their content, stream events as vectors, or write specs or vectors.
 
     reader.py --fin=examples/htautau/ggH.root --info --verbose=1
     reader.py --fin=examples/htautau/ggH.root --branches='Jet_*,MET_pt' --fout=specs.json
-    reader.py --fin=root://host//path/file.root --nevts=10000
+    reader.py --fin=root://host//path/file.root:folder/tree --nevts=10000
     reader.py --fin='data/*.root' --workers=2 --fout=specs.json
+    reader.py --fin='data/*.root' --check-duplicates
 
-Results go to stdout, progress and notices to stderr. In Python: from mlaas4hep import DataReader.
+Results go to stdout, progress and notices to stderr. The exit code is 0 after success, 1 after an error, and 3 if
+--check-duplicates has found duplicate events. In Python: from mlaas4hep import DataReader.
 """
 
 from __future__ import annotations
@@ -18,17 +20,25 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
+from mlaas4hep.comma_lists import abbreviated
+from mlaas4hep.errors import printable
 
 if TYPE_CHECKING:
     from mlaas4hep.reader import DataReader, Specs
-    from mlaas4hep.stream.sample import Sample
+    from mlaas4hep.samples.fileset import Fileset
+    from mlaas4hep.samples.readers import SampleReaders
+    from mlaas4hep.samples.survey import Survey
 
 __all__ = ["DataReader"]
+
+DUPLICATES_FOUND = 3
+"""Exit code of --check-duplicates if events occur more than once."""
 
 
 def __getattr__(name: str) -> Any:
@@ -41,68 +51,45 @@ def __getattr__(name: str) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
+    from mlaas4hep.config import FilesParams
+    from mlaas4hep.config.flags import add_flags
+
     parser = console.Parser("reader.py", __doc__)
     option = parser.add_argument
     option(
         "--fin",
         required=True,
         metavar="FILE",
-        help="ROOT file: a path, a URL (root://, https://) or an LFN (/store/...); or several of the same branches: a"
-        " comma list, a glob ('data/*.root'), or a text file (.txt, .list) with one a line",
+        help="ROOT file: a path, a URL (root://, https://) or an LFN (/store/...), with the tree if it is not --branch"
+        " (data.root:tree); or several files with the same branches: a comma-separated list, a glob ('data/*.root'), a"
+        " text file (.txt, .list) with one file per line, or a samples file (.json, .yaml)",
     )
-    option("--fout", metavar="FILE", help="write the specs (.json) or the vectors (.parquet, .npz, .h5) here")
-    option("--nan", type=float, default=float("nan"), help="value written where there is none (default: nan)")
-    option("--branch", default="Events", help="name of the tree, with its folders (default: Events)")
-    option(
-        "--identifier",
-        type=str,
-        metavar="LIST",
-        default="run,luminosityBlock,event",
-        help="branches that name an event, never features (default: %(default)s)",
-    )
-    option(
-        "--branches",
-        type=str,
-        metavar="LIST",
-        help="branches to read: names, globs (Jet_*), /regular expressions/, @file (default: all numbers)",
-    )
-    option("--exclude-branches", type=str, metavar="LIST", help="branches to leave out, in the same forms")
-    option(
-        "--nevts",
-        type=int,
-        default=-1,
-        help="events to read; -1: all; 0: all, after a first pass over 20,000 (default: -1)",
-    )
-    option("--chunk-size", type=int, default=10_000, help="events read at a time (default: 10000)")
+    option("--fout", metavar="FILE", help="file to write the specs (.json) or the vectors (.parquet, .npz, .h5) to")
+    option("--nan", type=float, default=float("nan"), help="value of padding and missing values (default: nan)")
     option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
-    option(
-        "--redirector",
-        type=str,
-        metavar="LIST",
-        default="",
-        help="where LFNs are asked for, root://host[:port], in turn",
-    )
-    option("--info", action="store_true", help="print what is in the file and stop")
-    option("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+    add_flags(parser, FilesParams)
+    option("--info", action="store_true", help="print the content of the files and stop")
+    option("--json", action="store_true", help="print a single JSON object and nothing else to stdout")
     option(
         "--hists",
         nargs="?",
         const="hists",
         metavar="DIR",
-        help="write a PDF and a web page of every branch before and after normalisation to DIR (default: hists)",
+        help="write histograms of every branch before and after normalisation to DIR, as a PDF and a web page"
+        " (default: no histograms; without DIR: hists)",
     )
-    option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
     option(
-        "--normalise",
-        default="auto",
-        metavar="HOW",
-        help="auto, standard, minmax or none; others for some branches: auto,Jet_*=standard (default: auto)",
+        "--preproc",
+        metavar="FILE",
+        help="new branches and cuts: a JSON file, or a Python file that defines preprocessing(events)",
     )
-    option("--workers", type=int, default=1, help="threads that read, a block of events each (default: 1)")
-    option("--timeout", type=float, default=60.0, help="seconds that a server may take to answer (default: 60)")
-    option("--retries", type=int, default=4, help="attempts after a server failed, with growing pauses (default: 4)")
-    option("--on-error", default="raise", metavar="HOW", help="damage: raise, or skip the clusters (default: raise)")
-    console.add_verbose(parser, "1: say more, and keep tracebacks; 2: list the branches that are read")
+    option(
+        "--check-duplicates",
+        action="store_true",
+        help="count the events that occur more than once in the files, by their identifiers, and stop; the exit code is"
+        f" {DUPLICATES_FOUND} if there are any",
+    )
+    console.add_verbose(parser, "1: print more, and tracebacks of errors; 2: also list the branches that are read")
     return parser
 
 
@@ -112,222 +99,254 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> int:
-    """Open the file, or files, and do what the options ask for."""
+    """Read the files as the options say."""
     from mlaas4hep.compiled import KERNEL
-    from mlaas4hep.files import check_destination
+    from mlaas4hep.files import check_writable
 
+    if args.check_duplicates:
+        return check_duplicates(args)
     if args.fout:
         check_destinations(args.fout)
     if args.hists:
-        check_destination(os.path.join(args.hists, "histograms.pdf"))
-    files = find_files(args.fin)
+        check_writable(os.path.join(args.hists, "histograms.pdf"))
+    fileset = find_files(args.fin)
     if args.fout:
-        check_not_read(args.fout, files)
+        check_not_read(args.fout, fileset.files)
     if args.verbose and KERNEL is None:
-        console.notice("without the compiled loops; with a C++ compiler, installing again makes reading faster")
-    results = read_one(files[0], args) if len(files) == 1 else read_many(files, args)
+        console.notice("the compiled loops are missing, so reading is slow; install again with a C++ compiler")
+    results = read_files(fileset, args)
     if args.json:
         print(json.dumps(results, indent=1, allow_nan=False))
     return 0
 
 
-def find_files(text: str) -> list[str]:
-    """Return the files that --fin means: one, a comma list, a glob, or what a .txt or .list names, one a line."""
-    from mlaas4hep.io.location import is_url, read_file_list
+def find_files(text: str) -> Fileset:
+    """Return the files that --fin names: one, a comma-separated list, a glob, a .txt or .list file, a samples file."""
+    from mlaas4hep.config.samples import is_samples_file
+    from mlaas4hep.io.storage.location import is_url
+    from mlaas4hep.samples.fileset import Fileset
 
     if os.path.exists(text):
-        several = text.endswith((".txt", ".list"))
+        several = text.endswith((".txt", ".list")) or is_samples_file(text)
     elif is_url(text):
         several = "," in text and all(is_url(part.strip()) for part in text.split(","))
     else:
         several = any(sign in text for sign in ",*?[")
-    return read_file_list(text) if several else [text]
+    return Fileset.of(text) if several else Fileset.of_names([text])
 
 
-def read_one(file: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Do what is asked for with one file; return what --json says of it."""
-    from mlaas4hep.lists import split_list
-    from mlaas4hep.reader import DataReader
+def read_files(fileset: Fileset, args: argparse.Namespace) -> dict[str, Any]:
+    """Make a first pass over all files, then print and write the requested results; return the output of --json."""
+    from mlaas4hep.errors import ConfigError
+    from mlaas4hep.io.storage.location import is_url, output_stems, redacted
+    from mlaas4hep.reader.data_notices import dropped_data_notices, non_finite_notices
     from mlaas4hep.reader.export import write_vectors
-    from mlaas4hep.reader.losses import losses, not_finite
+    from mlaas4hep.samples.bad_files import left_out_notices
 
-    with DataReader(
-        file,
-        args.branch,
-        split_list(args.branches or ""),
-        split_list(args.exclude_branches or ""),
-        split_list(args.identifier),
-        args.nevts,
-        args.chunk_size,
-        args.specs,
-        args.workers,
-        normalise=args.normalise,
-        nan=args.nan,
-        preproc=args.preproc,
-        redirectors=split_list(args.redirector),
-        timeout=args.timeout,
-        retries=args.retries,
-        on_error=args.on_error,
-    ) as reader:
+    count, vectors = len(fileset.files), bool(args.fout) and not is_specs(args.fout)
+    if vectors and count > 1:
+        raise ConfigError(
+            f"--fout={args.fout} takes the vectors of one file, but --fin={args.fin} names {count}:"
+            f" {abbreviated(list(map(redacted, fileset.files)), 3)}",
+            hint="name one of them",
+        )
+    with closing(open_files(fileset, args)) as readers:
         if args.verbose:
-            tell(args, f"Reading {reader.location}")
+            locations = map(redacted, fileset.files)
+            if count == 1:
+                with readers.borrow(0) as reader:
+                    locations = iter([reader.location])
+            print_lines(args, *(f"Reading {location}" for location in locations))
+        found = make_first_pass(readers, args)
+        specs, names = found.specs, [redacted(file) for file in readers.files]
+        truncated: Counter[str] = Counter()
         if args.verbose > 1:
-            tell(args, *reader.features)
-        learn(lambda: reader.specs, args)
-        results: dict[str, Any] = {"file": reader.location}
+            print_lines(args, *specs.branches)
+        if count > 1:
+            results: dict[str, Any] = {"file": ",".join(names) if is_url(args.fin) else args.fin, "files": names}
+        else:
+            with readers.borrow(0) as reader:
+                results = {"file": reader.location}
+        if found.left_out:
+            results["left_out"] = {redacted(file.name): file.reason for file in found.left_out}
         if is_specs(args.fout):
-            save(reader.specs, args.fout)
+            write_specs(specs, args.fout)
+            write_skipped(fileset, found, args.fout)
         if args.info:
-            results |= describe(reader, args)
-        if args.fout and not is_specs(args.fout):
-            events = write_vectors(reader, args.fout)
+            sizes, trees = zip(*readers.map(lambda reader: (reader.num_entries, reader.options.branch), 1), strict=True)
+            with readers.borrow(0) as reader:
+                results |= describe(reader, args, results["file"], sum(sizes))
+            if args.json:
+                results["tree"] = ",".join(dict.fromkeys(trees))
+        if vectors:
+            with readers.borrow(0) as reader:
+                events = write_vectors(reader, args.fout)
+                truncated.update(reader.truncated)
             console.notice(f"vectors of {events} events written to {args.fout}")
             results = {"events": events, **results, "vectors": args.fout}
         elif not args.info and not args.hists:
-            results |= stream([reader], reader.stop, args)
+            results |= stream(borrow_all(readers, truncated), sum(found.entries), args)
         if args.hists:
-            results["histograms"] = plot(reader, args.hists)
-        for line in (*losses(reader.truncated, reader.skipped, reader.specs), *not_finite(reader.specs)):
+            titles = [""] if count == 1 else [f"{i}_{stem}" for i, stem in enumerate(output_stems(readers.files))]
+            borrowed = zip(borrow_all(readers, truncated), titles, strict=True)
+            pages = [plot(reader, args.hists, title) for reader, title in borrowed]
+            results["histograms"] = [path for pair in pages for path in pair]
+        missing = dropped_data_notices(truncated, readers.skipped, specs)
+        for line in (*left_out_notices(found.left_out), *missing, *non_finite_notices(specs)):
             console.notice(line)
     return results
 
 
-def read_many(files: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Do what is asked for with several files, with one first pass over all; return what --json says of them."""
+def check_duplicates(args: argparse.Namespace) -> int:
+    """Print which events occur more than once in the files; return the exit code."""
+    from mlaas4hep.config import FilesParams
+    from mlaas4hep.config.flags import parse_flags
+    from mlaas4hep.duplicates.description import as_json, as_text
+    from mlaas4hep.duplicates.search import find_duplicates
     from mlaas4hep.errors import ConfigError
-    from mlaas4hep.io.location import is_url, shown
-    from mlaas4hep.reader.losses import losses
+    from mlaas4hep.expressions.preproc_file import load_preproc
 
-    names = [shown(file) for file in files]
-    fin = ",".join(names) if is_url(args.fin) else args.fin
-    if args.fout and not is_specs(args.fout):
-        raise ConfigError(
-            f"--fout={args.fout} is for the vectors of one file, and --fin means {len(files)}:"
-            f" {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}",
-            hint="name one of them",
-        )
-    if args.verbose:
-        tell(args, *(f"Reading {name}" for name in names))
-    made: list[Sample] = []
-
-    def specs() -> Specs:
-        made.append(open_sample(files, args))
-        return made[0].specs
-
-    learn(specs, args)
-    (sample,) = made
-    cut: Counter[str] = Counter()
-    if args.verbose > 1:
-        tell(args, *sample.specs.branches)
-    results: dict[str, Any] = {"file": fin, "files": names}
-    if is_specs(args.fout):
-        save(sample.specs, args.fout)
-    if args.info:
-        events = sum(reader.num_entries for reader in each(sample, cut))
-        with sample.reader(0) as reader:
-            results |= describe(reader, args, fin, events)
-    elif not args.hists:
-        results |= stream(each(sample, cut), sum(sample.entries), args)
-    if args.hists:
-        readers = enumerate(each(sample, cut))
-        pages = [plot(reader, args.hists, f"{index}_{Path(names[index]).stem}") for index, reader in readers]
-        results["histograms"] = [path for pair in pages for path in pair]
-    for line in (*losses(cut, {}, sample.specs.select(cut)), *sample.losses()):
+    given = [f"--{name}" for name in ("fout", "specs", "info", "hists") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"--check-duplicates cannot be combined with {given[0]}", hint="run reader.py twice")
+    preproc = load_preproc(args.preproc) if args.preproc else None
+    start = time.perf_counter()
+    found = find_duplicates(find_files(args.fin), parse_flags(args, FilesParams), preproc)
+    seconds = time.perf_counter() - start
+    for line in found.notices:
         console.notice(line)
-    sample.close()
-    return results
+    if args.json:
+        rate = found.events / max(seconds, 1e-9)
+        print(json.dumps({**as_json(found), "seconds": seconds, "events_per_s": rate}, indent=1, allow_nan=False))
+    else:
+        print(as_text(found, shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize))
+        print(f"Read {found.events} events, {seconds:.2f} sec, {found.events / max(seconds, 1e-9):,.0f} events/s")
+    return DUPLICATES_FOUND if found.pairs else 0
 
 
-def open_sample(files: list[str], args: argparse.Namespace) -> Sample:
-    """Open several files that have the same branches, and learn the specs of all, so many at a time as are workers."""
-    from mlaas4hep.config import Params
-    from mlaas4hep.stream.sample import Sample
+def open_files(fileset: Fileset, args: argparse.Namespace) -> SampleReaders:
+    """Return readers of the files with the options of the command line."""
+    from mlaas4hep.config import FilesParams
+    from mlaas4hep.config.flags import parse_flags
+    from mlaas4hep.expressions.preproc_file import load_preproc
+    from mlaas4hep.reader import ReadOptions, Specs
+    from mlaas4hep.samples.input_files import input_files
+    from mlaas4hep.samples.readers import SampleReaders
 
-    said = {name: getattr(args, name) for name in Params.model_fields if hasattr(args, name)}
-    names = {"selected_branches": args.branches or "", "exclude_branches": args.exclude_branches or "", "cache": False}
-    return Sample(files, None, Params.parse({**said, **names}, "the command line"), args.specs, args.preproc)
+    params, count = parse_flags(args, FilesParams), len(fileset.files)
+    options = ReadOptions.parse(
+        {
+            **params.reading(),
+            "nan": args.nan,
+            "preproc": load_preproc(args.preproc) if args.preproc else None,
+            "exclude_missing": count > 1,
+            "optional_branches": count > 1 and params.missing_branches != "error",
+            "require_features": not args.info or bool(args.fout or args.hists),
+            "workers": max(params.workers // count, 1),
+        }
+    )
+    return SampleReaders(input_files(fileset, options), Specs.load(args.specs) if args.specs else None)
 
 
-def each(sample: Sample, cut: Counter[str]) -> Iterator[DataReader]:
-    """Lend the reader of each file in turn, and count the values that it cuts off."""
-    for index in range(len(sample.files)):
-        with sample.reader(index) as reader:
+def borrow_all(readers: SampleReaders, truncated: Counter[str]) -> Iterator[DataReader]:
+    """Yield the reader of each file in turn, and add up the numbers of values that its vectors dropped."""
+    for index in range(len(readers.files)):
+        with readers.borrow(index) as reader:
             yield reader
-            cut.update(reader.truncated)
+            truncated.update(reader.truncated)
 
 
-def tell(args: argparse.Namespace, *lines: str) -> None:
-    """Print what is said on the way; where JSON is wanted, stdout is for that alone."""
+def print_lines(args: argparse.Namespace, *lines: str) -> None:
+    """Print lines to stdout, or to stderr if --json reserves stdout."""
     for line in lines:
-        print(line, file=sys.stderr if args.json else sys.stdout)
+        print(printable(line), file=sys.stderr if args.json else sys.stdout)
 
 
 def is_specs(path: str | None) -> bool:
-    """Tell whether --fout is for specs, and not for vectors."""
+    """Return whether --fout is for specs rather than vectors."""
     return bool(path) and str(path).endswith(".json")
 
 
 def check_destinations(path: str) -> None:
-    """Raise unless --fout can be written, and holds nothing else that would be replaced."""
-    from mlaas4hep.errors import ConfigError, MLaaS4HEPError
-    from mlaas4hep.files import check_destination
+    """Raise an error if --fout cannot be written, or would replace a file of another kind."""
+    from mlaas4hep.errors import MLaaS4HEPError
+    from mlaas4hep.files import check_replaceable, check_writable
     from mlaas4hep.reader import Specs
     from mlaas4hep.reader.export import check_vector_file
+
+    def has_specs(file: Path) -> bool:
+        try:
+            Specs.load(str(file))
+        except MLaaS4HEPError:
+            return False
+        return True
 
     if not is_specs(path):
         check_vector_file(path)
         return
-    check_destination(path)
-    if os.path.exists(path):
-        try:
-            Specs.load(path)
-        except MLaaS4HEPError as error:
-            raise ConfigError(
-                f"{path} is there already, and holds no specs", hint="name another file with --fout"
-            ) from error
+    check_writable(path)
+    check_replaceable(path, has_specs, "specs", "name another file with --fout")
 
 
-def check_not_read(path: str, files: list[str]) -> None:
-    """Raise if --fout is one of the files that are read."""
+def check_not_read(path: str, files: Iterable[str]) -> None:
+    """Raise an error if --fout is one of the files to read."""
     from mlaas4hep.errors import ConfigError
 
     if any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(file, path) for file in files):
-        raise ConfigError(f"--fout={path} is what is read", hint="name another file with --fout")
+        raise ConfigError(f"--fout={path} is one of the files to read", hint="name another file with --fout")
 
 
-def learn(specs_of: Callable[[], Specs], args: argparse.Namespace) -> None:
-    """Make the first pass, unless there are specs, and say what it took."""
-    (resident, swapped), start = console.memory(), time.perf_counter()
-    specs = specs_of()
+def make_first_pass(readers: SampleReaders, args: argparse.Namespace) -> Survey:
+    """Make the first pass, unless specs are given, and print its time and memory; return the survey of all files."""
+    from mlaas4hep.samples.survey import survey
+
+    (resident, swapped), start = console.process_memory(), time.perf_counter()
+    found = survey(readers, args.workers, readers.options.exclude_branches, args.verbose > 0)
     seconds = time.perf_counter() - start
-    now = console.memory()
-    if args.json:
-        return
-    how = "Specs given" if args.specs else "First pass"
-    print(
-        f"{how}: {specs.events} events, {seconds:.2f} sec, shape ({specs.width},)"
-        f" {specs.num_flat} branches: flat {specs.num_jagged} jagged"
-    )
-    print(f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)")
+    readers.set_specs(found.specs, found.origins)
+    specs, now = found.specs, console.process_memory()
+    if not args.json:
+        how = "Specs given" if args.specs else "First pass"
+        print(
+            f"{how}: {specs.events} events, {seconds:.2f} sec, shape ({specs.width},)"
+            f" {specs.num_flat} branches: flat {specs.num_jagged} jagged"
+        )
+        print(f"VMEM used: {max(now[0] - resident, 0):.1f} (MB) SWAP used: {max(now[1] - swapped, 0):.1f} (MB)")
+    return found
 
 
-def save(specs: Specs, path: str) -> None:
+def write_specs(specs: Specs, path: str) -> None:
     """Write the specs."""
     specs.save(path)
     console.notice(f"specs written to {path}")
 
 
+def write_skipped(fileset: Fileset, found: Survey, fout: str) -> None:
+    """Write the files that were left out to a samples file next to the specs."""
+    from mlaas4hep.files import check_replaceable
+    from mlaas4hep.samples.skipped_file import is_skipped_file, skipped_samples, write_skipped_file
+
+    path = Path(fout).with_suffix(".skipped.json")
+    if found.left_out or is_skipped_file(path):
+        check_replaceable(path, is_skipped_file, "files that were left out", "move it, or name another --fout")
+        write_skipped_file(path, skipped_samples(fileset, found.left_out))
+    if found.left_out:
+        console.notice(f"files that were left out: {path}; --fin={path} tries them again")
+
+
 def describe(reader: DataReader, args: argparse.Namespace, name: str = "", events: int | None = None) -> dict[str, Any]:
-    """Print what is in the file: a table in a terminal, the original's form in a pipe or with --verbose.
+    """Print the content of a file: a table in a terminal, the format of the original in a pipe or with --verbose.
 
     Args:
-        name, events: of several files, of which the reader has the specs.
+        name, events: name and number of events of several files, whose specs the reader has.
 
     Returns:
-        The same for --json, in place of printing it.
+        The content for --json, which is not printed here; otherwise {}.
     """
     from mlaas4hep.reader import info
 
+    if reader.unread_friends:
+        console.notice(reader.unread_friends)
     if args.json:
         return info.as_json(reader, name, events)
     if sys.stdout.isatty() and not args.verbose:
@@ -339,7 +358,7 @@ def describe(reader: DataReader, args: argparse.Namespace, name: str = "", event
 
 
 def stream(readers: Iterable[DataReader], expected: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Turn all events into vectors, and say how fast; return the figures."""
+    """Read all events as vectors and print the rate; return the figures for --json."""
     events = chunks = size = values = width = 0
     start = time.perf_counter()
     with console.progress("reading", expected) as bar:
@@ -362,8 +381,8 @@ def stream(readers: Iterable[DataReader], expected: int, args: argparse.Namespac
 
 
 def plot(reader: DataReader, folder: str, name: str = "") -> list[str]:
-    """Write the histograms; return where they are."""
-    from mlaas4hep.reader.histograms import write_histograms
+    """Write the histograms of a file; return their paths."""
+    from mlaas4hep.histograms.write import write_histograms
 
     paths = write_histograms(reader, folder, name)
     for path in paths:
@@ -372,4 +391,4 @@ def plot(reader: DataReader, folder: str, name: str = "") -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.exit_with(main())

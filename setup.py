@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "mlaas4hep/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "mlaas4hep/version.py").read_text(encoding="utf-8"), re.M)[1]
 
 EXTRAS = {
     "keras": ["keras>=3.5", "tensorflow>=2.17", "tf2onnx>=1.17", "onnx>=1.16"],
@@ -17,7 +17,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.17"],
     "server": [
         "starlette>=0.40",
-        "uvicorn[standard]>=0.40",
+        "uvicorn[standard]>=0.40,<0.55",  # see serving/http/fast_path.py
         "python-multipart>=0.0.12",
         "prometheus_client>=0.21",
         "orjson>=3.10",
@@ -32,7 +32,6 @@ EXTRAS = {
     "xrootd": ["xrootd>=5.6"],
     "s3": ["s3fs>=2024.2"],
     "plot": ["matplotlib>=3.8", "mplhep>=0.3", "hist>=2.7"],
-    "dask": ["dask>=2024.8", "distributed>=2024.8"],
 }
 EXTRAS["all"] = sorted({package for packages in EXTRAS.values() for package in packages})
 EXTRAS["bench"] = ["weaver-core>=0.5"]  # what is measured beside us
@@ -47,12 +46,13 @@ EXTRAS["test"] = [
     "playwright>=1.48",
     "pytest>=8",
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.9",
     "schemathesis>=4",
     "scikit-learn>=1.5",
     "tritonclient[http]>=2.50",
     "types-psutil",
+    "types-PyYAML",
     "types-requests",
     "types-tqdm",
 ]
@@ -75,7 +75,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["mlaas4hep", "mlaas4hep.*"]),
-    package_data={"mlaas4hep": ["py.typed", "kernel.cpp", "serving/static/*"]},
+    package_data={"mlaas4hep": ["py.typed", "kernel.cpp", "serving/page/static/*", "serving/protocols/openapi.json"]},
     data_files=[
         ("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/models/*.py")))
     ],
@@ -90,6 +90,7 @@ setup(
         "numpy>=1.26",
         "psutil>=5.9",
         "pydantic>=2.7",
+        "pyyaml>=6.0",
         "requests>=2.31",
         "tqdm>=4.66",
         "typing_extensions>=4.10",

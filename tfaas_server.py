@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Serve trained models over HTTP, in the TFaaS protocol.
+"""Serve trained models over HTTP, with the TFaaS protocol and the Open Inference Protocol.
 
     tfaas_server.py
     tfaas_server.py --models-dir=tfaas_models --port=8083
     tfaas_server.py --host=0.0.0.0 --port=0 --base-path=/tfaas
 
-Prints one line on stderr when it is ready, with its URL; Ctrl-C or SIGTERM stops it. Whoever reaches the port may
-upload and delete models: leave --host at 127.0.0.1 where you do not trust the network. Upload with tfaas_client.py.
+When it is ready, it prints one line with its URL on stderr. Ctrl-C or SIGTERM stops it. Without --token-file and
+--capath, everybody who can connect may upload and delete models: keep --host=127.0.0.1 unless you trust the network.
+Upload models with tfaas_client.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 
 from mlaas4hep import console
 
@@ -22,60 +22,74 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = console.Parser("tfaas_server.py", __doc__)
     option = parser.add_argument
-    option("--models-dir", default="tfaas_models", metavar="DIR", help="where models are kept (default: %(default)s)")
+    option("--models-dir", default="tfaas_models", metavar="DIR", help="folder of the models (default: %(default)s)")
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    option("--port", type=int, default=8083, help="port to listen on; 0: a free one (default: %(default)s)")
+    option("--port", type=int, default=8083, help="port to listen on; 0: any free port (default: %(default)s)")
     option(
         "--allowed-host", type=lambda names: names.split(","), action="extend", metavar="NAME",
-        help="names by which clients may call the server, besides those of loopback; repeat it, or separate by commas",
+        help="host names that clients may use, besides those of loopback; comma-separated, may be repeated "
+        "(default: none on a loopback address, else any)",
     )  # fmt: skip
-    option("--base-path", type=str, default="", metavar="PATH", help="stands in front of every route (default: none)")
-    option("--workers", type=int, default=1, metavar="N", help="processes that answer (default: %(default)s)")
+    option("--base-path", type=str, default="", metavar="PATH", help="prefix of every route (default: none)")
+    option("--workers", type=int, default=1, metavar="N", help="number of server processes (default: %(default)s)")
     option("--max-upload", type=float, default=1000, metavar="MB", help="largest upload, in MB (default: %(default)s)")
     option(
         "--rate", type=float, default=0, metavar="N",
-        help="requests a second that one address may send to one worker; 0: any number (default: %(default)s)",
+        help="requests per second that one address may send to one worker; 0: no limit (default: %(default)s)",
     )  # fmt: skip
     option(
         "--timeout", type=float, default=30, metavar="S",
-        help="seconds in which a client must go on with its request (default: %(default)s)",
+        help="maximum time in seconds that a client may pause while it sends a request or reads a response "
+        "(default: %(default)s)",
     )  # fmt: skip
-    option("--read-only", action="store_true", help="nobody may upload or delete models")
-    option("--token-file", metavar="FILE", help="tokens, one a line; without one nobody changes models")
+    option("--read-only", action="store_true", help="refuse uploads, deletions and changes of the default model")
+    option(
+        "--token-file",
+        metavar="FILE",
+        help="file with tokens, one per line; clients need one of them, or a certificate (--capath), to change models "
+        "(default: none; without either option, everybody who can connect may change models)",
+    )
     option("--cert", metavar="FILE", help="certificate of the server, for https")
-    option("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
+    option("--key", metavar="FILE", help="private key of the server (default: read from the file of --cert)")
     option(
         "--capath", metavar="PATH",
-        help="folder or file of authorities; without a certificate of theirs, or a token, nobody changes models",
+        help="folder or file of certificate authorities; clients need a certificate issued by one of them, or a token, "
+        "to change models (default: none)",
     )  # fmt: skip
     option(
         "--allow-dn", action="append", metavar="DN",
         help="name of a certificate that may change models, as in /DC=ch/DC=cern/CN=Jane Doe; may be repeated "
-        "(default: all of the authorities in --capath)",
+        "(default: all certificates of the authorities in --capath, unless --gridmap is set)",
     )  # fmt: skip
     option("--gridmap", metavar="FILE", help="grid-mapfile with the names of certificates that may change models")
     option(
         "--trust", metavar="FILES",
-        help="public keys, comma-separated; models that workflow.py signed run without limits (default: none)",
+        help="files of public keys, comma-separated; ONNX models signed with the matching private keys run without "
+        "the limits that the next four options set (default: none)",
     )  # fmt: skip
     option(
         "--model-memory", type=float, default=2, metavar="GB",
-        help="memory that a model may take which is not trusted, in GB (default: %(default)s)",
+        help="maximum memory in GB of a model that is not signed by a key of --trust (default: %(default)s)",
     )  # fmt: skip
     option(
         "--load-time", type=float, default=60, metavar="S",
-        help="seconds in which such a model must be loaded (default: %(default)s)",
+        help="maximum time in seconds to check and load such a model (default: %(default)s)",
     )  # fmt: skip
     option(
         "--run-time", type=float, default=10, metavar="S",
-        help="seconds that one run of such a model may take (default: %(default)s)",
+        help="maximum time in seconds of one run of such a model (default: %(default)s)",
     )  # fmt: skip
     option(
         "--model-processes", type=int, default=8, metavar="N",
-        help="such models that each worker may have in processes of their own at a time (default: %(default)s)",
+        help="maximum number of subprocesses that run such models, per worker (default: %(default)s)",
     )  # fmt: skip
-    option("--private", action="store_true", help="only who has a token or certificate may ask at all")
-    console.add_verbose(parser, "1: log every request to stderr, and keep tracebacks")
+    option(
+        "--limit", action="append", metavar="NAME=VALUE",
+        help="change another limit, as in --limit headers=100 --limit json_body=128MB; may be repeated; "
+        "--limit=help lists them",
+    )  # fmt: skip
+    option("--private", action="store_true", help="require a token or a certificate for predictions, too")
+    console.add_verbose(parser, "1: log every request to stderr, and print tracebacks of errors")
     return parser
 
 
@@ -85,8 +99,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or Ctrl-C."""
     from mlaas4hep.errors import ConfigError
+    from mlaas4hep.protocol.limits import Limits, limit_table
+
+    if "help" in (args.limit or ()):
+        for name, default, about in limit_table():
+            console.print_line(f"{name:18}{default:>16}  {about}")
+        return
     from mlaas4hep.serving import serve
     from mlaas4hep.serving.settings import Settings
 
@@ -97,14 +117,15 @@ def command(args: argparse.Namespace) -> None:
     for flag, unit in positive.items():
         if not 0 < getattr(args, flag) < math.inf:
             name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {getattr(args, flag):g}, and must be more than 0{unit}, and finite")
+            raise ConfigError(f"invalid --{name} {getattr(args, flag):g}: it must be finite and more than 0{unit}")
     if not 0 <= args.rate < math.inf:
-        raise ConfigError(f"--rate is {args.rate:g}, and must be at least 0, and finite")
+        raise ConfigError(f"invalid --rate {args.rate:g}: it must be finite and at least 0")
     given = {name: value for name, value in vars(args).items() if value is not None}
     given["allow_dn"] = tuple(given.get("allow_dn", ()))
+    given["limits"] = Limits.parse(given.pop("limit", ()))
     given |= {"max_upload": int(args.max_upload * 1e6), "verbose": bool(args.verbose)}
     serve(Settings(**given))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.exit_with(main())

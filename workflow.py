@@ -1,39 +1,40 @@
 #!/usr/bin/env python3
-"""Train a model on ROOT files and leave a bundle that can be served.
+"""Train a model on ROOT files, and write a bundle that can be served.
 
     workflow.py --files=examples/htautau/files.txt --labels=examples/htautau/labels.txt --model=ex_keras.py --fout=model
     workflow.py --files=ggH.root,VBF.root --labels=ggH,VBF --model=ex_pytorch.py --params=params.json
+    workflow.py --files=data.root:signal,data.root:background --labels=signal,background
     workflow.py --files=files.txt
     workflow.py --predict=model --files=data.root --fout=scores
 
-Without labels the model learns to tell the events from copies of themselves whose columns were shuffled. Results go to
-stdout, progress and notices to stderr. The exit code is 0, 1 after an error, 143 after SIGTERM and
-130 after Ctrl-C (--resume goes on from there). In Python: from mlaas4hep import DataGenerator.
+Without labels, the model is trained to distinguish the events from copies in which each column is shuffled among the
+events (a self-supervised baseline). Results go to stdout, progress and notices to stderr. The exit code is 0 after
+success, 1 after an error, 143 after SIGTERM and 130 after Ctrl-C (continue with --resume). In Python: from mlaas4hep
+import DataGenerator.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
 
 if TYPE_CHECKING:
+    from mlaas4hep.backends.protocol import Backend
     from mlaas4hep.config import Params
     from mlaas4hep.stream import DataGenerator
-    from mlaas4hep.training.backend import Backend
-    from mlaas4hep.training.loop import Epoch
-    from mlaas4hep.training.stopping import Stop
+    from mlaas4hep.training.callbacks import Callbacks
+    from mlaas4hep.training.history import Epoch
 
 __all__ = ["DataGenerator"]
 
 DEFAULT_BUNDLE, DEFAULT_SCORES = "mlaas4hep_model", "scores"
 FORMATS = ("root", "rntuple", "parquet")
-ROUNDS = 25
-"""Of the rounds of boosted trees beyond the number of epochs, each so-manieth is printed."""
+PRINTED_ROUNDS = 25
+"""Boosted trees may have more rounds than `epochs`; of the rounds after this number, every 25th is printed."""
 
 
 def __getattr__(name: str) -> Any:
@@ -52,39 +53,47 @@ def build_parser() -> argparse.ArgumentParser:
         "--files",
         required=True,
         metavar="LIST",
-        help="a text file with one file or LFN a line, a comma list, a glob, or one data file",
+        help="text file with one file or LFN per line, comma-separated list, glob, one data file, or samples file"
+        " (.json, .yaml) with labels, cuts and cross sections; files with the tree if it is not 'branch' of the params"
+        " (data.root:tree)",
     )
     option(
         "--labels",
         type=str,
         metavar="LIST",
-        help="one label a file: a text file with one a line, or a comma list; or the name of a branch (default: none)",
+        help="labels: text file with one per line, comma-separated list, or name of a branch (default: those of the"
+        " samples, if --files is a samples file)",
     )
     option(
         "--model",
         metavar="FILE",
-        help="model file with def model(idim), here or in models/ (default: that of the first framework installed)",
+        help="Python file that defines model(idim), in the working directory, in models/, or among the shipped examples"
+        " (default: example for the first framework that is installed)",
     )
-    option("--params", metavar="FILE", help="params.json: how to read and train (default: params.json if it is there)")
-    option("--specs", metavar="FILE", help="use these specs instead of making a first pass")
-    option("--preproc", metavar="FILE", help="new branches and cuts: a JSON file, or Python with preprocessing(events)")
+    option("--params", metavar="FILE", help="parameters of reading and training (default: params.json if it exists)")
+    option("--specs", metavar="FILE", help="use this specs.json instead of a first pass over the data")
+    option(
+        "--preproc",
+        metavar="FILE",
+        help="new branches and cuts: a JSON file, or a Python file that defines preprocessing(events)",
+    )
     option(
         "--predict",
         metavar="BUNDLE",
-        help="train nothing: write the scores of a bundle for every event, in files that are friends of the inputs",
+        help="do not train; score all events with this bundle, and write the scores as friends of the input trees",
     )
-    option("--format", choices=FORMATS, default="root", help="of the scores: %(choices)s (default: %(default)s)")
+    option("--format", choices=FORMATS, default="root", help="format of the scores (default: %(default)s)")
     option(
         "--fout",
         metavar="DIR",
-        help=f"folder of the bundle, or of the scores (default: {DEFAULT_BUNDLE}, or {DEFAULT_SCORES})",
+        help=f"folder to write the bundle or the scores to (default: {DEFAULT_BUNDLE} or {DEFAULT_SCORES})",
     )
     option(
         "--sign", metavar="KEY",
-        help="private Ed25519 key (PEM) that signs the model; servers trust it by --trust (default: it is not signed)",
+        help="private Ed25519 key (PEM) to sign the model with, for servers with --trust (default: do not sign)",
     )  # fmt: skip
-    option("--resume", action="store_true", help="go on from the checkpoint of a run that was killed, if there is one")
-    console.add_verbose(parser, "1: say more, and keep tracebacks")
+    option("--resume", action="store_true", help="continue from the checkpoint of a stopped run, if it exists")
+    console.add_verbose(parser, "1: more messages, and tracebacks")
     return parser
 
 
@@ -94,42 +103,42 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(args: argparse.Namespace) -> int:
-    """Train, or score, and say how it went."""
-    from mlaas4hep.training.stopping import Stop
+    """Train or score, and print the result."""
+    from mlaas4hep.training.callbacks import Callbacks
 
-    stop = Stop()
-    with stop.by_signals():
-        return predict(args) if args.predict else train(args, stop)
+    callbacks = Callbacks()
+    with callbacks.stop_on_signals():
+        return predict(args) if args.predict else train(args, callbacks)
 
 
-def train(args: argparse.Namespace, stop: Stop) -> int:
-    """Train, and say how it went."""
+def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
+    """Train, and print the result."""
     args.fout = args.fout or DEFAULT_BUNDLE
+    from mlaas4hep.backends.model_file import default_model
+    from mlaas4hep.report.terminal import print_epoch, print_result
     from mlaas4hep.training import train_model
-    from mlaas4hep.training.model_file import default_model
-    from mlaas4hep.training.run import AlreadyTrained, Watch
-    from mlaas4hep.training.words import print_epoch, print_result
+    from mlaas4hep.training.run import AlreadyTrained
 
     params = load_params(args.params)
+    params = params.model_copy(update={"verbose": max(params.verbose, args.verbose)})
     model = args.model or default_model()
     if not args.model:
-        console.notice(f"no --model: taking {model}")
-    if not args.labels:
-        console.notice("no --labels: the model learns to tell events from copies of themselves with shuffled columns")
+        console.notice(f"no --model: using {model}")
 
-    def started(generator: DataGenerator, backend: Backend, fold: int) -> None:
+    def on_train_begin(generator: DataGenerator, backend: Backend, fold: int) -> None:
         if fold:
             return
-        if len(set(map(os.path.realpath, generator.sample.files))) < len(generator.sample.files):
-            console.notice("a file is in the list more than once, and so are its events")
+        if generator.labels.uses_shuffled_copies:
+            console.notice("no labels: training a self-supervised baseline, events against their shuffled copies")
         print_sample(generator, backend)
         if params.hist:
             plot(generator, params.hist)
 
-    def report(epoch: Epoch, best: bool, fold: int) -> None:
-        if epoch.epoch <= params.epochs or epoch.epoch % ROUNDS == 0:  # trees have many rounds
+    def on_epoch_end(epoch: Epoch, best: bool, fold: int) -> None:
+        if epoch.epoch <= params.epochs or epoch.epoch % PRINTED_ROUNDS == 0:
             print_epoch(epoch, best, fold if params.kfold else None)
 
+    callbacks.on_train_begin, callbacks.on_epoch_end = on_train_begin, on_epoch_end
     try:
         trained = train_model(
             args.files,
@@ -139,7 +148,8 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
             fout=args.fout,
             specs=args.specs,
             preproc=args.preproc,
-            watch=Watch(started, report, args.resume, stop),
+            callbacks=callbacks,
+            resume=args.resume,
             sign=args.sign or "",
         )
     except AlreadyTrained as done:
@@ -150,55 +160,71 @@ def train(args: argparse.Namespace, stop: Stop) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the scores of a bundle, and say where."""
+    """Score files with a bundle, and print the paths of the scores."""
     from mlaas4hep.errors import ConfigError
     from mlaas4hep.training.scoring import score_files
 
-    given = [name for name in ("labels", "model", "specs", "resume", "sign") if getattr(args, name)]
-    if given:
-        raise ConfigError(f"--{given[0]} is for training, and --predict takes a model that is trained")
+    invalid = [name for name in ("labels", "model", "specs", "resume", "sign") if getattr(args, name)]
+    if invalid:
+        raise ConfigError(f"--{invalid[0]} is an option of training, not of --predict", hint="leave it out")
     fout = args.fout or DEFAULT_SCORES
-    for path, events, lost in score_files(
+    for path, events, messages in score_files(
         args.predict, args.files, fout, args.format, load_params(args.params), args.preproc
     ):
-        for line in lost:
-            console.notice(line)
-        console.say(f"Scores: {path} ({events} events)")
+        for message in messages:
+            console.notice(message)
+        console.print_line(f"Scores: {path} ({events} events)")
     return 0
 
 
 def load_params(path: str | None) -> Params:
-    """Return the parameters of a file, of ./params.json, or the defaults."""
+    """Return the parameters in a file, in ./params.json, or the defaults."""
     from mlaas4hep.config import Params
 
     if path is None and os.path.lexists("params.json") and not os.path.isdir("params.json"):
         path = "params.json"
-        console.notice("no --params: taking params.json of this folder")
+        console.notice("no --params: using ./params.json")
     return Params.load(path) if path else Params.parse({})
 
 
 def print_sample(generator: DataGenerator, backend: Backend) -> None:
-    """Print what is trained on what."""
+    """Print the sample and the model."""
     specs, nouns = generator.specs, {"classification": "classes", "multilabel": "labels", "regression": "targets"}
-    console.say(
+    console.print_line(
         f"Sample: {generator.num_entries} events of {len(generator.sample.files)} files,"
         f" {specs.num_flat} flat and {specs.num_jagged} jagged branches, {generator.layout.width} columns,"
         f" {nouns[generator.params.task]} {', '.join(generator.classes)}"
     )
     if generator.params.inputs:
-        console.say("Inputs: " + ", ".join(f"{name} {shape}" for name, shape in generator.shapes.items()))
-    console.say(f"Model : {backend.framework}, {backend.size()}, {backend.outputs} outputs")
+        console.print_line("Inputs: " + ", ".join(f"{name} {shape}" for name, shape in generator.shapes.items()))
+    if generator.sample.fileset.has_names or generator.params.weight:
+        print_yields(generator)
+    outputs = f"{backend.outputs} output{'s' * (backend.outputs > 1)}"
+    console.print_line(f"Model : {backend.framework}, {backend.size()}, {outputs}")
+
+
+def print_yields(generator: DataGenerator) -> None:
+    """Print the yields by sample and class as a table."""
+    lumi = generator.params.lumi
+    rows = [["sample", "label", "events", "sum of weights" + (f" ({lumi:g}/fb)" if lumi else "")]]
+    for one in generator.sample.yields:
+        rows.append([one.sample or "all", one.label, str(one.events), f"{one.weighted:.6g} +- {one.error:.3g}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for index, row in enumerate(rows):
+        aligned = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print_line(f"{'        ' if index else 'Yields: '}{aligned}".rstrip())
 
 
 def plot(generator: DataGenerator, folder: str) -> None:
-    """Write histograms of every branch of every file before and after normalisation."""
-    from mlaas4hep.reader.histograms import write_histograms
+    """Write histograms of all branches of all files, before and after normalisation."""
+    from mlaas4hep.histograms.write import write_histograms
+    from mlaas4hep.io.storage.location import output_stems
 
-    for index, name in enumerate(generator.sample.files):
-        with generator.sample.reader(index) as reader:
-            write_histograms(reader, folder, f"{index}_{Path(name).stem}")
-    print(f"Histograms: {folder}")
+    for index, stem in enumerate(output_stems(generator.sample.files)):
+        with generator.sample.readers.borrow(index) as reader:
+            write_histograms(reader, folder, f"{index}_{stem}")
+    console.print_line(f"Histograms: {folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.exit_with(main())

@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
-"""How fast do particle clouds reach a network, beside weaver-core's own loader on the same files?
+"""How fast are particle clouds delivered, compared with weaver-core's loader on the same files?
 
     python benchmarks/bench_clouds.py                      # 4 files of 25,000 jets, LZ4, 2 workers, five rounds
     python benchmarks/bench_clouds.py --codec=zlib --runs=3
-    python benchmarks/bench_clouds.py --jets=2000 --runs=1 # whether it runs
+    python benchmarks/bench_clouds.py --jets=2000 --runs=1 # smoke test
 
-What a network gets is what JetClass's ParticleTransformer gets: up to 128 particles of a jet with 17 features (8 of
-them derived, and the mask), 2 coordinates, 4-vectors, in shuffled batches of 1024, with one of ten classes. The peer
-is the `SimpleIterDataset` of weaver-core in a `DataLoader` with as many workers, for several sizes of what it fetches
-at a time; its best counts. It needs `pip install -c constraints.txt -e '.[bench]'`.
+The inputs are those of JetClass's ParticleTransformer: up to 128 particles per jet with 17 features (8 of them derived,
+and the mask), 2 coordinates and 4-vectors, in shuffled batches of 1024, with ten classes. The baseline is weaver-core's
+`SimpleIterDataset` in a `DataLoader` with the same number of workers, with the best of several fetch sizes. It needs
+`pip install -c constraints.txt -e '.[bench]'`.
 
-Ours is measured twice: as it reads and computes everything in each epoch, which is what weaver does and what a first
-epoch is, and as later epochs are, that take the events from the cache on disk.
+MLaaS4HEP is measured without the cache, like weaver-core and like a first epoch, and with the events in the cache on
+disk, like a later epoch.
 
-Both get the same constants of normalisation, and what they deliver is compared before anything is measured. Files are
-made by `make_jets.py`, which lies with the test data, and kept in a folder for temporary files; they are in the page
-cache. All alternate in every round, and ratios are medians of the ratios of single rounds. Prints a table, then one
-JSON line.
+Both use the same normalisation constants, and their output is compared before the measurement. `make_jets.py` of the
+test data creates the files in a temporary folder; they are in the page cache. All measurements alternate in every
+round, and ratios are medians of the ratios of single rounds. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ import numpy as np
 
 import mlaas4hep
 from mlaas4hep import DataGenerator
-from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.expressions.preproc_file import preproc_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MLAAS4HEP_TESTDATA", ROOT.parent / "shared" / "data"))
@@ -62,7 +61,7 @@ FEATURES = ["part_pt_log", "part_e_log", "part_logptrel", "part_logerel", "part_
 POINTS = ["part_deta", "part_dphi"]
 VECTORS = ["part_px", "part_py", "part_pz", "part_energy"]
 FETCH_STEPS = (0.05, 0.2, 1.0)
-"""Shares of a file that weaver fetches at a time."""
+"""Fractions of a file that weaver-core fetches at a time."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,19 +70,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--codec", choices=["lz4", "zlib"], default="lz4")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5, help="rounds (default: 5)")
-    parser.add_argument("--jets", type=int, default=25_000, help="jets of a file (default: 25000)")
+    parser.add_argument("--jets", type=int, default=25_000, help="jets per file (default: 25000)")
     args = parser.parse_args(argv)
     files = [jets_file(number, args.codec, args.jets) for number in range(FILES)]
-    generator, epoch = ours(files, args.workers, cache=False)
-    _, cached = ours(files, args.workers, cache=True)
-    compare(epoch, cached)  # which fills the cache
+    generator, epoch = generator_epoch(files, args.workers, cache=False)
+    _, cached = generator_epoch(files, args.workers, cache=True)
+    compare(epoch, cached)  # also fills the cache
     with tempfile.TemporaryDirectory() as folder:
         steps = {"mlaas4hep, first epoch": epoch, "mlaas4hep, from its cache": cached}
         peers: dict[str, Epoch] = {}
         try:
-            peers = weavers(files, args.workers, generator, Path(folder))
+            peers = weaver_epochs(files, args.workers, generator, Path(folder))
         except ModuleNotFoundError as error:
-            print(f"no peer: {error}; pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
+            print(f"no baseline: {error}; pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
         else:
             compare(epoch, next(iter(peers.values())))
         steps |= peers
@@ -106,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def jets_file(number: int, codec: str, jets: int) -> str:
-    """Return a file of jets, made when it is first asked for."""
+    """Return a file of jets. Create it if it does not exist."""
     folder = Path(tempfile.gettempdir()) / "mlaas4hep-benchmarks"
     folder.mkdir(exist_ok=True)
     path = folder / f"jets_{number}_{codec}_{jets}.root"
@@ -121,11 +120,11 @@ def jets_file(number: int, codec: str, jets: int) -> str:
 
 
 Epoch = Callable[[], Iterator[dict[str, Any]]]
-"""Batches of one epoch: arrays by name."""
+"""The batches of an epoch: arrays by name."""
 
 
-def ours(files: list[str], workers: int, cache: bool) -> tuple[DataGenerator, Epoch]:
-    """Return an epoch of ours, after the pass that learns the specs; weaver too is given its constants."""
+def generator_epoch(files: list[str], workers: int, cache: bool) -> tuple[DataGenerator, Epoch]:
+    """Return the generator and its epoch. Weaver-core uses the constants of its specs."""
     params = {
         "branch": "tree", "batch_size": BATCH, "workers": workers, "identifier": [], "cache": cache,
         "inputs": {
@@ -134,7 +133,7 @@ def ours(files: list[str], workers: int, cache: bool) -> tuple[DataGenerator, Ep
             "vectors": {"branches": VECTORS, "length": LENGTH, "normalise": "none"},
         },
     }  # fmt: skip
-    generator = DataGenerator(files, "label_*", params, preproc=Preproc.from_json({"define": DERIVED}))
+    generator = DataGenerator(files, "label_*", params, preproc=preproc_from_json({"define": DERIVED}))
 
     numbers = count()
 
@@ -145,8 +144,8 @@ def ours(files: list[str], workers: int, cache: bool) -> tuple[DataGenerator, Ep
     return generator, epoch
 
 
-def weavers(files: list[str], workers: int, generator: DataGenerator, folder: Path) -> dict[str, Epoch]:
-    """Return epochs of weaver-core, one for each step of fetching; a file is its worker's own, so there are no more."""
+def weaver_epochs(files: list[str], workers: int, generator: DataGenerator, folder: Path) -> dict[str, Epoch]:
+    """Return epochs of weaver-core for several fetch sizes. A worker has files of its own."""
     import logging
 
     import yaml
@@ -156,7 +155,7 @@ def weavers(files: list[str], workers: int, generator: DataGenerator, folder: Pa
     logging.disable(logging.INFO)
     specs = generator.specs.branches
     new = {name: in_numpy(text) for name, text in DERIVED.items()}
-    new |= {f"{name}_": name for name in FEATURES}  # since a name has one normalisation
+    new |= {f"{name}_": name for name in FEATURES}  # weaver-core allows one normalisation per name
     config = {
         "selection": None,
         "new_variables": {"part_mask": "ak.ones_like(part_energy)", **new},
@@ -188,12 +187,12 @@ def weavers(files: list[str], workers: int, generator: DataGenerator, folder: Pa
 
 
 def in_numpy(text: str) -> str:
-    """Return an expression as weaver writes it."""
+    """Return an expression in the syntax of weaver-core."""
     return re.sub(r"\b(hypot|log|tanh)\(", r"np.\1(", text)
 
 
 def compare(mine: Epoch, theirs: Epoch) -> None:
-    """Make sure that both deliver the same jets: in whatever order, the same sums of every feature."""
+    """Check that both deliver the same jets: the sums of every feature agree."""
     sums = []
     for epoch in (mine, theirs):
         total: dict[str, np.ndarray] = {}

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What training on images costs, and whether it learns what is there, and nothing else.
+"""Cost of training on images, and whether it learns what it should, and nothing from shuffled labels.
 
     python benchmarks/bench_images.py                       # all of it: about half an hour on 2 cores
     python benchmarks/bench_images.py --only=steps          # one part
-    python benchmarks/bench_images.py --trial               # whether it runs: few images; of no meaning
+    python benchmarks/bench_images.py --trial               # smoke test with few images
 
 The parts:
 
@@ -36,12 +36,12 @@ import numpy as np
 from bench_serving import Bench
 from PIL import Image
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.images.folder import read_folder
 from mlaas4hep.images.stream import ImageStream
 from mlaas4hep.images.train import Network
-from mlaas4hep.training.backend import make_backend
-from mlaas4hep.training.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ring", "blob", "arc")
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"rings": rings, "shuffled": shuffled, "steps": steps, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
-    parser.add_argument("--trial", action="store_true", help="few images; of no meaning")
+    parser.add_argument("--trial", action="store_true", help="smoke test with few images")
     parser.add_argument("--out", default="bench_images.jsonl", help="results are appended to it (default: %(default)s)")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-bench-") as folder:
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(count: int, size: int, seed: int) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield images, uint8 (size, size), of rings, blobs and half rings somewhere in noise, and what they are."""
+    """Yield images, uint8 (size, size), of rings, blobs and half rings in noise, and their classes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
     for number in range(count):
@@ -95,7 +95,7 @@ def write_images(folder: Path, count: int, size: int, seed: int = 0, shuffled: b
 
 
 def run(folder: Path, *options: str) -> tuple[dict[str, Any], float, float]:
-    """Run hep_resnet.py; return the content of metrics.json, seconds, and its peak in MB."""
+    """Run hep_resnet.py; return the content of metrics.json, seconds, and peak memory in MB."""
     command = [sys.executable, ROOT / "hep_resnet.py", f"--mdir={folder / 'models'}", *options]
     began = time.perf_counter()
     with (folder / "said.txt").open("w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
@@ -108,17 +108,17 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], float, float]:
 
 
 def rings(bench: Bench) -> None:
-    """Note how well what is there is learnt."""
+    """Measure the accuracy with correct labels."""
     learn(bench, "rings", shuffled=False)
 
 
 def shuffled(bench: Bench) -> None:
-    """Note how well nothing is learnt."""
+    """Measure the accuracy with shuffled labels."""
     learn(bench, "shuffled", shuffled=True)
 
 
 def learn(bench: Bench, part: str, shuffled: bool) -> None:
-    """Train, and note accuracy and seconds, for each seed."""
+    """Train with each seed, and record accuracy and seconds."""
     for seed in SEEDS[:1] if bench.trial or shuffled else SEEDS:
         folder = bench.folder / f"{part}{seed}"
         options = write_images(folder, 120 if bench.trial else 3000, 64, seed, shuffled)
@@ -132,7 +132,7 @@ def learn(bench: Bench, part: str, shuffled: bool) -> None:
 
 
 class InMemory(ImageStream):
-    """Images that are all decoded before training."""
+    """Images that are decoded before training."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -143,7 +143,7 @@ class InMemory(ImageStream):
 
 
 def steps(bench: Bench) -> None:
-    """Note images/s of files, of memory, and of a loop of Keras alone, by turns."""
+    """Measure images/s from files, from memory, and of Keras's own loop, alternating."""
     count, size = (96, 32) if bench.trial else (3000, 64)
     options = write_images(bench.folder / "steps", count, size)
     folder = read_folder(*(option.partition("=")[2] for option in options))
@@ -155,9 +155,9 @@ def steps(bench: Bench) -> None:
         loops = {
             "files": partial(our_loop, backend, files),
             "memory": partial(our_loop, backend, memory),
-            "keras": bare_loop(network, memory),
+            "keras": keras_loop(network, memory),
         }
-        seconds = by_turns(loops, bench.rounds)
+        seconds = alternate(loops, bench.rounds)
         rates = {name: files.training_entries / statistics.median(times) for name, times in seconds.items()}
         words = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
         ratio = rates["memory"] / rates["files"]
@@ -167,8 +167,8 @@ def steps(bench: Bench) -> None:
         )  # fmt: skip
 
 
-def by_turns(loops: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each epoch of each loop, without a first one, in which it is compiled."""
+def alternate(loops: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each epoch of each loop, except the first epoch, which compiles the network."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for epoch in range(1 + rounds):
         for name, loop in loops.items():
@@ -179,13 +179,13 @@ def by_turns(loops: Mapping[str, Callable[[int], None]], rounds: int) -> dict[st
 
 
 def our_loop(backend: Any, images: ImageStream, epoch: int) -> None:
-    """Train for an epoch as hep_resnet.py does it."""
+    """Train for an epoch as hep_resnet.py does."""
     for _ in backend.steps(images.batches("train", epoch)):
         pass
 
 
-def bare_loop(network: Network, images: InMemory) -> Callable[[int], None]:
-    """Return an epoch of the same network as Keras's documentation trains it, on what is in memory."""
+def keras_loop(network: Network, images: InMemory) -> Callable[[int], None]:
+    """Return an epoch of the same network with Keras's `fit`, on images in memory."""
     import keras
 
     model = network.build(images.shapes, len(images.labels.classes))
@@ -201,7 +201,7 @@ def bare_loop(network: Network, images: InMemory) -> Callable[[int], None]:
 
 
 def memory(bench: Bench) -> None:
-    """Note the peak of a run on some images, and on ten times as many."""
+    """Measure the peak memory of a run on some images, and on ten times as many."""
     peaks = []
     for count in (120, 240) if bench.trial else (10_000, 100_000):
         folder = bench.folder / f"memory{count}"

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""How fast do events become vectors, beside uproot reading the same branches and throwing them away?
+"""How fast are events converted to vectors, compared with uproot reading the same branches and discarding them?
 
     python benchmarks/bench_reading.py                                   # all of it: about half an hour
     python benchmarks/bench_reading.py --only=steps --runs=3             # one part
-    python benchmarks/bench_reading.py --only=steps --file=data.root     # of a file of yours
+    python benchmarks/bench_reading.py --only=steps --file=data.root     # with your own file
 
 The parts:
 
-    steps     first pass, matrix, 20 branches, against uproot (the peer) and against inflating alone (the floor)
-    codecs    files compressed by LZ4, ZSTD and LZMA, against uproot
-    memory    peak of first pass and matrix with 2 workers, 600,000 events beside 60,000
+    steps     first pass, matrix, 20 branches, relative to uproot and to decompression only
+    codecs    files compressed with LZ4, ZSTD and LZMA, relative to uproot
+    memory    peak memory of first pass and matrix with 2 workers, 600,000 and 60,000 events
     info      `reader.py --info --nevts=2000`, the whole process
-    xrootd    root:// on this machine (a real server), against the same file on disk
+    xrootd    root:// on this machine (a real server), relative to the same file on disk
 
-Files are resampled from a real NanoAOD file by `make_nanoaod.py`, which lies with the test data, and kept in a folder
-of the system's for temporary files. Prints a table a part, then one JSON line. Ratios are medians of the ratios of
+`make_nanoaod.py` of the test data resamples a real NanoAOD file; the results are kept in the system's temporary folder.
+Prints one table per part, then one JSON line. Ratios are medians of the ratios of
 single rounds, in which all steps alternate; files are in the page cache.
 """
 
@@ -38,8 +38,8 @@ import uproot
 import mlaas4hep
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Kind, open_source
-from mlaas4hep.io.baskets import plan_of
-from mlaas4hep.io.compression import decompress
+from mlaas4hep.io.root.baskets import basket_layout_of
+from mlaas4hep.io.root.compression import decompress
 from mlaas4hep.reader import DataReader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def nanoaod(events: int, codec: str = "zlib") -> str:
-    """Return a NanoAOD file of so many events, made when it is first asked for."""
+    """Return a NanoAOD file with `events` events. Create it if it does not exist."""
     folder = Path(tempfile.gettempdir()) / "mlaas4hep-benchmarks"
     folder.mkdir(exist_ok=True)
     path = folder / f"nanoaod_{events}_{codec}.root"
@@ -95,7 +95,7 @@ def nanoaod(events: int, codec: str = "zlib") -> str:
 
 
 def alternate(work: Steps, runs: int) -> dict[str, list[float]]:
-    """Return the seconds that each step takes in every round."""
+    """Run all steps in each round; return the seconds of each step."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(runs):
         for name, step in work.items():
@@ -106,7 +106,7 @@ def alternate(work: Steps, runs: int) -> dict[str, list[float]]:
 
 
 def table(title: str, seconds: dict[str, list[float]], events: int, peer: Callable[[str], str]) -> dict[str, object]:
-    """Print events/s of each step, and the ratio to its peer; return both."""
+    """Print events/s of each step, and its ratio to its baseline; return both."""
     print(title)
     found = {}
     for name, values in seconds.items():
@@ -118,14 +118,14 @@ def table(title: str, seconds: dict[str, list[float]], events: int, peer: Callab
 
 
 def iterate(file: str, branches: list[str] | None = None) -> None:
-    """Do what the peer does."""
+    """Read a file with uproot, the baseline."""
     with uproot.open(file) as opened:
         for _ in opened[TREE].iterate(filter_name=branches):
             pass
 
 
 def first_pass(file: str, workers: int = 1) -> None:
-    """Learn the specs."""
+    """Compute the specs."""
     with DataReader(file, workers=workers) as reader:
         reader.first_pass()
 
@@ -179,20 +179,20 @@ def steps(args: argparse.Namespace) -> dict[str, object]:
             strict=True,
         )
         share = statistics.median(floor / whole for floor, whole in pairs)
-        print(f"matrix, {workers}: {share:.0%} of the rate of inflating alone")
+        print(f"matrix, {workers}: {share:.0%} of the rate of decompression only")
         found[f"share of inflating, {workers}"] = round(share, 3)
     return found
 
 
 def compressed_records(file: str, names: list[str]) -> list[tuple[memoryview, int]]:
-    """Return the compressed content of every basket, and its length when inflated."""
+    """Return the compressed content of each basket, and its decompressed length."""
     content = memoryview(Path(file).read_bytes())
     records = []
     with uproot.open(file) as opened:
         for name in names:
-            plan = plan_of(opened[TREE][name])
-            for index in range(len(plan.seek) if plan else 0):
-                start, length = plan.place(index)
+            layout = basket_layout_of(opened[TREE][name])
+            for index in range(len(layout.seek) if layout else 0):
+                start, length = int(layout.seek[index]), int(layout.bytes[index])
                 basket = content[start : start + length]
                 key = int.from_bytes(basket[14:16], "big")
                 records.append((basket[key:], int.from_bytes(basket[6:10], "big")))
@@ -200,7 +200,7 @@ def compressed_records(file: str, names: list[str]) -> list[tuple[memoryview, in
 
 
 def codecs(args: argparse.Namespace) -> dict[str, object]:
-    """Measure first pass and matrix of files that are compressed in other ways."""
+    """Measure first pass and matrix for other compression algorithms."""
     results: dict[str, object] = {}
     for codec in ("lz4", "zstd", "lzma"):
         file = nanoaod(240_000, codec)
@@ -233,7 +233,7 @@ def memory(args: argparse.Namespace) -> dict[str, object]:
 
 
 def info(args: argparse.Namespace) -> dict[str, object]:
-    """Measure `reader.py --info` as a whole process."""
+    """Measure `reader.py --info` as a process."""
     command = [sys.executable, str(ROOT / "reader.py"), f"--fin={nanoaod(240_000)}", "--info", "--nevts=2000"]
     run = {"info": lambda: subprocess.run(command, check=True, capture_output=True)}
     seconds = statistics.median(alternate({**run}, args.runs)["info"])

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""How many predictions does the server answer, how soon after its start, and does its memory stay what it is?
+"""Rate and latency of predictions, start-up time and memory of the server.
 
     python benchmarks/bench_serving.py                     # all of it: about a quarter of an hour
     python benchmarks/bench_serving.py --only=rows         # one part
-    python benchmarks/bench_serving.py --trial             # whether it runs: a second of each; of no meaning
+    python benchmarks/bench_serving.py --trial             # smoke test: one second each
 
-The parts, for the network that TFaaS publishes its numbers for (42x128x128x128x64x64x1):
+The parts, for the network of the published TFaaS benchmark (42x128x128x128x64x64x1):
 
-    floor       requests/s of uvicorn alone, which reads the same body and answers a constant
+    floor       requests/s of uvicorn alone, which reads the same body and returns a constant response
     single      requests/s and latency of one event in JSON, 100 connections, one worker and two
-    rows        rows/s of 4,096 events in a request, binary, by the Open Inference Protocol
-    start       seconds from the start of the process to the first answer
+    rows        rows/s with 4,096 events per request, binary Open Inference Protocol
+    start       seconds from the start of the process to the first response
     memory      after 10,000 requests, 10 uploads and deletes, and after 1,000,000 and 1,000
 
-Load comes from wrk (apt-get install wrk), on the same machine. Every result is a line of --out as soon as it is there.
+wrk (apt-get install wrk) generates the load on the same machine. Each result is immediately appended to --out.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def app(scope, receive, send):
 
 @dataclass(frozen=True)
 class Bench:
-    """Where things are, how long they take, and where results go."""
+    """Folders, durations and the output file of the benchmark."""
 
     folder: Path
     out: Path
@@ -71,12 +71,12 @@ class Bench:
 
     @property
     def seconds(self) -> int:
-        """Of one measurement."""
+        """Seconds of a measurement."""
         return 1 if self.trial else 10
 
     @property
     def rounds(self) -> int:
-        """Of each measurement."""
+        """Number of runs of each measurement."""
         return 1 if self.trial else ROUNDS
 
     @property
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"floor": floor, "single": single, "rows": rows, "start": start, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
-    parser.add_argument("--trial", action="store_true", help="a second of each; of no meaning")
+    parser.add_argument("--trial", action="store_true", help="smoke test: one second each")
     parser.add_argument(
         "--out", default="bench_serving.jsonl", help="results are appended to it (default: %(default)s)"
     )
@@ -115,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def write_model(folder: Path, name: str) -> None:
-    """Write the published network, with weights of no meaning, as a bundle has it."""
-    rng, nodes, weights, values = np.random.default_rng(0), [], [], "inputs"
+def write_model(folder: Path, name: str, seed: int = 0) -> None:
+    """Write the published network with arbitrary weights as a bundle."""
+    rng, nodes, weights, values = np.random.default_rng(seed), [], [], "inputs"
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(SIZES)):
         last = layer == len(SIZES) - 2
         matrix = rng.normal(0, inputs**-0.5, (inputs, outputs)).astype(np.float32)
@@ -144,7 +144,7 @@ def write_model(folder: Path, name: str) -> None:
 
 
 def write_requests(folder: Path) -> None:
-    """Write what wrk sends: one event in JSON, and many in binary."""
+    """Write the request bodies for wrk: one event in JSON, and many in binary."""
     rng = np.random.default_rng(1)
     event = {"keys": [f"x{index}" for index in range(42)], "values": rng.normal(size=42).round(4).tolist()}
     (folder / "one.body").write_text(json.dumps({**event, "model": "published"}))
@@ -161,7 +161,7 @@ def write_requests(folder: Path) -> None:
 
 @contextlib.contextmanager
 def server(bench: Bench, *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Give a server's URL and process."""
+    """Start a server; yield its URL and process."""
     command = [sys.executable, ROOT / "tfaas_server.py", f"--models-dir={bench.models}", "--port=0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -201,13 +201,13 @@ def wrk(bench: Bench, url: str, body: str, connections: int, seconds: int | None
 
 
 def cpu_times() -> tuple[float, ...]:
-    """Return the seconds in which the host gave the cores to others, and in which they worked."""
+    """Return the steal time and the busy time of the cores in seconds."""
     times = psutil.cpu_times()
     return times.steal, times.user, times.nice, times.system, times.irq, times.softirq
 
 
 def floor(bench: Bench) -> None:
-    """Note what the HTTP server alone does."""
+    """Measure the HTTP server alone."""
     (bench.folder / "floor.py").write_text(FLOOR)
     port = "8199"
     command = [sys.executable, "-m", "uvicorn", "floor:app", "--port", port, "--no-access-log", "--log-level=error"]
@@ -220,19 +220,29 @@ def floor(bench: Bench) -> None:
 
 
 def single(bench: Bench) -> None:
-    """Note requests/s of one event, with one worker and two, in turn."""
+    """Measure requests/s of one event, alternating one and two workers."""
     found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for _ in range(bench.rounds):
         for workers, results in found.items():
-            with server(bench, f"--workers={workers}") as (url, _):
-                wrk(bench, f"{url}/json", "one", CONNECTIONS, 1)  # the model is loaded
-                results.append(wrk(bench, f"{url}/json", "one", CONNECTIONS))
+            with server(bench, f"--workers={workers}") as (url, process):
+                wrk(bench, f"{url}/json", "one", CONNECTIONS, 1)  # loads the model
+                before = cpu_seconds(process)
+                result = wrk(bench, f"{url}/json", "one", CONNECTIONS)
+                result["cpu"] = 1e6 * (cpu_seconds(process) - before) / (result["rate"] * bench.seconds)
+                results.append(result)
     for workers, results in found.items():
-        note(bench, "single", f"workers: {workers}", results, workers=workers)
+        cpu = statistics.median(one["cpu"] for one in results)
+        note(bench, "single", f"workers: {workers}, {cpu:.1f} us of CPU per request", results, workers=workers)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a server and its workers have used."""
+    times = [one.cpu_times() for one in (process, *process.children())]
+    return sum(one.user + one.system for one in times)
 
 
 def rows(bench: Bench) -> None:
-    """Note rows/s of many events in a request."""
+    """Measure rows/s with many events per request."""
     for connections in (1, 4):
         with server(bench) as (url, _):
             infer = f"{url}/v2/models/published/infer"
@@ -246,7 +256,7 @@ def rows(bench: Bench) -> None:
 
 
 def start(bench: Bench) -> None:
-    """Note seconds from the start to the first answer."""
+    """Measure seconds from the start to the first response."""
     found = []
     for _ in range(2 if bench.trial else 7):
         began = time.perf_counter()
@@ -259,7 +269,7 @@ def start(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """Note resident memory after some requests, uploads and deletes, and after a hundred times as many."""
+    """Measure resident memory after some requests, uploads and deletes, and after a hundred times as many."""
     requested, uploaded, sizes = 0, 0, {}
     with server(bench) as (url, process), requests.Session() as session:
         for aim, uploads in ((1_000, 1), (5_000, 10)) if bench.trial else ((10_000, 10), (1_000_000, 1_000)):
@@ -282,7 +292,7 @@ def memory(bench: Bench) -> None:
 
 
 def packed(folder: Path, name: str) -> bytes:
-    """Return a model's folder as an archive, under another name."""
+    """Return the folder of a model as an archive, with another name."""
     content = io.BytesIO()
     params = {**json.loads((folder / "params.json").read_text()), "name": name}
     text = json.dumps(params).encode()
@@ -295,7 +305,7 @@ def packed(folder: Path, name: str) -> bytes:
 
 
 def note(bench: Bench, part: str, what: str, found: list[dict[str, float]], **values: object) -> None:
-    """Note medians of several runs."""
+    """Record medians of several runs."""
     rate, half, most, stolen = (
         statistics.median(one[key] for one in found) for key in ("rate", "p50", "p99", "stolen")
     )
@@ -308,7 +318,7 @@ def note(bench: Bench, part: str, what: str, found: list[dict[str, float]], **va
 
 
 def wait_for_answer(url: str, body: bytes = b"{}") -> None:
-    """Ask until there is an answer."""
+    """Send requests until the server responds."""
     while True:
         try:
             requests.post(url, data=body, timeout=20).raise_for_status()

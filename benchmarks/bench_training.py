@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""What training costs and what it is worth: waiting for data, later epochs, memory, and AUC beside boosting.
+"""Cost and quality of training: time spent waiting for data, later epochs, memory, and AUC compared with boosting.
 
     python benchmarks/bench_training.py                          # all of it: about half an hour
     python benchmarks/bench_training.py --only=accuracy          # one part
-    python benchmarks/bench_training.py --trial                  # whether it runs: few events, one seed, one epoch
+    python benchmarks/bench_training.py --trial                  # smoke test: few events, one seed, one epoch
 
 The parts:
 
-    waiting     share of the time in which the shipped networks wait for data, by epoch; 60,000 events, 947 branches
-    delivery    events/s of the generator alone on the same events, first epoch and later ones
-    memory      peak of two epochs, Keras and PyTorch, with and without cache, on 600,000 events beside 60,000
-    accuracy    AUC of ggH against VBF, five seeds: all shipped models, and boosting and XGBoost in memory on the same
-                events; htautau of the test data ($MLAAS4HEP_TESTDATA, or ../shared/data)
+    waiting     fraction of time that the shipped networks wait for data, per epoch; 60,000 events, 947 branches
+    delivery    events/s of the generator alone with the same events, in the first and in later epochs
+    memory      peak memory of two epochs, Keras and PyTorch, with and without cache, 600,000 and 60,000 events
+    accuracy    AUC of ggH against VBF, five seeds: all shipped models, and boosting and XGBoost in memory with the same
+                events; the htautau sample of the test data ($MLAAS4HEP_TESTDATA, or ../shared/data)
 
-Files are resampled as in `bench_reading.py`. Each training is a process of its own, with a new folder as its cache.
-Every result is a line of --out as soon as it is there; a part that fails is said, and the next one runs.
+Files are resampled as in `bench_reading.py`. Each training runs in a separate process with an empty cache. Each result
+is immediately appended to --out. A failure of a part is reported, and the next part runs.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ TRAIN = """
 import json, sys
 from mlaas4hep.config import Params
 from mlaas4hep.stream import DataGenerator
-from mlaas4hep.training.backend import make_backend
+from mlaas4hep.backends.make import make_backend
 from mlaas4hep.training.loop import train
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.task import Task
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
 files, labels, model, params = json.loads(sys.argv[1])
 params = Params.parse(params)
 with DataGenerator(files, labels, params) as generator:
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"waiting": waiting, "delivery": delivery, "memory": memory, "accuracy": accuracy}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
-    parser.add_argument("--trial", action="store_true", help="few events, one seed, one epoch; of no meaning")
+    parser.add_argument("--trial", action="store_true", help="smoke test: few events, one seed, one epoch")
     parser.add_argument(
         "--out", default="bench_training.jsonl", help="results are appended to it (default: %(default)s)"
     )
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Notes:
-    """Where the results of a part go, at once."""
+    """Prints the results of a part, and appends them to a file."""
 
     path: Path
     part: str
@@ -105,7 +105,7 @@ class Notes:
 
     @contextmanager
     def failures(self, **values: object) -> Iterator[None]:
-        """Note what the block raises, and go on."""
+        """Report an exception of the block, and continue."""
         try:
             yield
         except Exception as error:
@@ -113,7 +113,7 @@ class Notes:
 
 
 def run(files: list[str], labels: object, model: str, params: dict[str, object]) -> dict[str, Any]:
-    """Train in a process of its own, with an empty cache; return its epochs and its peak of memory."""
+    """Train in a separate process with an empty cache; return its epochs and its peak memory."""
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-bench-") as cache:
         done = subprocess.run(
             [sys.executable, "-c", TRAIN, json.dumps([files, labels, model, params])],
@@ -127,7 +127,7 @@ def run(files: list[str], labels: object, model: str, params: dict[str, object])
 
 
 def waiting(notes: Notes) -> None:
-    """Note the share of waiting by epoch, by model."""
+    """Measure the fraction of time spent waiting, per epoch and model."""
     for model in MODELS:
         with notes.failures(model=model):
             params: dict[str, object] = {"epochs": 4, "workers": 2, "patience": 9}
@@ -141,7 +141,7 @@ def waiting(notes: Notes) -> None:
 
 
 def delivery(notes: Notes) -> None:
-    """Note events/s of the first epoch, with an empty cache, and of later ones; in fresh generators."""
+    """Measure events/s of the first epoch, with an empty cache, and of later epochs, in new generators."""
     file = nanoaod(600 if notes.trial else 60_000)
     rates: dict[str, list[float]] = {"first": [], "later": [], "first, no cache": []}
     for _ in range(3):
@@ -162,7 +162,7 @@ def delivery(notes: Notes) -> None:
 
 
 def memory(notes: Notes) -> None:
-    """Note the peak resident memory, in MB, of two epochs, of which the second comes from the cache."""
+    """Measure the peak resident memory of two epochs in MB; the second one reads from the cache."""
     for model in MODELS:
         for cache in (True, False):
             for events in (600, 6000) if notes.trial else (60_000, 600_000):
@@ -177,7 +177,7 @@ def memory(notes: Notes) -> None:
 
 
 def accuracy(notes: Notes) -> None:
-    """Note the AUC on the test part by model, a number a seed."""
+    """Measure the AUC on the test part, per model and seed."""
     found: dict[str, list[float]] = {}
     less = {"nevts": 400, "epochs": 1} if notes.trial else {}
     for seed in range(1) if notes.trial else SEEDS:
@@ -201,7 +201,7 @@ def accuracy(notes: Notes) -> None:
 
 
 def in_memory(params: Params) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return vectors and classes of each part, NaN where there is no value."""
+    """Return vectors and classes of each part, NaN for missing values."""
     parts = {}
     with DataGenerator(FILES, CLASSES, params.model_copy(update={"normalise": "none"})) as generator:
         for part in PARTS:
@@ -227,8 +227,8 @@ def trees(params: Params) -> float:
     """Return the AUC of the shipped XGBoost model, in memory."""
     from sklearn.metrics import roc_auc_score
 
-    from mlaas4hep.training.model_file import load_model_file
-    from mlaas4hep.training.task import Task
+    from mlaas4hep.backends.model_file import load_model_file
+    from mlaas4hep.backends.task import Task
 
     parts = in_memory(params)
     (x, y), (test_x, test_y) = parts["train"], parts["test"]
@@ -239,17 +239,17 @@ def trees(params: Params) -> float:
 
 def shipped(model: str, params: Params) -> float:
     """Return the AUC of a shipped model, through the stream."""
-    from mlaas4hep.training.backend import make_backend
+    from mlaas4hep.backends.make import make_backend
+    from mlaas4hep.backends.model_file import load_model_file
+    from mlaas4hep.backends.task import Task
     from mlaas4hep.training.loop import evaluate, train
-    from mlaas4hep.training.model_file import load_model_file
-    from mlaas4hep.training.task import Task
 
     with DataGenerator(FILES, CLASSES, params) as generator:
         backend = make_backend(load_model_file(model), generator.shapes, Task.of(generator.sample.labels), params)
         if not backend.normalised:
             generator.sample.renormalise("none")
         train(generator, backend, params)
-        return evaluate(generator, backend, "test").figures()["auc"]
+        return evaluate(generator, backend, "test").metrics()["auc"]
 
 
 if __name__ == "__main__":

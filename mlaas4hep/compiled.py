@@ -1,8 +1,8 @@
-"""The compiled loops, where they were built.
+"""The compiled loops, if they were built.
 
     KERNEL.assemble(...)     # see kernel.cpp
 
-Without a C++ compiler the installation leaves them out, and NumPy does the same, several times slower.
+They are not built if there is no C++ compiler. NumPy code is then used in their place, which is several times slower.
 """
 
 from __future__ import annotations
@@ -14,4 +14,4 @@ from typing import Any
 _NAME = "mlaas4hep._kernel"
 
 KERNEL: Any = importlib.import_module(_NAME) if importlib.util.find_spec(_NAME) else None
-"""The module made of `kernel.cpp`, or None."""
+"""The module compiled from `kernel.cpp`; None if it was not built."""

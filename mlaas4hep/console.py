@@ -1,8 +1,8 @@
-"""What people see in a terminal: errors, notices, progress, sizes.
+"""Output of the scripts: errors, notices and progress bars, and their exit codes.
 
-    sys.exit(run(command, args))
+    exit_with(run(command, args))
 
-Results go to stdout, everything here to stderr; in a pipe and with NO_COLOR there is neither colour nor animation.
+Results are written to stdout, errors, notices and progress bars to stderr. Progress bars are shown in terminals only.
 """
 
 from __future__ import annotations
@@ -10,131 +10,211 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import math
 import os
 import re
+import signal
+import stat
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any, NoReturn, Protocol
 
-from mlaas4hep.errors import MLaaS4HEPError, printable
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, printable
+from mlaas4hep.write_errors import WriteFailed, failed_write, write_errno
 
-EACH = 0.5
-"""Seconds for which the text behind a bar stays: to make it may hold up the work, as to fetch a loss from a GPU."""
+TEXT_INTERVAL = 0.5
+"""Seconds between updates of the text behind a progress bar, which may be slow, such as to fetch a loss from a GPU."""
+
+SIGTERM_PAUSE = 10.0
+"""Seconds after a SIGTERM during which further ones are ignored."""
 
 
 def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
-    """Run a script's command and turn what may go wrong into an exit code.
+    """Run the command of a script, and print errors.
 
     Returns:
-        0, or what the command returned; 1 after an `MLaaS4HEPError`, whose message is printed (and its traceback
-        with `--verbose`), or the `exit_code` of its kind; 130 after Ctrl-C.
+        The exit code: 0, or the return value of the command; the `exit_code` of an `MLaaS4HEPError`, whose message is
+        printed (after its traceback with `--verbose`); 130 after Ctrl-C; 143 after SIGTERM; 1 after other errors.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the end
+        if getattr(sys, name) is None:  # closed by the parent process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  stays open until the process ends
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
+            stream.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding cannot represent
     try:
-        code = command(args) or 0
-        sys.stdout.flush()  # or a full disk would be noticed too late to be said
-        return code
+        with _sigterm_as_exception():
+            _check_umask()
+            code = command(args) or 0
+            sys.stdout.flush()  # raises the error of a full disk while it can still be reported
+            return code
     except MLaaS4HEPError as error:
         if getattr(args, "verbose", 0):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(f"error: {error}", error.exit_code)
     except MemoryError as error:
-        print(f"error: not enough memory: {error}", file=sys.stderr)
-        return 1
+        return _fail("error: not enough memory" + f": {error}" * bool(str(error)))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mlaas4hep"):
             raise
-        print(
+        return _fail(
             f"error: the package '{error.name}' is not installed; in a clone: make demo, then"
-            " . .venv/bin/activate; elsewhere: pip install 'mlaas4hep[all]'",
-            file=sys.stderr,
+            " . .venv/bin/activate; elsewhere: pip install 'mlaas4hep[all]'"
         )
-        return 1
+    except _Terminated:
+        return _fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        failure = _failed_write(error)
+        if failure is None:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"error: cannot write: {error.strerror}", file=sys.stderr)
-        return 1
+        _discard_stdout()
+        return _fail(f"error: {failure}")
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_with(code: int) -> NoReturn:
+    """Exit with a code; Ctrl-C no longer interrupts, so that it cannot disturb the exit handlers of frameworks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process received SIGTERM."""
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Raise _Terminated in the block on SIGTERM, so that temporary files are deleted, as on Ctrl-C.
+
+    If the process already handles or ignores the signal, nothing is changed.
+    """
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    ignored_until = -math.inf
+
+    def terminate(number: int, frame: object) -> None:
+        nonlocal ignored_until
+        now = time.monotonic()
+        if now >= ignored_until:  # `timeout` sends the signal twice; the second must not interrupt the clean-up
+            ignored_until = now + SIGTERM_PAUSE
+            raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _check_umask() -> None:
+    """Raise ConfigError if the umask denies the process access to the files that it creates."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & stat.S_IRWXU:
+        raise ConfigError(
+            f"the umask {mask:04o} denies you access to your own new files", hint="set another: umask 022"
+        )
+
+
+def _failed_write(error: OSError) -> WriteFailed | None:
+    """Return an error that names what could not be written, standard output or a file; None if no write failed."""
+    if error.filename is None and write_errno(error) and _stdout_is_full():
+        return WriteFailed("to standard output", error.errno)
+    if error.errno == errno.EIO:  # for example if the terminal was closed
+        return WriteFailed(error.filename or "to standard output", error.errno)
+    return failed_write(error)
+
+
+def _stdout_is_full() -> bool:
+    """Return whether writing to standard output fails, tested with buffered text, or else with no bytes (/dev/full)."""
+    descriptor = sys.stdout.fileno()
+    try:
+        sys.stdout.flush()
+        os.write(descriptor, b"")
+    except OSError as error:
+        return bool(write_errno(error))
+    return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.fstatvfs(descriptor).f_bavail == 0
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are, like all others, one line and exit code 1.
+    """Argument parser that prints one line per error and exits with code 1, as for all other errors.
 
-    An empty value is one of them, as of a variable that is not set; an option for which it means something has the
+    Empty values are errors, since they usually come from an unset shell variable. Options that may be empty have the
     type `str`.
     """
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.register("type", None, _filled)
+        self.register("type", None, non_empty)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave."""
+        """Print an error and exit."""
         self.exit(1, f"error: {message}; all options: {self.prog} --help\n")
 
 
-def _filled(text: str) -> str:
-    """Return the value of an option that is not empty; argparse says which one it is if it is."""
+def non_empty(text: str) -> str:
+    """Return the value of an option, which must not be empty; argparse adds the name of the option to the error."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
 
 
 def add_verbose(parser: argparse.ArgumentParser, levels: str) -> None:
-    """Give a script the option `--verbose`, a number that is 1 where none is written; `levels` says what they do."""
+    """Add the option `--verbose[=LEVEL]` to a parser, with level 1 as default; `levels` is its help text."""
     parser.add_argument(
         "--verbose", type=int, nargs="?", const=1, default=0, metavar="LEVEL", help=f"{levels} (default: 0)"
     )
 
 
-def say(text: str) -> None:
-    """Print a result; when nobody reads any more, work goes on all the same."""
+def print_line(text: str) -> None:
+    """Print one line of a result; if the reading end of a pipe is closed, the process continues without output."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
 
 
 def notice(text: str) -> None:
-    """Say something that the user should know and need not act on."""
+    """Print a notice: information that requires no action by the user."""
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def shortened(text: str, room: int) -> str:
-    """Return a text in at most `room` characters, the last an ellipsis where it was cut."""
-    return text if len(text) <= room else text[: room - 1] + "…"
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` characters, with an ellipsis at the end if it was shortened."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 class Progress(Protocol):
-    """What work reports to while it is under way."""
+    """Interface of progress bars."""
 
     def advance(self, amount: int, text: Callable[[], str] | None = None) -> None:
-        """Say that `amount` more units are done; what `text` returns, if it is drawn, stands behind the bar."""
+        """Report `amount` more units as done; `text`, called only if needed, returns a text to show behind the bar."""
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -> Iterator[Progress]:
-    """Show a bar with rate and time left on stderr while the block runs.
+    """Show a progress bar with rate and remaining time on stderr during the block.
 
-    Nothing is drawn when stderr is no terminal, nor before `delay` seconds have passed; from then on it is drawn every
-    second, however long a unit takes.
+    The bar is only drawn if stderr is a terminal, and after `delay` seconds. From then on, it is updated every second,
+    even if one unit takes longer.
     """
     from tqdm import tqdm
 
@@ -151,6 +231,7 @@ def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
     ) as bar:
+        _use_monotonic_clock(bar)
         clock = Thread(target=_tick, args=(bar, ended), name="progress", daemon=True)
         if not bar.disable:
             clock.start()
@@ -162,10 +243,16 @@ def progress(title: str, total: int, unit: str = "events", delay: float = 2.0) -
                 clock.join()
 
 
+def _use_monotonic_clock(bar: Any) -> None:
+    """Make a tqdm bar use a clock that is never set back, for which tqdm has no option."""
+    bar._time = time.monotonic
+    bar.start_t = bar.last_print_t = time.monotonic()
+
+
 def _tick(bar: Any, ended: Event) -> None:
     if ended.wait(bar.delay):
         return
-    bar.delay = 0  # or what is drawn here would stay when it has ended
+    bar.delay = 0  # otherwise tqdm would not clear the bar at the end
     while not ended.is_set():
         bar.refresh()
         ended.wait(1)
@@ -180,36 +267,39 @@ class _Bar:
     def advance(self, amount: int, text: Callable[[], str] | None = None) -> None:
         if text is not None and self._postfix and time.monotonic() >= self._next:
             self._postfix(text(), False)
-            self._next = time.monotonic() + EACH
+            self._next = time.monotonic() + TEXT_INTERVAL
         self._update(amount)
 
 
 @contextmanager
 def filtered_stderr(chatter: str) -> Iterator[None]:
-    """Hold back what the block writes to stderr, from C or Python, and let lines that do not match `chatter` pass."""
+    """Capture what the block writes to stderr, from C or Python, and print the lines that do not match a pattern.
+
+    `chatter` is a regular expression of the lines to drop, matched from their beginning.
+    """
     sys.stderr.flush()
-    keep = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(keep, 2)
-            os.close(keep)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
+            os.dup2(original, 2)
+            os.close(original)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
                 if not re.match(chatter, line):
                     print(line, file=sys.stderr)
 
 
-def memory() -> tuple[float, float]:
-    """Return the resident and the swapped-out memory of this process, in MB (10^6 bytes)."""
+def process_memory() -> tuple[float, float]:
+    """Return the resident and the swapped memory of this process, in MB (10^6 bytes)."""
     import psutil
 
     process = psutil.Process()
     try:
         swap = process.memory_full_info().swap
-    except (AttributeError, psutil.Error):  # no swap figure on this system
+    except (AttributeError, psutil.Error):  # the system does not report swapped memory
         swap = 0
     return process.memory_info().rss / 1e6, swap / 1e6

@@ -1,9 +1,9 @@
-"""Every error that a user can cause, each saying what, where, the nearest right name and the fix.
+"""Errors that users can cause. Their messages name the problem, similar names, and a solution.
 
     raise BranchNotFound("branch 'Muon_pT' is not in tree 'Events' of data.root", nearest=["Muon_pt"])
 
 The scripts print the message of an `MLaaS4HEPError` as `error: ...` and exit with 1; see `console.run`.
-Anything else that is raised is a defect of this package, and keeps its traceback.
+Any other exception is a bug in this package, and its traceback is printed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
+
+_GENERIC_NAMES = ("error", "exception")
+"""Names of exception classes, such as zlib.error, that need not be shown, in lower case."""
 
 
 class MLaaS4HEPError(Exception):
-    """Base of all errors that a user can mend; `str()` of it is one line, ready to be shown."""
+    """Base class of errors that users can fix; `str()` returns a message of one line.
+
+    Attributes:
+        what: the problem.
+        nearest: existing names that are similar to an unknown one.
+        hint: how to fix the problem.
+        exit_code: exit code of scripts.
+    """
 
     exit_code = 1
 
@@ -36,37 +47,37 @@ class MLaaS4HEPError(Exception):
 
 
 class FileUnreadable(MLaaS4HEPError, OSError):
-    """A file is missing, is not what its reader expects, or is damaged."""
+    """A file is missing, damaged, or not of the expected kind."""
 
     __str__ = MLaaS4HEPError.__str__
 
 
 class Unreachable(FileUnreadable):
-    """No place that a file lies in can be read at present; its content may be perfectly well."""
+    """A file cannot be reached at present; its content may be intact."""
 
 
 class TreeNotFound(MLaaS4HEPError, KeyError):
-    """A file has no tree of the name that was asked for."""
+    """A file does not contain the requested tree."""
 
     __str__ = MLaaS4HEPError.__str__
 
 
 class BranchNotFound(MLaaS4HEPError, KeyError):
-    """A tree has no branch of the name that was asked for."""
+    """A tree does not contain the requested branch."""
 
     __str__ = MLaaS4HEPError.__str__
 
 
 class SpecsMismatch(MLaaS4HEPError, ValueError):
-    """Specs do not belong to the data that they were given with."""
+    """Specs do not match the data."""
 
 
 class ConfigError(MLaaS4HEPError, ValueError):
-    """An option, a label list, a model file or a JSON file says something that makes no sense here."""
+    """An option, a list of labels, a model file or a JSON file is invalid."""
 
 
 class PackageMissing(MLaaS4HEPError, ImportError):
-    """An optional package is needed and not installed."""
+    """A required optional package is not installed."""
 
 
 class ServiceError(MLaaS4HEPError, ConnectionError):
@@ -74,27 +85,55 @@ class ServiceError(MLaaS4HEPError, ConnectionError):
 
 
 def printable(text: str) -> str:
-    """Return a text as it may be shown: what acts on a terminal, or hides or turns round letters, is escaped."""
+    """Return a text with control characters, invisible characters and changes of direction escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of the known names that look most like `name`, the best first."""
+    """Return up to `count` of the known names that are most similar to `name`, the most similar first.
+
+    If `name` is a struct (`p` or `p.`), its members are returned (`p.px`, `p/px`). If it lacks the first
+    part of a name (`mass`), the full names come first (`scores.mass`).
+    """
     by_folded = {candidate.lower(): candidate for candidate in known}
+    stem = name.lower().rstrip("./")
+    members = [candidate for folded, candidate in by_folded.items() if folded.startswith((f"{stem}.", f"{stem}/"))]
+    if stem and members:
+        return members[:count]
+    qualified = [folded for folded in by_folded if stem and folded.endswith(f".{stem}")]
     matches = difflib.get_close_matches(name.lower(), by_folded, n=count, cutoff=0.6)
-    return [by_folded[match] for match in matches]
+    return [by_folded[match] for match in dict.fromkeys([*qualified, *matches])][:count]
+
+
+@contextmanager
+def error_context(where: str) -> Iterator[None]:
+    """Prefix the messages of ConfigError in the block with a place."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.what}", nearest=error.nearest, hint=error.hint) from error
+
+
+@contextmanager
+def sample_in_errors(name: str) -> Iterator[None]:
+    """Prefix the messages of all errors of this package in the block with the name of a sample; "": it has none."""
+    try:
+        yield
+    except MLaaS4HEPError as error:
+        if name:
+            error.what = f"sample '{name}': {error.what}"
+        raise
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional module, or say which line installs it.
+    """Import an optional module.
 
     Args:
-        module: what to import, e.g. "matplotlib.pyplot".
-        extra: the extra of this package that brings it, e.g. "plot".
-        purpose: what it is needed for, e.g. "histograms".
+        module, extra: names of the module and of the extra of this package that installs it.
+        purpose: what needs it, such as "histograms".
 
     Raises:
-        PackageMissing: the module is not installed.
+        PackageMissing: the module is not installed; the message contains the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -108,16 +147,18 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
-def said(error: BaseException) -> str:
-    """Return what another library's error says: the line that matters, without colours."""
+def error_text(error: BaseException) -> str:
+    """Return the most informative line of the message of another library's exception, without colour codes."""
     text = error.msg if isinstance(error, SyntaxError) else re.sub(r"\x1b\[\d+m", "", str(error))
     lines = [line.strip(" ,") for line in text.splitlines() if line.strip(" ,")]
-    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # Keras, before it says what
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # first line of Keras
         lines = lines[1:]
     return lines[0] if lines else ""
 
 
-def first_line(error: BaseException) -> str:
-    """Return the kind of another library's error, and what it says."""
-    text = said(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def error_summary(error: BaseException) -> str:
+    """Return the class of another library's exception, unless its name is generic, and its `error_text`."""
+    text, name = error_text(error), type(error).__name__
+    if text and name.lower() in _GENERIC_NAMES:
+        return text
+    return f"{name}: {text}" if text else name

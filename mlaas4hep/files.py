@@ -1,18 +1,17 @@
-"""Files that appear complete or not at all.
+"""Atomic writing of files and folders.
 
     write_json("specs.json", {"jdim": {}})
     with new_directory("bundle") as path:
         (path / "labels.txt").write_text("ggH\\nVBF\\n")
 
-Everything is written under a temporary name beside its destination and renamed when it is whole, so that a crash
-or a full disk leaves what was there before. Nothing is deleted that we did not create: temporary folders and lock files
-carry a mark, and `check_replaceable` looks at what is to be replaced.
+Files are written under a temporary name in the same folder and renamed when they are complete, so that a crash or a
+full disk does not damage existing files. Only files that MLaaS4HEP created are deleted: temporary folders and lock
+files contain a marker, and `check_replaceable` checks the content of existing files.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import itertools
 import json
@@ -27,136 +26,131 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.marked import Marker
+from mlaas4hep.folder_marker import FolderMarker
+from mlaas4hep.write_errors import WriteFailed, explained_writes
 
-_SYNCING = 16
-"""Files that are forced to the disk at a time: it takes as long for many as for one."""
+_SYNC_THREADS = 16
+"""Number of files that are flushed to disk at a time, which takes as long as for a single file."""
 
-_UNFINISHED = Marker(".mlaas4hep-unfinished", "This folder is temporary: MLaaS4HEP writes a file or folder in it.\n")
+_UNFINISHED = FolderMarker(
+    ".mlaas4hep-unfinished", "This folder is temporary: MLaaS4HEP writes a file or folder in it.\n"
+)
 _LOCK_MARK = b"MLaaS4HEP locks what is written here\n"
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str], alone: bool = False) -> Iterator[Path]:
-    """Yield a temporary path to write to; it becomes `path` when the block ends without an error.
+def new_file(path: str | os.PathLike[str], exclusive: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write to, which is renamed to `path` if the block ends without an error.
 
     Args:
-        alone: no other process writes this file at the same time. The temporary name is then always the same, so that
-            the next call removes what a killed process left behind.
+        exclusive: whether no other process writes this file at the same time. The temporary name is then always the
+            same, so that the next call removes the files of a killed process.
 
     Raises:
-        FileUnreadable: the folder cannot be made or written.
+        FileUnreadable: the folder cannot be created or written.
     """
     path = _destination(path)
-    if path.exists() and not path.is_file():
-        raise FileUnreadable(f"cannot write {path}: it is no plain file")
-    with _explain_os_error("write", path):
+    _check_regular_file(path)
+    with _explain_os_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if alone:
-            temporary = _new_workplace(path) / f"new{path.suffix}"
+        if exclusive:
+            temporary = _new_temporary_folder(path) / f"new{path.suffix}"
         else:
             handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
             os.close(handle)
             temporary = Path(name)
     try:
-        with _explain_full_disk(path):
+        with explained_writes(path):
             yield temporary
-        with _explain_os_error("write", path):
+        with _explain_os_error(path):
             _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        if alone:
-            _recover(temporary.parent, path)
+        if exclusive:
+            _clean_up(temporary.parent, path)
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what a killed process left of a file or folder that it wrote with `alone`."""
-    _recover(_unfinished(path), path)
+    """Remove the temporary files of a killed process that wrote a file or folder with `exclusive`."""
+    _clean_up(_unfinished(path), path)
 
 
 def check_unfinished(path: Path) -> None:
-    """Check that the temporary name of a file or folder that is written with `alone` is free, or ours.
-
-    Raises:
-        FileUnreadable: something else has this name.
-    """
-    workplace = _unfinished(path)
-    if os.path.lexists(workplace) and not _UNFINISHED.is_on(workplace):
-        raise FileUnreadable(f"{workplace} exists and was not created by MLaaS4HEP", hint="move it")
+    """Raise FileUnreadable if the temporary folder of `path` (written with `exclusive`) exists and is not ours."""
+    folder = _unfinished(path)
+    if os.path.lexists(folder) and not _UNFINISHED.is_on(folder):
+        raise FileUnreadable(f"{folder} exists and was not created by MLaaS4HEP", hint="move it")
 
 
 @contextmanager
 def new_directory(
-    path: str | os.PathLike[str], alone: bool = False, is_ours: Callable[[Path], bool] = lambda folder: True
+    path: str | os.PathLike[str], exclusive: bool = False, is_ours: Callable[[Path], bool] = lambda folder: True
 ) -> Iterator[Path]:
-    """Yield a temporary directory to fill; it becomes `path`, replacing what was there, when the block ends well.
+    """Yield a temporary directory to fill, which replaces `path` if the block ends without an error.
 
     Args:
-        alone: see `new_file`.
-        is_ours: whether a folder that is to be replaced may be deleted. If not, it is kept as `path.old`, since it may
-            have changed while the new one was made.
+        exclusive: see `new_file`.
+        is_ours: whether an existing folder at `path` may be deleted. If not, it is renamed to `path.old`. The check
+            runs at the end of the block, since the folder may change in the meantime.
 
     Raises:
-        FileUnreadable: the parent folder cannot be made or written.
+        FileUnreadable: the parent folder cannot be created or written.
     """
     path = _destination(path)
-    with _explain_os_error("write", path):
+    with _explain_os_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = _new_workplace(path, alone)
+        temporary = _new_temporary_folder(path, exclusive)
     try:
-        content = workplace / "new"
+        content = temporary / "new"
         content.mkdir()
-        with _explain_full_disk(path):
+        with explained_writes(path):
             yield content
-        with ThreadPoolExecutor(_SYNCING) as pool:
-            list(pool.map(_sync, filter(Path.is_file, content.rglob("*"))))
-        with _explain_os_error("write", path):
+        with _explain_os_error(path):
+            with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+                list(pool.map(_sync, filter(Path.is_file, content.rglob("*"))))
             if path.exists() and not is_ours(path):
                 path.rename(_free_name(path))
             if not path.exists():
                 content.rename(path)
             elif not _exchange(content, path):
-                path.rename(workplace / "old")
+                path.rename(temporary / "old")
                 content.rename(path)
     finally:
-        _recover(workplace, path)
+        _clean_up(temporary, path)
 
 
-def check_destination(path: str | os.PathLike[str]) -> None:
-    """Raise where a file could not be written, before work is done for it; what is there stays.
-
-    Raises:
-        FileUnreadable: its folder cannot be made or written, or something that is no file is in the way.
-    """
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise FileUnreadable if a file cannot be written, before work is done for it; an existing file is not changed."""
     path = _destination(path)
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if path.exists() and not path.is_file():
-        raise FileUnreadable(f"cannot write {path}: it is no plain file")
-    with _explain_os_error("write", path), tempfile.TemporaryFile(dir=folder):
+    _check_regular_file(path)
+    with _explain_os_error(path), tempfile.TemporaryFile(dir=folder):
         pass
 
 
+def _check_regular_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise FileUnreadable(f"cannot write {path}: it is not a regular file")
+
+
 def check_replaceable(path: str | os.PathLike[str], is_ours: Callable[[Path], bool], what: str, hint: str) -> None:
-    """Raise if a file exists that is not of the kind that is to be written there.
+    """Raise ConfigError if a file exists that does not have the kind of content that will be written to it.
 
     Args:
-        is_ours: whether an existing file is of that kind.
-        what: the kind, for the message, as "specs".
-
-    Raises:
-        ConfigError: there is such a file.
+        is_ours: whether an existing file has this kind of content.
+        what, hint: the kind of content, such as "specs", and how to solve the problem, for the error message.
     """
     path = _destination(path)
     if os.path.lexists(path) and not (path.is_file() and is_ours(path)):
-        raise ConfigError(f"{path} exists and does not hold {what}", hint=hint)
+        raise ConfigError(f"{path} exists and does not contain {what}", hint=hint)
 
 
-def mentions_us(path: Path) -> bool:
-    """Return whether the name of this package is in a file: PDF, HTML and ROOT files of ours say who wrote them."""
+def is_from_mlaas4hep(path: Path) -> bool:
+    """Return whether a file contains the name of this package, as the PDF, HTML and ROOT files that it writes do."""
     with suppress(OSError), path.open("rb") as file:
         if path.stat().st_size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -165,24 +159,26 @@ def mentions_us(path: Path) -> bool:
 
 
 @contextmanager
-def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a file or folder that is to be written, for the block; a process that dies lets it go.
+def write_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Lock a file or folder during the block, so that no other run writes it; the lock ends with the process.
 
     Raises:
-        FileUnreadable: another process, or another thread, holds it; its folder cannot be made or written; or something
-            else has the name of the lock file.
+        FileUnreadable: another process or thread has the lock; the folder cannot be created or written; or the lock
+            file was not created by MLaaS4HEP.
     """
     path = _destination(path)
     lock = path.with_name(f".{path.name}.lock")
-    with _explain_os_error("write", path):
+    with _explain_os_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(lock)
     if file is None:
-        raise FileUnreadable(f"another run is writing {path}", hint="wait for it, or name another place")
+        raise FileUnreadable(f"another run is writing {path}", hint="wait for it, or choose another path")
     with file:
         content = file.read(len(_LOCK_MARK) + 1)
         if content not in (b"", _LOCK_MARK):
-            raise FileUnreadable(f"{lock} exists and is not a lock of MLaaS4HEP", hint="move it, or name another place")
+            raise FileUnreadable(
+                f"{lock} exists and is not a lock of MLaaS4HEP", hint="move it, or choose another path"
+            )
         try:
             yield
         finally:
@@ -191,49 +187,40 @@ def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON that every parser reads (no NaN, no Infinity), indented by one."""
+    """Write standard JSON (without NaN and Infinity), indented by one space."""
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def _explain_os_error(verb: str, path: Path) -> Iterator[None]:
+def _explain_os_error(path: Path) -> Iterator[None]:
     try:
         yield
+    except WriteFailed:
+        raise
     except OSError as error:
-        raise FileUnreadable(f"cannot {verb} {path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _explain_full_disk(path: Path) -> Iterator[None]:
-    """Explain errors of whoever fills a file or folder; others of theirs pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
-        raise FileUnreadable(f"cannot write {path}: {error.strerror}") from error
+        raise WriteFailed(path, error.errno, str(error)) from error
 
 
 def _destination(path: str | os.PathLike[str]) -> Path:
-    """Return where a path leads: a link stays, and what it points to is written."""
+    """Return the path with symbolic links resolved, so that the target is written and the link is kept."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def _locked(path: Path) -> IO[bytes] | None:
-    """Return a lock file, open and locked if the file system supports that; None if another process holds it.
+    """Open and lock a lock file, if the file system supports locks; return None if another process has the lock.
 
-    A new file gets our mark; of an existing one the content is for the caller to check.
+    A new file gets our marker. The caller checks the content of an existing file.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-            os.pwrite(descriptor, _LOCK_MARK, 0)
+            _mark_lock(path, descriptor)
         except FileExistsError:
             try:
                 descriptor = os.open(path, flags)
-            except FileNotFoundError:  # the process that held it has just deleted it
+            except FileNotFoundError:  # the process with the lock has just deleted it
                 continue
         file = open(descriptor, "r+b")  # noqa: SIM115  the caller closes it
         try:
@@ -246,44 +233,55 @@ def _locked(path: Path) -> IO[bytes] | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        file.close()  # the process that held it has just deleted it
+        file.close()  # the process with the lock has just deleted it
+
+
+def _mark_lock(path: Path, descriptor: int) -> None:
+    try:
+        os.pwrite(descriptor, _LOCK_MARK, 0)
+    except OSError:  # the disk is full
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
 
 
 def _unfinished(path: Path) -> Path:
-    """Return where a file or directory is made that no other process writes."""
+    """Return the temporary folder for a path that is written with `exclusive`."""
     return path.with_name(f".{path.name}.unfinished")
 
 
-def _new_workplace(path: Path, alone: bool = True) -> Path:
-    """Create a marked folder beside `path`, in which its content is made."""
-    if not alone:
+def _new_temporary_folder(path: Path, exclusive: bool = True) -> Path:
+    """Create a temporary folder next to `path`, with a marker if `exclusive`."""
+    if not exclusive:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    workplace = _unfinished(path)
-    _recover(workplace, path)
-    _UNFINISHED.ensure(workplace)
-    return workplace
+    folder = _unfinished(path)
+    _clean_up(folder, path)
+    _UNFINISHED.ensure(folder)
+    return folder
 
 
-def _recover(workplace: Path, path: Path) -> None:
-    """Delete a workplace of ours, and put back the directory that was to be replaced."""
-    if workplace == _unfinished(path) and not _UNFINISHED.is_on(workplace):
+def _clean_up(temporary: Path, path: Path) -> None:
+    """Delete a temporary folder of ours, after restoring the directory that should have been replaced."""
+    if temporary == _unfinished(path) and not _UNFINISHED.is_on(temporary):
         return
-    if (workplace / "old").exists() and not path.exists():
-        (workplace / "old").rename(path)
-    shutil.rmtree(workplace, ignore_errors=True)
+    if (temporary / "old").exists() and not path.exists():
+        (temporary / "old").rename(path)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _free_name(path: Path) -> Path:
-    """Return a name beside `path` that is free: `path.old`, or with a number."""
+    """Return an unused path: `path.old`, or with a number appended."""
     names = (path.with_name(f"{path.name}.old{number or ''}") for number in itertools.count())
     return next(name for name in names if not os.path.lexists(name))
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change names in one step, where the system can (Linux); return whether it did."""
+    """Exchange two folders atomically, if the system supports it (Linux); return whether that succeeded."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    at_fdcwd, rename_exchange = -100, 2
+    return renameat2 is not None and (
+        renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
+    )
 
 
 def _sync(path: Path) -> None:

@@ -1,16 +1,16 @@
-// The loops that see every number of every event, without the interpreter and without its lock.
+// Loops over every number of every event, which run without the GIL.
 //
-//   measure(stretches, jobs, bytes)                              baskets -> how much room their numbers take
-//   decode(stretches, jobs, spots, content, offsets, lists)      baskets -> numbers and lists
-//   assemble(columns, events, widths, curves, curved, fill, x, mask)     columns -> matrix
-//   assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x)     columns -> objects
+//   measure(spans, jobs, bytes)                              sizes of the decoded baskets in bytes
+//   decode(spans, jobs, spots, content, offsets, lists)      baskets -> numbers and lists
+//   assemble(columns, events, widths, constants, uses_asinh, fill, x, mask)     columns -> matrix
+//   assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x)     columns -> objects
 //   gather(sources, block, row, out)                             rows of blocks -> a batch
 //   gather_objects(sources, offsets, block, row, length, fill, x, mask)
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
-// Each has a twin in NumPy (in `io.baskets`, `reader.vectors`, `reader.objects`, `reader.specs` and `stream.picks`) that gives
-// the same bits: every operation below is one that IEEE 754 rounds correctly, in the same order, and the compiler is told to
-// fuse none of them.
+// Each has an equivalent in NumPy (in `io.root.baskets`, `reader.vectors`, `reader.objects`, `specs.specs` and
+// `stream.row_selection`) with bitwise equal results: all operations are correctly rounded according to IEEE 754 and in the same
+// order, and the compiler must not fuse them.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,7 +28,7 @@ namespace {
 
 // ---------------------------------------------------------------------------------------------------- arguments
 
-// A buffer of the caller's, held for the length of a call.
+// A buffer of the caller, held during a call.
 class Buffer {
   public:
     Buffer() = default;
@@ -91,7 +91,7 @@ template <class F> inline __attribute__((always_inline)) void dispatch(Type type
     }
 }
 
-// The values of one branch: `size` numbers an event, or lists that end where `offsets` says.
+// The values of one branch: `size` numbers per event, or lists with the ends `offsets`.
 struct Column {
     Buffer content;
     Buffer lists;
@@ -105,14 +105,14 @@ struct Column {
 constexpr const char *NUMBERS = "?bBhHiIlLqQfd";
 constexpr const char *INT64 = "lq";
 
-// Read [(content, offsets or None), ...] for `events` events; refuse what would be read out of bounds.
+// Read [(content, offsets or None), ...] for `events` events. Reject columns that would be read out of bounds.
 bool take_columns(PyObject *list, int64_t events, std::vector<Column> &columns) {
     if (!PyList_Check(list)) {
         PyErr_SetString(PyExc_TypeError, "columns: not a list");
         return false;
     }
     columns.reserve(static_cast<size_t>(PyList_GET_SIZE(list)));
-    PyObject *checked = nullptr; // the branches of one collection come with the same offsets
+    PyObject *checked = nullptr; // branches of a collection share their offsets
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
         PyObject *content = nullptr, *offsets = nullptr;
         if (!PyArg_ParseTuple(PyList_GET_ITEM(list, i), "OO", &content, &offsets)) return false;
@@ -154,12 +154,12 @@ template <class T> void swap_all(const unsigned char *from, int64_t count, void 
     auto *out = static_cast<T *>(to);
     for (int64_t i = 0; i < count; ++i) {
         T value;
-        std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof(T)); // may lie at any address
+        std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof(T)); // `from` may be unaligned
         out[i] = swapped(value);
     }
 }
 
-// Numbers of `item` bytes from big-endian to native order.
+// Convert numbers of `item` bytes from big-endian to native order.
 void swap_bytes(const unsigned char *from, int64_t count, int64_t item, char *to) {
     switch (item) {
     case 2: return swap_all<uint16_t>(from, count, to);
@@ -169,7 +169,7 @@ void swap_bytes(const unsigned char *from, int64_t count, int64_t item, char *to
     }
 }
 
-// The functions of the libraries that decompress, which `io.compression` finds; null where one is not to be had.
+// The functions of the decompression libraries, which `io.root.compression` finds; null if not found.
 struct Libraries {
     void *(*new_deflate)();
     void (*free_deflate)(void *);
@@ -183,22 +183,22 @@ struct Libraries {
 };
 Libraries libraries{};
 
-// use_libraries(addresses): as many as there are functions above, in this order; 0 for one that is not there.
+// use_libraries(addresses): addresses of the functions above, in this order; 0 if not found.
 PyObject *use_libraries(PyObject *, PyObject *args) {
     PyObject *list;
     if (!PyArg_ParseTuple(args, "O", &list)) return nullptr;
     Buffer addresses;
     if (!addresses.take(list, "LQ", false, "addresses")) return nullptr;
     if (addresses.size() * static_cast<Py_ssize_t>(sizeof(uint64_t)) != sizeof libraries) {
-        PyErr_SetString(PyExc_ValueError, "addresses: another number than there are functions");
+        PyErr_SetString(PyExc_ValueError, "addresses: wrong number of functions");
         return nullptr;
     }
-    static_assert(sizeof(void *) == sizeof(uint64_t), "addresses are taken as they are");
+    static_assert(sizeof(void *) == sizeof(uint64_t), "addresses are 64 bits");
     std::memcpy(&libraries, addresses.data<uint64_t>(), sizeof libraries);
     Py_RETURN_NONE;
 }
 
-// What decompresses, and room for what comes out of it, of one call.
+// Decompressors and an output buffer for one call.
 struct Decompressor {
     void *deflate = nullptr, *zstd = nullptr;
     std::vector<unsigned char> room;
@@ -210,10 +210,10 @@ struct Decompressor {
         if (zstd) libraries.free_zstd(zstd);
     }
 
-    // Return the `length` bytes of a record, or null where it is damaged, or nobody here knows how: blocks with nine bytes in
-    // front of each, as in `io.compression`, which tells what they are.
+    // Return the `length` decompressed bytes of a record, or null if it is damaged or its algorithm is not supported. A record
+    // consists of blocks with headers of nine bytes, see `io.root.compression`.
     const unsigned char *unpack(const unsigned char *record, int64_t packed, int64_t length) {
-        if (packed == length) return record; // never was compressed
+        if (packed == length) return record; // not compressed
         int64_t position = 0, filled = 0;
         while (filled < length) {
             if (position + 9 > packed) return nullptr;
@@ -222,7 +222,7 @@ struct Decompressor {
             const int64_t unpacked = header[6] | header[7] << 8 | header[8] << 16;
             position += 9;
             if (!size || !unpacked || position + size > packed || filled + unpacked > length) return nullptr;
-            if (!make_room(filled + unpacked)) return nullptr; // block by block: `length` may be a lie of two gigabytes
+            if (!make_room(filled + unpacked)) return nullptr; // block by block, because a damaged `length` may be two gigabytes
             if (!unpack_block(header, record + position, static_cast<size_t>(size), room.data() + filled,
                               static_cast<size_t>(unpacked)))
                 return nullptr;
@@ -272,16 +272,23 @@ struct Decompressor {
     }
 };
 
-// What is to be read from a basket, one row of `jobs`.
+// How to read a basket; a row of `jobs`.
 struct Job {
-    int64_t stretch, at, size; // of which stretch of the file's bytes, and where in it, the basket is
-    int64_t entries; // that the tree says it holds
-    int64_t item;    // bytes of a number
-    int64_t width;   // numbers an entry; -1 for lists
-    int64_t header;  // bytes in front of every list
+    int64_t span, at, size; // index of the span that contains the basket, position in it, and size
+    int64_t entries; // number of entries according to the tree
+    int64_t item;    // bytes per number
+    int64_t width;   // numbers per entry; -1 for lists
+    int64_t header;  // bytes before each list
+    int64_t is_bool; // 1 for bools: every byte except 0 becomes 1
 };
 
-// The beginning of a basket: TKey and TBasket, see `io.baskets`.
+// Write the numbers of a basket in native order.
+void copy_numbers(const unsigned char *from, int64_t count, const Job &job, char *to) {
+    if (!job.is_bool) return swap_bytes(from, count, job.item, to);
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i] != 0;
+}
+
+// The beginning of a basket: TKey and TBasket, see `io.root.baskets`.
 struct Head {
     int64_t key, length, border; // bytes of the key; of the content, decompressed; of the numbers in it
 
@@ -290,7 +297,7 @@ struct Head {
         return static_cast<int32_t>(static_cast<uint32_t>(at[0]) << 24 | at[1] << 16 | at[2] << 8 | at[3]);
     }
 
-    // Return whether the basket is what the job expects, of which the content takes `room` bytes.
+    // Return whether the basket matches the job. Its numbers take `room` bytes.
     bool read(const unsigned char *basket, const Job &job, int64_t &room) {
         constexpr int64_t KEY = 18, BASKET = 18;
         const int64_t size = job.size;
@@ -310,19 +317,19 @@ struct Head {
     }
 };
 
-// Write the lists of a decompressed basket: numbers up to `border`, every list with a header in front; then how many offsets
-// there are, and these, int32 counted from the start of the key. Return whether they make sense. Lists of the same lengths as
-// `known` has are said to be `same`, and `offsets` then need not be looked at.
+// Write the lists of a decompressed basket. It consists of the numbers up to `border`, with a header before each list, the
+// number of offsets, and the offsets as int32, relative to the start of the key. Return whether the offsets are valid. If the
+// lists have the same lengths as `known`, set `same`; `offsets` is not needed then.
 bool unpack_lists(const unsigned char *data, const Head &head, const Job &job, const int64_t *known, int64_t *offsets,
                   unsigned char *content, bool &same) {
     const auto *starts = data + head.border + 4;
     const int shift = __builtin_ctzll(static_cast<unsigned long long>(job.item)); // item is a power of 2
-    int64_t misfit = 0, last = 0; // keeps the sign of what is out of order, or within a number
+    int64_t misfit = 0, last = 0; // negative if offsets are out of order, or not multiples of `item`
     for (int64_t entry = 0; entry <= job.entries; ++entry) {
         uint32_t start;
         std::memcpy(&start, starts + 4 * entry, 4);
         int64_t end = entry == job.entries ? head.border : static_cast<int32_t>(swapped(start)) - head.key;
-        end -= job.header * entry; // as if there were no headers
+        end -= job.header * entry; // without the headers
         misfit |= (end - last) | -(end & (job.item - 1));
         last = end;
         offsets[entry] = end >> shift;
@@ -330,42 +337,42 @@ bool unpack_lists(const unsigned char *data, const Head &head, const Job &job, c
     if (misfit < 0 || offsets[0] != 0) return false;
     same = known && std::memcmp(known, offsets, static_cast<size_t>(job.entries + 1) * sizeof(int64_t)) == 0;
     if (job.header == 0)
-        swap_bytes(data, offsets[job.entries], job.item, reinterpret_cast<char *>(content));
+        copy_numbers(data, offsets[job.entries], job, reinterpret_cast<char *>(content));
     else
         for (int64_t entry = 0; entry < job.entries; ++entry)
-            swap_bytes(data + offsets[entry] * job.item + job.header * (entry + 1), offsets[entry + 1] - offsets[entry],
-                       job.item, reinterpret_cast<char *>(content) + offsets[entry] * job.item);
+            copy_numbers(data + offsets[entry] * job.item + job.header * (entry + 1), offsets[entry + 1] - offsets[entry],
+                         job, reinterpret_cast<char *>(content) + offsets[entry] * job.item);
     return true;
 }
 
 bool expect(bool right, const char *what) {
-    if (!right) PyErr_Format(PyExc_ValueError, "%s: of another size than the other arguments", what);
+    if (!right) PyErr_Format(PyExc_ValueError, "%s: size differs from that of the other arguments", what);
     return right;
 }
 
-// Baskets, in stretches of a file's bytes that hold several of them.
+// Baskets, in spans of a file that contain several baskets.
 struct Baskets {
-    std::vector<Buffer> stretches;
+    std::vector<Buffer> spans;
     Buffer jobs;
 
     bool take(PyObject *list, PyObject *jobs_object) {
         if (!PyList_Check(list)) {
-            PyErr_SetString(PyExc_TypeError, "stretches: not a list");
+            PyErr_SetString(PyExc_TypeError, "spans: not a list");
             return false;
         }
         const Py_ssize_t pieces = PyList_GET_SIZE(list);
-        stretches.reserve(static_cast<size_t>(pieces));
+        spans.reserve(static_cast<size_t>(pieces));
         for (Py_ssize_t i = 0; i < pieces; ++i)
-            if (!stretches.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "stretch")) return false;
+            if (!spans.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "span")) return false;
         constexpr Py_ssize_t FIELDS = sizeof(Job) / sizeof(int64_t);
         if (!jobs.take(jobs_object, INT64, false, "jobs") || !expect(jobs.size() % FIELDS == 0, "jobs")) return false;
         for (Py_ssize_t i = 0; i < count(); ++i) {
             const Job &one = job(i);
-            const bool inside = one.stretch >= 0 && one.stretch < pieces && one.at >= 0 && one.size >= 0 &&
-                                one.at <= stretches[one.stretch].size() && one.size <= stretches[one.stretch].size() - one.at;
-            if (!inside || one.entries < 0 || one.header < 0 ||
+            const bool inside = one.span >= 0 && one.span < pieces && one.at >= 0 && one.size >= 0 &&
+                                one.at <= spans[one.span].size() && one.size <= spans[one.span].size() - one.at;
+            if (!inside || one.entries < 0 || one.header < 0 || (one.is_bool && one.item != 1) ||
                 (one.item != 1 && one.item != 2 && one.item != 4 && one.item != 8)) {
-                PyErr_SetString(PyExc_ValueError, "jobs: sizes that make no sense");
+                PyErr_SetString(PyExc_ValueError, "jobs: invalid sizes");
                 return false;
             }
         }
@@ -374,10 +381,10 @@ struct Baskets {
 
     Py_ssize_t count() const { return jobs.size() / static_cast<Py_ssize_t>(sizeof(Job) / sizeof(int64_t)); }
     const Job &job(Py_ssize_t i) const { return jobs.data<Job>()[i]; }
-    const unsigned char *bytes(const Job &one) const { return stretches[one.stretch].data<unsigned char>() + one.at; }
+    const unsigned char *bytes(const Job &one) const { return spans[one.span].data<unsigned char>() + one.at; }
 };
 
-// measure(stretches, jobs, bytes): how many bytes the numbers of each basket take; -1 for one that is not as expected.
+// measure(spans, jobs, bytes): number of bytes that the numbers of each basket take; -1 if a basket is not as expected.
 PyObject *measure(PyObject *, PyObject *args) {
     PyObject *list, *jobs_object, *bytes_object;
     if (!PyArg_ParseTuple(args, "OOO", &list, &jobs_object, &bytes_object)) return nullptr;
@@ -395,11 +402,11 @@ PyObject *measure(PyObject *, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-// decode(stretches, jobs, spots, content, offsets, lists)
+// decode(spans, jobs, spots, content, offsets, lists)
 //
-// Decompress baskets and write their numbers, in native byte order, from the bytes `spots` of `content` on; a spot of -1 is passed
-// over. Lists have their offsets at `lists[i]` of `offsets`, where those of several baskets may be the same. Where a basket
-// is damaged, or compressed in a way that is not known here, `lists[i]` is -1.
+// Decompress baskets and write their numbers, in native byte order, to `content`, starting at the bytes `spots`; baskets with a
+// spot of -1 are skipped. The offsets of lists start at `lists[i]` of `offsets`; several baskets may share them. If a basket is
+// damaged, or its compression is not supported, `lists[i]` is -1.
 PyObject *decode(PyObject *, PyObject *args) {
     PyObject *list, *jobs_object, *spots_object, *content_object, *offsets_object, *lists_object;
     if (!PyArg_ParseTuple(args, "OOOOOO", &list, &jobs_object, &spots_object, &content_object, &offsets_object,
@@ -415,7 +422,7 @@ PyObject *decode(PyObject *, PyObject *args) {
     if (!expect(spots.size() == count, "spots") || !expect(lists.size() == count, "lists")) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
     Decompressor decompressor;
-    int64_t used = 0, known = -1, entries_known = -1; // of `offsets`; the lists written last, and how many these are
+    int64_t used = 0, known = -1, entries_known = -1; // length of `offsets` in use; the lists written last, and their number
     for (Py_ssize_t i = 0; i < count; ++i) {
         const Job &job = baskets.job(i);
         const int64_t spot = spots.data<int64_t>()[i];
@@ -429,7 +436,7 @@ PyObject *decode(PyObject *, PyObject *args) {
         if (!data) continue;
         auto *to = content.data<unsigned char>() + spot;
         if (job.width >= 0) {
-            swap_bytes(data, room / job.item, job.item, reinterpret_cast<char *>(to));
+            copy_numbers(data, room / job.item, job, reinterpret_cast<char *>(to));
             result = 0;
             continue;
         }
@@ -451,13 +458,13 @@ PyObject *decode(PyObject *, PyObject *args) {
 
 // ------------------------------------------------------------------------------------------- columns -> matrix
 
-// Rows that are made at a time: their numbers lie in the second cache from the time they are normalised until they are
-// written. And of these, rows of which the flat columns are written at a time, as many numbers as a line of the cache holds.
+// Number of rows of a tile, whose numbers stay in the L2 cache between being normalised and being written; and number of rows
+// whose flat columns are written at a time, as many numbers as fit into a cache line.
 constexpr int64_t TILE = 128, STRIP = 16;
 
-struct Curve {
+struct Constants {
     float low, high, centre, scale, offset, gain;
-    bool curved;
+    bool uses_asinh;
 };
 
 // asinh in float64 from operations that round correctly, as `normalise.asinh` has it: for the logarithm of
@@ -467,8 +474,8 @@ inline __attribute__((always_inline)) double asinh_of(double t) {
     const double u = a + std::sqrt(a * a + 1.0);
     uint64_t bits;
     std::memcpy(&bits, &u, 8);
-    const uint64_t shifted = bits + 0x0008000000000000u; // + half an octave: m from 3/4 up
-    const uint64_t magic = (shifted >> 52) | 0x4330000000000000u; // the exponent as a float64, by way of its bits
+    const uint64_t shifted = bits + 0x0008000000000000u; // plus half an octave, so that m >= 3/4
+    const uint64_t magic = (shifted >> 52) | 0x4330000000000000u; // the exponent as a float64, set through its bits
     const uint64_t mantissa = bits - (((shifted >> 52) - 1023) << 52);
     double k, m;
     std::memcpy(&k, &magic, 8);
@@ -485,7 +492,7 @@ inline __attribute__((always_inline)) double asinh_of(double t) {
     series = series * q + 1.0 / 3.0;
     series = series * q + 1.0;
     const double logarithm = k * 0.6931471805599453 + 2.0 * s * series;
-    return std::copysign(a < 1e-4 ? a : logarithm, t); // the next term of a small a, -a^3/6, is lost in float32
+    return std::copysign(a < 1e-4 ? a : logarithm, t); // the next term for small a, -a^3/6, is below the precision of float32
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -494,26 +501,26 @@ inline __attribute__((always_inline)) double asinh_of(double t) {
 #define FOR_EACH_MACHINE
 #endif
 
-// The constants of normalisation, branch by branch; none where values stay as they are.
-class Curves {
+// The constants of normalisation of each branch; none if values are not normalised.
+class BranchConstants {
   public:
-    bool take(PyObject *curves, PyObject *curved, int64_t branches) {
-        plain_ = curves == Py_None;
+    bool take(PyObject *constants, PyObject *uses_asinh, int64_t branches) {
+        plain_ = constants == Py_None;
         if (plain_) return true;
-        return curves_.take(curves, "f", false, "curves") && curved_.take(curved, "?", false, "curved") &&
-               expect(curves_.size() == 6 * branches && curved_.size() == branches, "curves");
+        return constants_.take(constants, "f", false, "constants") && uses_asinh_.take(uses_asinh, "?", false, "uses_asinh") &&
+               expect(constants_.size() == 6 * branches && uses_asinh_.size() == branches, "constants");
     }
 
     bool plain() const { return plain_; }
 
-    Curve of(size_t branch) const {
-        if (plain_) return Curve{};
-        const float *c = curves_.data<float>() + 6 * branch;
-        return Curve{c[0], c[1], c[2], c[3], c[4], c[5], curved_.data<uint8_t>()[branch] != 0};
+    Constants of(size_t branch) const {
+        if (plain_) return Constants{};
+        const float *c = constants_.data<float>() + 6 * branch;
+        return Constants{c[0], c[1], c[2], c[3], c[4], c[5], uses_asinh_.data<uint8_t>()[branch] != 0};
     }
 
   private:
-    Buffer curves_, curved_;
+    Buffer constants_, uses_asinh_;
     bool plain_ = true;
 };
 
@@ -524,13 +531,13 @@ struct Matrix {
     float fill;
 };
 
-// The numbers of some rows, normalised: those of a branch one after the other, the next branch's behind.
+// The normalised numbers of some rows, branch by branch.
 struct Tile {
     int64_t start = 0, stop = 0; // the rows
     std::vector<float> z;
-    std::vector<uint8_t> is_number; // of branches that are odd
-    std::vector<int64_t> at;        // where the numbers of a branch begin
-    std::vector<uint8_t> odd;       // branches some of which are not numbers
+    std::vector<uint8_t> is_number; // for the branches in `odd`
+    std::vector<int64_t> at;        // position of the first number of each branch
+    std::vector<uint8_t> odd;       // whether a branch has NaN
 
     explicit Tile(size_t branches) : at(branches + 1), odd(branches) {}
 
@@ -544,8 +551,8 @@ struct Tile {
     }
 };
 
-// Convert `count` numbers and normalise them, NaN to anything; return whether there were NaN.
-template <class T, bool PLAIN> inline __attribute__((always_inline)) bool normalise(const T *numbers, int64_t count, const Curve c, float *z) {
+// Convert and normalise `count` numbers; NaN become arbitrary numbers. Return whether there were NaN.
+template <class T, bool PLAIN> inline __attribute__((always_inline)) bool normalise(const T *numbers, int64_t count, const Constants c, float *z) {
     const auto scaled = [&c](float v) {
         v = v < c.low ? c.low : v;
         v = v > c.high ? c.high : v;
@@ -556,24 +563,24 @@ template <class T, bool PLAIN> inline __attribute__((always_inline)) bool normal
     for (int64_t i = 0; i < count; ++i) {
         const auto v = static_cast<float>(numbers[i]);
         if (std::is_floating_point<T>::value) odd |= v != v;
-        z[i] = PLAIN ? v : c.curved ? scaled(v) : final(scaled(v));
+        z[i] = PLAIN ? v : c.uses_asinh ? scaled(v) : final(scaled(v));
     }
-    if (!PLAIN && c.curved)
+    if (!PLAIN && c.uses_asinh)
         for (int64_t i = 0; i < count; ++i) z[i] = final(static_cast<float>(asinh_of(z[i])));
     return odd != 0;
 }
 
-FOR_EACH_MACHINE bool normalise(Type type, const void *numbers, int64_t count, const Curve &curve, bool plain, float *z) {
+FOR_EACH_MACHINE bool normalise(Type type, const void *numbers, int64_t count, const Constants &constants, bool plain, float *z) {
     bool odd = false;
     dispatch(type, [&](auto *typed) __attribute__((always_inline)) {
         const auto *from = static_cast<decltype(typed)>(numbers);
-        odd = plain ? normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, true>(from, count, curve, z)
-                    : normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, false>(from, count, curve, z);
+        odd = plain ? normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, true>(from, count, constants, z)
+                    : normalise<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, false>(from, count, constants, z);
     });
     return odd;
 }
 
-// Put the fill value in place of NaN, and say where numbers are.
+// Replace NaN by the fill value, and set `is_number`.
 template <class T> void fill_nan(const T *numbers, int64_t count, float fill, float *z, uint8_t *is_number) {
     for (int64_t i = 0; i < count; ++i) {
         is_number[i] = numbers[i] == numbers[i];
@@ -581,7 +588,7 @@ template <class T> void fill_nan(const T *numbers, int64_t count, float fill, fl
     }
 }
 
-// Branches ahead of which the numbers of a tile are asked for: too few of each for the processor to see it coming.
+// Number of branches ahead that are prefetched: a tile has too few numbers of each for the hardware prefetcher.
 constexpr size_t AHEAD = 16;
 
 void fetch(const Column &column, int64_t start, int64_t stop) {
@@ -592,7 +599,7 @@ void fetch(const Column &column, int64_t start, int64_t stop) {
 }
 
 // Normalise the numbers of all branches for the rows of a tile.
-void prepare(const std::vector<Column> &columns, const Curves &curves, float fill, Tile &tile) {
+void prepare(const std::vector<Column> &columns, const BranchConstants &constants, float fill, Tile &tile) {
     for (size_t branch = 0; branch < columns.size(); ++branch) {
         if (branch + AHEAD < columns.size()) fetch(columns[branch + AHEAD], tile.start, tile.stop);
         const Column &column = columns[branch];
@@ -600,17 +607,17 @@ void prepare(const std::vector<Column> &columns, const Curves &curves, float fil
         dispatch(column.type, [&](auto *type) {
             const auto *numbers = column.content.data<std::remove_pointer_t<decltype(type)>>() + column.begin(tile.start);
             float *z = tile.z.data() + at;
-            tile.odd[branch] = normalise(column.type, numbers, count, curves.of(branch), curves.plain(), z);
+            tile.odd[branch] = normalise(column.type, numbers, count, constants.of(branch), constants.plain(), z);
             if (tile.odd[branch]) fill_nan(numbers, count, fill, z, tile.is_number.data() + at);
         });
     }
 }
 
-// Branches side by side that are written together, since they have values in the same cells: flat columns, or lists of the
-// same lengths, as those of one collection are.
+// Adjacent branches that are written together, because they have values in the same cells: flat columns, or lists of the same
+// lengths, like those of a collection.
 struct Group {
-    int64_t branch, count; // the first of them, and how many
-    int64_t column, width; // of the matrix: the first, and how many each branch has
+    int64_t branch, count; // the first branch, and their number
+    int64_t column, width; // the first column of the matrix, and number of columns per branch
 };
 
 std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *widths, int64_t events) {
@@ -642,7 +649,7 @@ std::vector<Group> groups_of(const std::vector<Column> &columns, const int64_t *
 #endif
 #endif
 
-// Write `count` columns of z, `apart` from each other, as columns of x, whose rows are `stride` apart.
+// Write `count` columns of z, at a distance of `apart`, to columns of x, whose rows have a distance of `stride`.
 void transpose(const float *__restrict z, int64_t apart, int64_t count, int64_t rows, float *__restrict x, int64_t stride) {
     int64_t row = 0;
 #ifdef HAS_SHUFFLE
@@ -671,7 +678,7 @@ void transpose(const float *__restrict z, int64_t apart, int64_t count, int64_t 
         for (int64_t k = 0; k < count; ++k) x[row * stride + k] = z[k * apart + row];
 }
 
-// Copy `count` lists of LENGTH items; a length that the compiler knows makes it a few moves each.
+// Copy `count` lists of LENGTH items; with a constant length, the compiler generates a few moves for each.
 template <int LENGTH, class T>
 void copy_lists(const T *__restrict from, int64_t apart, int64_t count, T *__restrict to, int64_t width) {
     for (int64_t k = 0; k < count; ++k) std::memcpy(to + k * width, from + k * apart, LENGTH * sizeof(T));
@@ -692,7 +699,7 @@ void copy_lists(const T *from, int64_t apart, int64_t count, T *to, int64_t widt
     }
 }
 
-// Write a row of a group of lists, where fill value and False stand already. Return how many numbers of each branch did not fit.
+// Write a row of a group of lists over the fill value and False. Return how many numbers per branch did not fit.
 int64_t write_lists(const Group &group, const int64_t *offsets, const Tile &tile, int64_t row, const Matrix &to) {
     static constexpr uint8_t ONES[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     const int64_t length = offsets[row + 1] - offsets[row], kept = std::min(length, group.width);
@@ -711,7 +718,7 @@ int64_t write_lists(const Group &group, const int64_t *offsets, const Tile &tile
     return length - kept;
 }
 
-// Write some rows of a group of flat columns, of which every cell has a number or the fill value.
+// Write some rows of a group of flat columns, whose cells all have a number or the fill value.
 void write_flat(const Group &group, const Tile &tile, int64_t start, int64_t stop, const Matrix &to) {
     const int64_t width = group.width, apart = (tile.stop - tile.start) * width;
     const int64_t from = tile.at[group.branch] + (start - tile.start) * width;
@@ -734,20 +741,20 @@ void write_flat(const Group &group, const Tile &tile, int64_t start, int64_t sto
 }
 
 PyObject *assemble(PyObject *, PyObject *args) {
-    PyObject *list, *widths_object, *curves_object, *curved_object, *x_object, *mask_object;
+    PyObject *list, *widths_object, *constants_object, *uses_asinh_object, *x_object, *mask_object;
     Py_ssize_t events;
     double fill;
-    if (!PyArg_ParseTuple(args, "OnOOOdOO", &list, &events, &widths_object, &curves_object, &curved_object, &fill,
+    if (!PyArg_ParseTuple(args, "OnOOOdOO", &list, &events, &widths_object, &constants_object, &uses_asinh_object, &fill,
                           &x_object, &mask_object))
         return nullptr;
     Buffer widths, x, mask;
-    Curves curves;
+    BranchConstants constants;
     std::vector<Column> columns;
     if (!take_columns(list, events, columns) || !widths.take(widths_object, INT64, false, "widths") ||
         !x.take(x_object, "f", true, "x") || !mask.take(mask_object, "?", true, "mask"))
         return nullptr;
     const auto branches = static_cast<int64_t>(columns.size());
-    if (!curves.take(curves_object, curved_object, branches) || !expect(widths.size() == branches, "widths") ||
+    if (!constants.take(constants_object, uses_asinh_object, branches) || !expect(widths.size() == branches, "widths") ||
         !expect(mask.size() == x.size(), "mask"))
         return nullptr;
     int64_t total = 0;
@@ -763,11 +770,11 @@ PyObject *assemble(PyObject *, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS;
     const Matrix to{x.data<float>(), mask.data<uint8_t>(), total, static_cast<float>(fill)};
     const std::vector<Group> groups = groups_of(columns, widths.data<int64_t>(), events);
-    int64_t flat = 0; // columns at the beginning that every event has
+    int64_t flat = 0; // number of leading columns that are flat
     for (size_t i = 0; i < columns.size() && !columns[i].offsets; ++i) flat += widths.data<int64_t>()[i];
     for (int64_t start = 0; start < events; start += TILE) {
         tile.take(columns, start, std::min<int64_t>(start + TILE, events));
-        prepare(columns, curves, to.fill, tile);
+        prepare(columns, constants, to.fill, tile);
         for (int64_t row = start; row < tile.stop; ++row) {
             if ((row - start) % STRIP == 0)
                 for (const Group &group : groups)
@@ -794,8 +801,7 @@ PyObject *assemble(PyObject *, PyObject *args) {
 
 // ------------------------------------------------------------------------------------------- columns -> objects
 
-// Put the positions of a list's numbers in order: the smallest, or largest, first; those that are no numbers last; equal ones
-// as they come.
+// Sort the positions of the numbers of a list: smallest, or largest, first; NaN last. The sort is stable.
 template <class T> void sort_positions(const T *numbers, int64_t length, bool descending, std::vector<int64_t> &positions) {
     positions.resize(static_cast<size_t>(length));
     for (int64_t i = 0; i < length; ++i) positions[i] = i;
@@ -808,24 +814,24 @@ template <class T> void sort_positions(const T *numbers, int64_t length, bool de
         std::stable_sort(positions.begin(), positions.end(), before);
 }
 
-// assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x) -> lost
+// assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x) -> lost
 //
-// Write objects to x, (objects, features), those of an event behind those of the one before, at most `length` of each.
+// Write objects to x, (objects, features), event by event, at most `length` per event.
 PyObject *assemble_objects(PyObject *, PyObject *args) {
-    PyObject *list, *keys, *curves_object, *curved_object, *x_object;
+    PyObject *list, *keys, *constants_object, *uses_asinh_object, *x_object;
     Py_ssize_t events, length;
     int descending;
     double fill;
-    if (!PyArg_ParseTuple(args, "OnnOpOOdO", &list, &events, &length, &keys, &descending, &curves_object, &curved_object,
+    if (!PyArg_ParseTuple(args, "OnnOpOOdO", &list, &events, &length, &keys, &descending, &constants_object, &uses_asinh_object,
                           &fill, &x_object))
         return nullptr;
     Buffer x;
-    Curves curves;
+    BranchConstants constants;
     std::vector<Column> columns, key;
     if (!take_columns(list, events, columns) || !take_columns(keys, events, key) || !x.take(x_object, "f", true, "x"))
         return nullptr;
     const auto features = static_cast<int64_t>(columns.size());
-    if (!curves.take(curves_object, curved_object, features) || !expect(features > 0 && key.size() <= 1, "columns"))
+    if (!constants.take(constants_object, uses_asinh_object, features) || !expect(features > 0 && key.size() <= 1, "columns"))
         return nullptr;
     const int64_t *offsets = columns[0].offsets;
     const auto alike = [&](const Column &column) {
@@ -844,7 +850,7 @@ PyObject *assemble_objects(PyObject *, PyObject *args) {
     float *to = x.data<float>();
     for (int64_t start = 0; start < events; start += TILE) {
         tile.take(columns, start, std::min<int64_t>(start + TILE, events));
-        prepare(columns, curves, static_cast<float>(fill), tile);
+        prepare(columns, constants, static_cast<float>(fill), tile);
         const int64_t apart = tile.at[1];
         for (int64_t row = start; row < tile.stop; ++row) {
             const int64_t found = offsets[row + 1] - offsets[row], kept = std::min<int64_t>(found, length);
@@ -868,7 +874,7 @@ PyObject *assemble_objects(PyObject *, PyObject *args) {
 
 // ------------------------------------------------------------------------------------------- blocks -> a batch
 
-// gather(sources, block, row, out): copy row[i] of sources[block[i]] to row i of `out`, arrays whose rows are of one size.
+// gather(sources, block, row, out): copy row row[i] of sources[block[i]] to row i of `out`. All rows have the same size.
 PyObject *gather(PyObject *, PyObject *args) {
     PyObject *list, *block_object, *row_object, *out_object;
     if (!PyArg_ParseTuple(args, "OOOO", &list, &block_object, &row_object, &out_object)) return nullptr;
@@ -894,7 +900,7 @@ PyObject *gather(PyObject *, PyObject *args) {
         const int64_t from = block.data<int64_t>()[i];
         if (from < 0 || from >= static_cast<int64_t>(rows.size()) || row.data<int64_t>()[i] < 0 ||
             (bytes && row.data<int64_t>()[i] >= rows[from])) {
-            PyErr_SetString(PyExc_IndexError, "a row that no source has");
+            PyErr_SetString(PyExc_IndexError, "row out of range");
             return nullptr;
         }
     }
@@ -907,8 +913,8 @@ PyObject *gather(PyObject *, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-// gather_objects(sources, offsets, block, row, length, fill, x, mask): the same for objects, of which an event has those that
-// the offsets of its source say, at most `length`; in x they have room for so many, and behind them stands the fill value.
+// gather_objects(sources, offsets, block, row, length, fill, x, mask): the same for objects. The offsets of a source give the
+// objects of an event, at most `length`. In x each event has `length` objects, padded with the fill value.
 PyObject *gather_objects(PyObject *, PyObject *args) {
     PyObject *list, *offsets_list, *block_object, *row_object, *x_object, *mask_object;
     Py_ssize_t length;
@@ -942,7 +948,7 @@ PyObject *gather_objects(PyObject *, PyObject *args) {
             valid = begin >= 0 && begin <= end && end - begin <= length && end * features <= sources[from].size();
         }
         if (!valid) {
-            PyErr_SetString(PyExc_IndexError, "a row that no source has, or with more objects than there is room for");
+            PyErr_SetString(PyExc_IndexError, "row out of range, or with too many objects");
             return nullptr;
         }
     }
@@ -965,8 +971,8 @@ PyObject *gather_objects(PyObject *, PyObject *args) {
 
 using u128 = unsigned __int128;
 
-// A whole number of units of 2^-1074 in two's complement, the least significant limb first. Squares of numbers up to
-// float32's largest, 2^63 of them, take 1074 + 256 + 63 bits and a sign.
+// An integer in units of 2^-1074, in two's complement, least significant limb first. The sum of 2^63 squares of the largest
+// float32 takes 1074 + 256 + 63 bits and a sign.
 constexpr int LIMBS = 22;
 
 // limbs += or -= value * 2^shift
@@ -1005,9 +1011,9 @@ uint32_t pattern_of(float value) {
 }
 
 constexpr int BINS = 4096;      // of `sketch`: sign, exponent and three bits of the mantissa of a float32
-constexpr int64_t SLICE = 65536; // numbers after which the sums below are emptied, long before they overflow
+constexpr int64_t SLICE = 65536; // numbers after which the sums below are flushed, long before they overflow
 
-// What is known of one branch; points into the caller's arrays.
+// The statistics of a branch; pointers into arrays of the caller.
 struct Statistics {
     int64_t *tally; // finite numbers, NaN, infinite numbers, longest list
     void *minimum, *maximum;
@@ -1023,18 +1029,18 @@ struct Statistics {
     }
 };
 
-// What is summed of numbers that share a bin (float32), or a sign and an exponent (float64): their mantissas, and of these squared.
+// Sums of mantissas and of their squares, of numbers with the same bin (float32), or the same sign and exponent (float64).
 struct Narrow {
-    uint64_t sum, squares; // above the 40 bits of the sum stands how many there are
+    uint64_t sum, squares; // the bits above the 40 bits of the sum are a count
 };
 struct Wide {
     u128 sum, squares;
 };
 
 constexpr uint64_t ONE = uint64_t{1} << 40;
-constexpr int LANES = 2; // neighbours go to different sums, so that one need not wait for the other where both are of one bin
+constexpr int LANES = 2; // neighbours are added to different sums, so that equal bins do not serialise additions
 
-// Room for a thread's work, all zero between two calls.
+// Buffers of a thread, all zero between calls.
 struct Scratch {
     std::vector<Narrow> narrow = std::vector<Narrow>(BINS * LANES);
     std::vector<Wide> wide = std::vector<Wide>(4096);
@@ -1048,7 +1054,7 @@ inline void add_float(float value, int lane, Narrow *sums) {
     bin.squares += mantissa * mantissa;
 }
 
-// Add what the bins of one sign hold, the numbers of which are of size 0 to `limit`.
+// Add the bins of one sign, for numbers of magnitude 0 to `limit`.
 void empty_bins(float limit, bool negative, Statistics &to, Narrow *sums) {
     const uint32_t first = negative ? BINS / 2 : 0, last = first + (pattern_of(std::fabs(limit)) >> 20);
     for (uint32_t key = first; key <= last; ++key) {
@@ -1060,14 +1066,14 @@ void empty_bins(float limit, bool negative, Statistics &to, Narrow *sums) {
             *lane = Narrow{};
         }
         if (!count) continue;
-        const int power = std::max<int>(key >> 3 & 255, 1) - 150; // a mantissa's last bit is worth 2^power
+        const int power = std::max<int>(key >> 3 & 255, 1) - 150; // the last bit of a mantissa has the value 2^power
         to.bins[key] += static_cast<int64_t>(count);
         add_to(to.total, sum, 1074 + power, negative);
         add_to(to.squares, squares, 1074 + 2 * power, false);
     }
 }
 
-// Whole numbers in the order of the float32 with these patterns of bits, and back.
+// Map bit patterns of float32 to integers with the same order, and back.
 inline int32_t ordered(uint32_t bits) { return static_cast<int32_t>(bits) ^ (static_cast<int32_t>(bits) >> 31 & 0x7fffffff); }
 inline float value_of(int32_t order) {
     const int32_t bits = ordered(static_cast<uint32_t>(order));
@@ -1076,9 +1082,9 @@ inline float value_of(int32_t order) {
     return value;
 }
 
-// float32: everything follows from the pattern of bits.
+// float32: all statistics follow from the bit patterns.
 void add_floats(const float *numbers, int64_t count, Statistics &to, Scratch &scratch) {
-    constexpr uint32_t EXPONENT = 0x7f800000; // all set: infinite, or not a number
+    constexpr uint32_t EXPONENT = 0x7f800000; // all bits set: infinite or NaN
     Narrow *sums = scratch.narrow.data();
     for (int64_t start = 0; start < count; start += SLICE) {
         const int64_t stop = std::min(start + SLICE, count);
@@ -1118,7 +1124,7 @@ void add_floats(const float *numbers, int64_t count, Statistics &to, Scratch &sc
     }
 }
 
-// float64, and 64-bit integers as float64 knows them.
+// float64, and 64-bit integers converted to float64.
 template <class T> void add_doubles(const T *numbers, int64_t count, Statistics &to, Scratch &scratch) {
     constexpr double LARGEST = std::numeric_limits<float>::max();
     constexpr double TINY = 0x1p-450; // below, squares lose bits under 2^-1074
@@ -1168,7 +1174,7 @@ template <class T> void add_doubles(const T *numbers, int64_t count, Statistics 
     }
 }
 
-// Integers of at most 32 bits: sums of so few of them fit into 128 bits.
+// Integers of at most 32 bits, whose sums fit into 128 bits.
 template <class T> void add_integers(const T *numbers, int64_t count, Statistics &to) {
     if (!count) return;
     T low = numbers[0], high = numbers[0];
@@ -1258,11 +1264,11 @@ PyObject *accumulate(PyObject *, PyObject *args) {
 
 PyMethodDef methods[] = {
     {"use_libraries", use_libraries, METH_VARARGS, "use_libraries(addresses)"},
-    {"measure", measure, METH_VARARGS, "measure(stretches, jobs, bytes)"},
-    {"decode", decode, METH_VARARGS, "decode(stretches, jobs, spots, content, offsets, lists)"},
-    {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, curves, curved, fill, x, mask) -> lost"},
+    {"measure", measure, METH_VARARGS, "measure(spans, jobs, bytes)"},
+    {"decode", decode, METH_VARARGS, "decode(spans, jobs, spots, content, offsets, lists)"},
+    {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, constants, uses_asinh, fill, x, mask) -> lost"},
     {"assemble_objects", assemble_objects, METH_VARARGS,
-     "assemble_objects(columns, events, length, keys, descending, curves, curved, fill, x) -> lost"},
+     "assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x) -> lost"},
     {"gather", gather, METH_VARARGS, "gather(sources, block, row, out)"},
     {"gather_objects", gather_objects, METH_VARARGS, "gather_objects(sources, offsets, block, row, length, fill, x, mask)"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},

@@ -1,8 +1,8 @@
-"""Python files that a person names on the command line: run, and their mistakes explained.
+"""Execution of Python files that a user names on the command line, with one-line messages for their errors.
 
     run_file(Path("ex_keras.py"), "mlaas4hep_model_file").model
 
-The text itself is run, not what Python may have cached of it, and nothing is left beside it.
+The source is always compiled anew; Python's bytecode cache is neither read nor written.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, first_line
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, PackageMissing, error_summary
 from mlaas4hep.input_files import read_text
 
 
 def run_file(path: Path, name: str) -> ModuleType:
-    """Run a Python file as the module `name`, under which its classes can be found again.
+    """Run a Python file and return it as the module `name`, which is added to `sys.modules` for pickling.
 
     Raises:
-        FileUnreadable: there is no such file, or it is no text.
-        PackageMissing: it imports what is not installed.
-        ConfigError: it fails otherwise.
+        FileUnreadable: the file does not exist or is not a text file.
+        PackageMissing: the file imports a package that is not installed.
+        ConfigError: the file raises another exception.
     """
     source = read_text(path)
     module = ModuleType(name)
@@ -37,19 +37,19 @@ def run_file(path: Path, name: str) -> ModuleType:
             hint=f"install it: {_install_line(error.name or '')}",
         ) from error
     except (Exception, SystemExit) as error:
-        explain(path, error)
+        raise_config_error(path, error)
     return module
 
 
-def explain(path: Path, error: BaseException) -> NoReturn:
-    """Raise what went wrong in a person's file, with the line of that file; errors of ours are raised as they are."""
+def raise_config_error(path: Path, error: BaseException) -> NoReturn:
+    """Raise a ConfigError with the line of the user's file that failed; an MLaaS4HEPError is raised unchanged."""
     if isinstance(error, MLaaS4HEPError):
         raise error
-    raise ConfigError(f"{path}{line_of(path, error)}: {first_line(error)}") from error
+    raise ConfigError(f"{path}{line_suffix(path, error)}: {error_summary(error)}") from error
 
 
-def line_of(path: Path, error: BaseException) -> str:
-    """Return ", line N" of the last line of a file that an error came through, or ""."""
+def line_suffix(path: Path, error: BaseException) -> str:
+    """Return ", line N" for the last line of a file in the traceback of an exception, or ""."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     return f", line {line}" if line else ""

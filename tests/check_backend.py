@@ -1,4 +1,4 @@
-"""The contract of a training backend; every framework's must pass it."""
+"""Checks that every training backend must pass."""
 
 import re
 
@@ -7,20 +7,21 @@ import onnx
 import onnxruntime
 import pytest
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.metrics import auc
+from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.protocol import Backend, OneShotBackend, StepwiseBackend
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import AtOnce, Backend, Stepwise, make_backend
-from mlaas4hep.training.metrics import auc
-from mlaas4hep.training.model_file import ModelFile
-from mlaas4hep.training.onnx_graph import with_inputs
-from mlaas4hep.training.task import Task
+from mlaas4hep.training.onnx_graph import prepend_inputs
 
 WIDTH = 6
 SHAPES = {"x": (WIDTH,)}
 
 
 def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
-    """Batches that can be learnt: class k has mean k in column 0; a fifth of the cells are missing."""
+    """Return learnable batches: column 0 has mean 2k for class k; a fifth of the values are missing."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, classes, events)
     x = rng.normal(size=(events, width)).astype(np.float32)
@@ -34,16 +35,19 @@ def toy_batches(events=2048, size=128, classes=2, seed=0, width=WIDTH):
 
 
 def epoch_of(backend: Backend, batches) -> float:
-    """Train on some batches; return the mean loss."""
+    """Train on batches; return the mean loss."""
     steps = [(float(loss), weight) for loss, weight in backend.steps(batches)]
     return float(np.average([loss for loss, _ in steps], weights=[weight for _, weight in steps]))
 
 
 def check_stepwise(file: ModelFile, classes: int, folder) -> Backend:
-    """Train, save and export the model of a file, and check every promise of `Stepwise`."""
+    """Train, save and export the model of a file, and check the contract of `StepwiseBackend`.
+
+    `check_seeds_and_state` checks the rest of it.
+    """
     task = Task.classification(classes)
     backend = make_backend(file, SHAPES, task, Params(seed=1))
-    assert isinstance(backend, Stepwise)
+    assert isinstance(backend, StepwiseBackend)
     batches = toy_batches(classes=classes)
     every = Batch.concatenate(batches)
 
@@ -56,8 +60,7 @@ def check_stepwise(file: ModelFile, classes: int, folder) -> Backend:
     np.testing.assert_array_equal(scores, backend.predict(every.inputs))
 
     before = backend.snapshot()
-    losses, first = [epoch_of(backend, batches)], backend.predict(every.inputs)
-    losses += [epoch_of(backend, batches) for _ in range(7)]
+    losses = [epoch_of(backend, batches) for _ in range(8)]
     assert losses[-1] < 0.8 * losses[0]
     trained = backend.predict(every.inputs)
     assert auc(every.y, trained) > 0.85
@@ -71,20 +74,19 @@ def check_stepwise(file: ModelFile, classes: int, folder) -> Backend:
     assert re.fullmatch(r"[\d,]+ weights", backend.size())
     assert (folder / backend.save(folder)).stat().st_size > 0
     check_export(backend, every, trained, folder / "network.onnx")
-    check_seeds_and_state(file, task, batches, every, first)
     return backend
 
 
-def check_at_once(file: ModelFile, task: Task, batches, folder) -> Backend:
-    """Train, save and export the model of a file, and check every promise of `AtOnce`."""
+def check_one_shot(file: ModelFile, task: Task, batches, folder) -> Backend:
+    """Train, save and export the model of a file, and check the contract of `OneShotBackend`."""
     backend = make_backend(file, SHAPES, task, Params(seed=1, epochs=10))
-    assert isinstance(backend, AtOnce)
+    assert isinstance(backend, OneShotBackend)
     rounds = []
-    kept = backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: rounds.append(figures))
+    kept = backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *result: rounds.append(result))
     assert [number for number, *_ in rounds] == list(range(1, len(rounds) + 1))
     valid = Batch.concatenate(batches[:3])
     if rounds:  # the loss of the round that is kept is that of the model
-        loss = task.figures(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
+        loss = task.metrics(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
         assert rounds[kept - 1][2]["loss"] == pytest.approx(loss, rel=1e-4)
     else:
         assert kept == 0
@@ -100,28 +102,28 @@ def check_at_once(file: ModelFile, task: Task, batches, folder) -> Backend:
     return backend
 
 
-def check_seeds_and_state(file, task, batches, every, expected):
-    """Another run with the seed 1 gives the scores of the first after an epoch, and another seed gives others.
-
-    A model that goes on from a state takes the same steps as the one whose state it was.
-    """
+def check_seeds_and_state(file: ModelFile, classes: int) -> None:
+    """Check that the seed determines the scores after an epoch, and that a restored state gives the same steps."""
+    task, batches = Task.classification(classes), toy_batches(classes=classes)
+    every = Batch.concatenate(batches)
     models = []
-    for seed in (1, 2):
+    for seed in (1, 1, 2):
         models.append(make_backend(file, SHAPES, task, Params(seed=seed)))
         epoch_of(models[-1], batches)
-    first, second = models
-    np.testing.assert_allclose(first.predict(every.inputs), expected, atol=1e-6)
+    first, again, second = models
+    expected = first.predict(every.inputs)
+    np.testing.assert_allclose(again.predict(every.inputs), expected, atol=1e-6)
     assert np.abs(second.predict(every.inputs) - expected).max() > 1e-3
     state, losses = first.state(), []
-    for model in models:
+    for model in (again, second):
         model.load_state(state)  # the random numbers are those of the process
         losses.append(epoch_of(model, batches[5:]))
     assert losses[0] == losses[1]
-    np.testing.assert_array_equal(first.predict(every.inputs), second.predict(every.inputs))
+    np.testing.assert_array_equal(again.predict(every.inputs), second.predict(every.inputs))
 
 
 def check_export(backend, every, expected, path, tolerance=1e-5):
-    """The exported graph gives the same probabilities for any number of events."""
+    """Check that the exported graph gives the same scores for any number of events."""
     backend.export(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [slot.name for slot in session.get_inputs()]
@@ -132,14 +134,13 @@ def check_export(backend, every, expected, path, tolerance=1e-5):
 
 
 def check_raw_events(generator, backend, folder, events=400):
-    """A bundle's graph gives the framework's scores for events as they are in the files, within 1e-5.
+    """Check that a bundle's graph gives the framework's scores for unnormalised events, within 1e-5.
 
-    Numbers that are estimated may be of any size, and a float32 has 24 bits: there it is 1e-5 of their size or spread,
-    whichever is larger.
+    For regression the tolerance is relative to the estimate or the spread, whichever is larger. Return the scores.
     """
     backend.export(folder / "network.onnx")
     network = onnx.load(str(folder / "network.onnx"))
-    graph = with_inputs(network, generator.sample.inputs, backend.takes, generator.layout)
+    graph = prepend_inputs(network, generator.sample.inputs, backend.takes, generator.layout)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     taken = {name for node in graph.graph.node for name in node.input}
     assert {one.name for one in graph.graph.initializer} <= taken  # ONNX Runtime warns of others

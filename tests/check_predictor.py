@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.predictor import Predictor
+from mlaas4hep.serving.models.predictor import Predictor
 
 
 def check_predictor(predictor: Predictor, events: np.ndarray, truth: np.ndarray) -> None:

@@ -5,8 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlaas4hep.errors import BranchNotFound
+from mlaas4hep.errors import BranchNotFound, FileUnreadable
 from mlaas4hep.io import Jagged, Kind
+
+SINGLE = 100
+"""How many columns are read on their own, too: a column does not depend on which others are read with it."""
 
 
 def check_source(source):
@@ -17,22 +20,50 @@ def check_source(source):
     assert boundaries[-1] == source.num_entries
     assert all(first < second for first, second in pairwise(boundaries))
 
+    assert len(set(source.columns)) == len(list(source.columns))
+    assert all(column.name == name for name, column in source.columns.items())
+
     readable = [name for name, column in source.columns.items() if column.kind is not Kind.OTHER]
-    for column in source.columns.values():
+    for name, column in source.columns.items():
+        assert column.name == name
         assert bool(column.reason) == (column.kind is Kind.OTHER)
+        if column.kind is Kind.OTHER:
+            with pytest.raises(FileUnreadable) as refusal:
+                source.read([name], 0, 1)
+            assert f"'{name}'" in str(refusal.value)
+            assert column.reason in str(refusal.value)
     whole = source.read(readable, 0, source.num_entries)
     for name in readable:
         check_values(whole[name], source.columns[name], source.num_entries)
 
+    check_sizes(source, readable, whole)
+
     middle, end = source.num_entries // 3, source.num_entries
-    for start, stop in ((0, 1), (middle, middle + 2), (end - 1, end), (middle, middle)):
+    borders = [(max(entry - 1, 0), min(entry + 1, end)) for entry in boundaries[:20]]
+    for start, stop in ((0, 1), (middle, middle + 2), (end - 1, end), (middle, middle), *borders):
         part = source.read(readable, start, stop)
+        assert {name: len(values) for name, values in part.items()} == dict.fromkeys(readable, stop - start)
         for name in readable:
             check_slice(whole[name], part[name], start, stop)
+
+    for name in readable[:SINGLE]:
+        check_slice(whole[name], source.read([name], middle, middle + 2)[name], middle, middle + 2)
 
     assert source.read([], 0, 1) == {}
     with pytest.raises(BranchNotFound, match=readable[0]):
         source.read([readable[0] + "x"], 0, 1)
+
+
+def check_sizes(source, names, whole):
+    """There is an estimated size for each cluster, and together they are not less than those of the decoded numbers."""
+    sizes = source.cluster_sizes(names)
+    boundaries = list(source.boundaries)
+    assert len(sizes) == len(boundaries) - 1
+    spans = list(pairwise(boundaries))
+    assert all(0 <= size.unit <= stop - start for size, (start, stop) in zip(sizes, spans, strict=True))
+    estimated = sum(size.entry_bytes * (stop - start) for size, (start, stop) in zip(sizes, spans, strict=True))
+    numbers = [values.content if isinstance(values, Jagged) else values for values in whole.values()]
+    assert estimated >= 0.7 * sum(values.nbytes for values in numbers)
 
 
 def check_values(values, column, events):
@@ -50,6 +81,8 @@ def check_values(values, column, events):
         numbers = values
     assert numbers.dtype == column.dtype
     assert numbers.dtype.isnative
+    if numbers.dtype == bool:
+        assert numbers.view(np.uint8).max(initial=0) <= 1
 
 
 def check_slice(whole, part, start, stop):

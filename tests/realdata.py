@@ -23,6 +23,14 @@ def real_file(name):
     return _downloaded(name)
 
 
+def case_file(name):
+    """Return the path of a small file that shows a user's situation, or skip the test if it is not beside the clone."""
+    path = ROOT.parent / "shared" / "cases" / "reading" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    return str(path)
+
+
 def _downloaded(name):
     try:
         import skhep_testdata

@@ -9,11 +9,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,21 +115,24 @@ class Server:
     process: subprocess.Popen[str]
     models_dir: Path
     url: str = ""
+    startup: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, models_dir: Path, *options: str) -> Server:
+    def start(cls, models_dir: Path, *options: str, sitecustomize: Path | None = None) -> Server:
+        """Start a server; the folder `sitecustomize` may hold a module that Python runs first."""
         command = [sys.executable, ROOT / "tfaas_server.py", f"--models-dir={models_dir}", "--port=0", *options]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+        path = {"PYTHONPATH": os.pathsep.join(map(str, filter(None, [sitecustomize, ROOT])))}
+        env = environment(**path)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
         server = cls(process, models_dir)
         assert process.stderr is not None
-        lines = []
         for line in process.stderr:
-            lines.append(line)
+            server.startup.append(line)
             if found := re.search(r"ready: (https?://\S+)", line):
                 server.url = found[1]
                 return server
         server.stop()
-        raise AssertionError("".join(lines))
+        raise AssertionError("".join(server.startup))
 
     def __enter__(self) -> Server:
         return self
@@ -189,3 +193,20 @@ def run_client(*options: object, cwd: Path | None = None, **env: str) -> subproc
     """Run tfaas_client.py as a person does."""
     command = [sys.executable, ROOT / "tfaas_client.py", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=environment(**env))
+
+
+def connect(server: Server) -> socket.socket:
+    """Open a connection to a server that speaks HTTP or HTTPS."""
+    host, _, port = server.url.rpartition("//")[2].partition(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """Return everything that arrives until the other side closes or resets the connection."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received

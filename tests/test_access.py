@@ -12,7 +12,7 @@ from grid import Grid
 from serving_fixtures import MET, MET_SCORE, Server, bundle_fixture, write_archive  # noqa: F401
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.serving.access import Access, Tokens
+from mlaas4hep.serving.http.access import Access, Tokens
 
 TOKEN, OTHER = "a-token-that-is-long-enough", "another-token-of-many-letters"
 
@@ -43,7 +43,7 @@ def bearer(token: str) -> dict[str, str]:
 def test_only_who_has_a_token_changes_models_and_everybody_asks(tmp_path: Path, tokens: Path, bundle: Path) -> None:
     archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
     with server(tmp_path, f"--token-file={tokens}") as running:
-        for headers, reason in (({}, "a token is needed"), (bearer("x" * 30), "the token is not known")):
+        for headers, reason in (({}, "a token is required"), (bearer("x" * 30), "invalid token")):
             answer = requests.post(f"{running.url}/upload", data=archive, headers=headers, timeout=20)
             assert answer.status_code == 401
             assert answer.json() == {"error": f"POST /upload: {reason}"}
@@ -55,14 +55,14 @@ def test_only_who_has_a_token_changes_models_and_everybody_asks(tmp_path: Path, 
         assert requests.delete(f"{running.url}/delete/htautau", headers=bearer(OTHER), timeout=20).status_code == 200
 
 
-def test_a_private_server_answers_only_who_is_known(tmp_path: Path, tokens: Path) -> None:
+def test_a_private_server_responds_only_to_authenticated_clients(tmp_path: Path, tokens: Path) -> None:
     with server(tmp_path, f"--token-file={tokens}", "--private", "--base-path=/tfaas") as running:
         assert requests.get(f"{running.url}/models", timeout=20).status_code == 401
         assert requests.post(f"{running.url}/json", json=MET, timeout=20).status_code == 401
         assert requests.get(f"{running.url}/models", headers=bearer(TOKEN), timeout=20).json() == []
 
 
-def test_nobody_changes_a_server_that_is_read_only(tmp_path: Path, bundle: Path) -> None:
+def test_a_read_only_server_refuses_changes(tmp_path: Path, bundle: Path) -> None:
     bundle.rename(tmp_path / "htautau")
     (tmp_path / "models").mkdir()
     (tmp_path / "htautau").rename(tmp_path / "models/htautau")
@@ -88,7 +88,7 @@ def test_a_certificate_of_a_grid_is_as_good_as_a_token(tmp_path: Path, grid: Gri
         url = running.url.replace("127.0.0.1", "localhost")
         assert url.startswith("https://")
         refused = requests.post(f"{url}/upload", data=archive, verify=authority, timeout=20)
-        assert (refused.status_code, refused.json()["error"]) == (401, "POST /upload: a client certificate is needed")
+        assert (refused.status_code, refused.json()["error"]) == (401, "POST /upload: a client certificate is required")
         person = (grid.folder / "person.pem", grid.folder / "person.key")
         proxy = str(grid.proxy())
         for certificate in (tuple(map(str, person)), proxy):
@@ -110,31 +110,31 @@ def test_a_certificate_of_strangers_ends_the_connection(tmp_path: Path, grid: Gr
 
 
 def test_a_token_file_that_changes_is_read_again(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Tokens(tokens)
-    monkeypatch.setattr("mlaas4hep.serving.watched_file.FRESH", -1.0)
-    assert known.know(TOKEN.encode())
+    tokens_file = Tokens(tokens)
+    monkeypatch.setattr("mlaas4hep.serving.http.watched_file.FRESH", -1.0)
+    assert tokens_file.contains(TOKEN.encode())
     tokens.write_text("x" * 20)
-    assert known.know(b"x" * 20)
-    assert not known.know(TOKEN.encode())
+    assert tokens_file.contains(b"x" * 20)
+    assert not tokens_file.contains(TOKEN.encode())
     tokens.unlink()
-    assert not known.know(b"x" * 20)
+    assert not tokens_file.contains(b"x" * 20)
 
 
-def test_a_token_file_that_turns_bad_is_told_of_once(
+def test_a_token_file_that_becomes_invalid_is_reported_once(
     tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    known = Tokens(tokens)
-    monkeypatch.setattr("mlaas4hep.serving.watched_file.FRESH", -1.0)
+    tokens_file = Tokens(tokens)
+    monkeypatch.setattr("mlaas4hep.serving.http.watched_file.FRESH", -1.0)
     tokens.write_text("short\n")
-    assert [known.know(TOKEN.encode()) for _ in range(3)] == [False] * 3
+    assert [tokens_file.contains(TOKEN.encode()) for _ in range(3)] == [False] * 3
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"the tokens are no longer used: {tokens} holds a token of less than 16 characters")
+    assert said.startswith(f"the tokens are no longer used: {tokens} has a token of less than 16 characters")
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("", "holds no token"), ("# a\n", "holds no token"), ("short\n", "less than 16 characters")]
+    ("text", "reason"), [("", "has no token"), ("# a\n", "has no token"), ("short\n", "less than 16 characters")]
 )
-def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_token_file_without_a_usable_token_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "tokens").write_text(text)
     with pytest.raises(ConfigError, match=reason):
         Tokens(tmp_path / "tokens")
@@ -142,29 +142,29 @@ def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, text: str
         Tokens(tmp_path / "other")
 
 
-def test_private_needs_a_way_to_be_known() -> None:
-    with pytest.raises(ConfigError, match="private, and nobody can be known"):
+def test_private_requires_a_method_of_authentication() -> None:
+    with pytest.raises(ConfigError, match="--private needs a way to authenticate clients"):
         Access(private=True)
 
 
-def test_health_is_told_to_everybody(tokens: Path) -> None:
+def test_the_health_route_needs_no_authentication(tokens: Path) -> None:
     Access(Tokens(tokens), private=True).check("GET", "/v2/health/ready", None, None)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--private"], "the server is private, and nobody can be known to it"),
-        (["--capath=/"], "there is no --cert"),
-        (["--allow-dn=/CN=Jane Doe"], "--allow-dn and --gridmap are for client certificates"),
-        (["--allow-dn=CN=Jane Doe"], "'CN=Jane Doe' is not a name like /DC=ch/DC=cern/CN=Jane Doe"),
+        (["--private"], "--private needs a way to authenticate clients"),
+        (["--capath=/"], "--capath and --key need --cert"),
+        (["--allow-dn=/CN=Jane Doe"], "--allow-dn and --gridmap need client certificates"),
+        (["--allow-dn=CN=Jane Doe"], "invalid --allow-dn 'CN=Jane Doe': write it as /DC=ch/DC=cern/CN=Jane Doe"),
         (["--gridmap=/nowhere"], "cannot read the names in /nowhere"),
         (["--cert=/dev/null"], "cannot use the certificate /dev/null"),
-        (["--workers=0"], "--workers is 0, and must be more than 0"),
-        (["--timeout=0"], "--timeout is 0, and must be more than 0 s"),
-        (["--rate=-1"], "--rate is -1, and must be at least 0"),
+        (["--workers=0"], "invalid --workers 0: it must be finite and more than 0"),
+        (["--timeout=0"], "invalid --timeout 0: it must be finite and more than 0 s"),
+        (["--rate=-1"], "invalid --rate -1: it must be finite and at least 0"),
         (["--token-file=/nowhere"], "cannot read the tokens in /nowhere"),
-        (["--max-upload=inf"], "--max-upload is inf, and must be more than 0 MB, and finite"),
+        (["--max-upload=inf"], "invalid --max-upload inf: it must be finite and more than 0 MB"),
         (["--token-file="], "--token-file: it is empty"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.serving.allowed_names import AllowedNames, parse_gridmap
+from mlaas4hep.serving.certificates.allowed_names import AllowedNames, parse_gridmap
 
 
 def test_names_of_both_kinds_are_permitted(tmp_path: Path) -> None:
@@ -27,11 +27,11 @@ def test_quotes_and_backslashes_in_a_grid_mapfile_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "holds no names"),
-        ("# only a comment\n", "holds no names"),
-        ("/O=Grid/CN=A Person\n", "line 1 is not like"),  # the user Person of /O=Grid/CN=A?
-        ('"/O=Grid/CN=A" person\n"/O=Grid/CN=B\n', "line 2 is not like"),
-        ('"CN=A,O=Grid" person\n', "line 1 is not like"),
+        ("", "has no names"),
+        ("# only a comment\n", "has no names"),
+        ("/O=Grid/CN=A Person\n", "line 1 does not look like"),  # the user Person of /O=Grid/CN=A?
+        ('"/O=Grid/CN=A" person\n"/O=Grid/CN=B\n', "line 2 does not look like"),
+        ('"CN=A,O=Grid" person\n', "line 1 does not look like"),
     ],
 )
 def test_a_grid_mapfile_that_is_not_understood_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -46,7 +46,7 @@ def test_a_missing_grid_mapfile_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_grid_mapfile_that_changes_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlaas4hep.serving.watched_file.FRESH", -1.0)
+    monkeypatch.setattr("mlaas4hep.serving.http.watched_file.FRESH", -1.0)
     (tmp_path / "gridmap").write_text('"/CN=A" a\n')
     allowed = AllowedNames(["/CN=C"], str(tmp_path / "gridmap"))
     (tmp_path / "gridmap").write_text('"/CN=Bob" b\n')

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.archive import Limits, inspect, unpack
+from mlaas4hep.protocol.limits import Limits
+from mlaas4hep.serving.store.archive import inspect, unpack
 
 
 def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple:
@@ -30,20 +31,23 @@ def make(*members: tuple, compressed: bool = False) -> io.BytesIO:
 
 PARAMS = member("m/params.json", b"{}")
 HOSTILE = {
-    "a path that leaves the folder": (make(PARAMS, member("m/../../evil", b"x")), "does not stay"),
-    "a path that begins with dots": (make(PARAMS, member("../evil", b"x")), "does not stay"),
-    "an absolute path": (make(PARAMS, member("/tmp/evil", b"x")), "does not stay"),
-    "a backslash": (make(PARAMS, member("m\\..\\evil", b"x")), "does not stay"),
-    "a control character": (make(PARAMS, member("m/a\nb", b"x")), "does not stay"),
+    "a path that leaves the folder": (
+        make(PARAMS, member("m/../../evil", b"x")),
+        "is not a plain path inside its folder",
+    ),
+    "a path that begins with dots": (make(PARAMS, member("../evil", b"x")), "is not a plain path inside its folder"),
+    "an absolute path": (make(PARAMS, member("/tmp/evil", b"x")), "is not a plain path inside its folder"),
+    "a backslash": (make(PARAMS, member("m\\..\\evil", b"x")), "is not a plain path inside its folder"),
+    "a control character": (make(PARAMS, member("m/a\nb", b"x")), "is not a plain path inside its folder"),
     "a symbolic link": (make(PARAMS, member("m/l", kind=tarfile.SYMTYPE, link="/etc")), "neither a file nor"),
     "a hard link": (make(PARAMS, member("m/l", kind=tarfile.LNKTYPE, link="m/params.json")), "neither a file nor"),
     "a device": (make(PARAMS, member("m/d", kind=tarfile.CHRTYPE)), "neither a file nor"),
     "a pipe": (make(PARAMS, member("m/p", kind=tarfile.FIFOTYPE)), "neither a file nor"),
     "the same file twice": (make(PARAMS, PARAMS), "twice"),
     "a file that is a folder": (make(PARAMS, member("m/params.json/x", b"x")), "as a file and as a folder"),
-    "two folders": (make(PARAMS, member("n/params.json", b"{}")), "must hold one folder, and holds 'm', 'n'"),
+    "two folders": (make(PARAMS, member("n/params.json", b"{}")), "must have one top folder, and has 'm', 'n'"),
     "no folder": (make(member("params.json", b"{}")), "outside of a folder"),
-    "nothing": (make(), "holds nothing"),
+    "nothing": (make(), "has nothing"),
     "a name that no disk takes": (make(PARAMS, member("m/" + "a" * 300, b"x")), "more than 255 bytes"),
     "a path that no disk takes": (make(PARAMS, member("m/" + "a/" * 3000 + "a", b"x")), "1,000 bytes or 32 levels"),
     "a long path of long names": (
@@ -54,17 +58,20 @@ HOSTILE = {
         make(PARAMS, member("m/" + "a/" * 3000, kind=tarfile.DIRTYPE)),
         "1,000 bytes or 32 levels",
     ),
-    "names that differ in case": (make(PARAMS, member("m/PARAMS.json", b"x")), "are the same on some disks"),
+    "names that differ in case": (
+        make(PARAMS, member("m/PARAMS.json", b"x")),
+        "are the same name on some file systems",
+    ),
     "folders that differ in case": (
         make(PARAMS, member("m/A/x", b"x"), member("m/a/y", b"x")),
-        "are the same on some disks",
+        "are the same name on some file systems",
     ),
     "names that differ in their composition": (
         make(member("m/\u00e4", b"x"), member("m/a\u0308", b"x")),
-        "are the same on some disks",
+        "are the same name on some file systems",
     ),
-    "no archive": (io.BytesIO(b"<html>" * 500), "no tar or tar.gz"),
-    "no bytes": (io.BytesIO(), "no tar or tar.gz"),
+    "no archive": (io.BytesIO(b"<html>" * 500), "not a tar or tar.gz"),
+    "no bytes": (io.BytesIO(), "not a tar or tar.gz"),
     "half an archive": (io.BytesIO(make(PARAMS, member("m/model", bytes(5000))).getvalue()[:2600]), "or is damaged"),
     "half a gzip file": (io.BytesIO(make(PARAMS, compressed=True).getvalue()[:60]), "or is damaged"),
 }
@@ -73,7 +80,7 @@ HOSTILE = {
 @pytest.mark.parametrize(
     "damage", [lambda packed: packed[:-4], lambda packed: packed[:-8] + bytes(8), lambda packed: packed + b"junk"]
 )
-def test_the_checksum_behind_the_last_member_counts_too(damage) -> None:
+def test_the_checksum_after_the_last_member_is_also_checked(damage) -> None:
     packed = make(PARAMS, member("m/model", bytes(range(256)) * 40), compressed=True).getvalue()
     inspect(io.BytesIO(packed))
     with pytest.raises(ConfigError, match="or is damaged"):
@@ -90,13 +97,13 @@ def test_a_hostile_or_broken_archive_is_refused_with_its_reason(what: str) -> No
 def test_too_many_members_are_refused() -> None:
     stream = make(*(member(f"m/{number}") for number in range(12)))
     with pytest.raises(ConfigError, match="more than 10 members"):
-        inspect(stream, Limits(members=10))
+        inspect(stream, Limits(archive_members=10))
 
 
 def test_folders_that_are_only_part_of_a_path_count_too() -> None:
     stream = make(*(member(f"m/{number}/a/b/c/x") for number in range(3)))
     with pytest.raises(ConfigError, match="more than 10 members"):
-        inspect(stream, Limits(members=10))
+        inspect(stream, Limits(archive_members=10))
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 10 + b"\xfc\x00", b"\x80" + b"\xff" * 11])
@@ -162,7 +169,7 @@ def test_a_gzip_bomb_is_refused_without_being_inflated() -> None:
     bomb = make(PARAMS, member("m/model", bytes(50_000_000)), compressed=True)
     tracemalloc.start()
     with pytest.raises(ConfigError, match="unpacks to more than 10 MB"):
-        inspect(bomb, Limits(size=10_000_000))
+        inspect(bomb, largest=10_000_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
@@ -201,14 +208,14 @@ def test_an_honest_archive_is_unpacked_as_it_is(tmp_path: Path, compressed: bool
     assert len(list(tmp_path.rglob("*"))) == 3
 
 
-def test_an_archive_of_a_dotted_path_is_taken(tmp_path: Path) -> None:
+def test_an_archive_of_a_dotted_path_is_accepted(tmp_path: Path) -> None:
     stream = make(member("./", kind=tarfile.DIRTYPE), member("./m/params.json", b"{}"))
     assert inspect(stream) == "m"
     unpack(stream, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["params.json"]
 
 
-def test_nothing_of_the_owner_and_the_mode_is_kept(tmp_path: Path) -> None:
+def test_owner_and_mode_of_archive_members_are_ignored(tmp_path: Path) -> None:
     info, content = member("m/run", b"x")
     info.mode, info.uid = 0o6777, 12345
     unpack(make((info, content)), tmp_path)

@@ -1,4 +1,4 @@
-"""Keras and PyTorch behind one interface: shipped models, and models as users write them."""
+"""Backends of all frameworks: example models, and models as users write them."""
 
 import os
 import subprocess
@@ -7,17 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_backend import SHAPES, check_at_once, check_export, check_stepwise, epoch_of, toy_batches
+from check_backend import (
+    SHAPES,
+    check_export,
+    check_one_shot,
+    check_seeds_and_state,
+    check_stepwise,
+    epoch_of,
+    toy_batches,
+)
 from scripts import ROOT
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.metrics import auc
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
+from mlaas4hep.backends.xgboost import OBJECTIVES
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch
-from mlaas4hep.training.backend import make_backend
-from mlaas4hep.training.metrics import auc
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.task import Task
-from mlaas4hep.training.xgboost_backend import OBJECTIVES
 
 TWO = Task.classification(2)
 
@@ -152,7 +160,7 @@ def model(idim):
 
 @pytest.fixture(autouse=True)
 def policy_of_keras():
-    """Model files may set it, for the process that they are run in."""
+    """Restore the global dtype policy, which model files may change."""
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].config.set_dtype_policy("float32")
@@ -166,14 +174,30 @@ def write(folder, text):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ["ex_keras.py", "ex_pytorch.py"])
-def test_shipped_models_keep_the_contract(name, classes, tmp_path):
+def test_example_models_fulfil_the_backend_contract(name, classes, tmp_path):
     backend = check_stepwise(load_model_file(name), classes, tmp_path)
     assert backend.outputs == (1 if classes == 2 else 3)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_as_users_write_them_keep_the_contract(name, tmp_path):
+def test_user_models_fulfil_the_backend_contract(name, tmp_path):
     check_stepwise(write(tmp_path, MODELS[name]), 2, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ex_keras.py", "ex_pytorch.py"])
+def test_the_seed_determines_example_models_and_states_are_restored(name):
+    check_seeds_and_state(load_model_file(name), 3)
+
+
+SEEDED = ("torch, with mask, optimizer and loss", "keras, in half precision by the policy of the file")
+"""`make soak` checks the others, too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in SEEDED)) for name in MODELS]
+)
+def test_the_seed_determines_user_models_and_states_are_restored(name, tmp_path):
+    check_seeds_and_state(write(tmp_path, MODELS[name]), 2)
 
 
 ESTIMATORS = {
@@ -194,21 +218,21 @@ ESTIMATORS = {
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_keep_the_contract(name, classes, tmp_path):
+def test_estimators_fulfil_the_backend_contract(name, classes, tmp_path):
     task, batches = Task.classification(classes), toy_batches(classes=classes)
-    backend = check_at_once(write(tmp_path, ESTIMATORS[name]), task, batches, tmp_path)
+    backend = check_one_shot(write(tmp_path, ESTIMATORS[name]), task, batches, tmp_path)
     every = Batch.concatenate(batches)
     scores = backend.predict(every.inputs)
     assert auc(every.y, scores) > 0.8
     assert backend.outputs == (1 if classes == 2 else 3)
     again = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, task, Params(seed=1, epochs=10))
-    again.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: None)
+    again.fit(lambda epoch: batches, lambda: batches[:3], lambda *_: None)
     np.testing.assert_array_equal(again.predict(every.inputs), scores)
 
 
 @pytest.mark.parametrize("name", ["xgboost", "forest", "boosting"])
-def test_a_weight_tells_an_estimator_how_much_an_event_counts(name, tmp_path):
-    """With all weight on events whose labels are turned round, so is what is learnt."""
+def test_estimators_use_event_weights(name, tmp_path):
+    """Events with inverted labels have nearly all of the weight, so that the model learns the inverted labels."""
     batches = toy_batches()
     turned = [
         replace(batch, y=np.where(np.arange(len(batch)) % 2, 1 - batch.y, batch.y),
@@ -216,7 +240,7 @@ def test_a_weight_tells_an_estimator_how_much_an_event_counts(name, tmp_path):
         for batch in batches
     ]  # fmt: skip
     backend = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, TWO, Params())
-    backend.fit(lambda epoch: turned, lambda: turned[:3], lambda *figures: None)
+    backend.fit(lambda epoch: turned, lambda: turned[:3], lambda *_: None)
     every = Batch.concatenate(batches)
     assert auc(every.y, backend.predict(every.inputs)) < 0.15
 
@@ -234,27 +258,39 @@ tanh = FunctionTransformer(numpy.tanh)
 @pytest.mark.parametrize(
     ("text", "params", "says"),
     [
-        ("from sklearn.svm import LinearSVC as Any", {}, "LinearSVC of .* gives no probabilities"),
-        ("from sklearn.linear_model import LinearRegression as Any", {}, "is no classifier"),
-        ("from sklearn.ensemble import RandomForestClassifier as Any", {"fit_gb": 1e-5}, "more than the 1e-05 GB of"),
+        ("from sklearn.svm import LinearSVC as Any", {}, "LinearSVC of .* has no predict_proba"),
+        (
+            "from sklearn.linear_model import LinearRegression as Any",
+            {},
+            "is not a classifier; return a classifier, or change 'task'",
+        ),
+        (
+            "from sklearn.ensemble import RandomForestClassifier as Any",
+            {"fit_gb": 1e-5},
+            "take more than the 1e-05 GB of",
+        ),
         (
             f"{TANH}def Any(): return make_pipeline(tanh, LogisticRegression())",
             {},
-            "Pipeline of .* cannot be written as ONN",
+            "Pipeline of .* cannot be exported to ONNX",
         ),
-        (f"{TANH}class Any(GaussianNB): pass", {}, "Any of .* cannot be written as ONNX, its only format here"),
+        (
+            f"{TANH}class Any(GaussianNB): pass",
+            {},
+            "Any of .* cannot be exported to ONNX, the only format in which estimators are saved",
+        ),
     ],
 )
-def test_estimators_that_cannot_do_it_say_why(text, params, says, tmp_path):
+def test_unsupported_estimators_are_refused_with_the_reason(text, params, says, tmp_path):
     file = write(tmp_path, f"{text}\ndef model(idim): return Any()")
     with pytest.raises(ConfigError, match=says):
         make_backend(file, SHAPES, TWO, Params(**params)).fit(lambda epoch: toy_batches(), list, print)
 
 
-def test_an_estimator_without_weights_refuses_them(tmp_path):
+def test_an_estimator_that_does_not_support_weights_refuses_them(tmp_path):
     text = "from sklearn.neighbors import KNeighborsClassifier\ndef model(idim): return KNeighborsClassifier()"
     batches = [replace(batch, weight=2 * batch.weight) for batch in toy_batches()]
-    with pytest.raises(ConfigError, match=r"KNeighborsClassifier of .* takes no weights"):
+    with pytest.raises(ConfigError, match=r"KNeighborsClassifier of .* does not support weights"):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params()).fit(lambda epoch: batches, list, print)
 
 
@@ -262,61 +298,63 @@ def test_an_estimator_without_weights_refuses_them(tmp_path):
 def test_estimators_refuse_negative_weights(name, tmp_path):
     batches = [replace(batch, weight=-batch.weight) for batch in toy_batches()]
     backend = make_backend(write(tmp_path, ESTIMATORS[name]), SHAPES, TWO, Params())
-    with pytest.raises(ConfigError, match="no negative weights; give another 'weight' in the params, as abs"):
+    with pytest.raises(
+        ConfigError, match="not support negative weights; change 'weight' in the params, for example to abs"
+    ):
         backend.fit(lambda epoch: batches, lambda: batches, print)
 
 
 def small_and_noisy(seed):
-    """Few events of which a fifth are labelled wrongly: boosting soon learns them by heart."""
+    """Return few events, a fifth of them with wrong labels, on which boosting soon overfits."""
     batches = toy_batches(events=256, seed=seed)
     wrong = np.random.default_rng(seed).uniform(size=128) < 0.2
     return [replace(batch, y=np.where(wrong, 1 - batch.y, batch.y)) for batch in batches]
 
 
 def boost(folder, options, task=TWO, change=lambda batches: batches):
-    """Boost on events; return what was told of the rounds, which is kept, the model and the events it was judged by."""
+    """Train XGBoost; return the reported rounds, the number of the best round, the backend and the validation data."""
     kind = "XGBRegressor" if task.name == "regression" else "XGBClassifier"
     file = write(folder, f"import xgboost\ndef model(idim): return xgboost.{kind}(n_estimators=60, {options})")
     train, valid = change(small_and_noisy(0)), change(small_and_noisy(1))
     backend, rounds = make_backend(file, SHAPES, task, Params()), []
-    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *figures: rounds.append(figures))
+    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *result: rounds.append(result))
     return rounds, kept, backend, Batch.concatenate(valid)
 
 
 def test_xgboost_without_early_stopping_keeps_all_rounds(tmp_path):
     rounds, kept, backend, valid = boost(tmp_path, "")
-    losses = [figures["loss"] for _, _, figures, _ in rounds]
+    losses = [metrics["loss"] for _, _, metrics, _ in rounds]
     assert kept == len(rounds) == 60
-    assert losses.index(min(losses)) < 59  # and the last one is not the best
+    assert losses.index(min(losses)) < 59  # the last round is not the best
     assert not any(best for *_, best in rounds)
-    expected = TWO.figures(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
+    expected = TWO.metrics(valid.y, backend.predict(valid.inputs), valid.weight)["loss"]
     assert losses[-1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_xgboost_stops_by_its_metric_which_keeps_its_name(tmp_path):
+def test_xgboost_early_stopping_uses_eval_metric_and_reports_it_by_name(tmp_path):
     rounds, kept, backend, valid = boost(tmp_path, "eval_metric='auc', early_stopping_rounds=10")
-    areas = [figures["auc"] for _, _, figures, _ in rounds]
+    areas = [metrics["auc"] for _, _, metrics, _ in rounds]
     assert kept == 1 + areas.index(max(areas))
     assert len(rounds) == min(60, kept + 10)
     assert [number for number, *_, best in rounds if best][-1] == kept
-    truth = TWO.figures(valid.y, backend.predict(valid.inputs), valid.weight)
+    truth = TWO.metrics(valid.y, backend.predict(valid.inputs), valid.weight)
     assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "auc": truth["auc"]}, rel=1e-5)
 
 
-def test_losses_of_boosted_targets_are_of_standardised_ones(tmp_path):
+def test_the_loss_of_xgboost_regression_refers_to_standardised_targets(tmp_path):
     task = Task("regression", ("energy",), (5000.0,), (300.0,))
 
     def targets(batches):
         return [replace(batch, y=(5000 + 300 * batch.x[:, :1]).astype(np.float32)) for batch in batches]
 
     rounds, kept, backend, valid = boost(tmp_path, "eval_metric='mae', early_stopping_rounds=5", task, targets)
-    truth = task.figures(valid.y, backend.predict(valid.inputs), valid.weight)
+    truth = task.metrics(valid.y, backend.predict(valid.inputs), valid.weight)
     assert rounds[kept - 1][2] == pytest.approx({"loss": truth["loss"], "mae": truth["mae"]}, rel=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["miss", "['auc', miss]"])
-def test_xgboost_stops_by_a_function_of_the_users_own(metric, tmp_path):
-    """Of which less is better; it is told of true classes and of scores, as a model gives them."""
+def test_xgboost_early_stopping_supports_a_custom_metric(metric, tmp_path):
+    """The metric is minimised; it gets the true classes and the scores of the model."""
     text = """
 import numpy, xgboost
 def miss(y, scores): return numpy.mean((scores > 0.3) != y)
@@ -324,15 +362,15 @@ def model(idim): return xgboost.XGBClassifier(n_estimators=60, eval_metric=%s, e
 """
     train, valid = small_and_noisy(0), small_and_noisy(1)
     backend, rounds = make_backend(write(tmp_path, text % metric), SHAPES, TWO, Params()), []
-    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *figures: rounds.append(figures))
+    kept = backend.fit(lambda epoch: train, lambda: valid, lambda *result: rounds.append(result))
     every = Batch.concatenate(valid)
     truth = np.mean((backend.predict(every.inputs)[:, 0] > 0.3) != every.y)
-    found = [figures["miss"] for _, _, figures, _ in rounds]
+    found = [metrics["miss"] for _, _, metrics, _ in rounds]
     assert found[kept - 1] == min(found) == pytest.approx(truth, abs=1e-6)
     assert len(rounds) == kept + 5
 
 
-def test_a_metric_of_the_users_own_is_told_of_weights(tmp_path):
+def test_a_custom_metric_gets_sample_weight(tmp_path):
     text = """
 import numpy, xgboost
 def miss(y, scores, sample_weight=None): return numpy.average((scores > 0.3) != y, weights=sample_weight)
@@ -340,7 +378,7 @@ def model(idim): return xgboost.XGBClassifier(n_estimators=3, eval_metric=miss)
 """
     batches = [replace(batch, weight=1 + batch.y.astype("f4")) for batch in small_and_noisy(0)]
     backend, rounds = make_backend(write(tmp_path, text), SHAPES, TWO, Params()), []
-    backend.fit(lambda epoch: batches, lambda: batches, lambda *figures: rounds.append(figures))
+    backend.fit(lambda epoch: batches, lambda: batches, lambda *result: rounds.append(result))
     every = Batch.concatenate(batches)
     wrong = (backend.predict(every.inputs)[:, 0] > 0.3) != every.y
     assert rounds[-1][2]["miss"] == pytest.approx(np.average(wrong, weights=every.weight), abs=1e-6)
@@ -351,32 +389,35 @@ def model(idim): return xgboost.XGBClassifier(n_estimators=3, eval_metric=miss)
     [
         (
             "objective=lambda y, scores: (scores - y, scores)",
-            "objective of .* is a function; it may be binary:logistic",
+            "objective of .* is a function, which is not supported; use one of: binary:logistic",
         ),
-        ("objective='binary:hinge'", "objective of .* is 'binary:hinge'; it may be binary:logistic"),
+        (
+            "objective='binary:hinge'",
+            "objective of .* is 'binary:hinge', which is not supported; use one of: binary:logistic",
+        ),
         ("objective='binary:logitraw'", "objective of .* is 'binary:logitraw'"),
         ("objective='count:poisson'", "objective of .* is 'count:poisson'"),
-        ("booster='dart'", "booster of .* is 'dart'; it may be gbtree"),
+        ("booster='dart'", "booster of .* is 'dart', which is not supported; use one of: gbtree"),
         ("booster='gblinear'", "booster of .* is 'gblinear'"),
-        ("tree_method='exact'", "tree_method of .* is 'exact'; it may be auto, hist"),
+        ("tree_method='exact'", "tree_method of .* is 'exact', which is not supported; use one of: auto, hist"),
         ("multi_strategy='multi_output_tree'", "multi_strategy of .* is 'multi_output_tree'"),
-        ("missing=3.0", "missing of .* is 3, and what has no value is NaN here"),
+        ("missing=3.0", "missing of .* is 3, but missing values are NaN"),
         (
             "callbacks=[xgboost.callback.EarlyStopping(rounds=1)]",
-            "callbacks of .* would not count; leave it out; to stop there is early_stopping_r",
+            "callbacks of .* would have no effect; remove it; early stopping uses early_stopping_r",
         ),
-        ("eval_metric=[max, min]", "takes one function in eval_metric, and there are 2"),
-        ("n_estimators=0", "n_estimators of .* is 0: there is nothing to train"),
+        ("eval_metric=[max, min]", "eval_metric of .* has 2 functions, but XGBoost supports only one"),
+        ("n_estimators=0", "n_estimators of .* is 0; it must be at least 1"),
     ],
 )
-def test_settings_of_xgboost_that_nothing_would_come_of_are_refused(options, says, tmp_path):
+def test_xgboost_settings_that_are_unsupported_or_have_no_effect_are_refused(options, says, tmp_path):
     file = write(tmp_path, f"import xgboost\ndef model(idim): return xgboost.XGBClassifier({options})")
     with pytest.raises(ConfigError, match=says):
         make_backend(file, SHAPES, TWO, Params())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES["regression"])
-def test_objectives_of_xgboost_for_numbers_are_learnt_and_exported(objective, tmp_path):
+def test_regression_objectives_of_xgboost_are_trained_and_exported(objective, tmp_path):
     task = Task("regression", ("energy",), (5.0,), (2.0,))
     batches = [replace(batch, y=np.exp(batch.x[:, :1] / 4)) for batch in toy_batches(events=512)]
     text = f"import xgboost\ndef model(idim): return xgboost.XGBRegressor(n_estimators=20, objective='{objective}')"
@@ -397,8 +438,8 @@ REPEATABLE = {
 
 
 @pytest.mark.parametrize("name", REPEATABLE)
-def test_a_weight_of_two_is_for_estimators_an_event_that_stands_twice(name, tmp_path):
-    """Numbers have few values, so that bins are the same, whatever stands twice."""
+def test_estimators_treat_an_integer_weight_as_repetition(name, tmp_path):
+    """Values are rounded, so that repeated events do not change the bins."""
     rng = np.random.default_rng(0)
     pairs = [weights_as_repetition(rng, 300) for _ in range(2)]
     once, repeated = (
@@ -413,18 +454,18 @@ def test_a_weight_of_two_is_for_estimators_an_event_that_stands_twice(name, tmp_
     assert np.ptp(scores[0]) > 0.5
 
 
-def test_xgboost_on_disk_learns_what_it_learns_in_memory(tmp_path):
+def test_xgboost_gives_the_same_scores_from_disk_and_from_memory(tmp_path):
     file, batches = write(tmp_path, ESTIMATORS["xgboost"]), toy_batches()
     scores = []
     for limit in (4.0, 1e-6):
         backend = make_backend(file, SHAPES, TWO, Params(fit_gb=limit))
-        backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *figures: None)
+        backend.fit(lambda epoch: batches, lambda: batches[:3], lambda *_: None)
         scores.append(backend.predict(Batch.concatenate(batches).inputs))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
 
 
 def several(task, batches):
-    """The same events with two labels, or two targets of very different size."""
+    """Return the task and the batches with two labels, or with two targets of very different size."""
 
     def changed(batch):
         first = batch.x[:, 0] + batch.x[:, 1]
@@ -442,31 +483,31 @@ def several(task, batches):
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 @pytest.mark.parametrize("name", ["ex_keras.py", "ex_pytorch.py", "ex_xgboost.py", "ex_sklearn.py", "neighbours"])
-def test_labels_and_targets_are_learnt_by_all_frameworks(name, task, tmp_path):
+def test_all_frameworks_train_multilabel_and_regression_models(name, task, tmp_path):
     kind = "Classifier" if task == "multilabel" else "Regressor"
     text = f"from sklearn.neighbors import KNeighbors{kind} as M\ndef model(idim): return M()"
     file = write(tmp_path, text) if name == "neighbours" else load_model_file(name)
-    whole, batches = several(task, toy_batches(1024 if name == "ex_xgboost.py" else 2048))
+    whole, batches = several(task, toy_batches(512 if name == "ex_xgboost.py" else 2048))
     every = Batch.concatenate(batches)
     if name in ("ex_keras.py", "ex_pytorch.py"):
         backend = make_backend(file, SHAPES, whole, Params(seed=1))
         for _ in range(20):
             epoch_of(backend, batches)
-        size = 1e-5 if task == "multilabel" else 0.05  # of 5000, see check_raw_events
+        size = 1e-5 if task == "multilabel" else 0.05  # targets are about 5000, see check_raw_events
         check_export(backend, every, backend.predict(every.inputs), tmp_path / "network.onnx", size)
     else:
-        backend = check_at_once(file, whole, batches, tmp_path)
-    figures = whole.figures(every.y, backend.predict(every.inputs), every.weight)
+        backend = check_one_shot(file, whole, batches, tmp_path)
+    metrics = whole.metrics(every.y, backend.predict(every.inputs), every.weight)
     if task == "multilabel":
-        assert figures["auc"] > 0.95
+        assert metrics["auc"] > 0.95
     else:
-        assert figures["loss"] < 0.25
-        assert figures["rmse_second"] < 150
+        assert metrics["loss"] < 0.25
+        assert metrics["rmse_second"] < 150
 
 
 @pytest.mark.parametrize("name", ["torch, two logits", "keras, logits, not compiled"])
-def test_negative_weights_push_the_other_way(name, tmp_path):
-    """The loss is the sum of the signed terms over the sum of the sizes of the weights."""
+def test_the_loss_is_normalised_by_the_sum_of_absolute_weights(name, tmp_path):
+    """The loss is sum(weight * loss) / sum(abs(weight))."""
     batch = toy_batches(events=64, size=64)[0]
     weight = np.where(np.arange(64) % 3 == 0, -0.5, 1.0).astype(np.float32)
     file = write(tmp_path, MODELS[name])
@@ -483,7 +524,7 @@ def test_negative_weights_push_the_other_way(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["torch, two logits", "keras, logits, not compiled"])
-def test_a_weight_of_two_is_an_event_that_stands_twice(name, tmp_path):
+def test_networks_treat_an_integer_weight_as_repetition(name, tmp_path):
     once = toy_batches(events=64, size=64)[0]
     weights = np.random.default_rng(0).integers(1, 4, 64)
     weighted = replace(once, weight=weights.astype(np.float32))
@@ -500,7 +541,7 @@ LINEAR = "import torch\nfrom torch import nn\ndef model(idim, outputs): return n
 
 
 def weights_as_repetition(rng, events=60, classes=2):
-    """A batch whose weights are whole numbers, and that whose events stand there as often."""
+    """Return a batch with integer weights, and a batch in which each event is repeated that many times."""
     once = toy_batches(events, events, classes)[0]
     weights = rng.integers(0, 4, events)
     repeated = once[np.repeat(np.arange(events), weights)]
@@ -508,7 +549,7 @@ def weights_as_repetition(rng, events=60, classes=2):
 
 
 def torch_scores(file, classes, batch):
-    """The loss of a step that moves the weights by their gradient, and what the model says after it."""
+    """Return the loss of one step of gradient descent, the scores after it, and the backend."""
     backend = make_backend(file, SHAPES, Task.classification(classes), Params(seed=5))
     ((loss, _),) = backend.steps([batch])
     return float(loss), backend.predict(batch.inputs), backend
@@ -526,7 +567,7 @@ def torch_scores(file, classes, batch):
         ("lambda output, y: nn.functional.cross_entropy(output, y, reduction='none')", 3),
     ],
 )
-def test_losses_of_torch_count_a_weight_of_two_as_an_event_that_stands_twice(loss, classes, tmp_path):
+def test_torch_losses_treat_an_integer_weight_as_repetition(loss, classes, tmp_path):
     text = f"{LINEAR}loss = {loss}\ndef optimizer(weights): return torch.optim.SGD(weights, 0.1)\n"
     file = write(tmp_path, text)
     weighted, repeated = weights_as_repetition(np.random.default_rng(0), classes=classes)
@@ -550,8 +591,8 @@ ZEROS = {
 
 
 @pytest.mark.parametrize("name", ZEROS)
-def test_what_a_last_layer_that_begins_with_zeros_gives_is_found_out(name, tmp_path):
-    """Scores of it are 1/2 in each case (or the sigmoid of a bias of 1), and the weights are not touched."""
+def test_the_output_type_is_detected_for_a_last_layer_initialised_with_zeros(name, tmp_path):
+    """The scores are 1/2 (or the sigmoid of a bias of 1): the detection leaves the weights unchanged."""
     framework, end = ZEROS[name]
     if framework == "torch":
         text = f"""
@@ -581,7 +622,7 @@ optimizer = keras.optimizers.SGD(0.1)
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight"])
-def test_losses_of_keras_count_a_weight_of_two_as_an_event_that_stands_twice(reduction, classes, tmp_path):
+def test_keras_losses_treat_an_integer_weight_as_repetition(reduction, classes, tmp_path):
     kind = "BinaryCrossentropy" if classes == 2 else "SparseCategoricalCrossentropy"
     text = f"{KERAS_LINEAR}loss = keras.losses.{kind}(from_logits=True, reduction='{reduction}')\n"
     weighted, repeated = weights_as_repetition(np.random.default_rng(0), classes=classes)
@@ -595,8 +636,8 @@ def test_losses_of_keras_count_a_weight_of_two_as_an_event_that_stands_twice(red
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
-def test_a_step_of_keras_goes_by_the_signed_terms_over_the_sizes_of_weights(reduction, tmp_path):
-    """From weights of 0, and scores of 1/2: each term pulls by 1/2 times x = 1, and one of three is positive."""
+def test_a_keras_step_divides_signed_terms_by_the_sum_of_absolute_weights(reduction, tmp_path):
+    """With zero weights the scores are 1/2 and each gradient is 1/2 * x = 1/2; the event weights are 1, -1 and -1."""
     text = f"""
 import keras
 def model(idim): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(1, kernel_initializer="zeros")])
@@ -622,28 +663,28 @@ MEAN = "keras.ops.mean(keras.ops.square(y - output))"
         f"class Loss(keras.losses.Loss):\n    def call(self, y, output): return {MEAN}\nloss = Loss()",
     ],
 )
-def test_a_loss_of_keras_that_averages_by_itself_refuses_weights(loss, tmp_path):
+def test_a_keras_loss_with_one_number_per_batch_refuses_weights(loss, tmp_path):
     weighted, repeated = weights_as_repetition(np.random.default_rng(0))
     backend = make_backend(write(tmp_path, f"{KERAS_LINEAR}{loss}\n"), SHAPES, TWO, Params())
     assert np.isfinite(epoch_of(backend, [repeated]))
-    with pytest.raises(ConfigError, match="one number for all events, in which their weights cannot count; let it"):
+    with pytest.raises(ConfigError, match="returns one number per batch, so that weights cannot be applied; let it"):
         epoch_of(backend, [weighted])
 
 
-def test_a_loss_of_keras_without_reduction_is_refused(tmp_path):
+def test_a_keras_loss_without_reduction_is_refused(tmp_path):
     text = f"{KERAS_LINEAR}loss = keras.losses.MeanSquaredError(reduction='none')\n"
-    with pytest.raises(ConfigError, match="has reduction='none', and Keras needs one number to train with"):
+    with pytest.raises(ConfigError, match="has reduction='none', but Keras needs one number per batch"):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
-def test_a_subclassed_keras_model_is_loaded_again_with_its_class(tmp_path):
+def test_a_saved_subclassed_keras_model_is_loaded_with_its_class(tmp_path):
     import keras
 
     file = write(tmp_path, MODELS["keras, subclassed"])
     backend = make_backend(file, SHAPES, TWO, Params())
     every = toy_batches(events=8)[0]
     known = {"Net": type(file.build(SHAPES, TWO))}
-    again = keras.saving.load_model(tmp_path / backend.save(tmp_path), known, compile=False)  # it is the user's code
+    again = keras.saving.load_model(tmp_path / backend.save(tmp_path), known, compile=False)  # runs the user's class
     scores = 1 / (1 + np.exp(-again.predict_on_batch(every.x)))
     np.testing.assert_allclose(scores, backend.predict(every.inputs), atol=1e-6)
 
@@ -651,39 +692,40 @@ def test_a_subclassed_keras_model_is_loaded_again_with_its_class(tmp_path):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("def call(self, x): return keras.ops.reshape(x, (-1, 2, 3))", r"gives an output of shape \(n, 2, 3\)"),
+        ("def call(self, x): return keras.ops.reshape(x, (-1, 2, 3))", r"returns an output of shape \(n, 2, 3\)"),
         (
             "def call(self, x): return keras.ops.matmul(x, keras.ops.ones((7, 1)))",
-            "does not take vectors of 6 numbers: ",
+            "does not accept vectors of 6 numbers: ",
         ),
-        ("def call(self, x, mask, more): return x", "does not take vectors of 6 numbers: "),
+        ("def call(self, x, mask, more): return x", "does not accept vectors of 6 numbers: "),
         (
             "def call(self, x): return x\n    def train_step(self, data): return {}",
-            "a train_step of its own, and no inp",
+            "overrides train_step, but is not a functional",
         ),
     ],
 )
-def test_a_subclassed_keras_model_that_does_not_fit_is_told_why(body, says, tmp_path):
+def test_an_unsuitable_subclassed_keras_model_is_refused_with_the_reason(body, says, tmp_path):
     text = f"import keras\nclass Net(keras.Model):\n    {body}\ndef model(idim): return Net()"
     with pytest.raises(ConfigError, match=says):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
-def test_a_keras_model_in_half_precision_that_cannot_be_had_in_whole_is_told_why(tmp_path):
+def test_a_half_precision_keras_model_that_cannot_be_converted_to_float32_is_refused(tmp_path):
     text = MODELS["keras, subclassed"].replace(
         "keras.layers.Dense(64)", "keras.layers.Dense(64, dtype='mixed_float16')"
     )
-    with pytest.raises(ConfigError, match="cannot be had in float32, in which it is served: layers within layers are"):
+    with pytest.raises(ConfigError, match="cannot be converted to float32, in which it is served: nested layers set"):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
-def test_keras_computes_with_torch_if_it_is_told_so_and_needs_no_tensorflow(tmp_path):
+def test_keras_with_the_torch_backend_needs_no_tensorflow(tmp_path):
     code = f"""
 import sys, pathlib
-sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # as if they were not installed
-from check_backend import check_stepwise
-from mlaas4hep.training.model_file import load_model_file
+sys.modules["tensorflow"] = sys.modules["tf2onnx"] = None  # simulate that they are not installed
+from check_backend import check_seeds_and_state, check_stepwise
+from mlaas4hep.backends.model_file import load_model_file
 check_stepwise(load_model_file("ex_keras.py"), 2, pathlib.Path({str(tmp_path)!r}))
+check_seeds_and_state(load_model_file("ex_keras.py"), 2)
 """
     environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
@@ -692,7 +734,7 @@ check_stepwise(load_model_file("ex_keras.py"), 2, pathlib.Path({str(tmp_path)!r}
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_without_weights_a_loss_of_torch_is_what_torch_makes_of_it(reduction, tmp_path):
+def test_without_weights_the_loss_is_that_of_torch(reduction, tmp_path):
     import torch
 
     loss = f"nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 2.0]), reduction='{reduction}')"
@@ -705,12 +747,12 @@ def test_without_weights_a_loss_of_torch_is_what_torch_makes_of_it(reduction, tm
     assert float(next(iter(backend.steps([batch])))[0]) == pytest.approx(float(truth), rel=1e-6)
 
 
-def test_a_loss_of_torch_that_averages_by_itself_refuses_weights(tmp_path):
+def test_a_torch_loss_with_one_number_per_batch_refuses_weights(tmp_path):
     text = f"{LINEAR}def loss(output, y): return nn.functional.binary_cross_entropy_with_logits(output, y)\n"
     file = write(tmp_path, text)
     weighted, repeated = weights_as_repetition(np.random.default_rng(0))
     assert np.isfinite(torch_scores(file, 2, repeated)[0])
-    with pytest.raises(ConfigError, match="one number for all events, in which their weights cannot count; let it"):
+    with pytest.raises(ConfigError, match="returns one number per batch, so that weights cannot be applied; let it"):
         torch_scores(file, 2, weighted)
 
 
@@ -721,18 +763,18 @@ def model(idim): return nn.Sequential(nn.Linear(idim, 8), nn.BatchNorm1d(8), nn.
 
 
 @pytest.mark.parametrize("text", [BATCH_NORM, MODELS["keras, logits, not compiled"]], ids=["torch", "keras"])
-def test_a_batch_without_weight_changes_nothing(text, tmp_path):
+def test_a_batch_with_zero_weights_does_not_change_the_state(text, tmp_path):
     first, nothing, *_ = toy_batches(256, 64)
     nothing = replace(nothing, weight=np.zeros(64, np.float32))
     backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params(seed=1))
-    epoch_of(backend, [first])  # from here on the optimizer has momentum
+    epoch_of(backend, [first])  # gives the optimizer momentum
     state = backend.state()
     assert [(float(loss), weight) for loss, weight in backend.steps([nothing])] == [(0.0, 0.0)]
     assert backend.state() == state
 
 
 @pytest.mark.parametrize("text", [LINEAR, BATCH_NORM], ids=["plain", "with batch normalisation"])
-def test_a_last_batch_of_one_event_is_learnt_from(text, tmp_path):
+def test_a_last_batch_of_one_event_is_trained_on(text, tmp_path):
     first, second = toy_batches(65, 64)
     assert len(second) == 1
     backend = make_backend(write(tmp_path, text), SHAPES, TWO, Params(seed=1))
@@ -745,8 +787,8 @@ def test_a_last_batch_of_one_event_is_learnt_from(text, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["", ", nn.Sigmoid()"])
-def test_a_model_that_computes_in_bfloat16_keeps_float32(end, tmp_path):
-    """Steps differ from those in float32, by no more than 8 bits of precision; what is kept is float32."""
+def test_mixed_precision_keeps_weights_and_scores_in_float32(end, tmp_path):
+    """Scores differ from a float32 training within the precision of bfloat16; weights and scores are float32."""
     import torch
 
     text = f"from torch import nn\ndef model(idim): return nn.Sequential(nn.Linear(idim, 8), nn.Linear(8, 1){end})"
@@ -768,11 +810,11 @@ def test_a_model_that_computes_in_bfloat16_keeps_float32(end, tmp_path):
     assert 0 < np.abs(scores[0] - scores[1]).max() < 0.02
 
 
-def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_path):
+def test_a_wrong_number_of_outputs_is_refused_with_the_right_number(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(idim, 5)")
-    with pytest.raises(ConfigError, match="it must give 1 or 2 numbers an event"):
+    with pytest.raises(ConfigError, match="it must return 1 or 2 numbers per event"):
         make_backend(file, SHAPES, TWO, Params())
-    with pytest.raises(ConfigError, match="3 numbers an event, one for each class"):
+    with pytest.raises(ConfigError, match="3 numbers per event, one for each class"):
         make_backend(file, SHAPES, Task.classification(3), Params())
 
 
@@ -788,8 +830,8 @@ def test_a_model_with_the_wrong_number_of_outputs_is_told_what_is_needed(tmp_pat
     ],
     ids=["torch, tuple", "torch, dict", "keras"],
 )  # fmt: skip
-def test_a_model_with_two_outputs_is_told_to_give_one(text, kind, tmp_path):
-    with pytest.raises(ConfigError, match=f"the model of .* gives a {kind}; it must give one output"):
+def test_a_model_with_several_output_arrays_is_refused(text, kind, tmp_path):
+    with pytest.raises(ConfigError, match=f"the model of .* returns a {kind}; it must return one array"):
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
@@ -802,16 +844,22 @@ def test_a_model_with_two_outputs_is_told_to_give_one(text, kind, tmp_path):
             "def loss(output, y): return torch.zeros(3)",
             r"`loss` of .* returns shape \(3,\) for 128 events; it must ret",
         ),
-        ("def loss(output, y): return 1.0", r"`loss` of .* returns 1.0 for 128 events; it must return one number an"),
-        ("def loss(output, y): return torch.zeros(len(y))", "`loss` of .* gives a number that no weight .* changes"),
+        ("def loss(output, y): return 1.0", r"`loss` of .* returns 1.0 for 128 events; it must return one number per"),
+        ("def loss(output, y): return torch.zeros(len(y))", "`loss` of .* does not depend on the weights"),
         ("optimizer = 'adam'", "`optimizer` of .* is 'adam'; it must be a function: def optimizer"),
         ("def optimizer(weights): pass", "`optimizer` of .* returns None; it must be a function: def optimizer"),
-        ("optimizer = torch.optim.LBFGS", "`optimizer` of .* is LBFGS, which asks for the loss several times a step"),
-        ("def training_step(*given): pass", "`training_step` of .* returns None; it must return the loss, one number"),
+        (
+            "optimizer = torch.optim.LBFGS",
+            "`optimizer` of .* is LBFGS, which needs a closure that re-evaluates the loss",
+        ),
+        (
+            "def training_step(*given): pass",
+            "`training_step` of .* returns None; it must return the loss as one number",
+        ),
         ("def training_step(*given): return torch.ones(9)", r"`training_step` of .* returns shape \(9,\); it must"),
     ],
 )
-def test_what_a_model_file_of_torch_gives_instead_of_a_loss_or_optimizer_is_named(more, says, tmp_path):
+def test_an_invalid_loss_optimizer_or_training_step_is_quoted(more, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
         epoch_of(make_backend(write(tmp_path, LINEAR + more), SHAPES, TWO, Params()), toy_batches(128))
 
@@ -826,13 +874,13 @@ def test_what_a_model_file_of_torch_gives_instead_of_a_loss_or_optimizer_is_name
         ("keras.losses.CategoricalCrossentropy()", 2),
     ],
 )
-def test_losses_of_keras_that_are_not_sparse_compare_with_as_many_numbers(loss, classes, tmp_path):
-    """The loss of the first step is that of the class as a row of zeros with a one."""
+def test_keras_losses_that_are_not_sparse_get_one_hot_targets(loss, classes, tmp_path):
+    """The loss of the first step is computed with one-hot targets."""
     import keras
 
     text = f"""
 import keras
-def model(idim):  # without Rescaling, Keras would take the softmax's logits for those of a sigmoid
+def model(idim):  # Rescaling hides the logits of softmax, which Keras would use with a sigmoid
     layers = [keras.layers.Dense({classes}, activation="softmax"), keras.layers.Rescaling(1.0)]
     return keras.Sequential([keras.Input((idim,)), *layers])
 loss = {loss}
@@ -846,7 +894,7 @@ loss = {loss}
     assert found == pytest.approx(float(truth), rel=1e-4)
 
 
-def test_a_loss_of_keras_that_is_the_users_own_gets_the_class(tmp_path):
+def test_a_custom_keras_loss_gets_integer_classes(tmp_path):
     text = """
 import keras
 def model(idim, outputs): return keras.Sequential([keras.Input((idim,)), keras.layers.Dense(3)])
@@ -861,7 +909,7 @@ loss = Own()
     assert found == pytest.approx(truth, rel=1e-4)
 
 
-def test_why_pytorch_cannot_export_a_model_is_said(tmp_path):
+def test_a_failed_pytorch_export_is_reported_with_its_cause(tmp_path):
     text = """
 import torch
 class Net(torch.nn.Linear):
@@ -873,20 +921,20 @@ def model(idim): return Net(idim, 1)
         backend.export(tmp_path / "network.onnx")
 
 
-def test_a_model_for_other_vectors_is_refused_before_training(tmp_path):
+def test_a_model_with_another_input_size_is_refused_before_training(tmp_path):
     file = write(tmp_path, "from torch import nn\ndef model(idim): return nn.Linear(17, 1)")
-    with pytest.raises(ConfigError, match="does not take vectors of 6 numbers"):
+    with pytest.raises(ConfigError, match="does not accept vectors of 6 numbers"):
         make_backend(file, SHAPES, TWO, Params())
 
 
-def test_something_that_is_no_model_is_named(tmp_path):
+def test_an_unsupported_model_type_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match=r"returns a builtins\.int.*must be a Keras model, a torch\.nn\.Module, or an estimator"
     ):
         make_backend(write(tmp_path, "def model(idim): return 3"), SHAPES, TWO, Params())
 
 
-def test_a_torch_model_is_saved_so_that_loading_unpickles_nothing(tmp_path):
+def test_a_saved_torch_model_loads_without_unpickling(tmp_path):
     import torch
 
     backend = make_backend(load_model_file("ex_pytorch.py"), SHAPES, TWO, Params())
@@ -894,7 +942,7 @@ def test_a_torch_model_is_saved_so_that_loading_unpickles_nothing(tmp_path):
     assert f"{sum(weight.numel() for weight in weights.values()):,} weights" == backend.size()
 
 
-def test_a_keras_model_is_saved_so_that_loading_runs_no_code(tmp_path):
+def test_a_saved_keras_model_loads_in_safe_mode(tmp_path):
     import keras
 
     backend = make_backend(load_model_file("ex_keras.py"), SHAPES, TWO, Params())

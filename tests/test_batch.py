@@ -11,7 +11,7 @@ from test_statistics import needs_kernel
 
 from mlaas4hep.io import Jagged
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.picks import Picks, rebatch, with_kernel, with_numpy
+from mlaas4hep.stream.row_selection import RowSelection, gather_with_kernel, gather_with_numpy, rebatch
 
 
 def numbered(start, stop):
@@ -39,7 +39,7 @@ def check_fields(batch):
 
 
 def batches(chunks, size):
-    return [picks.gather() for picks in rebatch([Picks.of(chunk) for chunk in chunks], size)]
+    return [selection.gather() for selection in rebatch([RowSelection.of(chunk) for chunk in chunks], size)]
 
 
 def test_the_last_short_batch_is_kept():
@@ -47,14 +47,14 @@ def test_the_last_short_batch_is_kept():
     assert [batch.entry.tolist() for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
-def test_empty_chunks_make_no_batches():
+def test_empty_chunks_yield_no_batches():
     assert batches([], 3) == []
     assert batches([numbered(0, 0), numbered(0, 0)], 3) == []
     assert [len(batch) for batch in batches([numbered(0, 3), numbered(3, 3)], 3)] == [3]
 
 
 @given(st.lists(st.integers(0, 20), max_size=10), st.integers(1, 15))
-def test_every_event_comes_once_in_order_with_all_its_fields(lengths, size):
+def test_every_event_is_yielded_once_in_order_with_all_its_fields(lengths, size):
     edges = np.cumsum([0, *lengths]).tolist()
     found = batches([numbered(*edge) for edge in pairwise(edges)], size)
     assert [entry for batch in found for entry in batch.entry.tolist()] == list(range(edges[-1]))
@@ -64,7 +64,7 @@ def test_every_event_comes_once_in_order_with_all_its_fields(lengths, size):
         check_fields(batch)
 
 
-def test_rows_are_chosen_by_slice_index_and_mask_in_all_fields():
+def test_a_slice_an_index_array_or_a_mask_selects_rows_of_all_fields():
     batch = numbered(0, 6)
     for rows, expected in (
         (slice(1, 3), [1, 2]),
@@ -76,9 +76,9 @@ def test_rows_are_chosen_by_slice_index_and_mask_in_all_fields():
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_events_in_any_order_are_those_of_their_blocks(lengths, random):
+def test_events_in_any_order_have_the_values_of_their_blocks(lengths, random):
     edges = np.cumsum([0, *lengths]).tolist()
-    whole = Picks.concatenate([Picks.of(numbered(*edge)) for edge in pairwise(edges)])
+    whole = RowSelection.concatenate([RowSelection.of(numbered(*edge)) for edge in pairwise(edges)])
     order = np.array(random.sample(range(edges[-1]), edges[-1]), np.int64)
     batch = whole[order].gather()
     assert batch.entry.tolist() == order.tolist()
@@ -87,20 +87,20 @@ def test_events_in_any_order_are_those_of_their_blocks(lengths, random):
 
 @needs_kernel
 @given(tables(), st.data())
-def test_the_compiled_loop_copies_as_numpy_does(block, data):
+def test_the_compiled_loop_copies_the_same_values_as_numpy(block, data):
     table, events = block
     arrays = [values for values in table.values() if not isinstance(values, Jagged) and values.dtype != np.float16]
     for array in arrays if events else []:
         sources = [array, array[: events // 2 + 1][::-1]]
         which = np.array(data.draw(st.lists(st.integers(0, 1), max_size=20)), np.int64)
         rows = np.array([data.draw(st.integers(0, len(sources[index]) - 1)) for index in which], np.int64)
-        found, truth = with_kernel(sources, which, rows), with_numpy(sources, which, rows)
+        found, truth = gather_with_kernel(sources, which, rows), gather_with_numpy(sources, which, rows)
         assert found.dtype == truth.dtype
         assert found.tobytes() == truth.tobytes()
 
 
 @needs_kernel
-def test_the_compiled_loop_reads_nothing_outside():
+def test_the_compiled_loop_refuses_rows_outside_of_the_blocks():
     for block, row in [(0, 3), (0, -1), (1, 0), (-1, 0)]:
         with pytest.raises(IndexError):
-            with_kernel([np.arange(3.0)], np.array([block]), np.array([row]))
+            gather_with_kernel([np.arange(3.0)], np.array([block]), np.array([row]))

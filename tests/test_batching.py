@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.batching import LARGEST, Batches
-from mlaas4hep.serving.rows import Matrix
+from mlaas4hep.protocol.limits import DEFAULTS
+from mlaas4hep.serving.models.batching import Batches
+from mlaas4hep.serving.models.rows import Matrix
 
 
 class Sums:
     """A model that sums up rows, refuses those with a negative number, and waits in its first run if it is told to."""
 
-    local = False
-    together = True
+    in_process = False
+    rows_independent = True
 
     def __init__(self, wait: bool = False) -> None:
         self.runs: list[int] = []
@@ -37,7 +38,7 @@ class Sums:
 
 def run(ask: Callable[[Batches], Awaitable[None]], note: Callable[[int], None] = lambda rows: None) -> None:
     async def main() -> None:
-        batches = Batches(note=note)
+        batches = Batches(on_run=note)
         try:
             await asyncio.wait_for(ask(batches), 20)
         finally:
@@ -46,7 +47,7 @@ def run(ask: Callable[[Batches], Awaitable[None]], note: Callable[[int], None] =
     asyncio.run(main())
 
 
-def test_what_comes_while_a_model_runs_is_one_batch_afterwards() -> None:
+def test_requests_that_arrive_during_a_run_are_scored_as_one_batch() -> None:
     model, noted = Sums(wait=True), []
 
     async def ask(batches: Batches) -> None:
@@ -91,11 +92,11 @@ def test_many_rows_do_not_wait_for_others_and_others_not_for_them() -> None:
     model = Sums(wait=True)
 
     async def ask(batches: Batches) -> None:
-        many = asyncio.ensure_future(batches.score(model, np.ones((LARGEST, 2), np.float32)))
+        many = asyncio.ensure_future(batches.score(model, np.ones((DEFAULTS.run_rows, 2), np.float32)))
         await asyncio.get_running_loop().run_in_executor(None, model.begun.wait, 20)
         assert (await batches.score(model, np.ones((1, 2), np.float32))).tolist() == [[2]]
         model.may_end.set()
-        assert (await many).shape == (LARGEST, 1)
+        assert (await many).shape == (DEFAULTS.run_rows, 1)
 
     run(ask)
 
@@ -104,17 +105,17 @@ def test_a_batch_has_an_end() -> None:
     model = Sums()
 
     async def ask(batches: Batches) -> None:
-        rows = np.ones((LARGEST // 5, 1), np.float32)
+        rows = np.ones((DEFAULTS.run_rows // 5, 1), np.float32)
         await asyncio.gather(*(batches.score(model, rows) for _ in range(12)))
 
     run(ask)
-    assert max(model.runs) <= LARGEST
-    assert sum(model.runs) == 12 * (LARGEST // 5)
+    assert max(model.runs) <= DEFAULTS.run_rows
+    assert sum(model.runs) == 12 * (DEFAULTS.run_rows // 5)
 
 
 def test_a_quick_model_of_this_process_needs_no_thread() -> None:
     class Quick(Sums):
-        local = True
+        in_process = True
         threads: set[int]
 
         def predict(self, rows: Matrix, seconds: float = 50) -> Matrix:

@@ -1,4 +1,4 @@
-"""Large bodies: read a piece at a time, with a bar in a terminal."""
+"""Large request bodies are read in chunks, with a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SIZE = 11_000_001
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """The directory of a model with so many bytes."""
+    """The folder of a model of `SIZE` bytes."""
     folder = write_bundle(tmp_path / "bundle")
     with (folder / "model.onnx").open("wb") as file:
         file.truncate(SIZE)
     return folder
 
 
-def test_no_body_is_in_memory_as_a_whole(bundle: Path) -> None:
+def test_a_body_is_never_completely_in_memory(bundle: Path) -> None:
     with (bundle / "model.onnx").open("rb") as file:
         part = FilePart("model.onnx", bundle / "model.onnx")
         for body in (FileBody(file), Multipart({}, {"m": part}), Multipart({}, {"m": part._replace(in_base64=True)})):
-            for _ in range(2):  # it may be sent again
+            for _ in range(2):  # for a retry
                 sizes = [len(piece) for piece in body]
                 assert sum(sizes) == len(body) >= SIZE
                 assert max(sizes) <= 1_100_000
@@ -70,7 +70,7 @@ def test_a_large_upload_shows_a_bar_in_a_terminal_and_nothing_in_a_pipe(bundle: 
 
 
 @pytest.mark.parametrize("as_form", [True, False])
-def test_a_file_that_is_rewritten_while_it_is_sent_never_arrives_whole(tmp_path: Path, as_form: bool) -> None:
+def test_a_file_that_changes_while_it_is_sent_is_never_sent_completely(tmp_path: Path, as_form: bool) -> None:
     path = tmp_path / "model"
     path.write_bytes(b"a" * 3_000_000)
     with path.open("rb") as file:
@@ -78,6 +78,6 @@ def test_a_file_that_is_rewritten_while_it_is_sent_never_arrives_whole(tmp_path:
         pieces = iter(body)
         sent = len(next(pieces))
         path.write_bytes(b"b" * 4_000_000)
-        with pytest.raises(FileUnreadable, match="model changed while it was sent; send it again when nothing"):
+        with pytest.raises(FileUnreadable, match="model changed while it was sent; send it again when it is no longer"):
             sent += sum(map(len, pieces))
     assert sent < len(body)

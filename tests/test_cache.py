@@ -11,7 +11,7 @@ from tinyroot import write_events
 
 from mlaas4hep import DataGenerator
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.cache import BlockCache, Cached
+from mlaas4hep.stream.cache import BlockCache, CachedBlock
 
 PARAMS = {"batch_size": 50, "chunk_size": 200}
 
@@ -75,10 +75,16 @@ def test_other_parameters_have_other_events(files, folder, change):
     assert epochs(files, change) == epochs(files, {**change, "cache": False})
 
 
-def test_a_file_that_was_written_anew_is_read_anew(files, folder):
+def test_a_rewritten_file_is_read_again(files, folder):
     epochs(files, {})
     write_events(files[0], 300, seed=3, run=1, kind=np.arange(300) % 2)
     assert epochs(files, {}) == epochs(files, {"cache": False})
+
+
+def overwrite(path, content):
+    """Write a block in place, although it is read-only."""
+    path.chmod(0o600)
+    path.write_bytes(content)
 
 
 def flip(content, place):
@@ -95,20 +101,42 @@ def flip(content, place):
         *(lambda content, place=place: flip(content, place) for place in (0, 12, 20, 40, 2000, -70)),
     ],
 )
-def test_a_damaged_block_is_made_anew_and_that_is_said_once(files, folder, damage, capsys):
+def test_a_damaged_block_is_rebuilt_and_reported_once(files, folder, damage, capsys):
     truth = epochs(files, {})
     for path in blocks_in(folder):
-        path.write_bytes(damage(path.read_bytes()))
+        overwrite(path, damage(path.read_bytes()))
     assert epochs(files, {}) == truth
     assert (
-        capsys.readouterr().err.count("note: events in the cache are damaged, so they are read from the files again")
+        capsys.readouterr().err.count("note: a cached block is damaged, and its events are read from the files again")
         == 1
     )
     assert epochs(files, {}) == truth
     assert not capsys.readouterr().err
 
 
-def test_who_clears_the_cache_in_between_loses_nothing_but_time(files, folder):
+@pytest.mark.parametrize("damage", [lambda content: flip(content, -70), lambda content: content[: len(content) // 2]])
+def test_a_block_that_changes_after_its_checksum_was_verified_is_read_from_the_files_again(
+    files, folder, damage, capsys
+):
+    truth = epochs(files, {"cache": False}, range(5))
+    epochs(files, {}, [0])
+    for path in blocks_in(folder):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    with DataGenerator(files, "kind", PARAMS) as generator:
+        found = [[content_of(batch) for batch in generator.batches(epoch=number)] for number in (0, 1)]
+        for path in blocks_in(folder):
+            overwrite(path, damage(path.read_bytes()))
+        found += [[content_of(batch) for batch in generator.batches(epoch=number)] for number in (2, 3, 4)]
+    assert found == truth
+    assert capsys.readouterr().err.count("a cached block is damaged") == 1
+
+
+def test_blocks_are_read_only(files, folder):
+    epochs(files, {})
+    assert {path.stat().st_mode & 0o777 for path in blocks_in(folder)} == {0o400}
+
+
+def test_a_cache_that_is_cleared_during_a_run_is_refilled(files, folder):
     truth = epochs(files, {"cache": False}, range(3))
     with DataGenerator(files, "kind", PARAMS) as generator:
         for epoch in range(3):
@@ -118,7 +146,7 @@ def test_who_clears_the_cache_in_between_loses_nothing_but_time(files, folder):
             assert found + [content_of(batch) for batch in batches] == truth[epoch]
 
 
-def test_of_what_does_not_fit_every_epoch_reads_the_files(files, folder, capsys):
+def test_events_that_do_not_fit_into_the_cache_are_read_in_every_epoch(files, folder, capsys):
     truth = epochs(files, {"cache": False})
     epochs(files, {})
     whole = sum(path.stat().st_size for path in blocks_in(folder))
@@ -126,7 +154,7 @@ def test_of_what_does_not_fit_every_epoch_reads_the_files(files, folder, capsys)
         path.unlink()
     assert epochs(files, {"cache_gb": 0.7 * whole / 1e9}) == truth
     assert 0 < sum(path.stat().st_size for path in blocks_in(folder)) <= 0.7 * whole
-    assert capsys.readouterr().err.count("the cache holds a part of the events") == 1
+    assert capsys.readouterr().err.count("only a part of the events is cached") == 1
 
 
 def open_entry(key, limit, size=0):
@@ -158,7 +186,7 @@ def tree(folder):
     return found
 
 
-def test_nothing_of_the_users_in_the_folder_of_the_cache_is_changed(files, folder, tmp_path):
+def test_files_of_users_in_the_folder_of_the_cache_are_not_changed(files, folder, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "0-0-1").write_bytes(bytes(10_000))
@@ -229,18 +257,18 @@ def test_an_entry_that_is_deleted_while_it_is_used_is_created_again(folder):
     other._folder.remove(mine._entry)
     assert entries(folder) == ["other"]
     batch = Batch(*({} if field.name in ("inputs", "ids") else np.zeros(0) for field in fields(Batch)))
-    mine.put(0, 0, 1, Cached(batch, {}, {}))
+    mine.put(0, 0, 1, CachedBlock(batch, {}, {}))
     assert mine.get(0, 0, 1) is not None
 
 
-def test_without_a_place_there_is_no_cache(files, tmp_path, monkeypatch, capsys):
+def test_without_a_writable_folder_there_is_no_cache(files, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLAAS4HEP_CACHE", str(tmp_path / "file"))
     assert epochs(files, {}) == epochs(files, {"cache": False})
-    assert "set MLAAS4HEP_CACHE to a folder" in capsys.readouterr().err
+    assert "set MLAAS4HEP_CACHE to a writable folder" in capsys.readouterr().err
 
 
-def test_losses_are_told_of_cached_events_too_and_once(files, folder, tmp_path):
+def test_dropped_values_of_cached_events_are_reported_once(files, folder, tmp_path):
     with DataGenerator([files[0]], "kind", PARAMS) as generator:
         short = generator.specs
     short.branches["pt"] = replace(short.branches["pt"], dim=2)
@@ -250,6 +278,6 @@ def test_losses_are_told_of_cached_events_too_and_once(files, folder, tmp_path):
             for epoch in range(2):
                 for _ in generator.batches(epoch=epoch):
                     pass
-            lines.append(generator.sample.losses())
+            lines.append(generator.sample.data_notices())
     assert lines[0] == lines[1]
-    assert "values of 'pt' lie beyond" in lines[0][0]
+    assert "values of 'pt' were dropped" in lines[0][0]

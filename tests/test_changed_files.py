@@ -16,7 +16,7 @@ from tinyroot import write_events
 
 from mlaas4hep import DataReader
 from mlaas4hep.client.event_file import EventFile
-from mlaas4hep.io.byte_ranges import FileChanged
+from mlaas4hep.io.storage.byte_ranges import FileChanged
 from mlaas4hep.stream import DataGenerator
 
 EVENTS = 200_000
@@ -76,7 +76,7 @@ WRITERS = {"root": write_root, "parquet": write_parquet, "arrow": write_arrow}
     ("change", "on_error"), [*((change, "raise") for change in CHANGES), (truncate, "skip"), (overwrite, "skip")]
 )
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_changes_between_two_chunks_is_one_line(
+def test_a_file_that_changes_between_two_chunks_is_an_error_of_one_line(
     tmp_path: Path, kind: str, change: Callable[[Path, Path], None], on_error: str
 ) -> None:
     path, other = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
@@ -90,13 +90,11 @@ def test_a_file_that_changes_between_two_chunks_is_one_line(
         change(path, other)
         with pytest.raises(FileChanged) as caught:
             list(chunks)
-    assert str(caught.value) == f"{path} changed while it was read; start again when nothing writes to it any more"
+    assert str(caught.value) == f"{path} changed while it was read; run again when the file is complete"
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_is_replaced_or_removed_gives_the_events_of_the_one_that_was_opened(
-    tmp_path: Path, kind: str
-) -> None:
+def test_the_events_of_the_opened_file_are_read_after_it_is_replaced_or_removed(tmp_path: Path, kind: str) -> None:
     path, other = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
     WRITERS[kind](path, EVENTS, 1)
     WRITERS[kind](other, EVENTS, 2)
@@ -114,9 +112,7 @@ def test_a_file_that_is_replaced_or_removed_gives_the_events_of_the_one_that_was
 
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_that_was_replaced_is_not_read_as_the_one_before_when_it_is_opened_again(
-    tmp_path: Path, kind: str, cache: bool
-) -> None:
+def test_a_file_that_was_replaced_is_refused_when_it_is_opened_again(tmp_path: Path, kind: str, cache: bool) -> None:
     path, other = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
     WRITERS[kind](path, 300, 1)
     WRITERS[kind](other, 300, 2)
@@ -128,7 +124,7 @@ def test_a_file_that_was_replaced_is_not_read_as_the_one_before_when_it_is_opene
             list(generator.batches("train"))
 
 
-def test_the_events_of_a_client_are_of_one_file(tmp_path: Path) -> None:
+def test_a_client_refuses_events_of_a_file_that_changes(tmp_path: Path) -> None:
     write_root(tmp_path / "a.root", 100_000, 1)
     with EventFile(str(tmp_path / "a.root")) as file:
         events = file.read(["met"])
@@ -152,12 +148,12 @@ def model(idim):
     [
         (
             "os.truncate('a.root', 5000)",
-            "a.root changed while it was read; start again when nothing writes to it any more",
+            "a.root is truncated: it has 5,000 of",
         ),
-        ("shutil.copyfile('b.root', 'a.root')", "a.root changed while it was read; start again when"),
+        ("shutil.copyfile('b.root', 'a.root')", "a.root changed while it was read; run again when"),
     ],
 )
-def test_training_on_a_file_that_changes_is_one_line_and_leaves_nothing(
+def test_training_on_a_file_that_changes_is_an_error_of_one_line_and_writes_nothing(
     tmp_path: Path, change: str, reason: str
 ) -> None:
     write_events(tmp_path / "a.root", 3000, seed=1)

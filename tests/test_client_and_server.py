@@ -1,4 +1,4 @@
-"""Our client and our server, together: what each was tested with alone were other people's servers and clients."""
+"""Our client with our server; other tests combine each with foreign servers and clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {
 
 
 def scores_of(columns: dict[str, object]) -> np.ndarray:
-    """The scores of `trained`: met + 10 * the first pt + 100 * the second, 0 for what is not there."""
+    """The scores of the model `events`: met + 10 * the first pt + 100 * the second; missing values count as 0."""
     pt = [[*lists, 0.0, 0.0] for lists in columns["pt"].to_list()]  # type: ignore[attr-defined]
     return np.array(
         [met + 10 * first + 100 * second for met, (first, second, *_) in zip(columns["met"], pt, strict=True)]
@@ -42,9 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 
 @pytest.mark.parametrize("protocol", ["tfaas", "v2"])
-def test_scores_of_a_root_file_come_in_order_and_many_in_a_request(
-    server: Server, tmp_path: Path, protocol: str
-) -> None:
+def test_scores_of_a_root_file_are_in_order_and_use_few_requests(server: Server, tmp_path: Path, protocol: str) -> None:
     columns = write_events(tmp_path / "e.root", 5_000, clusters=3)
     before = requests.get(f"{server.url}/status", timeout=20).json()["postRequests"]
     done = run_client(
@@ -59,7 +57,7 @@ def test_scores_of_a_root_file_come_in_order_and_many_in_a_request(
 
 @pytest.mark.parametrize("lists", [[[1.5], [2.5]], [[], [1.0]], [[1.0, 2.0]], [[]]])
 @pytest.mark.parametrize("protocol", ["tfaas", "v2"])
-def test_the_list_of_an_event_is_not_taken_for_rows_of_a_model_without_names(
+def test_an_event_with_a_list_is_not_mistaken_for_a_list_of_rows(
     server: Server, tmp_path: Path, lists: list[list[float]], protocol: str
 ) -> None:
     write_tree(tmp_path / "e.root", {"pt": ak.Array([np.array(one, np.float32) for one in lists])})
@@ -82,7 +80,7 @@ def test_an_image_gets_labels_and_probabilities(server: Server, tmp_path: Path) 
     assert json.loads(told.stdout)["labels"][0] == {"label": "green", "probability": 200.0}
 
 
-def test_the_wrong_kind_of_model_is_one_line(server: Server, tmp_path: Path) -> None:
+def test_the_wrong_kind_of_model_is_an_error(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "row.json").write_text('{"values": [1, 2, 3]}')
     for options, reason in (
@@ -96,7 +94,7 @@ def test_the_wrong_kind_of_model_is_one_line(server: Server, tmp_path: Path) -> 
         assert reason in line
 
 
-def test_a_private_server_wants_the_token_of_the_file(tmp_path: Path, bundle: Path) -> None:
+def test_a_private_server_requires_a_token(tmp_path: Path, bundle: Path) -> None:
     token = "a-token-that-is-long-enough"
     (tmp_path / "tokens").write_text(token + "\n")
     with Server.start(tmp_path / "models", f"--token-file={tmp_path}/tokens", "--private") as running:

@@ -13,10 +13,10 @@ from serving_fixtures import BRANCHES, KEYS, onnx, onnx_model, params
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.images.decode import decode
-from mlaas4hep.serving.column_metadata import read_columns
-from mlaas4hep.serving.model_loader import ModelLoader
-from mlaas4hep.serving.store import ModelStore, Upload
-from mlaas4hep.serving.tensor import describe_input
+from mlaas4hep.serving.models.column_metadata import read_columns
+from mlaas4hep.serving.models.loader import ModelLoader
+from mlaas4hep.serving.models.tensor import describe_input
+from mlaas4hep.serving.store.store import ModelStore, Upload
 
 TWO = ["a", "b"]
 
@@ -29,36 +29,36 @@ def metadata(keys: Any, branches: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("keys", "branches", "reason"),
     [
-        (TWO, {"J": [0, 10**12, "jagged"]}, "must give the branch 'J' a first column"),
-        (TWO, {"J": [10**12, 1, "jagged"]}, "must give the branch 'J'"),
-        (TWO, {"J": [1, 2, "jagged"]}, "that lie within 2 columns"),
-        (TWO, {"J": [-1, 2, "jagged"]}, "must give the branch 'J'"),
-        (TWO, {"J": [0, -1, "jagged"]}, "must give the branch 'J'"),
-        (TWO, {"J": [0, 0, "flat"]}, "must give the branch 'J'"),
-        (TWO, {"J": [0.0, 1, "flat"]}, "must give the branch 'J'"),
-        (TWO, {"J": [False, True, "flat"]}, "must give the branch 'J'"),
-        (TWO, {"J": ["0", 1, "flat"]}, "must give the branch 'J'"),
-        (TWO, {"J": [0, 1, "other"]}, "must give the branch 'J'"),
-        (TWO, {"J": [0, 1, ["flat"]]}, "must give the branch 'J'"),
-        (TWO, {"J": [0, 1]}, "must give the branch 'J'"),
-        (TWO, {"J": 3}, "must give the branch 'J'"),
-        (TWO, {"J": [0, 2, "jagged"], "K": [1, 1, "flat"]}, "give a column to two branches"),
+        (TWO, {"J": [0, 10**12, "jagged"]}, "must map the branch 'J' to a first column"),
+        (TWO, {"J": [10**12, 1, "jagged"]}, "must map the branch 'J'"),
+        (TWO, {"J": [1, 2, "jagged"]}, ", within 2 columns"),
+        (TWO, {"J": [-1, 2, "jagged"]}, "must map the branch 'J'"),
+        (TWO, {"J": [0, -1, "jagged"]}, "must map the branch 'J'"),
+        (TWO, {"J": [0, 0, "flat"]}, "must map the branch 'J'"),
+        (TWO, {"J": [0.0, 1, "flat"]}, "must map the branch 'J'"),
+        (TWO, {"J": [False, True, "flat"]}, "must map the branch 'J'"),
+        (TWO, {"J": ["0", 1, "flat"]}, "must map the branch 'J'"),
+        (TWO, {"J": [0, 1, "other"]}, "must map the branch 'J'"),
+        (TWO, {"J": [0, 1, ["flat"]]}, "must map the branch 'J'"),
+        (TWO, {"J": [0, 1]}, "must map the branch 'J'"),
+        (TWO, {"J": 3}, "must map the branch 'J'"),
+        (TWO, {"J": [0, 2, "jagged"], "K": [1, 1, "flat"]}, "assigns a column to two branches"),
         (TWO, {"": [0, 1, "flat"]}, "must be an object of branches"),
         (TWO, {"x" * 1001: [0, 1, "flat"]}, "must be an object of branches"),
         (TWO, [], "must be an object of branches"),
-        (TWO, '{"J": [0, 99999999999999999999999, "flat"]}', "must give the branch 'J'"),
-        (TWO, "{", "'mlaas4hep.branches' of m.onnx are not JSON"),
-        (["a", "a"], {}, "name a column twice"),
+        (TWO, '{"J": [0, 99999999999999999999999, "flat"]}', "must map the branch 'J'"),
+        (TWO, "{", "'mlaas4hep.branches' of m.onnx is not valid JSON"),
+        (["a", "a"], {}, "names a column twice"),
         (["a", 1], {}, "must be a list of names"),
         (["a", ""], {}, "must be a list of names"),
         (["x" * 1001], {}, "must be a list of names"),
         ({"a": 1}, {}, "must be a list of names"),
-        ("[" * 5000, {}, "'mlaas4hep.keys' of m.onnx are not JSON"),
-        ('["\\ud800"]', {}, "not JSON"),
-        ([str(number) for number in range(100_001)], {}, "name 100,001 columns, and may name 100,000"),
-        (" " * 8_000_001, {}, "are larger than 8 MB"),
-        ("[" + "[]," * 200_000 + "1]", {}, "hold more than 100,000 lists"),
-        (TWO, "{" + '"a":[],' * 200_000 + '"b":1}', "hold more than 100,000 lists"),
+        ("[" * 5000, {}, "'mlaas4hep.keys' of m.onnx is not valid JSON"),
+        ('["\\ud800"]', {}, "not valid JSON"),
+        ([str(number) for number in range(100_001)], {}, "names 100,001 columns; the limit is 100,000"),
+        (" " * 8_000_001, {}, "is larger than 8 MB"),
+        ("[" + "[]," * 200_000 + "1]", {}, "has more than 100,000 lists"),
+        (TWO, "{" + '"a":[],' * 200_000 + '"b":1}', "has more than 100,000 lists"),
     ],
 )
 def test_metadata_out_of_bounds_are_refused(keys: Any, branches: Any, reason: str) -> None:
@@ -95,7 +95,7 @@ def wide_model(*shape: int | str) -> bytes:
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
-        (wide_model("n", 200_000_000), "takes 200000000 values per event, and may take 10,000,000"),
+        (wide_model("n", 200_000_000), "takes 200000000 values per event; the limit is 10,000,000"),
         (wide_model("n", 12_000, 12_000, 3), "takes 12000 x 12000 x 3 values per event"),
         (wide_model("n", 3, 12_000, 12_000), "takes 3 x 12000 x 12000 values per event"),
         (wide_model("n", "height", 20_000_000, 3), "takes any x 20000000 x 3 values per event"),
@@ -103,7 +103,7 @@ def wide_model(*shape: int | str) -> bytes:
             onnx_model(
                 [1.0, 1.0], metadata={"mlaas4hep.keys": TWO, "mlaas4hep.branches": {"J": [0, 10**12, "jagged"]}}
             ),
-            "must give the branch 'J'",
+            "must map the branch 'J'",
         ),
     ],
 )
@@ -125,5 +125,5 @@ def test_a_tall_image_is_not_resized_to_billions_of_pixels() -> None:
     pillow = pytest.importorskip("PIL.Image")
     content = io.BytesIO()
     pillow.fromarray(np.zeros((100_000, 1), np.uint8)).save(content, "PNG")
-    with pytest.raises(ConfigError, match="would be resized to more than 25 million pixels"):
+    with pytest.raises(ConfigError, match="the resized image would have more than 25 million pixels"):
         decode(content, None, 3000, 3)

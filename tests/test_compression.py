@@ -9,7 +9,7 @@ import uproot
 from tinyroot import write_tree
 
 from mlaas4hep.io import open_source
-from mlaas4hep.io.compression import DamagedBlock, decompress
+from mlaas4hep.io.root.compression import DamagedBlock, decompress
 
 
 def record(algorithm, content, level=1):
@@ -20,31 +20,31 @@ def record(algorithm, content, level=1):
 
 @pytest.mark.parametrize("algorithm", ["ZL", "XZ", "L4", "ZS"])
 @pytest.mark.parametrize("length", [1000, 20_000_000])
-def test_what_uproot_compressed_comes_back_in_one_block_or_several(algorithm, length):
+def test_records_that_uproot_compressed_are_decompressed_from_one_or_several_blocks(algorithm, length):
     content = np.random.default_rng(0).integers(0, 3, length, np.uint8).tobytes()
     packed = record(algorithm, content)
     assert bytes(packed[:2]) == algorithm.encode()
     assert bytes(decompress(packed, length)) == content
 
 
-def test_what_never_was_compressed_is_handed_on():
+def test_uncompressed_records_are_returned_unchanged():
     assert bytes(decompress(memoryview(b"abc"), 3)) == b"abc"
 
 
 @pytest.mark.parametrize("algorithm", ["ZL", "XZ", "L4", "ZS"])
-def test_damage_is_noticed(algorithm):
+def test_damaged_blocks_are_an_error(algorithm):
     content = np.random.default_rng(0).normal(size=1000).round(1).tobytes()
     packed = record(algorithm, content)
     with pytest.raises(DamagedBlock):
         decompress(packed[:-5], len(content))
     with pytest.raises(DamagedBlock):
         decompress(packed, len(content) + 1)
-    with pytest.raises(DamagedBlock, match="not known"):
+    with pytest.raises(DamagedBlock, match="unknown compression algorithm"):
         decompress(memoryview(b"??" + bytes(packed[2:])), len(content))
 
 
 @pytest.mark.parametrize("algorithm", ["ZL", "L4"])
-def test_a_flipped_bit_is_found_by_the_checksum(algorithm):
+def test_the_checksum_detects_a_flipped_bit(algorithm):
     content = np.arange(3000, dtype=np.float64).tobytes()
     packed = bytearray(record(algorithm, content))
     for position in range(9, len(packed), 97):
@@ -61,11 +61,11 @@ def test_a_basket_of_more_than_one_block_is_read(tmp_path):
         np.testing.assert_array_equal(source.read(["x"], 123, 4_900_000)["x"], values[123:4_900_000])
 
 
-def test_a_small_block_of_lzma_that_unpacks_to_far_more_than_it_says_is_not_unpacked():
+def test_a_small_lzma_block_that_expands_beyond_its_declared_length_is_refused():
     block = lzma.compress(bytes(300_000_000), preset=0)
     header = b"XZ\x00" + len(block).to_bytes(3, "little") + (1000).to_bytes(3, "little")
     tracemalloc.start()
-    with pytest.raises(DamagedBlock, match="another length"):
+    with pytest.raises(DamagedBlock, match="its length differs from that in its header"):
         decompress(memoryview(header + block), 1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

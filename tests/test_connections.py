@@ -10,28 +10,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from serving_fixtures import KEYS, MET, MET_SCORE, Server, bundle_fixture, write_archive  # noqa: F401
+from serving_fixtures import KEYS, MET, MET_SCORE, Server, bundle_fixture, connect, until_closed, write_archive  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server.start(tmp_path_factory.mktemp("slow") / "models", "--timeout=1") as server:
         yield server
-
-
-def connect(server: Server) -> socket.socket:
-    host, _, port = server.url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def until_closed(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while piece := connection.recv(65536):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return received
 
 
 @pytest.mark.parametrize(
@@ -68,7 +53,7 @@ def test_a_client_that_sends_a_byte_now_and_then_loses_its_connection(running: S
         assert b"HTTP/1.1 408 Request Timeout" in received
 
 
-def test_a_body_that_never_ends_after_the_answer_is_cut(running: Server) -> None:
+def test_the_connection_of_an_endless_body_is_closed_after_the_response(running: Server) -> None:
     with connect(running) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         received = connection.recv(1000)
@@ -88,7 +73,7 @@ def test_a_body_that_never_ends_after_the_answer_is_cut(running: Server) -> None
         assert time.monotonic() < end
 
 
-def test_a_client_that_does_not_read_its_answers_loses_its_connection(
+def test_a_client_that_does_not_read_its_responses_is_disconnected(
     running: Server, bundle: Path, tmp_path: Path
 ) -> None:
     archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
@@ -114,9 +99,10 @@ def test_a_client_that_asks_for_the_head_alone_gets_it_at_once(running: Server) 
             assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
     with connect(running) as connection:
         connection.sendall(
-            b"HEAD /models HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"HEAD /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
-        received = until_closed(connection)  # after a while without a third request
+        received = until_closed(connection)
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:3]] == [b"200", b"404"]
 
 
@@ -147,15 +133,17 @@ def test_long_headers_are_refused_and_such_as_grid_tokens_have_are_not(running: 
     assert received.endswith(b'{"error":"the headers of a request may have 64 kB"}')
 
 
-def test_what_is_no_http_is_refused_in_json(running: Server) -> None:
+def test_invalid_http_is_refused_in_json(running: Server) -> None:
     with connect(running) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         received = until_closed(connection)
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert received.endswith(b'{"error":"this is no HTTP/1.1 request"}')
+    assert received.endswith(b'{"error":"this is not a valid HTTP/1.1 request"}')
 
 
-def test_one_that_has_said_all_still_gets_its_answer(running: Server, bundle: Path, tmp_path: Path) -> None:
+def test_a_client_that_closes_its_sending_side_receives_the_response(
+    running: Server, bundle: Path, tmp_path: Path
+) -> None:
     archive = write_archive(tmp_path / "m.tar", bundle).read_bytes()
     requests.post(f"{running.url}/upload", data=archive, timeout=20).raise_for_status()
     body = json.dumps({**MET, "model": "htautau"}).encode()

@@ -1,4 +1,4 @@
-"""Exit codes and what goes to stderr."""
+"""Exit codes, error messages and progress bars of the scripts."""
 
 import argparse
 import fcntl
@@ -19,7 +19,7 @@ from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
 
 
-def test_what_a_command_raises_becomes_its_exit_code(capsys):
+def test_exceptions_of_a_command_determine_the_exit_code(capsys):
     def refuse(args):
         raise ConfigError("no such thing", hint="try another")
 
@@ -37,7 +37,7 @@ def test_what_a_command_raises_becomes_its_exit_code(capsys):
         ([], "the following arguments are required: --fin"),
     ],
 )
-def test_a_command_line_that_makes_no_sense_is_one_line_too(tmp_path, options, says):
+def test_an_invalid_command_line_gives_one_line(tmp_path, options, says):
     line = only_error_line(run_script("reader.py", *options, cwd=tmp_path))
     assert line == f"error: {says}; all options: reader.py --help"
 
@@ -62,7 +62,7 @@ def test_a_command_line_that_makes_no_sense_is_one_line_too(tmp_path, options, s
         *(("reader.py", ["--fin=a.root", f"{flag}="], flag) for flag in ("--specs", "--fout", "--preproc", "--hists")),
     ],
 )
-def test_an_option_that_is_empty_is_one_line_as_of_a_variable_that_is_not_set(tmp_path, script, options, empty):
+def test_an_empty_option_gives_one_line(tmp_path, script, options, empty):
     line = only_error_line(run_script(script, *options, cwd=tmp_path))
     assert line == f"error: argument {empty}: it is empty; all options: {script} --help"
     assert list(tmp_path.iterdir()) == []
@@ -80,12 +80,12 @@ def test_a_list_and_a_base_path_may_be_empty(tmp_path):
     assert line.startswith("error: cannot listen on 256.1.1.1")
 
 
-def test_ctrl_c_is_no_traceback(tmp_path):
+def test_ctrl_c_prints_no_traceback(tmp_path):
     code = (
         "import argparse, signal, sys; from mlaas4hep import console\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever the tests run
         "def wait(args):\n    print('waiting', flush=True); sys.stdin.read()\n"
-        "sys.exit(console.run(wait, argparse.Namespace(verbose=0)))\n"
+        "console.exit_with(console.run(wait, argparse.Namespace(verbose=0)))\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
@@ -95,7 +95,48 @@ def test_ctrl_c_is_no_traceback(tmp_path):
         assert process.stderr.read() == "interrupted\n"
 
 
-def test_a_progress_bar_writes_nothing_into_a_pipe(capfd):
+TERMINATED_WHILE_WRITING = """
+import glob, os, signal
+def preprocessing(events):
+    if glob.glob(".y*"):  # the second pass, which writes the vectors
+        os.kill(os.getpid(), signal.SIGTERM)
+    return events
+"""
+
+
+@pytest.mark.parametrize("name", ["y.parquet", "y.npz", "y.h5"])
+def test_a_reader_that_receives_sigterm_deletes_its_temporary_files(tmp_path, name):
+    (tmp_path / "pre.py").write_text(TERMINATED_WHILE_WRITING)
+    done = run_script(
+        "reader.py", f"--fin={HTAUTAU / 'ggH.root'}", "--branches=MET_pt", "--nevts=10", "--preproc=pre.py",
+        f"--fout={name}", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (143, "terminated\n")
+    assert {path.name for path in tmp_path.iterdir()} <= {"pre.py", "__pycache__"}
+
+
+def test_a_second_sigterm_does_not_interrupt_the_clean_up(tmp_path):
+    code = (
+        "import argparse, os, signal, sys; from mlaas4hep import console\n"
+        "def terminate():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def work(args):\n    try:\n        terminate()\n    finally:\n        terminate(); print('cleaned up')\n"
+        "sys.exit(console.run(work, argparse.Namespace(verbose=0)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned up\n", "terminated\n")
+
+
+def test_sigterm_stays_ignored_if_it_was_ignored(tmp_path):
+    code = (
+        "import argparse, os, signal, sys; from mlaas4hep import console\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "sys.exit(console.run(lambda args: os.kill(os.getpid(), signal.SIGTERM), argparse.Namespace(verbose=0)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_progress_bar_does_not_write_to_a_pipe(capfd):
     with console.progress("reading", 10) as bar:
         bar.advance(10, lambda: pytest.fail("nobody reads it"))
     assert capfd.readouterr() == ("", "")
@@ -132,7 +173,7 @@ class Terminal:
         return os.read(self._ours, 65536).decode()
 
 
-def test_in_a_terminal_a_bar_is_drawn_although_the_first_block_takes_long_and_goes_in_the_end():
+def test_in_a_terminal_a_bar_is_drawn_during_the_first_block_and_cleared_at_the_end():
     terminal = Terminal(
         "import sys; from mlaas4hep import console\n"
         "with console.progress('first pass', 20_000, delay=0.1) as bar:\n"
@@ -148,15 +189,15 @@ def test_in_a_terminal_a_bar_is_drawn_although_the_first_block_takes_long_and_go
     assert re.search(r"\r +\r$", last), last  # wiped away
 
 
-def test_in_a_terminal_what_is_done_before_the_delay_draws_nothing():
+def test_in_a_terminal_no_bar_is_drawn_before_the_delay():
     terminal = Terminal(
         "from mlaas4hep import console\nwith console.progress('reading', 10, delay=600) as bar:\n    bar.advance(10)\n"
     )
     assert terminal.close() == ""
 
 
-def test_memory_is_what_the_system_says():
-    resident, swapped = console.memory()
+def test_process_memory_agrees_with_the_system():
+    resident, swapped = console.process_memory()
     with open("/proc/self/statm", encoding="ascii") as file:
         pages = int(file.read().split()[1])
     assert resident == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, rel=0.2)
@@ -177,26 +218,26 @@ def test_verbose_shows_the_traceback_before_the_line(capsys):
     assert lines[-1] == "error: no"
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(capsys):
+def test_the_error_for_a_missing_package_says_how_to_install_it(capsys):
     assert console.run(fail_with(ModuleNotFoundError("x", name="uproot")), argparse.Namespace()) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the package 'uproot' is not installed")
     assert "pip install" in error
 
 
-def test_a_defect_of_ours_keeps_its_traceback():
+def test_unexpected_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         console.run(fail_with(ZeroDivisionError()), argparse.Namespace())
     with pytest.raises(ModuleNotFoundError):
         console.run(fail_with(ModuleNotFoundError("x", name="mlaas4hep.nowhere")), argparse.Namespace())
 
 
-def test_a_pipe_that_closes_early_is_no_error():
+def test_closing_a_pipe_early_is_not_an_error():
     code = (
         "import argparse, signal, sys; from mlaas4hep import console\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever the tests run
         "def talk(_):\n    for number in range(100_000):\n        print(number)\n"
-        "sys.exit(console.run(talk, argparse.Namespace()))\n"
+        "console.exit_with(console.run(talk, argparse.Namespace()))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -212,7 +253,7 @@ def test_notices_go_to_stderr(capsys):
     assert capsys.readouterr() == ("", "note: there were 3 files\n")
 
 
-def test_chatter_is_held_back_and_other_lines_pass():
+def test_matching_lines_on_stderr_are_dropped_and_others_printed():
     code = (
         "import os, sys; from mlaas4hep import console\n"
         "with console.filtered_stderr('INFO'):\n"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from tinyroot import write_events
 
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import MLaaS4HEPError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.labels import labels_by_branch
 from mlaas4hep.training.loop import check_parts
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.task import Task
 
 EVENTS = 1100
 REGRESSION, MULTILABEL = {"task": "regression"}, {"task": "multilabel"}
@@ -32,46 +32,61 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     ("labels", "params", "says", "cure"),
     [
-        (["s"], {}, "1 labels for 2 files", "give one label a file, in the same order"),
-        (["s", "s"], {}, "nothing to tell apart", "give two classes, or no labels"),
+        (["s"], {}, "1 labels for 2 files", "give one label per file, in the same order"),
+        (["s", "s"], {}, "a classification needs two classes", "give two classes, or no labels"),
         ("same", {}, "all events have 'same' = 1", "give two classes, or no labels"),
-        ("w", {}, "numbers that are not whole", "set 'task' to 'regression' in the params"),
+        ("w", {}, "values that are not integers", "set 'task' to 'regression' in the params"),
         ("knid", {}, "branch 'knid' is not in", "closest: 'kind'"),
-        ("many", {}, "1100 different values, more than 1000", "or make classes of it with --preproc"),
-        ("pt", {}, "is not one number an event: it is jagged", '{"define": {"label": "sum(pt)"}}'),
+        ("many", {}, "1100 distinct values, more than 1000", "or define classes with --preproc"),
+        ("pt", {}, "is not one number per event: it is jagged", '{"define": {"label": "sum(pt)"}}'),
         ("[sb]*", {}, "2 of the labels same, both", "or set 'task' to 'multilabel' in the params"),
         (["kind", "pt"], MULTILABEL, "it is jagged", '{"define": {"label": "sum(pt)"}}'),
-        ("same", REGRESSION, "'same' is the same in all events", "leave it out of --labels"),
-        ("w", REGRESSION, "'w' of an event is no finite number", "cut such events away with --preproc"),
+        ("same", REGRESSION, "target 'same' has the same value in all events", "remove it from --labels"),
+        (
+            "w",
+            REGRESSION,
+            "'w' has a value that is not a finite float32 number",
+            "remove such events with a cut in --preproc",
+        ),
         (
             ["1", "x"],
             REGRESSION,
-            "labels of a regression are numbers: could not convert string to float: 'x'",
-            "give one number a file",
+            "labels of a regression must be numbers: could not convert string to float: 'x'",
+            "give one number per file",
         ),
-        (["1", "nan"], REGRESSION, "'nan' is no finite one", "give one number a file"),
-        (["-inf", "1"], REGRESSION, "'-inf' is no finite one", "give one number a file"),
-        ("huge", REGRESSION, "'huge' of an event is no finite number (of float32)", "cut such events away"),
-        (["1", "1"], REGRESSION, "'target' is the same in all events", "give files in which it differs"),
-        (None, REGRESSION, "there are no labels", "name branches with --labels"),
-        ("kind", {"weight": "w"}, "entry 7 of {file} is nan", "change 'weight' in the params, or cut such events away"),
-        ("kind", {"weight": "huge"}, "entry 0 of {file} is 1e+300, no finite number (of float32)", "change 'weight'"),
-        ("kind", {"weight": "pt"}, "'pt' gives a list an event", "take one of its values, as in Jet_pt[:, 0]"),
-        ("kind", {"weight": "flor(met)"}, "there is no function 'flor'", "closest: 'floor'"),
+        (["1", "nan"], REGRESSION, "must be finite float32 numbers, not 'nan'", "give one number per file"),
+        (["-inf", "1"], REGRESSION, "must be finite float32 numbers, not '-inf'", "give one number per file"),
+        ("huge", REGRESSION, "'huge' has a value that is not a finite float32 number", "remove such events with a cut"),
+        (["1", "1"], REGRESSION, "target 'target' has the same value in all events", "give files in which it differs"),
+        (None, REGRESSION, "which needs labels", "name branches with --labels"),
+        (
+            "kind",
+            {"weight": "w"},
+            "is nan for entry 7 of {file}",
+            "change 'weight' in the params, or remove such events with a cut",
+        ),
+        (
+            "kind",
+            {"weight": "huge"},
+            "is 1e+300 for entry 0 of {file}; weights must be finite float32 numbers",
+            "change 'weight'",
+        ),
+        ("kind", {"weight": "pt"}, "'pt' gives a list per event", "take one of its values, as in Jet_pt[:, 0]"),
+        ("kind", {"weight": "flor(met)"}, "unknown function 'flor'", "closest: 'floor'"),
         ("kind", {"weight": "mte"}, "branch 'mte' is not in", "closest: 'met'"),
-        ("kind", {"weight": "met *"}, "expression 'met *': this is no expression at its end", ""),
+        ("kind", {"weight": "met *"}, "expression 'met *': invalid syntax at the end", ""),
         (
             "kind",
             {"split": {"valid": "event < 9", "test": "event < 5"}},
-            "'event < 9' and 'event < 5' both choose some events",
+            "'event < 9' and 'event < 5' both select some events",
             "'(event < 5) & !(event < 9)'",
         ),
-        ("kind", {"split": {"valid": "event < 9"}}, "cannot be", 'expressions for "valid" and "test" are needed'),
+        ("kind", {"split": {"valid": "event < 9"}}, "cannot be", 'give expressions for "valid" and "test"'),
         ("kind", {"split": [1, 1, 1]}, "cannot be [1, 1, 1]", "that add up to 1 are needed, as in [0.7, 0.15, 0.15]"),
         ("kind", {"balance": "weight"}, "cannot be 'weight'", "should be 'none', 'weights' or 'sampling'"),
         ("kind", {"mix": "balnced"}, "cannot be 'balnced'", "should be 'proportional', 'balanced' or 'sequential'"),
         ("kind", {"epoch": 5}, "unknown key 'epoch'", "closest: 'epochs'"),
-        ("kind", {"balance": "weights", "kfold": 1}, "'kfold' is 1", "it is 0 for one model, or at least 2"),
+        ("kind", {"balance": "weights", "kfold": 1}, "'kfold' is 1", "give 0 for a single model, or at least 2 folds"),
     ],
 )
 def test_a_mistake_with_labels_weights_or_params_is_a_line_with_its_cure(labels, params, says, cure, files):
@@ -88,8 +103,8 @@ def test_a_mistake_with_labels_weights_or_params_is_a_line_with_its_cure(labels,
             "model(3) of {path} fails, line 2: ZeroDivisionError",
             "must return a model",
         ),
-        ("def model(idim): pass", "model(3) of {path} returns nothing", "end it with: return model"),
-        ("def modle(idim): pass", "{path} defines no function 'model'", "closest: 'modle'"),
+        ("def model(idim): pass", "model(3) of {path} returns None", "end it with: return model"),
+        ("def modle(idim): pass", "{path} does not define a function 'model'", "closest: 'modle'"),
         ("import trch", "{path} imports 'trch', which is not installed", "pip install trch"),
         ("def model(idim:", "{path}, line 1: SyntaxError", ""),
     ],
@@ -102,11 +117,11 @@ def test_a_mistake_in_a_model_file_is_a_line_with_its_cure(text, says, cure, tmp
     check(caught.value, says.format(path=path), cure)
 
 
-def test_a_label_that_was_not_there_before_is_a_line_with_its_cure():
+def test_the_error_for_a_new_label_says_what_to_do():
     labels = labels_by_branch("kind", np.array([0, 1]))
     with pytest.raises(MLaaS4HEPError) as caught:
-        labels.of(0, 1, {"kind": np.array([2])})
-    check(caught.value, "'kind' has the value 2, which is no class of 0, 1", "run again")
+        labels.encode(0, 1, {"kind": np.array([2])})
+    check(caught.value, "'kind' has the value 2; the classes are 0, 1", "run again")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +141,14 @@ def test_a_class_without_events_is_a_line_with_its_cure(labels, params, says, tm
     files = [tmp_path / f"{run}.root" for run in range(len(labels) if labels[0] == "s" else 3)]
     with DataGenerator(files, labels, params) as generator, pytest.raises(MLaaS4HEPError) as caught:
         check_parts(generator)
-    check(caught.value, says, "look at files and cuts" if "no event" in says else "more events are needed")
+    check(caught.value, says, "check the files and cuts" if "no event" in says else "use more events")
 
 
 def test_balancing_a_class_without_events_is_a_line_with_its_cure(files):
     params = Params(balance="weights", split={"valid": "event % 4 == 1", "test": "event % 4 == 3"})
     with DataGenerator(files, "kind", params) as generator, pytest.raises(MLaaS4HEPError) as caught:
         list(generator.batches("train"))
-    check(caught.value, "the classes cannot be balanced", "set 'balance' to 'none' in the params")
+    check(caught.value, "cannot balance the classes", "set 'balance' to 'none' in the params")
 
 
 def check(error, says, cure):
@@ -142,3 +157,25 @@ def check(error, says, cure):
     assert "\n" not in line
     assert says in line
     assert cure in line[line.index(says) :]
+
+
+@pytest.mark.parametrize("name", ["Muon.pt", "muon pt", 'say "pt"', "é"])
+def test_the_suggested_preprocessing_converts_a_list_to_a_number(name, tmp_path):
+    write_events(tmp_path / "a.root", 60, **{name: np.arange(120).reshape(60, 2) % 4})
+    with pytest.raises(MLaaS4HEPError) as caught:
+        DataGenerator([str(tmp_path / "a.root")], name, {"cache": False})
+    (tmp_path / "made.json").write_text(str(caught.value).rpartition("as in ")[2])
+    with DataGenerator(
+        [str(tmp_path / "a.root")], "label", {"cache": False}, preproc=str(tmp_path / "made.json")
+    ) as generator:
+        assert generator.classes == ("1", "5")
+
+
+def test_the_suggested_option_excludes_one_of_two_branches_with_the_same_column(tmp_path):
+    write_events(tmp_path / "a.root", 60, pt_0=np.arange(60.0))
+    with pytest.raises(MLaaS4HEPError) as caught:
+        DataGenerator([str(tmp_path / "a.root")], params={"cache": False})
+    check(caught.value, "two branches would have a column 'pt_0'", "exclude one: --exclude-branches=pt_0 of ")
+    params = {"exclude_branches": ["pt_0"], "cache": False}
+    with DataGenerator([str(tmp_path / "a.root")], params=params) as generator:
+        assert generator.columns.count("pt_0") == 1

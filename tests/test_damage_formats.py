@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from damage_in_process import CUTS, FLIPS
+import uproot
+from damage_in_process import CUTS, FLIPS, read
 from test_formats import events, write_avro, write_feather, write_parquet, write_rntuple
+
+from mlaas4hep.errors import MLaaS4HEPError
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
@@ -18,7 +22,7 @@ WRITERS = {"parquet": write_parquet, "feather": write_feather, "avro": write_avr
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_damage_ends_in_the_right_numbers_or_in_an_error_that_names_the_file(kind, tmp_path):
+def test_damage_gives_the_right_numbers_or_an_error_that_names_the_file(kind, tmp_path):
     columns = {name: values[:200] for name, values in events().items()}
     WRITERS[kind](tmp_path / "events", columns)
     command = [sys.executable, str(TESTS / "damage_in_process.py"), kind, str(tmp_path / "events")]
@@ -39,3 +43,18 @@ def test_a_footer_whose_column_is_of_another_type_is_an_error(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.returncode == 1
     assert f"FileUnreadable: cannot read column 'n' of {tmp_path / 'a'}, entries 0 to 2: " in done.stderr
+
+
+def test_a_page_that_declares_a_billion_elements_is_refused_before_memory_is_allocated(tmp_path):
+    """uproot allocates as many elements as the page list claims: 8 GB for a page of 363 bytes."""
+    path = tmp_path / "events.root"
+    write_rntuple(path, {name: values[:200] for name, values in events().items()})
+    content = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        page = file["Events"].page_link_list[0][5].pages[0]
+    place = content.index(struct.pack("<iiQ", page.num_elements, page.locator.num_bytes, page.locator.offset))
+    content[place + 3] ^= 0x40
+    path.write_bytes(content)
+    errors = [result for result in read(path).values() if isinstance(result, MLaaS4HEPError)]
+    reason = f"a page of {page.locator.num_bytes} bytes cannot have {page.num_elements + 2**30} elements"
+    assert [str(error).partition("ValueError: ")[2] for error in errors] == [reason]

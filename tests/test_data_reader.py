@@ -1,16 +1,18 @@
-"""DataReader on tiny files whose content is known, and against NumPy on real ones."""
+"""DataReader on tiny files with known content, and against NumPy on real files."""
 
 import awkward as ak
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import uproot
-from realdata import real_file
+from realdata import case_file, real_file
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch
-from mlaas4hep.io.ahead import ahead
+from mlaas4hep.expressions.preproc_file import load_preproc
+from mlaas4hep.io.prefetch import map_ordered
 from mlaas4hep.reader import METHODS, DataReader, Specs
-from mlaas4hep.reader.preproc import Preproc
 
 LISTS = [[5.0, 3.0], [], [7.0], [1.0, 2.0, 4.0]]
 
@@ -40,13 +42,13 @@ def only_chunk(reader):
     return chunk
 
 
-def test_flat_branches_come_first_then_lists_each_sorted_by_name(toy):
+def test_flat_branches_precede_lists_and_each_kind_is_sorted_by_name(toy):
     reader = DataReader(toy)
     assert reader.columns == ["a", "nlist", "ok", "xyz_0", "xyz_1", "xyz_2", "z", "list_0", "list_1", "list_2"]
     assert reader.num_entries == 4
 
 
-def test_values_padding_nan_and_infinity_stand_where_they_belong(toy):
+def test_vectors_have_values_padding_nan_and_infinity_in_the_right_columns(toy):
     chunk = only_chunk(DataReader(toy, selected_branches=["a", "z", "list"], normalise="none"))
     nan, inf = np.nan, np.inf
     expected = [[0.5, 10, 5, 3, nan], [nan, 20, nan, nan, nan], [inf, 30, 7, nan, nan], [-inf, 40, 1, 2, 4]]
@@ -55,7 +57,7 @@ def test_values_padding_nan_and_infinity_stand_where_they_belong(toy):
     np.testing.assert_array_equal(chunk.mask, ~np.isnan(expected))
 
 
-def test_event_numbers_of_64_bits_come_along_exactly_and_are_no_features(toy):
+def test_64_bit_event_numbers_are_exact_and_not_features(toy):
     reader = DataReader(toy)
     chunk = only_chunk(reader)
     assert chunk.ids["event"].tolist() == [2**53 + 1, 2**63 + 1, 3, 2**64 - 1]
@@ -63,7 +65,7 @@ def test_event_numbers_of_64_bits_come_along_exactly_and_are_no_features(toy):
     assert not {"run", "event"} & set(reader.columns)
 
 
-def test_nan_and_infinities_are_counted_and_in_no_extreme(toy):
+def test_nan_and_infinite_values_are_counted_and_excluded_from_the_extremes(toy):
     branch = DataReader(toy).specs.branches["a"]
     assert (branch.count, branch.nan, branch.inf, branch.minimum, branch.maximum) == (1, 1, 2, 0.5, 0.5)
 
@@ -76,7 +78,7 @@ def test_normalised_values_are_finite_and_padding_has_the_fill_value(toy, method
     assert np.isnan(only_chunk(DataReader(toy, normalise=method)).x[~chunk.mask]).all()
 
 
-def test_minmax_is_the_formula_of_the_original(toy):
+def test_minmax_uses_the_formula_of_the_original_mlaas4hep(toy):
     chunk = only_chunk(DataReader(toy, selected_branches=["z", "list"], normalise="minmax"))
     np.testing.assert_allclose(chunk.x[:, 0], [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
     np.testing.assert_allclose(chunk.x[3, 1:], (np.array([1, 2, 4]) - 1) / 6, rtol=1e-6)
@@ -89,7 +91,7 @@ def test_standard_has_mean_0_and_deviation_1(tmp_path):
     assert np.nanstd(x[:, 0]) == pytest.approx(1, abs=1e-4)
 
 
-def test_auto_keeps_a_few_large_values_from_crowding_the_rest(tmp_path):
+def test_auto_limits_the_effect_of_outliers_on_other_values(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.normal(50, 5, 10_000)
     values[:5] = 1e7
@@ -103,7 +105,7 @@ def test_auto_keeps_a_few_large_values_from_crowding_the_rest(tmp_path):
     assert (np.argsort(heavy_column[5:]) == np.argsort(values[5:].astype(np.float32))).mean() > 0.999
 
 
-def test_lists_longer_than_the_specs_are_cut_and_counted(toy):
+def test_lists_longer_than_in_the_specs_are_truncated_and_counted(toy):
     short = DataReader(toy, selected_branches=["list"], nevts=2).specs
     reader = DataReader(toy, specs=short, normalise="none")
     np.testing.assert_array_equal(only_chunk(reader).x[3], [1, 2])
@@ -116,12 +118,12 @@ def test_specs_of_other_data_are_refused_with_the_difference(toy, tmp_path):
         DataReader(tmp_path / "b.root", specs=DataReader(toy).specs)
 
 
-def test_specs_choose_the_branches_where_nothing_else_does(toy):
+def test_specs_determine_the_branches_by_default(toy):
     specs = DataReader(toy, selected_branches=["z", "list"]).specs
     assert DataReader(toy, specs=specs).columns == ["z", "list_0", "list_1", "list_2"]
 
 
-def test_specs_given_as_a_file_are_those_that_were_written(toy, tmp_path):
+def test_specs_can_be_given_as_a_file(toy, tmp_path):
     reader = DataReader(toy)
     reader.specs.save(str(tmp_path / "specs.json"))
     assert (
@@ -130,14 +132,14 @@ def test_specs_given_as_a_file_are_those_that_were_written(toy, tmp_path):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 100, 12_345])
-def test_chunks_hold_every_event_once_in_order_and_none_is_too_large(tmp_path, chunk_size):
+def test_chunks_contain_every_event_once_in_order_and_are_not_too_large(tmp_path, chunk_size):
     write_events(tmp_path / "a.root", 1000, clusters=7)
     chunks = list(DataReader(tmp_path / "a.root", chunk_size=chunk_size))
     assert np.concatenate([chunk.entries for chunk in chunks]).tolist() == list(range(1000))
     assert max(map(len, chunks)) <= chunk_size
 
 
-def test_nevts_reads_so_many_events_and_0_means_all_after_a_short_first_pass(tmp_path):
+def test_nevts_limits_the_events_and_0_limits_only_the_first_pass(tmp_path):
     write_events(tmp_path / "a.root", 30_000, clusters=3)
     first = DataReader(tmp_path / "a.root", nevts=1234)
     assert first.specs.events == sum(map(len, first)) == 1234
@@ -160,25 +162,25 @@ def test_branches_are_chosen_by_name_glob_and_regular_expression(toy, selected, 
     assert DataReader(toy, selected_branches=selected, exclude_branches=excluded).columns == columns
 
 
-def test_a_file_can_hold_the_choice(toy, tmp_path):
+def test_selected_branches_can_be_listed_in_a_file(toy, tmp_path):
     (tmp_path / "wanted.txt").write_text("z  # the height\n\no*\n")
     assert DataReader(toy, selected_branches=[f"@{tmp_path / 'wanted.txt'}"]).columns == ["ok", "z"]
 
 
-def test_an_identifier_that_was_asked_for_must_be_there(toy):
+def test_an_explicit_identifier_must_exist(toy):
     assert DataReader(toy).identifier == ("run", "event")
     with pytest.raises(BranchNotFound, match="closest: 'run'"):
         DataReader(toy, identifier=["runs"])
-    with pytest.raises(ConfigError, match="not one number an event"):
+    with pytest.raises(ConfigError, match="not one number per event"):
         DataReader(toy, identifier=["list"])
 
 
-def test_an_unknown_branch_names_the_nearest(toy):
+def test_the_error_for_an_unknown_branch_suggests_the_nearest(toy):
     with pytest.raises(BranchNotFound, match="closest: 'list'"):
         DataReader(toy, selected_branches=["lists"])
 
 
-def test_an_empty_file_gives_no_chunk_and_specs_of_nothing(tmp_path):
+def test_an_empty_file_gives_no_chunks_and_empty_specs(tmp_path):
     write_events(tmp_path / "a.root", 0)
     reader = DataReader(tmp_path / "a.root")
     assert reader.specs.events == 0
@@ -186,7 +188,7 @@ def test_an_empty_file_gives_no_chunk_and_specs_of_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("inputs", [None, {"tracks": {"branches": ["pt"], "length": 3}, "rest": {"branches": ["met"]}}])
-def test_threads_that_decompress_change_nothing(inputs, tmp_path):
+def test_results_do_not_depend_on_the_number_of_threads(inputs, tmp_path):
     columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
     kept = []
     for workers in (1, 2, 3):
@@ -206,13 +208,48 @@ def test_threads_that_decompress_change_nothing(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_lists_are_read_as_they_were_written_whatever_the_number_of_threads(workers, tmp_path):
+def test_lists_are_read_as_written_for_any_number_of_threads(workers, tmp_path):
     columns = write_events(tmp_path / "a.root", 60_000, clusters=6)
     with DataReader(tmp_path / "a.root", workers=workers) as reader:
         blocks = reader.blocks()
-        parts = [values["pt"] for values, _ in ahead(lambda span: reader.read_columns(*span), blocks, workers)]
+        parts = [values["pt"] for values, _ in map_ordered(lambda span: reader.read_columns(*span), blocks, workers)]
     assert np.concatenate([part.counts for part in parts]).tolist() == ak.num(columns["pt"]).to_list()
     np.testing.assert_array_equal(np.concatenate([part.content for part in parts]), ak.flatten(columns["pt"]))
+
+
+def test_the_default_identifier_does_not_apply_to_columns_of_another_kind(tmp_path):
+    columns = {
+        "run": np.array([[1, 2], [3, 4]], np.int32),
+        "luminosityBlock": np.array([7, 8], np.uint32),
+        "event": ak.Array([[1.0], [2.0, 3.0]]),
+        "x": np.array([0.5, 1.5]),
+    }
+    write_tree(tmp_path / "a.root", columns)
+    with DataReader(tmp_path / "a.root", normalise="none") as reader:
+        assert reader.identifier == ("luminosityBlock",)
+        assert reader.columns == ["nevent", "run_0", "run_1", "x", "event_0", "event_1"]
+        chunk = only_chunk(reader)
+        np.testing.assert_array_equal(chunk.x, [[1, 1, 2, 0.5, 1, np.nan], [2, 3, 4, 1.5, 2, 3]])
+        assert chunk.ids["luminosityBlock"].tolist() == [7, 8]
+    with pytest.raises(ConfigError, match=r"branch 'event' of .* is not one number per event: it is jagged"):
+        DataReader(tmp_path / "a.root", identifier=["event"])
+
+
+def test_the_default_identifier_does_not_apply_to_text(tmp_path):
+    pq.write_table(pa.table({"event": ["first", "second"], "x": [0.5, 1.5]}), tmp_path / "a.parquet")
+    with DataReader(tmp_path / "a.parquet") as reader:
+        assert reader.identifier == ()
+        assert reader.columns == ["x"]
+        assert len(only_chunk(reader)) == 2
+
+
+def test_the_default_identifier_does_not_apply_to_a_struct():
+    with DataReader(case_file("evstruct.root")) as reader:
+        assert reader.identifier == ()
+        assert "x" in reader.columns
+        assert sum(map(len, reader)) == 100
+    with pytest.raises((BranchNotFound, ConfigError), match="branch 'event' "):
+        DataReader(case_file("evstruct.root"), identifier=["event"])
 
 
 def test_all_947_branches_of_a_nanoaod_file_are_features_or_identifiers():
@@ -221,10 +258,11 @@ def test_all_947_branches_of_a_nanoaod_file_are_features_or_identifiers():
         assert sorted([*reader.features, *reader.identifier]) == sorted(file["Events"].keys())
 
 
-def test_minmax_of_a_nanoaod_file_is_the_formula_in_float64():
+def test_minmax_of_a_nanoaod_file_agrees_with_the_formula_in_float64():
     path = real_file(NANOAOD)
     with DataReader(path, normalise="minmax", nan=-1) as reader, uproot.open(path) as file:
         (chunk,) = reader
+        assert len(reader.layout.slots) > 100
         for slot in reader.layout.slots:
             array = file["Events"][slot.branch].array()
             columns = slice(slot.first, slot.first + slot.width)
@@ -250,7 +288,7 @@ def test_real_events_become_finite_and_of_order_one(method):
 
 
 @pytest.mark.parametrize("nevts", [1, 700, 1000])
-def test_a_first_pass_over_some_events_learns_of_no_others(tmp_path, nevts):
+def test_a_first_pass_over_some_events_ignores_others(tmp_path, nevts):
     columns = write_events(tmp_path / "a.root", 1000, clusters=3)
     with DataReader(tmp_path / "a.root", nevts=nevts) as reader:
         met, pt = reader.specs.branches["met"], reader.specs.branches["pt"]
@@ -260,14 +298,14 @@ def test_a_first_pass_over_some_events_learns_of_no_others(tmp_path, nevts):
     assert pt.count == ak.sum(ak.num(columns["pt"][:nevts]))
 
 
-def test_specs_of_single_files_merge_into_those_of_both_in_either_order(tmp_path):
+def test_specs_of_two_files_can_be_merged_in_either_order(tmp_path):
     for name, events in (("a", 300), ("b", 500)):
         write_events(tmp_path / f"{name}.root", events, seed=events)
     first, second = (DataReader(tmp_path / f"{name}.root").specs for name in "ab")
     both = first.merge(second)
     assert both == second.merge(first)
     assert both.events == 800
-    assert [(file.entries, file.passed) for file in both.files] == [(300, 300), (500, 500)]
+    assert [(file.entries, file.entries_read) for file in both.files] == [(300, 300), (500, 500)]
     assert Specs.from_json(both.to_json()) == both
 
 
@@ -278,7 +316,7 @@ def test_specs_of_a_fixed_size_branch_of_another_size_are_refused(tmp_path):
         DataReader(tmp_path / "b.root", specs=DataReader(tmp_path / "a.root").specs)
 
 
-def test_what_is_excluded_or_not_selected_is_left_out_although_the_specs_have_it(tmp_path):
+def test_branches_in_the_specs_can_be_excluded_or_not_selected(tmp_path):
     columns = write_events(tmp_path / "a.root", 100, x=np.arange(100.0))
     whole = DataReader(tmp_path / "a.root").specs
     for chosen in ({"exclude_branches": ["*pt"]}, {"selected_branches": ["met", "x"]}):
@@ -291,14 +329,14 @@ def test_what_is_excluded_or_not_selected_is_left_out_although_the_specs_have_it
         DataReader(tmp_path / "a.root", specs=whole, exclude_branches=["*"])
 
 
-def test_selected_branches_that_the_specs_lack_are_named(tmp_path):
+def test_the_error_names_selected_branches_that_the_specs_lack(tmp_path):
     write_events(tmp_path / "a.root", 100)
     specs = DataReader(tmp_path / "a.root", exclude_branches=["met"]).specs
     with pytest.raises(SpecsMismatch, match=r"do not belong to .*: not in the specs: met$"):
         DataReader(tmp_path / "a.root", specs=specs, selected_branches=["met", "pt"])
 
 
-def test_branches_that_come_along_are_no_features_although_the_specs_have_them(tmp_path):
+def test_extra_branches_are_not_features_even_if_they_are_in_the_specs(tmp_path):
     write_events(tmp_path / "a.root", 100, is_signal=np.arange(100) % 2)
     specs = DataReader(tmp_path / "a.root").specs
     reader = DataReader(tmp_path / "a.root", specs=specs, extra=["is_signal"], identifier=["event"])
@@ -306,9 +344,9 @@ def test_branches_that_come_along_are_no_features_although_the_specs_have_them(t
     assert reader.features == ["met", "npt", "pt"]
 
 
-def test_a_method_for_a_branch_that_is_not_there_is_refused_when_the_file_is_opened(tmp_path):
+def test_a_method_for_a_missing_branch_is_refused_when_the_file_is_opened(tmp_path):
     write_events(tmp_path / "a.root", 100)
-    with pytest.raises(BranchNotFound, match=r"'nptt' is not in the features to be normalised") as raised:
+    with pytest.raises(BranchNotFound, match=r"'nptt' is not in the features") as raised:
         DataReader(tmp_path / "a.root", normalise="auto,nptt=none")
     assert raised.value.nearest[0] == "npt"
 
@@ -318,7 +356,7 @@ def test_a_branch_that_the_preprocessing_removes_cannot_be_selected_and_the_erro
     (tmp_path / "p.json").write_text(
         '{"define": {"ht": "sum(pt)"}, "flat_cut": {"met": {"cut": "met > 0", "remove": true}}}'
     )
-    preproc = Preproc.load(tmp_path / "p.json")
+    preproc = load_preproc(tmp_path / "p.json")
     for chosen in (["met"], ["pt", "m*"], ["/me.{1,2}/"]):
         with pytest.raises(BranchNotFound, match="cannot be selected: the preprocessing removes it"):
             DataReader(tmp_path / "a.root", preproc=preproc, selected_branches=chosen)
@@ -335,7 +373,7 @@ def test_an_empty_file_has_the_columns_of_its_specs(tmp_path):
         assert block.x.shape == block.mask.shape == (0, 6)
 
 
-def test_a_raw_block_is_the_file_and_a_block_is_what_iteration_gives(tmp_path):
+def test_raw_blocks_have_the_values_of_the_file_and_blocks_the_values_of_iteration(tmp_path):
     columns = write_events(tmp_path / "a.root", 100, clusters=3)
     with DataReader(tmp_path / "a.root", chunk_size=40) as reader:
         raw = reader.read_block(20, 70, raw=True)
@@ -346,7 +384,7 @@ def test_a_raw_block_is_the_file_and_a_block_is_what_iteration_gives(tmp_path):
         np.testing.assert_array_equal(reader.read_block(20, 70).x, x[20:70])
 
 
-def test_extra_columns_come_along_and_are_no_features(tmp_path):
+def test_extra_columns_are_returned_and_are_not_features(tmp_path):
     weight = np.array([1.5, -2.0, 0.0])
     write_events(tmp_path / "a.root", 3, weight=weight, clusters=2)
     with DataReader(tmp_path / "a.root", extra=["weight"]) as reader:
@@ -356,7 +394,7 @@ def test_extra_columns_come_along_and_are_no_features(tmp_path):
         assert reader.unique("weight").tolist() == [-2, 0, 1.5]
 
 
-def test_overflow_is_counted_once_for_each_time_that_it_was_read(tmp_path):
+def test_truncated_values_are_counted_each_time_they_are_read(tmp_path):
     lists = ak.Array([[1.0], [1.0, 2.0, 3.0], [], [1.0, 2.0, 3.0, 4.0]])
     write_tree(tmp_path / "a.root", {"pt": lists})
     with DataReader(tmp_path / "a.root", selected_branches=["pt"], nevts=1) as short:

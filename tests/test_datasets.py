@@ -1,4 +1,4 @@
-"""The stream as data sets of PyTorch's, TensorFlow's and XGBoost's, against the batches of the generator."""
+"""Datasets for PyTorch, TensorFlow and XGBoost, compared with the batches of the generator."""
 
 import json
 from collections import Counter
@@ -10,11 +10,11 @@ import xgboost
 from tinyroot import write_events
 from torch.utils.data import DataLoader, get_worker_info
 
+from mlaas4hep.backends.keras_dataset import event_dataset
+from mlaas4hep.backends.torch_dataset import EventDataset
+from mlaas4hep.backends.xgboost import EventIterator
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import DataGenerator
-from mlaas4hep.training.keras_dataset import event_dataset
-from mlaas4hep.training.torch_dataset import EventDataset
-from mlaas4hep.training.xgboost_backend import EventIterator
 
 PARAMS = {"batch_size": 50, "chunk_size": 200, "cache": False}
 
@@ -31,19 +31,19 @@ LABELS = ["a", "b", "a"]
 
 
 def rows(x, y):
-    """Every event, as often as it is there."""
+    """Return a counter of all events of some batches."""
     return Counter(zip(map(bytes, np.ascontiguousarray(x)), np.asarray(y).tolist(), strict=True))
 
 
 def whole(files, part="train", epoch=0):
-    """The events of a part, by the generator."""
+    """Return the events of a set, read by the generator."""
     with DataGenerator(files, LABELS, PARAMS) as generator:
         batches = list(generator.batches(part, epoch))
     return batches, sum((rows(batch.x, batch.y) for batch in batches), Counter())
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_processes_of_a_loader_share_the_events_of_an_epoch(files, workers):
+def test_workers_of_a_loader_share_the_events_of_an_epoch(files, workers):
     dataset = EventDataset(files, LABELS, PARAMS)
     assert dataset.classes == ("a", "b")
     for epoch in (0, 1):
@@ -56,7 +56,7 @@ def test_processes_of_a_loader_share_the_events_of_an_epoch(files, workers):
             assert [x.tobytes() for x, _ in found] == [batch.x.tobytes() for batch in batches]
 
 
-def test_a_torch_data_set_goes_on_where_it_was_left(files):
+def test_a_torch_dataset_continues_from_its_state(files):
     batches, _ = whole(files, "valid", 4)
     dataset = EventDataset(files, LABELS, PARAMS, part="valid")
     dataset.set_epoch(4)
@@ -69,11 +69,13 @@ def test_a_torch_data_set_goes_on_where_it_was_left(files):
     assert len(list(again)) == len(batches)
 
 
-def test_a_torch_data_set_does_not_pretend_to_know_where_other_processes_stand(files):
+def test_the_state_of_a_torch_dataset_is_unknown_if_workers_make_the_batches(files):
     dataset = EventDataset(files, LABELS, PARAMS)
     loader = iter(DataLoader(dataset, batch_size=None, num_workers=1))
     next(loader)
-    with pytest.raises(ConfigError, match="not known here: the batches are made by the processes of a DataLoader; tak"):
+    with pytest.raises(
+        ConfigError, match="unknown, because the workers of a DataLoader make the batches; use num_workers=0"
+    ):
         dataset.state_dict()
     del loader
     next(iter(DataLoader(dataset, batch_size=None, num_workers=0)))
@@ -81,18 +83,18 @@ def test_a_torch_data_set_does_not_pretend_to_know_where_other_processes_stand(f
 
 
 def state_in_its_process(batches):
-    """Beside each batch, what the data set of the process that made it says of its place."""
+    """Adds the state of the dataset in the worker to each batch."""
     return get_worker_info().dataset.state_dict()
 
 
-def test_a_torch_data_set_in_a_process_of_a_loader_knows_where_that_stands(files):
-    """What torchdata's StatefulDataLoader asks for, and gives back to a process of the same number."""
+def test_a_torch_dataset_in_a_worker_returns_the_state_of_the_worker(files):
+    """torchdata's StatefulDataLoader saves this state, and restores it in the worker with the same index."""
     dataset = EventDataset(files, LABELS, PARAMS)
     states = list(DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=state_in_its_process))
     assert [state["batches"] for state in states] == list(range(1, len(whole(files)[0]) + 1))
 
 
-def test_keras_fits_on_a_data_set_whose_passes_are_epochs(files):
+def test_keras_fit_gets_the_next_epoch_in_each_pass(files):
     with DataGenerator(files, LABELS, PARAMS) as generator:
         dataset = event_dataset(generator)
         for epoch in (0, 1):
@@ -110,7 +112,7 @@ def test_keras_fits_on_a_data_set_whose_passes_are_epochs(files):
     assert len(history.history["val_loss"]) == 2
 
 
-def test_xgboost_reads_the_stream_by_an_iterator(files, tmp_path):
+def test_xgboost_trains_on_an_event_iterator(files, tmp_path):
     batches, _ = whole(files)
     x = np.concatenate([np.where(batch.mask, batch.x, np.nan) for batch in batches])
     y = np.concatenate([batch.y for batch in batches])

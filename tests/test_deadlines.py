@@ -14,8 +14,8 @@ import requests
 from onnx import TensorProto, helper, numpy_helper
 from serving_fixtures import MET, MET_SCORE, Server, write_bundle
 
-from mlaas4hep.serving.deadlines import TooLong
-from mlaas4hep.serving.onnx_predictor import OnnxPredictor
+from mlaas4hep.serving.models.deadlines import TooLong
+from mlaas4hep.serving.models.onnx_predictor import OnnxPredictor
 
 FOR_EVER = 1e15
 
@@ -52,10 +52,10 @@ def looping_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_a_run_that_takes_too_long_is_ended_and_the_next_one_is_not(tmp_path: Path) -> None:
+def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_succeeds(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(looping_model())
     predictor = OnnxPredictor(tmp_path / "m.onnx")
-    with pytest.raises(TooLong, match="takes too long"):
+    with pytest.raises(TooLong, match="exceeded its time limit"):
         predictor.predict(np.array([[1, FOR_EVER]], np.float32), seconds=0.2)
     assert predictor.predict(np.array([[1, 2]], np.float32)).tolist() == [[1, 2]]
 
@@ -75,7 +75,7 @@ def test_many_threads_may_have_deadlines_of_their_own(tmp_path: Path) -> None:
     assert found == ["too long" if number % 2 else [[number, 3]] for number in range(16)]
 
 
-def test_a_model_that_was_quick_and_now_is_not_holds_up_nobody_and_ends_with_the_server(tmp_path: Path) -> None:
+def test_a_model_that_becomes_slow_delays_no_other_client_and_stops_with_the_server(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models/loop", "loop", looping_model())
     write_bundle(tmp_path / "models/htautau")
     with Server.start(tmp_path / "models") as server:
@@ -98,6 +98,6 @@ def test_a_model_that_was_quick_and_now_is_not_holds_up_nobody_and_ends_with_the
         server.process.send_signal(signal.SIGTERM)
         long.join(30)
         assert [(answer.status_code, answer.json()) for answer in answers] == [
-            (503, {"error": "the server is being stopped; ask again in a minute"})
+            (503, {"error": "the server is shutting down; try again in a minute"})
         ]
         assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""Pixels of image files: of all kinds, upright, in the size and with the channels that are asked for."""
+"""Decoding image files: formats, orientation, size and channels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scripts import ROOT
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.images.decode import decode
-from mlaas4hep.serving.images import read_image
-from mlaas4hep.serving.tensor import Tensor
+from mlaas4hep.serving.models.tensor import Tensor
+from mlaas4hep.serving.protocols.images import read_image
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -38,7 +38,7 @@ def grey(content: bytes) -> np.ndarray:
     return decode(io.BytesIO(content), None, None, 1)[..., 0]
 
 
-def test_pixels_are_the_numbers_that_were_saved() -> None:
+def test_pixels_have_the_values_that_were_saved() -> None:
     given = colours(encoded(PIXELS))
     assert (given.dtype, given.shape) == (np.uint8, (6, 4, 3))
     np.testing.assert_array_equal(given, PIXELS)
@@ -49,7 +49,7 @@ def test_pixels_are_the_numbers_that_were_saved() -> None:
         np.testing.assert_allclose(colours(flat), np.full((60, 40, 3), [10, 100, 200]), atol=2)
 
 
-def test_every_mode_of_png_becomes_grey_or_colours() -> None:
+def test_every_mode_of_png_is_converted_to_grey_or_colour() -> None:
     luma = PIXELS @ [0.299, 0.587, 0.114]  # ITU-R 601-2
     alpha = np.arange(24, dtype=np.uint8).reshape(6, 4, 1)
     threes = np.repeat(GREY[..., None], 3, axis=-1)
@@ -72,7 +72,7 @@ def test_every_mode_of_png_becomes_grey_or_colours() -> None:
         np.testing.assert_allclose(grey(content), its_grey, atol=0.6)
 
 
-def test_jpeg_files_of_grey_and_of_four_inks_become_grey_or_colours() -> None:
+def test_grey_and_cmyk_jpeg_files_are_converted_to_grey_or_colour() -> None:
     inks = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG")
     np.testing.assert_allclose(colours(inks), np.full((16, 16, 3), [0, 255, 255]), atol=2)
     np.testing.assert_allclose(grey(inks), 255 * (0.587 + 0.114), atol=2)
@@ -83,8 +83,8 @@ def test_jpeg_files_of_grey_and_of_four_inks_become_grey_or_colours() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_pictures_are_turned_as_their_cameras_say(kind: str) -> None:
-    """What each of the eight orientations means is read off the standard (JEITA CP-3451, 4.6.4 A)."""
+def test_the_exif_orientation_is_applied(kind: str) -> None:
+    """The meaning of the eight orientations is from the standard (JEITA CP-3451, 4.6.4 A)."""
     corner = np.zeros((24, 16, 3), np.uint8)
     corner[:8, :8] = 255  # the first row's first pixels
     places = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
@@ -98,14 +98,14 @@ def test_pictures_are_turned_as_their_cameras_say(kind: str) -> None:
 
 
 def triangle(size: int, of: int) -> np.ndarray:
-    """Return the weights, float64 (size, of), with which a line of pixels is made shorter: a triangle for each."""
+    """Return the weights of bilinear reduction from `of` to `size` pixels, float64 (size, of)."""
     shrink = of / size
     middles = (np.arange(size) + 0.5) * shrink - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(of) - middles[:, None]) / shrink)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def test_another_size_is_resized_bilinearly() -> None:
+def test_images_are_resized_bilinearly() -> None:
     large = np.random.default_rng(1).integers(0, 256, (60, 35, 3), np.uint8)
     expected = np.einsum("ih,jw,hwc->ijc", triangle(12, 60), triangle(5, 35), large)
     np.testing.assert_allclose(colours(encoded(large), 12, 5), expected, atol=1)
@@ -124,22 +124,22 @@ def test_the_server_decodes_to_the_same_pixels(channels: int) -> None:
         np.testing.assert_array_equal(served[0], pixels)
 
 
-def test_what_is_no_image_is_one_line() -> None:
+def test_a_file_that_is_not_an_image_is_an_error() -> None:
     png, jpeg = encoded(PIXELS), encoded(np.tile(PIXELS, (20, 20, 1)), "JPEG")
     others = [encoded(PIXELS, kind) for kind in ("GIF", "TIFF", "BMP")]
     for content in (b"", b"no image", png[:60], png[:-30] + b"x" * 30, jpeg[:-400], jpeg[:30], *others):
         with pytest.raises(ConfigError) as caught:
             colours(content)
-        assert str(caught.value) == "the image is no PNG or JPEG file, or is damaged"
+        assert str(caught.value) == "the image is damaged, or is not a PNG or JPEG file"
 
 
-def test_an_image_of_too_many_pixels_is_refused() -> None:
+def test_an_image_with_too_many_pixels_is_refused() -> None:
     assert colours(encoded(np.zeros((5000, 5000), np.uint8)), 4, 4).shape == (4, 4, 3)
     with pytest.raises(ConfigError, match="the image has more than 25 million pixels"):
         colours(encoded(np.zeros((5000, 5001), np.uint8)), 4, 4)
 
 
-def test_pillow_is_imported_with_the_first_image_and_named_where_it_is_missing() -> None:
+def test_pillow_is_imported_with_the_first_image_and_named_if_missing() -> None:
     code = """
 import io, sys
 from mlaas4hep.errors import PackageMissing

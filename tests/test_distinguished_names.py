@@ -9,7 +9,7 @@ from grid import Grid, openssl
 
 x509 = pytest.importorskip("cryptography.x509", reason="cryptography is not installed")
 
-from mlaas4hep.serving.distinguished_names import canonical_name, normalise, slash_form  # noqa: E402
+from mlaas4hep.serving.certificates.distinguished_names import canonical_name, normalise, slash_form  # noqa: E402
 
 OIDS = {"C": "2.5.4.6", "O": "2.5.4.10", "OU": "2.5.4.11", "CN": "2.5.4.3", "DC": "0.9.2342.19200300.100.1.25",
         "UID": "0.9.2342.19200300.100.1.1", "email": "1.2.840.113549.1.9.1", "other": "1.2.3.4"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Events in ROOT and Parquet files as rows, against the columns that they were written from."""
+"""Rows read from ROOT and Parquet files, compared with the columns that were written."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def rows_of(path: Path, keys: list[str], **options: Any) -> list[list[Any]]:
     with EventFile(str(path), **options) as file:
         found = list(file.read(keys))
         assert [events.first for events in found] == [0, *np.cumsum([len(events.rows) for events in found])[:-1]]
-        assert all(events.keys == keys and events.many for events in found)
+        assert all(events.keys == keys and events.is_batch for events in found)
         rows = [row for events in found for row in events.rows]
         assert len(rows) == file.num_events
         return rows
 
 
-def test_rows_are_what_was_written(tmp_path: Path) -> None:
+def test_rows_have_the_values_that_were_written(tmp_path: Path) -> None:
     columns = write_events(tmp_path / "e.root", 5_000, clusters=3)
     met, pt, event = columns["met"].tolist(), columns["pt"].to_list(), columns["event"].tolist()
     expected = [
@@ -51,14 +51,14 @@ def test_rows_are_what_was_written(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "e.root", ["met"], nevts=9_999) == [[number] for number in met]
 
 
-def test_wide_rows_are_made_a_few_at_a_time(tmp_path: Path) -> None:
+def test_wide_rows_are_read_in_smaller_groups(tmp_path: Path) -> None:
     write_tree(tmp_path / "e.root", {f"x{index}": np.arange(900, dtype=np.int32) for index in range(500)})
     with EventFile(str(tmp_path / "e.root")) as file:
         sizes = [len(events.rows) for events in file.read([f"x{index}" for index in range(500)])]
     assert sizes == [800, 100]
 
 
-def test_every_kind_of_number_becomes_one_of_json(tmp_path: Path) -> None:
+def test_every_dtype_becomes_a_json_number(tmp_path: Path) -> None:
     columns = {
         "flag": np.array([True, False]),
         "real": np.array([np.nan, np.inf]),
@@ -87,19 +87,19 @@ def test_parquet_is_read_too(tmp_path: Path) -> None:
         [None, [], 2],
         [2.5, [2.0, 3.0], 3],
     ]
-    with pytest.raises(ConfigError, match=r"branch 'name' of .* has no numbers: text"):
+    with pytest.raises(ConfigError, match=r"branch 'name' of .* is not numeric: text"):
         rows_of(tmp_path / "e.parquet", ["name"])
 
 
-def test_what_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
+def test_missing_branches_trees_and_files_are_errors(tmp_path: Path) -> None:
     write_events(tmp_path / "e.root", 10)
     with pytest.raises(BranchNotFound, match=r"branch 'meet' is not in .*; closest: 'met'"):
         rows_of(tmp_path / "e.root", ["meet"])
     with pytest.raises(BranchNotFound, match="branch 'met_0' is not in "):
         rows_of(tmp_path / "e.root", ["met_0"])
-    with pytest.raises(TreeNotFound, match="there is no tree 'Evens' in"):
+    with pytest.raises(TreeNotFound, match="tree 'Evens' not found in"):
         rows_of(tmp_path / "e.root", ["met"], tree="Evens")
-    with pytest.raises(FileUnreadable, match=r"there is no file .*f.root; closest: .*e.root"):
+    with pytest.raises(FileUnreadable, match=r"file not found: .*f.root; closest: .*e.root"):
         rows_of(tmp_path / "f.root", ["met"])
 
 
@@ -115,33 +115,35 @@ def test_what_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
         ("there_is_none.json", None, False),
     ],
 )
-def test_files_of_data_are_known_from_json(tmp_path: Path, name: str, content: bytes | None, is_data: bool) -> None:
+def test_data_files_are_distinguished_from_json(
+    tmp_path: Path, name: str, content: bytes | None, is_data: bool
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert is_event_file(str(tmp_path / name)) is is_data
 
 
 @pytest.mark.parametrize("content", [b"root:x:0:0:root:/root:/bin/bash\n", b"", b"\x89PNG\r\n", b"met pt\n"])
-def test_what_is_neither_json_nor_data_is_said_to_be_neither(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_neither_json_nor_data_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "passwd").write_bytes(content)
     done = run_client("--predict=passwd", "--model=m", cwd=tmp_path)
-    reason = "passwd is neither JSON nor of a format with events; these are ROOT, Parquet, Arrow (Feather), Avro, CSV,"
+    reason = "passwd is neither JSON nor a data file; data formats: ROOT, Parquet, Arrow (Feather), Avro, CSV,"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {reason} JSON lines\n")
 
 
 @pytest.mark.parametrize("nevts", [0, -5])
-def test_a_number_of_events_that_is_none_is_an_error(tmp_path: Path, nevts: int) -> None:
+def test_an_invalid_number_of_events_is_an_error(tmp_path: Path, nevts: int) -> None:
     write_events(tmp_path / "e.root", 10)
-    with pytest.raises(ConfigError, match=f"nevts is {nevts}, and must be more than 0, or -1 for all events"):
+    with pytest.raises(ConfigError, match=f"nevts must be positive, or -1 for all events, not {nevts}"):
         EventFile(str(tmp_path / "e.root"), nevts=nevts)
     done = run_client("--predict=e.root", "--branches=met", f"--nevts={nevts}", "--model=m", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: nevts is {nevts}, and must be more than 0, or -1 for all events\n"
+    assert done.stderr == f"error: nevts must be positive, or -1 for all events, not {nevts}\n"
 
 
 @pytest.fixture
 def events(tmp_path: Path) -> Path:
-    """Two events with the branches of the fixtures' model, in a tree that is called Tree."""
+    """Two events with the inputs of the fixtures' model, in a tree named Tree."""
     muons = ak.Array([np.array([3, 4], np.float32), np.array([], np.float32)])
     columns = {"MET_pt": np.array([2, 0], np.float32), "MET_phi": np.array([1, 1], np.float32), "Muon_pt": muons}
     write_tree(tmp_path / "events.root", columns, name="Tree")
@@ -149,7 +151,7 @@ def events(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("branches", ["MET_pt,MET_phi,Muon_pt", ",".join(KEYS)])
-def test_a_file_is_scored_by_our_server(url: str, bundle: Path, events: Path, branches: str) -> None:
+def test_our_server_scores_the_events_of_a_file(url: str, bundle: Path, events: Path, branches: str) -> None:
     with TFaaSClient(url) as client:
         client.upload(bundle / "upload.json")
 
@@ -164,9 +166,9 @@ def test_a_file_is_scored_by_our_server(url: str, bundle: Path, events: Path, br
     assert run("--nevts=1") == "[4321.0]\n"
 
 
-def test_a_branch_that_the_model_does_not_know_is_one_line(url: str, bundle: Path, events: Path) -> None:
+def test_missing_inputs_of_the_model_are_an_error(url: str, bundle: Path, events: Path) -> None:
     with TFaaSClient(url) as client:
         client.upload(bundle / "upload.json")
     done = run_client(f"--predict={events}", "--branch=Tree", "--branches=MET_pt", "--model=htautau", TFAAS_URL=url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"error: event 0: POST \S+/json: 400: the request lacks 2 keys: .*\n", done.stderr)
+    assert re.fullmatch(r"error: event 0: POST \S+/json: 400: 2 missing keys: .*\n", done.stderr)

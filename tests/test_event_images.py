@@ -15,7 +15,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import pytest
-from scripts import ROOT, only_error_line, run_script
+from scripts import ROOT, only_error_line, run_forked
 from tinyroot import write_tree
 
 from mlaas4hep.images.folder import read_folder
@@ -137,7 +137,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The images of EVENTS."""
     folder = tmp_path_factory.mktemp("drawn")
     write(folder / "events.root", list(EVENTS.values()))
-    done = run_script(SCRIPT, "--files=events.root,events.root", "--labels=one,two", f"--image_size={SIZE}", cwd=folder)
+    done = run_forked(SCRIPT, "--files=events.root,events.root", "--labels=one,two", f"--image_size={SIZE}", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     one, two = ({name: pixels(folder / "hep_images" / label / f"{number:06}.png")
@@ -150,17 +150,17 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     ("name", "value"),
     [("faint", 51), ("a quarter", 128), ("full", 255), ("more than full", 255), ("two in one place", 128)],
 )
-def test_brightness_goes_by_the_root_of_pt(drawn, name, value):
+def test_brightness_is_proportional_to_the_square_root_of_pt(drawn, name, value):
     red = drawn[name][..., RED]
     assert red.max() == red[MIDDLE, MIDDLE] == value
 
 
-def test_an_event_of_nothing_is_dark_and_so_is_what_is_no_number(drawn):
+def test_events_without_objects_or_with_nan_only_are_drawn_black(drawn):
     assert not drawn["nothing"].any()
     assert not drawn["not there"].any()
 
 
-def test_objects_are_where_eta_and_phi_say(drawn):
+def test_objects_are_drawn_at_their_eta_and_phi(drawn):
     per_eta, per_phi = SIZE / 10, SIZE / (2 * math.pi)
     hardest, other = (MIDDLE, int((2.0 + 5) * per_eta)), (MIDDLE + round(1.55 * per_phi), int((-3.2 + 5) * per_eta))
     assert spots(drawn["two jets"][..., RED]) == [hardest, other]  # below, whether phi is larger or smaller
@@ -207,7 +207,7 @@ def some_objects(rng: np.random.Generator, most: int) -> list[tuple[float, float
     return list(zip(*(one.astype(np.float32).tolist() for one in numbers), strict=True))
 
 
-def test_images_are_those_that_are_drawn_pixel_by_pixel(tmp_path):
+def test_images_agree_with_a_drawing_pixel_by_pixel(tmp_path):
     rng = np.random.default_rng(0)
     events = []
     for _ in range(12):
@@ -218,7 +218,7 @@ def test_images_are_those_that_are_drawn_pixel_by_pixel(tmp_path):
         events.append(event)
     write(tmp_path / "a.root", events[:6])
     write(tmp_path / "b.root", events[6:])
-    done = run_script(SCRIPT, "--files=a.root,b.root", "--labels=a,b", "--image_size=24", cwd=tmp_path)
+    done = run_forked(SCRIPT, "--files=a.root,b.root", "--labels=a,b", "--image_size=24", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for number, event in enumerate(events):
         path = tmp_path / "hep_images" / "ab"[number // 6] / f"{number % 6 + 1:06}.png"
@@ -235,7 +235,7 @@ def test_images_are_counted_labelled_and_found_by_the_classifier(tmp_path):
     write(tmp_path / "b.root", jets(30, 50, 70))
     write(tmp_path / "c.root", jets(20, 20, 50))
     (tmp_path / "files.txt").write_text("a.root\nb.root\nc.root\n")
-    done = run_script(
+    done = run_forked(
         SCRIPT, "--files=files.txt", "--labels=top,VBF,top", "--nevts=3", "--cuts=MET_pt > 25", "--fout=new",
         "--image_size=16", cwd=tmp_path,
     )  # fmt: skip
@@ -255,15 +255,15 @@ def test_images_are_counted_labelled_and_found_by_the_classifier(tmp_path):
     )
 
 
-def test_what_one_file_lacks_is_drawn_for_none(tmp_path):
+def test_objects_that_one_file_lacks_are_drawn_for_no_file(tmp_path):
     events = [{"Jet": [(50.0, 0.0, 0.0)], "Photon": [(50.0, 1.0, 1.0)], "Muon": [(40.0, 1.0, 2.0)]}] * 2
     write(tmp_path / "a.root", events)
     write(tmp_path / "b.root", events, without=["Photon_pt", "Jet_btag", "MET"])
-    done = run_script(SCRIPT, "--files=a.root,b.root", "--labels=a,b", "--image_size=16", cwd=tmp_path)
+    done = run_forked(SCRIPT, "--files=a.root,b.root", "--labels=a,b", "--image_size=16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert [line.rpartition(" ")[2] for line in lines] == ["Photon", "BJet", "MET"]
-    assert lines[0] == "note: b.root has not all of Photon_pt, Photon_eta, Photon_phi: no image shows Photon"
+    assert [line.split()[-4] for line in lines] == ["Photon", "BJet", "MET"]
+    assert lines[0] == "note: b.root lacks some of Photon_pt, Photon_eta, Photon_phi: Photon is not drawn"
     for label in "ab":
         image = pixels(tmp_path / "hep_images" / label / "000001.png")
         assert image[..., RED].any()
@@ -274,23 +274,23 @@ def test_what_one_file_lacks_is_drawn_for_none(tmp_path):
 def test_without_any_object_nothing_is_drawn(tmp_path):
     write(tmp_path / "a.root", jets(20, 30))
     write(tmp_path / "b.root", jets(20, 30), without=[f"{name}_eta" for name in CHANNELS])
-    done = run_script(SCRIPT, "--files=a.root,b.root", "--labels=a,b", cwd=tmp_path)
+    done = run_forked(SCRIPT, "--files=a.root,b.root", "--labels=a,b", cwd=tmp_path)
     assert only_error_line(done) == (
-        "error: the files have no objects in common; jets are Jet_pt, Jet_eta, Jet_phi, and so on"
+        "error: the files have no objects in common; jets need Jet_pt, Jet_eta and Jet_phi"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.root", "b.root"]
 
 
-def test_a_folder_that_is_there_stays_as_it_is(tmp_path):
+def test_an_existing_folder_is_not_changed(tmp_path):
     write(tmp_path / "a.root", jets(20, 30))
     (tmp_path / "hep_images").mkdir()
     (tmp_path / "hep_images" / "thesis.tex").write_text("all of it")
     command = [SCRIPT, "--files=a.root,a.root", "--labels=a,b", "--image_size=16"]
-    line = only_error_line(run_script(*command, cwd=tmp_path))
-    assert line == "error: hep_images is there already; delete it, or name another folder with --fout"
+    line = only_error_line(run_forked(*command, cwd=tmp_path))
+    assert line == "error: hep_images already exists; delete it, or choose another folder with --fout"
     assert (tmp_path / "hep_images" / "thesis.tex").read_text() == "all of it"
     (tmp_path / "hep_images" / "thesis.tex").unlink()
-    assert run_script(*command, cwd=tmp_path).returncode == 0
+    assert run_forked(*command, cwd=tmp_path).returncode == 0
 
 
 TWO = " give two classes, or no labels"
@@ -299,28 +299,28 @@ TWO = " give two classes, or no labels"
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--labels=a"], "there are 1 labels for 2 files; give one label a file, in the same order"),
+        (["--labels=a"], "there are 1 labels for 2 files; give one label per file, in the same order"),
         (
             ["--labels=a,a"],
-            "all files have the label a: there is nothing to tell apart; give two classes, or no labels",
+            "all files have the label a: a classification needs two classes; give two classes, or no labels",
         ),
-        (["--labels=a,../b"], "label '../b' cannot name a folder; leave out / and a . in front"),
-        (["--labels=a,b", "--image_size=4"], "--image_size is 4; hep_resnet.py takes 8 to 2048 pixels"),
+        (["--labels=a,../b"], "label '../b' is not a valid folder name; remove / and a leading ."),
+        (["--labels=a,b", "--image_size=4"], "--image_size is 4; hep_resnet.py supports 8 to 2048 pixels"),
         (
             ["--labels=a,b", "--cuts=MET_pt > 99"],
-            "no event of 'a' is left to draw; loosen --cuts, or give more --nevts",
+            "no event of 'a' passes; loosen --cuts, or increase --nevts",
         ),
-        (["--labels=a,b", "--cuts=MET_pt >"], "preproc, cut: expression 'MET_pt >': this is no expression at its end"),
+        (["--labels=a,b", "--cuts=MET_pt >"], "preproc, cut: expression 'MET_pt >': invalid syntax at the end"),
     ],
 )
-def test_mistakes_are_explained_and_leave_nothing(tmp_path, options, line):
+def test_invalid_options_are_explained_and_leave_no_files(tmp_path, options, line):
     write(tmp_path / "a.root", jets(20, 30))
-    done = run_script(SCRIPT, "--files=a.root,a.root", *options, cwd=tmp_path)
+    done = run_forked(SCRIPT, "--files=a.root,a.root", *options, cwd=tmp_path)
     assert only_error_line(done) == f"error: {line}"
     assert [path.name for path in tmp_path.iterdir()] == ["a.root"]
 
 
-def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_sigterm_leaves_no_files(tmp_path: Path) -> None:
     files = ",".join([str(ROOT / "examples/htautau/ggH.root")] * 4)
     command = [sys.executable, str(ROOT / SCRIPT), f"--files={files}", "--labels=a,b,c,d", "--image_size=256"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
@@ -329,5 +329,5 @@ def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors.splitlines()[-1] == "error: stopped by SIGTERM; the same command begins this anew"
+    assert errors.splitlines()[-1] == "error: stopped by SIGTERM; run the same command to start again"
     assert list(tmp_path.iterdir()) == []

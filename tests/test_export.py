@@ -1,6 +1,7 @@
-"""Vectors as files: what other libraries read from them is what the file of events holds."""
+"""Files of vectors, as other libraries read them."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
-from scripts import ROOT, only_error_line, run_script
+from scripts import ROOT, only_error_line, run_forked
 from tinyroot import write_events
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
@@ -50,7 +51,7 @@ def load(path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_read_back_is_what_the_events_hold(ending, file, tmp_path):
+def test_files_contain_the_vectors_of_the_events(ending, file, tmp_path):
     path = tmp_path / f"v.{ending}"
     with DataReader(file, normalise="none") as reader:
         assert write_vectors(reader, path) == EVENTS
@@ -78,7 +79,7 @@ def test_what_is_read_back_is_what_the_events_hold(ending, file, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_cuts_and_normalisation_are_those_of_the_reader(ending, file, tmp_path):
+def test_files_have_the_cuts_and_normalisation_of_the_reader(ending, file, tmp_path):
     (tmp_path / "cuts.json").write_text('{"cut": "met > 30"}')
     with DataReader(file, preproc=tmp_path / "cuts.json", normalise="minmax") as reader:
         events = write_vectors(reader, tmp_path / f"v.{ending}")
@@ -89,7 +90,7 @@ def test_cuts_and_normalisation_are_those_of_the_reader(ending, file, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_events_make_a_file_without_rows(ending, file, tmp_path):
+def test_no_events_give_a_file_without_rows(ending, file, tmp_path):
     (tmp_path / "cuts.json").write_text('{"cut": "met < 0"}')
     with DataReader(file, preproc=tmp_path / "cuts.json", normalise="none") as reader:
         assert write_vectors(reader, tmp_path / f"v.{ending}") == 0
@@ -100,7 +101,7 @@ def test_no_events_make_a_file_without_rows(ending, file, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_nothing_is_left_of_what_fails(ending, file, tmp_path):
+def test_no_file_is_left_after_an_error(ending, file, tmp_path):
     content = bytearray(file.read_bytes())
     with uproot.open(file) as opened:
         seek = opened["Events"]["met"].member("fBasketSeek")[2]
@@ -114,7 +115,7 @@ def test_nothing_is_left_of_what_fails(ending, file, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_branch_that_is_called_like_an_entry_number_is_refused(tmp_path):
+def test_a_branch_with_the_name_of_the_entry_number_is_refused(tmp_path):
     write_events(tmp_path / "a.root", 100, entry=np.arange(100))
     with DataReader(tmp_path / "a.root") as reader, pytest.raises(ConfigError, match="two columns 'entry'"):
         write_vectors(reader, tmp_path / "v.npz")
@@ -125,41 +126,41 @@ def test_a_branch_that_is_called_like_an_entry_number_is_refused(tmp_path):
     ("name", "says"),
     [
         ("v.csv", "vectors are written as .parquet, .npz, .h5, .hdf5; specs are written as .json"),
-        ("there.npz", "is there already, and holds no vectors"),
-        ("there.json", "is there already, and holds no specs"),
-        ("folder.h5", "it is no plain file"),
+        ("there.npz", "exists and does not contain vectors"),
+        ("there.json", "exists and does not contain specs"),
+        ("folder.h5", "it is not a regular file"),
         ("/proc/v.npz", "cannot write /proc/v.npz"),
     ],
 )
-def test_a_bad_destination_is_noticed_before_anything_is_read(name, says, file, tmp_path):
+def test_an_invalid_path_is_refused_before_events_are_read(name, says, file, tmp_path):
     (tmp_path / "there.npz").write_text("mine")
     (tmp_path / "there.json").write_text("{}")
     (tmp_path / "folder.h5").mkdir()
-    done = run_script("reader.py", f"--fin={file}", f"--fout={name}", cwd=tmp_path)
+    done = run_forked("reader.py", f"--fin={file}", f"--fout={name}", cwd=tmp_path)
     assert says in only_error_line(done)
     assert done.stdout == ""
     assert (tmp_path / "there.npz").read_text() == "mine"
 
 
-def test_vectors_are_written_beside_what_else_is_asked_for(file, tmp_path):
-    done = run_script("reader.py", f"--fin={file}", "--fout=v.npz", "--info", cwd=tmp_path)
+def test_vectors_are_written_in_addition_to_other_output(file, tmp_path):
+    done = run_forked("reader.py", f"--fin={file}", "--fout=v.npz", "--info", cwd=tmp_path)
     assert "# flat branches" in done.stdout
     assert len(np.load(tmp_path / "v.npz")["x"]) == EVENTS
-    done = run_script("reader.py", f"--fin={file}", "--fout=w.npz", "--json", cwd=tmp_path)
+    done = run_forked("reader.py", f"--fin={file}", "--fout=w.npz", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == {"file": str(file), "events": EVENTS, "vectors": "w.npz"}
 
 
-def test_the_script_writes_vectors_and_replaces_its_own(tmp_path):
+def test_the_script_writes_vectors_and_overwrites_its_own_files(tmp_path):
     command = (f"--fin={ROOT / 'examples/htautau/ggH.root'}", "--branches=Jet_pt,MET_pt", "--fout=v.npz")
     for events in (500, 1000):
-        done = run_script("reader.py", *command, f"--nevts={events}", cwd=tmp_path)
+        done = run_forked("reader.py", *command, f"--nevts={events}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"note: vectors of {events} events written to v.npz" in done.stderr
         assert len(np.load(tmp_path / "v.npz")["x"]) == events
 
 
 @pytest.mark.parametrize("ending", ["parquet", "npz", "h5"])
-def test_only_vectors_are_replaced_by_vectors_and_never_what_is_read(ending, file, tmp_path):
+def test_only_files_of_vectors_are_overwritten_and_never_the_input(ending, file, tmp_path):
     path = tmp_path / f"mine.{ending}"
     if ending == "parquet":
         pq.write_table(pa.table({"precious": [1.0, 2.0]}), path)
@@ -169,31 +170,52 @@ def test_only_vectors_are_replaced_by_vectors_and_never_what_is_read(ending, fil
         with h5py.File(path, "w") as mine:
             mine["precious"] = [1.0, 2.0]
     content = path.read_bytes()
-    line = only_error_line(run_script("reader.py", f"--fin={file}", f"--fout={path}", cwd=tmp_path))
-    assert line == f"error: {path} is there already, and holds no vectors; name another file with --fout"
+    line = only_error_line(run_forked("reader.py", f"--fin={file}", f"--fout={path}", cwd=tmp_path))
+    assert line == f"error: {path} exists and does not contain vectors; name another file with --fout"
     assert path.read_bytes() == content
     for _ in range(2):
-        assert run_script("reader.py", f"--fin={file}", f"--fout=ours.{ending}", cwd=tmp_path).returncode == 0
+        assert run_forked("reader.py", f"--fin={file}", f"--fout=ours.{ending}", cwd=tmp_path).returncode == 0
 
 
-def test_what_is_read_is_not_replaced_by_its_own_vectors(file, tmp_path):
-    assert run_script("reader.py", f"--fin={file}", "--fout=v.parquet", cwd=tmp_path).returncode == 0
+def test_the_input_is_not_overwritten_by_its_own_vectors(file, tmp_path):
+    assert run_forked("reader.py", f"--fin={file}", "--fout=v.parquet", cwd=tmp_path).returncode == 0
     content = (tmp_path / "v.parquet").read_bytes()
     (tmp_path / "link.parquet").symlink_to("v.parquet")
     for name in ("v.parquet", "link.parquet"):
-        line = only_error_line(run_script("reader.py", "--fin=v.parquet", f"--fout={name}", cwd=tmp_path))
-        assert line == f"error: --fout={name} is what is read; name another file with --fout"
+        line = only_error_line(run_forked("reader.py", "--fin=v.parquet", f"--fout={name}", cwd=tmp_path))
+        assert line == f"error: --fout={name} is one of the files to read; name another file with --fout"
     assert (tmp_path / "v.parquet").read_bytes() == content
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet", "h5"])
-def test_a_write_that_fails_is_one_line_and_leaves_what_was_there(tmp_path, ending):
+def test_a_failed_write_gives_one_line_and_keeps_the_old_file(tmp_path, ending):
     write_events(tmp_path / "a.root", 20_000)
     path = tmp_path / f"v.{ending}"
-    assert run_script("reader.py", "--fin=a.root", "--nevts=10", f"--fout={path.name}", cwd=tmp_path).returncode == 0
+    assert run_forked("reader.py", "--fin=a.root", "--nevts=10", f"--fout={path.name}", cwd=tmp_path).returncode == 0
     before = path.read_bytes()
     script = f"ulimit -f 40; exec {sys.executable} {ROOT / 'reader.py'} --fin=a.root --fout={path.name}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert only_error_line(done).startswith(f"error: cannot write {path.name}: ")
     assert path.read_bytes() == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.root", path.name]
+
+
+KILLED_WHILE_WRITING = """
+import glob, os, signal
+def preprocessing(events):
+    if glob.glob(".y.*"):  # the second pass, which writes the vectors
+        os.kill(os.getpid(), signal.SIGKILL)
+    return events
+"""
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".npz", ".h5"])
+def test_the_next_run_removes_the_files_of_a_killed_one(tmp_path, ending):
+    write_events(tmp_path / "a.root", 30)
+    (tmp_path / "pre.py").write_text(KILLED_WHILE_WRITING)
+    command = ["reader.py", "--fin=a.root", f"--fout=y{ending}"]
+    assert run_forked(*command, "--preproc=pre.py", cwd=tmp_path).returncode == -signal.SIGKILL
+    assert any(path.name.startswith(".y") for path in tmp_path.iterdir())
+    done = run_forked(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"a.root", "pre.py", f"y{ending}"}

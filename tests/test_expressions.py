@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas4hep.errors import ConfigError, printable
+from mlaas4hep.expressions.expression import Expression
+from mlaas4hep.expressions.functions import FUNCTIONS
+from mlaas4hep.expressions.grammar import MAX_LENGTH
 from mlaas4hep.io import Jagged
-from mlaas4hep.io.awkward_bridge import from_awkward, to_awkward
-from mlaas4hep.reader.expressions import Expression
-from mlaas4hep.reader.functions import FUNCTIONS
-from mlaas4hep.reader.grammar import MAX_LENGTH
+from mlaas4hep.io.formats.awkward_bridge import from_awkward, to_awkward
 
 NAN = math.nan
 
@@ -169,7 +169,7 @@ TRUTHS: dict[str, Callable[[Event], Any]] = {
 
 
 @pytest.mark.parametrize("text", TRUTHS)
-def test_an_expression_says_what_python_says_event_by_event(text: str) -> None:
+def test_an_expression_has_the_value_that_python_computes_event_by_event(text: str) -> None:
     result = evaluate(text)
     expected = [TRUTHS[text](event) for event in EVENTS]
     assert [np.shape(values) for values in result] == [np.shape(values) for values in expected]
@@ -197,7 +197,7 @@ ILL_CONDITIONED = ("log", "sqrt", "delta", "erf")
 
 @given(some_events(), st.sampled_from([text for text in TRUTHS if not any(name in text for name in ILL_CONDITIONED)]))
 @settings(max_examples=200, deadline=None)
-def test_any_events_give_what_python_gives(events: list[Event], text: str) -> None:
+def test_random_events_have_the_values_that_python_computes(events: list[Event], text: str) -> None:
     result, expected = evaluate(text, events), [TRUTHS[text](event) for event in events]
     assert len(result) == len(expected)
     for found, wanted in zip(result, expected, strict=True):
@@ -205,7 +205,7 @@ def test_any_events_give_what_python_gives(events: list[Event], text: str) -> No
 
 
 @pytest.mark.parametrize("text", TRUTHS)
-def test_no_events_give_no_values_of_the_same_kind_and_type(text: str) -> None:
+def test_no_events_give_an_empty_result_of_the_same_type(text: str) -> None:
     some, none = (Expression.parse(text).evaluate(columns(events)) for events in (EVENTS, []))
     assert listed(none) == []
     assert type(some) is type(none)
@@ -218,7 +218,7 @@ def test_names_are_the_branches_and_neither_functions_nor_constants() -> None:
     assert Expression.parse("sqrt(pt[:,0]) + pi*n > max(sum, 1) & True").names == {"pt", "n", "sum"}
 
 
-def test_backticks_hold_any_branch_name() -> None:
+def test_any_branch_name_can_be_written_in_backticks() -> None:
     expression = Expression.parse("`Muon/Muon.pt` * 2 + `pi`")
     assert expression.names == {"Muon/Muon.pt", "pi"}
     np.testing.assert_array_equal(
@@ -226,11 +226,11 @@ def test_backticks_hold_any_branch_name() -> None:
     )
 
 
-def test_a_name_of_pythons_is_a_branch_like_any_other() -> None:
+def test_python_keywords_may_be_branch_names() -> None:
     assert Expression.parse("lambda + class > n").names == {"lambda", "class", "n"}
 
 
-def test_a_comparison_with_nan_is_false_even_when_it_asks_for_difference() -> None:
+def test_comparisons_with_nan_are_false_including_not_equal() -> None:
     x = {"x": np.array([NAN, 1.0])}
     for text in ("x > 0", "x <= 0", "x == x", "x != 2", "0 < x < 2"):
         assert not Expression.parse(text).evaluate(x)[0]
@@ -267,118 +267,127 @@ def test_an_expression_of_constants_is_one_number() -> None:
     assert Expression.parse("2*pi").evaluate({}) == pytest.approx(2 * math.pi)
 
 
-def test_an_expression_survives_the_way_to_another_process() -> None:
+def test_expressions_can_be_pickled() -> None:
     expression = pickle.loads(pickle.dumps(Expression.parse("sum(pt[abs(eta) < 2.4])")))
     assert expression == Expression.parse("sum(pt[abs(eta) < 2.4])")
     assert listed(expression.evaluate(columns(EVENTS))) == [50.5, 0, 35, 120]
 
 
-HOSTILE = {
-    "__import__('os').system('x')": "\"'\" has no meaning here at ''os').system('x')' (character 12)",
-    "__import__(os)": "there is no function '__import__'",
-    "().__class__": "'.' has no meaning",
-    "pt.__class__": "stands in backticks",
+def test_a_backtick_in_a_name_is_doubled_within_backticks() -> None:
+    events = {"b`t": np.array([1.0, 2.0]), "`": np.array([10.0, 20.0]), "μ_pt": np.array([5.0, 6.0])}
+    assert Expression.parse("`b``t` + ````*`μ_pt`").names == set(events)
+    assert listed(Expression.parse("`b``t` + ````*`μ_pt`").evaluate(events)) == [51, 122]
+
+
+INVALID = {
+    "__import__('os').system('x')": "unexpected \"'\" at ''os').system('x')' (character 12)",
+    "__import__(os)": "unknown function '__import__'",
+    "().__class__": "unexpected '.'",
+    "pt.__class__": "must be in backticks",
     "__builtins__": "two underscores",
-    "exec(pt)": "there is no function 'exec'",
-    "np.load(pt)": "there is no function 'load'",
-    "os.system(pt)": "there is no function 'os.system'",
-    "[x for x in pt]": "this is no expression at 'x for x in pt]'",
-    "[1, 2]": "this has no meaning in an expression",
-    "(1, 2)": "this has no meaning in an expression",
-    "lambda: 0": "this is no expression",
-    "lambda x: x": "this is no expression",
-    "(x := 3)": "'=' has no meaning",
-    "x = 3": "'=' has no meaning",
-    "x; y": "';' has no meaning",
-    "{x}": "'{' has no meaning",
-    "f'{x}'": "has no meaning",
-    "'text'": "has no meaning",
-    "x if y else z": "this is no expression",
-    "sum(*pt)": "this is no expression",
-    "sum(pt, axis=1)": "'=' has no meaning",
-    "sqrt(n)(n)": "this has no meaning in an expression",
-    "3(n)": "this has no meaning in an expression",
-    "`sqrt`(n)": "there is no function",
-    "9**9**9": "this power is no finite number",
-    "n + 9**9**9": "this power is no finite number at '9**9**9' (character 5)",
-    "n**9**9**9": "this power is no finite number",
+    "exec(pt)": "unknown function 'exec'",
+    "np.load(pt)": "unknown function 'load'",
+    "os.system(pt)": "unknown function 'os.system'",
+    "[x for x in pt]": "invalid syntax at 'x for x in pt]'",
+    "[1, 2]": "unsupported syntax",
+    "(1, 2)": "unsupported syntax",
+    "lambda: 0": "invalid syntax",
+    "lambda x: x": "invalid syntax",
+    "(x := 3)": "unexpected '='",
+    "x = 3": "unexpected '='",
+    "x; y": "unexpected ';'",
+    "{x}": "unexpected '{'",
+    "f'{x}'": "unexpected ",
+    "'text'": "unexpected ",
+    "x if y else z": "invalid syntax",
+    "sum(*pt)": "invalid syntax",
+    "sum(pt, axis=1)": "unexpected '='",
+    "sqrt(n)(n)": "unsupported syntax",
+    "3(n)": "unsupported syntax",
+    "`sqrt`(n)": "unknown function",
+    "9**9**9": "this power is not finite",
+    "n + 9**9**9": "this power is not finite at '9**9**9' (character 5)",
+    "n**9**9**9": "this power is not finite",
     "1e999": "this number is too large",
     "9" * 30: "this number is too large",
-    "9" * 9000: "this is no expression",
-    "(" * 1000 + "n" + ")" * 1000: "brackets nest more than 50 deep",
-    "sqrt(" * 60 + "n" + ")" * 60: "brackets nest more than 50 deep",
-    "-" * 5000 + "n": "nest",
-    "n" + "+n" * 3000: "nest",
-    "n" + "**n" * 3000: "nest",
-    "n+" * 500_000: f"1000000 characters are too many, at most {MAX_LENGTH} are read",
-    "": "it is empty",
-    " \n ": "it is empty",
-    "n >": "this is no expression at its end",
-    "n n": "this is no expression",
-    "(n": "this bracket is never closed",
-    "n)": "this bracket was never opened",
-    "(n]": "this is no expression",
-    "`n": "'`' has no meaning",
-    "n\0": "has no meaning",
-    "ñ": "has no meaning",
-    "pt[0]": "an index counts within the list of each event",
-    "pt[-1]": "an index counts within the list of each event",
-    "pt[:]": "an index counts within the list of each event",
-    "pt[1:, 0]": "an index counts within the list of each event",
-    "pt[:, 0, 0]": "an index counts within the list of each event",
-    "pt[:, ::2]": "an index is a whole number",
-    "pt[:, 0.5]": "an index is a whole number",
-    "pt[:, n]": "an index is a whole number",
-    "pt[:, 99999999999]": "an index is a whole number",
+    "9" * 9000: "invalid syntax",
+    "(" * 1000 + "n" + ")" * 1000: "brackets are nested more than 50 deep",
+    "sqrt(" * 60 + "n" + ")" * 60: "brackets are nested more than 50 deep",
+    "-" * 5000 + "n": "nested",
+    "n" + "+n" * 3000: "nested",
+    "n" + "**n" * 3000: "nested",
+    "n+" * 500_000: f"1000000 characters are too many, the maximum is {MAX_LENGTH}",
+    "": "the expression is empty",
+    " \n ": "the expression is empty",
+    "n >": "invalid syntax at the end",
+    "n n": "invalid syntax",
+    "(n": "bracket is never closed",
+    "n)": "closing bracket without an opening one",
+    "(n]": "invalid syntax",
+    "`n": "unexpected '`'",
+    "n\0": "unexpected ",
+    "ñ": "write `ñ`",
+    "μ_pt*2": "unexpected 'μ' at 'μ_pt*2' (character 1); a name with non-ASCII letters must be in"
+    " backticks: write `μ_pt`",
+    "n + pt_μ.x": "write `pt_μ.x`",
+    "pt[0]": "an index must refer to the list of each event",
+    "pt[-1]": "an index must refer to the list of each event",
+    "pt[:]": "an index must refer to the list of each event",
+    "pt[1:, 0]": "an index must refer to the list of each event",
+    "pt[:, 0, 0]": "an index must refer to the list of each event",
+    "pt[:, ::2]": "an index must be an integer",
+    "pt[:, 0.5]": "an index must be an integer",
+    "pt[:, n]": "an index must be an integer",
+    "pt[:, 99999999999]": "an index must be an integer",
     "deltar(eta, pt)": "'deltar' takes 4 arguments, not 2",
     "min()": "'min' takes 1 or 2 arguments, not 0",
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:30])
-def test_what_is_no_expression_is_refused_with_the_part_that_is_wrong(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID, ids=lambda text: text[:30])
+def test_the_error_for_an_invalid_expression_quotes_the_invalid_part(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Expression.parse(text)
     message = str(caught.value)
-    assert HOSTILE[text] in message
+    assert INVALID[text] in message
     assert printable(" ".join(text[:100].split())) in message
     assert "\n" not in message
     assert len(message) < 500
 
 
-UNFIT = {
-    "sum(met)": "sum needs a list an event",
-    "met[:,0]": "an index needs a list an event",
-    "met[:,1:]": "a slice needs a list an event",
-    "pt[met > 3]": "a condition in brackets needs a list an event",
-    "pt[eta]": "a number is no condition",
+TYPE_ERRORS = {
+    "sum(met)": "sum needs a list per event",
+    "met[:,0]": "an index needs a list per event",
+    "met[:,1:]": "a slice needs a list per event",
+    "pt[met > 3]": "a condition in brackets needs a list per event",
+    "pt[eta]": "a number is not a condition",
     "pt[pt[:,1:] > 3]": "the lists of an event differ in length",
     "met + pt + pt[:,1:]": "the lists of an event differ in length at 'met + pt + pt[:,1:]' (character 1)",
-    "not met": "a number is no condition",
-    "met and good": "a number is no condition",
-    "met & n > 2": "both sides must be conditions, or both whole numbers",
-    "n & met > 2": "both sides must be conditions, or both whole numbers",
-    "n^2": "a power is written **",
-    "any(pt)": "a number is no condition",
-    "count(pt > 3)": "sum counts conditions that hold",
-    "name": "a column of type <U1 holds no numbers at 'name'",
+    "not met": "a number is not a condition",
+    "met and good": "a number is not a condition",
+    "met & n > 2": "both sides must be conditions, or both must be integers",
+    "n & met > 2": "both sides must be conditions, or both must be integers",
+    "n^2": "write ** for a power",
+    "any(pt)": "a number is not a condition",
+    "count(pt > 3)": "use sum to count those that are true",
+    "name": "a column of type <U1 is not numeric at 'name'",
 }
 
 
-@pytest.mark.parametrize("text", UNFIT)
-def test_values_that_do_not_suit_are_refused_with_the_reason(text: str) -> None:
+@pytest.mark.parametrize("text", TYPE_ERRORS)
+def test_values_of_the_wrong_type_are_refused_with_the_reason(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Expression.parse(text).evaluate(columns(EVENTS) | {"name": np.array(list("abcd"))})
-    assert UNFIT[text] in str(caught.value)
+    assert TYPE_ERRORS[text] in str(caught.value)
     assert f"expression '{text}'" in str(caught.value)
 
 
-def test_an_unknown_function_comes_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"there is no function 'sqr' at 'sqr\(n\)' .*closest: 'sqrt'"):
+def test_the_error_for_an_unknown_function_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown function 'sqr' at 'sqr\(n\)' .*closest: 'sqrt'"):
         Expression.parse("1 + sqr(n)")
 
 
-def test_nested_chains_of_comparisons_do_not_double_the_work() -> None:
+def test_nested_comparisons_are_parsed_in_linear_time() -> None:
     text = "n"
     for _ in range(40):
         text = f"(0 <= {text} <= 1)"
@@ -392,7 +401,7 @@ PIECES = ["n", "met", "pt", "eta", "good", "2", "1.5", "0", "(", ")", "[:,0]", "
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=30))
 @settings(max_examples=400, deadline=None)
-def test_any_text_is_calculated_or_refused_and_nothing_else(text: str) -> None:
+def test_any_text_is_evaluated_or_raises_config_error(text: str) -> None:
     with suppress(ConfigError):
         expression = Expression.parse(text)
         if expression.names <= columns(EVENTS).keys():
@@ -420,7 +429,7 @@ OF_LISTS = {"all", "any", "count", "len", "mean", "sum"}
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - OF_LISTS))
-def test_a_function_of_numbers_takes_one_number_lists_and_conditions(name: str) -> None:
+def test_a_numeric_function_accepts_numbers_lists_and_conditions(name: str) -> None:
     for argument, kind in (("n", np.ndarray), ("charge", Jagged), ("good", np.ndarray), ("pt > 3", Jagged)):
         arguments = ", ".join([argument] * max(FUNCTIONS[name].arity))
         result = Expression.parse(f"{name}({arguments})").evaluate(columns(EVENTS))
@@ -432,7 +441,7 @@ lists = st.lists(st.lists(float32s, max_size=3), max_size=5)
 
 
 @given(lists)
-def test_lists_come_back_from_awkward_as_they_went(values: list[list[float]]) -> None:
+def test_lists_are_unchanged_after_a_conversion_to_awkward_and_back(values: list[list[float]]) -> None:
     before = jagged(values, np.float32)
     assert to_awkward(before).to_list() == values
     after = from_awkward(to_awkward(before))
@@ -441,7 +450,7 @@ def test_lists_come_back_from_awkward_as_they_went(values: list[list[float]]) ->
     assert after.content.dtype == np.float32
 
 
-def test_what_awkward_lacks_becomes_nan_or_an_empty_list() -> None:
+def test_missing_awkward_values_become_nan_or_an_empty_list() -> None:
     lists = from_awkward(ak.Array([[1, None], None, []]))
     assert isinstance(lists, Jagged)
     assert lists.offsets.tolist() == [0, 2, 2, 2]
@@ -459,14 +468,14 @@ def test_regular_awkward_arrays_are_fixed_size_columns() -> None:
 
 
 @pytest.mark.parametrize("values", [["a"], [["a"]], [[[1]]], [{"x": 1}], [1, [2]]], ids=str)
-def test_awkward_arrays_of_no_numbers_are_refused(values: list[Any]) -> None:
+def test_awkward_arrays_without_numbers_are_refused(values: list[Any]) -> None:
     with pytest.raises(ConfigError, match="type"):
         from_awkward(ak.Array(values))
 
 
 def test_importing_and_evaluating_does_not_import_awkward() -> None:
     code = (
-        "import sys, numpy; from mlaas4hep.reader.expressions import Expression; "
+        "import sys, numpy; from mlaas4hep.expressions.expression import Expression; "
         "Expression.parse('x[:,0] > 1').evaluate({'x': numpy.ones((2, 2))}); assert 'awkward' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ from tinyroot import write_events
 
 from mlaas4hep.errors import Unreachable
 from mlaas4hep.io import open_source
-from mlaas4hep.io.replicas import Patience
+from mlaas4hep.io.storage.replicas import RetryPolicy
 
 
 def put_into_memory(path):
@@ -27,7 +27,7 @@ def put_into_zip(path):
 
 
 @pytest.mark.parametrize("put", [lambda path: f"file://{path}", put_into_memory, put_into_zip])
-def test_synchronous_file_systems_give_the_events(put, tmp_path):
+def test_events_are_read_from_synchronous_file_systems(put, tmp_path):
     columns = write_events(tmp_path / "a.root", 2000)
     with open_source(put(tmp_path / "a.root")) as source:
         found = source.read(["met", "pt"], 0, 2000)
@@ -35,20 +35,20 @@ def test_synchronous_file_systems_give_the_events(put, tmp_path):
         np.testing.assert_array_equal(found["pt"].content, columns["pt"].layout.content.data)
 
 
-def test_a_file_that_is_not_there_is_not_asked_for_again(capsys):
+def test_a_request_for_a_missing_file_is_not_repeated(capsys):
     with pytest.raises(Unreachable, match=r"cannot read memory://folder/none\.root: no such file"):
         open_source("memory://folder/none.root")
     assert "trying again" not in capsys.readouterr().err
 
 
-def test_a_server_that_never_answers_is_given_up_although_its_library_would_wait():
+def test_a_server_that_never_responds_is_abandoned_even_if_its_library_would_wait():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"webhdfs://127.0.0.1:{server.getsockname()[1]}/a.root"
-        with pytest.raises(Unreachable, match=r"cannot read webhdfs://.*: no answer in time"):
-            open_source(url, patience=Patience(timeout=1, retries=0))
+        with pytest.raises(Unreachable, match=r"cannot read webhdfs://.*: no response within the timeout"):
+            open_source(url, retry_policy=RetryPolicy(timeout=1, retries=0))
 
 
-def test_hadoop_without_its_library_is_one_line_that_says_what_to_set(tmp_path):
+def test_a_missing_hadoop_library_is_one_line_with_the_variables_to_set(tmp_path):
     without = {name: "" for name in ("HADOOP_HOME", "ARROW_LIBHDFS_DIR") if name in os.environ}
     done = run_script("reader.py", "--fin=hdfs://127.0.0.1:9/a.root", cwd=tmp_path, env=without)
     line = only_error_line(done)

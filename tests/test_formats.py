@@ -31,8 +31,10 @@ def events():
         "event": 2**60 + np.arange(EVENTS, dtype=np.int64),
         "met": rng.normal(50, 20, EVENTS).round(3),
         "njet": counts.astype(np.int64),
+        "passed": rng.random(EVENTS) < 0.3,
         "jet_pt": ak.unflatten(rng.exponential(30, counts.sum()).round(3), counts),
         "jet_id": ak.unflatten(rng.integers(0, 7, counts.sum()), counts),
+        "jet_tag": ak.unflatten(rng.random(counts.sum()) < 0.3, counts),
     }
 
 
@@ -71,11 +73,12 @@ def write_json(path, columns):
 
 
 def write_avro(path, columns):
-    numbers = {"event": "long", "met": "double", "njet": "long"}
+    numbers = {"event": "long", "met": "double", "njet": "long", "passed": "boolean"}
     fields = [{"name": name, "type": kind} for name, kind in numbers.items()]
     fields += [
         {"name": "jet_pt", "type": {"type": "array", "items": "double"}},
         {"name": "jet_id", "type": {"type": "array", "items": "long"}},
+        {"name": "jet_tag", "type": {"type": "array", "items": "boolean"}},
     ]
     with path.open("wb") as file:
         fastavro.writer(file, {"type": "record", "name": "event", "fields": fields}, rows(columns), codec="deflate")
@@ -97,7 +100,7 @@ TEXT_KINDS = [text + ending for text in TEXTS for ending in COMPRESSIONS if text
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, *TEXT_KINDS])
-def test_every_format_keeps_the_contract_and_the_values(kind, tmp_path):
+def test_every_format_fulfils_the_contract_and_preserves_the_values(kind, tmp_path):
     columns = events()
     path = tmp_path / "events.data"  # the name says nothing
     if kind in FORMATS:
@@ -106,7 +109,7 @@ def test_every_format_keeps_the_contract_and_the_values(kind, tmp_path):
         text, dot, ending = kind.partition(".")
         path.write_bytes(COMPRESSIONS[dot + ending](TEXTS[text](columns)))
         if text == "csv":  # which has no lists
-            columns = {name: columns[name] for name in ("event", "met", "njet")}
+            columns = {name: columns[name] for name in ("event", "met", "njet", "passed")}
     with open_source(str(path)) as source:
         check_source(source)
         found = source.read(columns, 0, EVENTS)
@@ -117,6 +120,7 @@ def test_every_format_keeps_the_contract_and_the_values(kind, tmp_path):
             else:
                 np.testing.assert_array_equal(found[name], expected)
     assert found["event"].dtype == np.int64
+    assert found["passed"].dtype == bool
 
 
 def test_the_matrix_is_the_same_from_every_format(tmp_path):
@@ -139,7 +143,7 @@ def write_csv(columns, delimiter=","):
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-def test_csv_is_found_by_its_first_line(tmp_path, delimiter):
+def test_csv_is_detected_by_its_first_line(tmp_path, delimiter):
     columns = events()
     (tmp_path / "a.data").write_bytes(write_csv(columns, delimiter))
     with open_source(str(tmp_path / "a.data")) as source:
@@ -148,8 +152,8 @@ def test_csv_is_found_by_its_first_line(tmp_path, delimiter):
         np.testing.assert_array_equal(source.read(["met"], 3, 9)["met"], columns["met"][3:9])
 
 
-def test_types_are_those_of_all_blocks_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", 200)
+def test_the_type_of_a_column_can_represent_the_values_of_all_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlaas4hep.io.formats.row_files.BLOCK_BYTES", 200)
     text = [f'{{"a": {i}, "b": [{i}], "s": {i}}}' for i in range(100)]
     text += [f'{{"a": {i}.5, "b": [{i}.25], "late": {i}, "s": "x"}}' for i in range(100)]
     (tmp_path / "a.jsonl").write_text("\n".join(text))
@@ -164,7 +168,7 @@ def test_types_are_those_of_all_blocks_together(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found["late"], [np.nan, np.nan, 0, 1])
 
 
-def test_missing_values_are_nan_and_structs_have_dots(tmp_path):
+def test_missing_values_are_nan_and_members_of_structs_are_named_with_dots(tmp_path):
     columns = {
         "n": [1, None, 3],
         "x": [0.5, None, 1.5],
@@ -219,7 +223,7 @@ def write_lacking(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "feather", "json"])
-def test_whole_numbers_become_real_ones_where_some_are_missing_and_only_there(kind, tmp_path):
+def test_integers_become_floats_only_in_columns_with_missing_values(kind, tmp_path):
     write_lacking(tmp_path / "a", kind)
     real = {"n", "ids", "passed", "MET.n", "muon.q", "pair"}
     whole = {"whole", "whole_ids", "MET.whole", "muon.whole"}
@@ -239,7 +243,7 @@ def test_whole_numbers_become_real_ones_where_some_are_missing_and_only_there(ki
     np.testing.assert_array_equal(pair, [[1, np.nan], [2, 3], [4, 5]])
 
 
-def test_it_is_said_once_where_large_whole_numbers_are_rounded(tmp_path, capsys):
+def test_a_column_with_rounded_large_integers_is_reported_once(tmp_path, capsys):
     columns = {"large": [2**60 + 1, None], "large_ids": [[2**60 + 1, None], []], "small": [1, None]}
     for name in ("a", "b"):
         pq.write_table(pa.table(columns), tmp_path / name)
@@ -247,21 +251,21 @@ def test_it_is_said_once_where_large_whole_numbers_are_rounded(tmp_path, capsys)
             source.read(columns, 0, 2)
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"note: column '{name}' lacks some values and so becomes float64, which rounds its numbers beyond 2^53"
+        f"note: column '{name}' has missing values, so it becomes float64, which rounds numbers beyond 2^53"
         for name in ("large", "large_ids")
     ]
 
 
-def test_a_parquet_file_without_statistics_has_real_numbers_where_some_may_be_missing(tmp_path):
+def test_without_statistics_parquet_columns_that_may_have_missing_values_become_floats(tmp_path):
     pq.write_table(pa.table({"n": [1, 2], "ids": [[1], [2, 3]]}), tmp_path / "a", write_statistics=False)
     with open_source(str(tmp_path / "a")) as source:
         assert source.columns["n"].dtype == np.float64
         assert source.read(["ids"], 0, 2)["ids"].content.tolist() == [1, 2, 3]
 
 
-def test_lists_of_older_parquet_files_are_whole_until_a_number_is_missing():
+def test_lists_of_older_parquet_files_stay_integers_and_a_missing_number_is_an_error():
     path = Path(__file__).parent / "files" / "pyarrow15.parquet"
-    says = r"cannot read column 'ids' of .*, entries 0 to 2: .*whole numbers are missing.*; use --exclude-branches"
+    says = r"cannot read column 'ids' of .*, entries 0 to 2: .*integers are missing.*; exclude the column with"
     with open_source(str(path)) as source:
         assert [column.dtype.name for column in source.columns.values()] == ["int64", "int64", "float64"]
         found = source.read(["whole", "n"], 0, 3)
@@ -271,7 +275,7 @@ def test_lists_of_older_parquet_files_are_whole_until_a_number_is_missing():
             source.read(["ids"], 0, 3)
 
 
-def test_the_identity_is_that_of_the_content(tmp_path):
+def test_the_identity_depends_on_the_content_only(tmp_path):
     columns = events()
     for kind in ("parquet", "feather", "json"):
         for name in ("one", "other"):
@@ -286,33 +290,33 @@ def test_the_identity_is_that_of_the_content(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is not a ROOT file, nor of another format"),
-        (b"hello\n", "is not a ROOT file, nor of another format"),
-        (b"\x00\x01\x02,\x03\n", "is not a ROOT file, nor of another format"),
+        (b"", "a is empty"),
+        (b"hello\n", "the format of .* is not supported"),
+        (b"\x00\x01\x02,\x03\n", "the format of .* is not supported"),
         (b"PAR1 and nothing", "as Parquet: "),
         (b"ARROW1\0\0 and nothing", "as Arrow: "),
         (b"Obj\x01 and nothing", "as Avro: "),
         (b'{"a": 1}\n{"a": \n', "as JSON: "),
         (b"a,b\n1,2\n3\n", "as CSV: "),
-        (b"# The first, the second\nimport this, that\n", "is not a ROOT file, nor of another format"),
+        (b"# The first, the second\nimport this, that\n", "the format of .* is not supported"),
         (b"root\0 and nothing", "as a ROOT file: "),
-        (b"root:x:0:0:root:/root:/bin/bash\n", "is not a ROOT file, nor of another format"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "the format of .* is not supported"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path, content, says):
+def test_an_unreadable_file_is_an_error_of_one_line(tmp_path, content, says):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(FileUnreadable, match=says) as caught:
         open_source(str(tmp_path / "a"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_rntuples_names_them(tmp_path):
+def test_the_error_for_a_missing_rntuple_lists_those_in_the_file(tmp_path):
     write_rntuple(tmp_path / "a.root", events())
     with pytest.raises(TreeNotFound, match="which has 'Events'; choose one: --branch=Events"):
         open_source(str(tmp_path / "a.root"), "events")
 
 
-def test_damaged_pages_are_named_with_column_and_entries(tmp_path):
+def test_the_error_for_a_damaged_page_names_column_and_entries(tmp_path):
     write_parquet(tmp_path / "a", events())
     content = bytearray((tmp_path / "a").read_bytes())
     content[200:3000] = bytes(2800)
@@ -354,8 +358,8 @@ LARGE = [2**64 - 1, 2**63, 1]
     "text", ["id,n\n{},0\n{},1\n{},2\n", '{{"id": {}, "n": 0}}\n{{"id": {}, "n": 1}}\n{{"id": {}, "n": 2}}\n']
 )
 @pytest.mark.parametrize("block", [1_000_000, 30])
-def test_whole_numbers_beyond_those_with_a_sign_stay_exact(tmp_path, monkeypatch, text, block):
-    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", block)
+def test_integers_from_2_to_the_63_stay_exact(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr("mlaas4hep.io.formats.row_files.BLOCK_BYTES", block)
     (tmp_path / "a.csv").write_text(text.format(*LARGE))
     with open_source(str(tmp_path / "a.csv")) as source:
         found = source.read(["id", "n"], 0, 3)
@@ -364,7 +368,7 @@ def test_whole_numbers_beyond_those_with_a_sign_stay_exact(tmp_path, monkeypatch
     assert found["n"].tolist() == [0, 1, 2]
 
 
-def test_real_numbers_of_that_size_stay_real(tmp_path):
+def test_floats_from_2_to_the_63_stay_floats(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1e19,18446744073709551615\n3,2.5\n")
     with open_source(str(tmp_path / "a.csv")) as source:
         assert source.read(["x"], 0, 2)["x"].tolist() == [1e19, 3]
@@ -376,12 +380,12 @@ def test_a_csv_file_without_names_is_refused_with_the_fix(tmp_path, name):
     (tmp_path / name).write_text("1.0,2.0\n3.0,4.0\n")
     with pytest.raises(FileUnreadable) as caught:
         open_source(str(tmp_path / name))
-    reason = "its first line has numbers and no names; put a line with their names in front"
+    reason = "the first line has numbers instead of column names; insert a line with the names"
     assert str(caught.value) == f"cannot read {tmp_path / name} as CSV: {reason}"
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("a.csv", "as CSV: its first line is not CSV"), ("a", "is not a ROOT file")]
+    ("name", "says"), [("a.csv", "as CSV: the first line is not valid CSV"), ("a", "is not supported")]
 )
 def test_a_first_line_that_is_not_csv_is_an_error_of_one_line(tmp_path, name, says):
     (tmp_path / name).write_bytes(b"a\rb,c\n1,2\n")
@@ -390,18 +394,18 @@ def test_a_first_line_that_is_not_csv_is_an_error_of_one_line(tmp_path, name, sa
 
 
 @pytest.mark.parametrize("start", [b"x,y\n", b'{"x": '])
-def test_a_compressed_file_with_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, start):
-    monkeypatch.setattr("mlaas4hep.io.rows.BLOCK", 1_000_000)
-    monkeypatch.setattr("mlaas4hep.io.rows.LONGEST_LINE", 3_000_000)
+def test_a_compressed_file_with_an_endless_line_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, start):
+    monkeypatch.setattr("mlaas4hep.io.formats.row_files.BLOCK_BYTES", 1_000_000)
+    monkeypatch.setattr("mlaas4hep.io.formats.row_files.MAX_LINE_BYTES", 3_000_000)
     with gzip.open(tmp_path / "a.csv.gz", "wb", 1) as file:
         file.write(start)
         file.write(b"1" * 40_000_000)
-    with pytest.raises(FileUnreadable, match="it has a line of more than 3 MB"):
+    with pytest.raises(FileUnreadable, match="a line has more than 3 MB"):
         open_source(str(tmp_path / "a.csv.gz"))
 
 
 @pytest.mark.parametrize("header", ['"jet,pt","say ""x""",c', '"jet,pt", "say ""x""", c'])
-def test_names_in_quotes_may_hold_what_stands_between_names(tmp_path, header):
+def test_quoted_column_names_may_contain_the_delimiter(tmp_path, header):
     (tmp_path / "a").write_text(f"{header}\n1,2,3.5\n")
     with open_source(str(tmp_path / "a")) as source:
         assert list(source.columns) == ["jet,pt", 'say "x"', "c"]
@@ -425,13 +429,13 @@ def empty_avro():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"a,b\n", "as CSV: there are no rows"),
-        (b"{}\n", "as JSON: there are no rows"),
-        (empty_avro(), "as Avro: there are no rows"),
+        (b"a,b\n", "as CSV: the file has no rows"),
+        (b"{}\n", "as JSON: the file has no rows"),
+        (empty_avro(), "as Avro: the file has no rows"),
         (damaged_avro(), "as Avro: "),
     ],
 )
-def test_what_is_empty_or_damaged_is_named(tmp_path, content, says):
+def test_the_error_for_an_empty_or_damaged_file_names_it(tmp_path, content, says):
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(FileUnreadable) as caught:
@@ -439,8 +443,20 @@ def test_what_is_empty_or_damaged_is_named(tmp_path, content, says):
     assert str(caught.value).startswith(f"cannot read {path} {says}")
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path):
+def test_two_columns_with_the_same_name_are_refused(tmp_path):
     table = pa.table([pa.array([1]), pa.array([2])], names=["x", "x"])
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(FileUnreadable, match=r"a\.parquet as Parquet: two columns are called 'x'"):
         open_source(str(tmp_path / "a.parquet"))
+
+
+def test_chars_of_an_rntuple_are_signed_as_in_root():
+    with open_source(str(Path(__file__).parent / "files" / "chars.root")) as source:
+        check_source(source)
+        found = source.read(source.columns, 0, 10)
+    down = [-event for event in range(10)]  # as in write_chars.C
+    assert found["plain"].tolist() == found["with_sign"].tolist() == down
+    assert found["without_sign"].tolist() == [250, 251, 252, 253, 254, 255, 250, 251, 252, 253]
+    assert found["array"].tolist() == [[event, -event] for event in range(10)]
+    assert found["list"].content.tolist() == [-event for event in range(10) for _ in range(event % 3)]
+    assert found["list"].content.dtype == found["plain"].dtype == np.int8

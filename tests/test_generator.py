@@ -6,13 +6,13 @@ from collections import Counter
 import awkward as ak
 import numpy as np
 import pytest
-from tinyroot import write_events, write_tree
+from tinyroot import copy_with_new_uuid, write_events, write_tree
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.reader import DataReader
+from mlaas4hep.samples.readers import MAX_IDLE
 from mlaas4hep.stream import PARTS, DataGenerator
-from mlaas4hep.stream.lanes import MAX_LANES
-from mlaas4hep.stream.open_readers import MAX_IDLE
+from mlaas4hep.stream.interleaving import MAX_QUEUES
 
 IDS = ("run", "luminosityBlock", "event")
 
@@ -41,7 +41,7 @@ def forty(tmp_path_factory):
         paths.append(str(folder / f"{number}.root"))
         columns = write_events(paths[-1], events, seed=number, run=number, first_event=2**53 + number, clusters=2)
         truth.update(zip(*(columns[name].tolist() for name in IDS), strict=True))
-    assert len(paths) > MAX_IDLE > MAX_LANES
+    assert len(paths) > MAX_IDLE > MAX_QUEUES
     assert sum(truth.values()) == len(truth) == sum(lengths)
     return paths, [str(number % 3) for number in range(40)], truth
 
@@ -62,7 +62,7 @@ def test_unshuffled_chunks_take_from_each_file_in_order_and_proportion(tmp_path)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_forty_files_come_once_and_the_same_with_any_number_of_workers(forty, shuffle):
+def test_events_of_forty_files_are_yielded_once_in_the_same_order_for_any_number_of_workers(forty, shuffle):
     paths, labels, truth = forty
     found = []
     for workers in (1, 2, 4):
@@ -78,7 +78,7 @@ def test_forty_files_come_once_and_the_same_with_any_number_of_workers(forty, sh
     assert found[0][0] == found[1][0]
 
 
-def test_specs_of_a_sample_are_those_of_its_files_merged_in_any_order(forty):
+def test_specs_of_a_sample_agree_with_those_of_its_files_merged_in_any_order(forty):
     paths, labels, _ = forty
     with DataGenerator(paths, labels) as generator, DataGenerator(paths[::-1], labels[::-1]) as backwards:
         assert generator.specs == backwards.specs
@@ -92,7 +92,7 @@ def test_specs_of_a_sample_are_those_of_its_files_merged_in_any_order(forty):
     assert merged == generator.specs
 
 
-def test_an_epoch_that_was_left_halfway_leaves_nothing_behind_for_the_next(forty):
+def test_an_incomplete_epoch_does_not_affect_the_next_one(forty):
     paths, labels, truth = forty
     with DataGenerator(paths, labels, {"chunk_size": 100, "batch_size": 10, "workers": 2}) as generator:
         left = generator.batches()
@@ -159,8 +159,9 @@ def test_values_that_do_not_fit_are_cut_off_and_counted(tmp_path):
 
 def test_nan_and_infinity_are_finite_in_batches_and_only_nan_is_masked(tmp_path):
     write_tree(tmp_path / "a.root", {"x": np.array([0.0, np.nan, np.inf, -np.inf, 10.0])})
+    copy_with_new_uuid(tmp_path / "a.root", tmp_path / "b.root")
     params = {"normalise": "minmax", "shuffle": False}
-    with DataGenerator([tmp_path / "a.root"] * 2, ["a", "b"], params) as generator:
+    with DataGenerator([tmp_path / "a.root", tmp_path / "b.root"], ["a", "b"], params) as generator:
         (batch,) = generator
     assert batch.x[:5, 0].tolist() == [0, 0, 11, -10, 1]
     assert batch.mask[:5, 0].tolist() == [True, False, True, True, True]
@@ -174,7 +175,7 @@ def test_nevts_is_a_limit_for_each_file(tmp_path):
     assert sorted(pairs) == [(0, entry) for entry in range(10)] + [(1, entry) for entry in range(5)]
 
 
-def test_examples_come_from_each_file_in_turn_as_they_are_in_the_files(tmp_path):
+def test_examples_are_raw_events_of_each_file_in_turn(tmp_path):
     columns = [write_events(tmp_path / f"{name}.root", 200, seed=seed) for seed, name in enumerate("ab")]
     with DataGenerator([tmp_path / "a.root", tmp_path / "b.root"], ["a", "b"]) as generator:
         events = generator.examples(6, raw=True)
@@ -224,11 +225,14 @@ def test_shards_have_no_event_in_common_and_together_all(forty, world, mix):
 
 def test_a_rank_outside_of_the_world_is_refused(forty):
     paths, _, _ = forty
-    with DataGenerator(paths[:2], ["a", "b"]) as generator, pytest.raises(ConfigError, match="no rank 2 among 2"):
+    with (
+        DataGenerator(paths[:2], ["a", "b"]) as generator,
+        pytest.raises(ConfigError, match="rank 2 for world size 2"),
+    ):
         generator.batches(shard=(2, 2))
 
 
-def test_sequential_files_come_one_after_the_other_and_balanced_ones_as_many_of_each(tmp_path):
+def test_sequential_mixing_reads_file_after_file_and_balanced_mixing_equal_numbers_per_class(tmp_path):
     for name, events in (("a", 60), ("b", 20)):
         write_events(tmp_path / f"{name}.root", events, clusters=2)
     files = [tmp_path / "a.root", tmp_path / "b.root"]
@@ -239,7 +243,7 @@ def test_sequential_files_come_one_after_the_other_and_balanced_ones_as_many_of_
     assert counts == [[5, 5]] * 4 + [[10, 0]] * 4
 
 
-def test_balanced_classes_come_as_many_of_each_and_files_within_a_class(tmp_path):
+def test_balanced_mixing_yields_equal_numbers_per_class_and_per_file_of_a_class(tmp_path):
     labels = {"s0": 40, "s1": 40, "s2": 10, "b": 54}
     for number, (name, events) in enumerate(labels.items()):
         write_events(tmp_path / f"{name}.root", events, run=number, clusters=2)
@@ -254,7 +258,7 @@ def test_balanced_classes_come_as_many_of_each_and_files_within_a_class(tmp_path
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("taken", [0, 1, 7])
-def test_a_stream_goes_on_with_the_next_event_from_where_it_was_left(forty, taken, workers):
+def test_a_restored_stream_continues_with_the_next_event(forty, taken, workers):
     paths, labels, _ = forty
     params = {"chunk_size": 300, "batch_size": 100, "workers": workers, "cache": False}
     with DataGenerator(paths, labels, params) as generator:
@@ -275,5 +279,8 @@ def test_a_state_of_other_events_is_refused(forty):
     with DataGenerator(paths, labels) as generator:
         next(iter(generator))
         state = generator.state_dict()
-    with DataGenerator(paths, labels, {"seed": 1}) as generator, pytest.raises(ConfigError, match="belongs to other"):
+    with (
+        DataGenerator(paths, labels, {"seed": 1}) as generator,
+        pytest.raises(ConfigError, match="saved with other"),
+    ):
         generator.load_state_dict(state)

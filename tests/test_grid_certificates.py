@@ -17,7 +17,7 @@ from grid import DAY, Grid, openssl
 from serving_fixtures import Server
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.serving.grid_authorities import GridAuthorities
+from mlaas4hep.serving.certificates.grid_authorities import GridAuthorities
 
 KNOWN, UNKNOWN, FORBIDDEN, DISCONNECTED = 200, 401, 403, 0
 PERSON = "/O=Grid/CN=A Person"
@@ -177,7 +177,7 @@ def test_the_server_agrees_with_openssl_on_revoked_certificates(
 
 
 @pytest.mark.parametrize("name", ["person", "full", "mallory", "sub_person"])
-def test_an_authority_without_a_crl_is_believed(server: Server, authorities: Grid, name: str) -> None:
+def test_an_authority_without_a_crl_is_trusted(server: Server, authorities: Grid, name: str) -> None:
     assert not authorities.openssl_accepts(f"{name}.pem", "-crl_check_all")  # the one difference
     assert authorities.openssl_accepts(f"{name}.pem")
     assert status(server, authorities, name) == KNOWN
@@ -291,7 +291,7 @@ def delete_in_session(
         return int(answer.split()[1]), connection.session, connection.session_reused
 
 
-def test_authorities_that_come_and_go_are_noticed(server: Server, authorities: Grid) -> None:
+def test_added_and_removed_authorities_take_effect(server: Server, authorities: Grid) -> None:
     authorities.trust("other")
     assert eventually(lambda: status(server, authorities, "stranger") == KNOWN)
     connection = connect(server, authorities, "stranger")
@@ -402,7 +402,7 @@ def test_authorities_that_cannot_be_used_are_one_line(tmp_path: Path, name: str,
     (tmp_path / name).write_text(text)
     with pytest.raises(FileUnreadable, match="no certificate or CRL in PEM"):
         GridAuthorities(tmp_path / name)
-    with pytest.raises(ConfigError, match="holds no certificates of authorities; 'openssl rehash'"):
+    with pytest.raises(ConfigError, match="has no certificates of authorities; run 'openssl rehash'"):
         GridAuthorities(tmp_path)
     with pytest.raises(FileUnreadable, match="No such file"):
         GridAuthorities(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""An XRootD server that asks for grid proxies: with a good one its files are read, without it is said what to do."""
+"""An XRootD server that asks for grid proxies: a valid one gives access, otherwise the error says what to do."""
 
 import os
 from datetime import datetime, timedelta, timezone
@@ -10,7 +10,7 @@ from scripts import only_error_line, run_script
 from tinyroot import write_events
 from xrootd_server import XRootDServer
 
-from mlaas4hep.io.grid_proxy import advice, end_of
+from mlaas4hep.io.storage.grid_proxy import expiry_of, proxy_problem
 
 CLOSING = "-----END CERTIFICATE-----\n"
 PROXY_OF_THE_USER = Path(f"/tmp/x509up_u{os.getuid()}")
@@ -51,7 +51,7 @@ def read(server, cwd, proxy=None):
     return run_script("reader.py", f"--fin={server.url('a.root')}", "--fout=specs.json", cwd=cwd, env=env)
 
 
-def test_a_proxy_opens_the_server(server, grid, local, tmp_path):
+def test_a_server_accepts_a_valid_proxy(server, grid, local, tmp_path):
     done = read(server, tmp_path, grid.proxy())
     assert done.returncode == 0, done.stderr
     assert "Read 2000 events" in done.stdout
@@ -61,31 +61,31 @@ def test_a_proxy_opens_the_server(server, grid, local, tmp_path):
 
 
 @pytest.mark.skipif(PROXY_OF_THE_USER.exists(), reason=f"there is a proxy in {PROXY_OF_THE_USER}")
-def test_without_a_proxy_it_is_said_how_to_make_one(server, tmp_path):
+def test_the_error_without_a_proxy_says_how_to_create_one(server, tmp_path):
     done = read(server, tmp_path)
     assert only_error_line(done) == (
-        f"error: cannot read {server.url('a.root')}: it asks who we are, and there is no grid proxy "
-        f"{PROXY_OF_THE_USER}: make one with voms-proxy-init, or set X509_USER_PROXY"
+        f"error: cannot read {server.url('a.root')}: the server requires authentication: the grid proxy "
+        f"{PROXY_OF_THE_USER} does not exist: create one with voms-proxy-init, or set X509_USER_PROXY"
     )
     assert "trying again" not in done.stderr
 
 
-def test_a_proxy_that_has_expired_is_named(server, grid, tmp_path):
+def test_the_error_for_an_expired_proxy_names_it(server, grid, tmp_path):
     proxy = grid.proxy("expired", begins=-2 * DAY, ends=-timedelta(hours=1))
     done = read(server, tmp_path, proxy)
     line = only_error_line(done)
-    assert f"cannot read {server.url('a.root')}: it asks who we are, and the grid proxy {proxy} has expired on " in line
-    assert line.endswith("make a new one with voms-proxy-init")
+    assert f"the server requires authentication: the grid proxy {proxy} expired on " in line
+    assert line.endswith("create a new one with voms-proxy-init")
     assert "trying again" not in done.stderr
 
 
-def test_a_proxy_of_another_authority_is_not_taken(server, tmp_path):
+def test_a_proxy_of_another_authority_is_rejected(server, tmp_path):
     stranger = Grid(tmp_path / "grid").proxy()
     line = only_error_line(read(server, tmp_path, stranger))
-    assert f"it asks who we are, and does not take the grid proxy {stranger}, good until " in line
+    assert f"the server requires authentication: it rejects the grid proxy {stranger}, valid until " in line
 
 
-def test_a_server_that_does_not_ask_needs_no_proxy(local, tmp_path, grid):
+def test_a_server_without_authentication_needs_no_proxy(local, tmp_path, grid):
     server = XRootDServer()
     server.put(local, "a.root")
     server.start()
@@ -94,22 +94,22 @@ def test_a_server_that_does_not_ask_needs_no_proxy(local, tmp_path, grid):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_end_of_a_proxy_is_that_of_its_first_certificate_to_end(grid):
+def test_a_proxy_expires_with_the_first_of_its_certificates(grid):
     now = datetime.now(timezone.utc)
     proxy = grid.proxy("long", ends=40 * 365 * DAY).read_text()
-    assert abs(end_of(proxy) - now - DAY) < timedelta(minutes=5)  # the person's
-    assert abs(end_of(proxy.partition("-----END CERTIFICATE")[0] + CLOSING) - now - 40 * 365 * DAY) < DAY
+    assert abs(expiry_of(proxy) - now - DAY) < timedelta(minutes=5)  # the person's
+    assert abs(expiry_of(proxy.partition("-----END CERTIFICATE")[0] + CLOSING) - now - 40 * 365 * DAY) < DAY
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nabc\n" + CLOSING])
-def test_a_proxy_without_a_certificate_is_no_proxy(content, tmp_path, monkeypatch):
+def test_a_proxy_file_without_a_certificate_is_reported(content, tmp_path, monkeypatch):
     path = tmp_path / "proxy"
     path.write_text(content)
     monkeypatch.setenv("X509_USER_PROXY", str(path))
-    assert advice() == f"there is no certificate in the grid proxy {path}: make a new one with voms-proxy-init"
+    assert proxy_problem() == f"the grid proxy {path} contains no certificate: create a new one with voms-proxy-init"
 
 
-def test_without_authorities_no_server_is_believed(grid, monkeypatch, tmp_path):
+def test_a_missing_folder_of_authorities_is_reported(grid, monkeypatch, tmp_path):
     monkeypatch.setenv("X509_USER_PROXY", str(grid.proxy()))
     monkeypatch.setenv("X509_CERT_DIR", str(tmp_path / "none"))
-    assert advice() == f"there are no certificates of authorities in {tmp_path}/none: set X509_CERT_DIR"
+    assert proxy_problem() == f"{tmp_path}/none contains no certificates of authorities: set X509_CERT_DIR"

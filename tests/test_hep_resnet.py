@@ -1,4 +1,4 @@
-"""hep_resnet.py as a person runs it: from a folder of images to a model that a server gives labels with."""
+"""hep_resnet.py as a command: from a folder of images to a served model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scripts import ROOT, only_error_line, run_script
+from scripts import only_error_line, run_forked, run_script
 from serving_fixtures import Server, run_client
+from test_foreign_files import Snapshot, check_unchanged, make_foreign, snapshot
 
 from mlaas4hep.input_files import read_json
 
@@ -34,7 +34,7 @@ BUNDLE = {
 
 
 def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> None:
-    """Write grey images that are bright at the left or at the right, and a CSV file that says where."""
+    """Write grey images that are bright on the left or on the right, and a CSV file with these labels."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     rows = ["image,label"]
@@ -48,33 +48,43 @@ def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> None:
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
 
 
-@pytest.fixture(scope="module", name="trained")
-def trained_fixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A folder with images and the model in `models`, by a run that was stopped and resumed, and what that said."""
+@pytest.fixture(scope="module", name="place")
+def place_fixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Snapshot]:
+    """A folder with images and files of other programs, and its initial content."""
     folder = tmp_path_factory.mktemp("resnet")
     write_images(folder)
-    command = [sys.executable, str(ROOT / "hep_resnet.py"), *RUN, "--quantize", "--name=sides"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch   2"):
-                process.send_signal(signal.SIGTERM)
-                break
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert "--resume goes on" in errors
-    done = run_script("hep_resnet.py", *RUN, "--quantize", "--name=sides", "--resume", cwd=folder)
+    make_foreign(folder)
+    return folder, snapshot(folder)
+
+
+@pytest.fixture(scope="module", name="trained")
+def trained_fixture(place: tuple[Path, Snapshot]) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with images and the bundle `models` of a run that was stopped and resumed, and the resumed process.
+
+    The folder is also the one for the cache and for temporary files.
+    """
+    folder, _ = place
+    command = ["hep_resnet.py", *RUN, "--quantize", "--name=sides"]
+    env = {"TMPDIR": str(folder), "MLAAS4HEP_CACHE": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    stopped = run_forked(*command, cwd=folder, env=env, signal_after=("epoch   2", signal.SIGTERM))
+    assert stopped.returncode == 143
+    assert "--resume to continue" in stopped.stderr
+    done = run_forked(*command, "--resume", cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
-def test_the_bundle_is_there_and_the_model_has_learnt(trained: tuple[Path, Any]) -> None:
+def test_training_adds_its_bundle_only(trained: tuple[Path, Any], place: tuple[Path, Snapshot]) -> None:
+    folder, before = place
+    assert check_unchanged(before, folder) == {"models"}
+
+
+def test_the_bundle_is_complete_and_the_model_is_accurate(trained: tuple[Path, Any]) -> None:
     folder, done = trained
     assert {path.name for path in (folder / "models").iterdir()} == BUNDLE
-    assert sorted(path.name for path in folder.iterdir()) == ["images", "labels.csv", "models"]
     said = done.stdout.splitlines()
     assert said[0] == (
-        "Images: 120 of 16 x 16 pixels and 1 channel, 84 for training, 18 for validation, 18 to test;"
+        "Images: 120 of 16 x 16 pixels and 1 channel, 84 for training, 18 for validation, 18 for testing;"
         " classes left, right"
     )
     assert re.fullmatch(r"Model : resnet18, [\d,]+ weights, 2 outputs, (float32|mixed_b?float16)", said[1])
@@ -92,15 +102,28 @@ def test_the_bundle_is_there_and_the_model_has_learnt(trained: tuple[Path, Any])
     assert report.count("data:image/png") >= 12
 
 
+def test_the_bundle_records_only_the_parameters_of_images(trained: tuple[Path, Any]) -> None:
+    folder, _ = trained
+    params = read_json(folder / "models/training.json")["params"]
+    assert params == {
+        "name": "sides", "epochs": 4, "batch_size": 16, "shuffle": True, "balance": "none", "split": [0.7, 0.15, 0.15],
+        "seed": 0, "patience": 12, "lr_patience": 4, "lr_factor": 0.3, "checkpoint": 10.0, "tfaas": True,
+        "tensorboard": "", "workers": 2,
+    }  # fmt: skip
+    report = (folder / "models/report.html").read_text()
+    assert "lr_patience" in report
+    assert not any(name in report for name in ("redirector", "selected_branches", "chunk_size"))
+
+
 def scores_of(folder: Path, image: Path) -> list[float]:
-    """The scores of an image by the bundle's graph, decoded here."""
+    """The scores of the bundle's graph for an image, decoded by Pillow."""
     session = onnxruntime.InferenceSession(folder / "models/model.onnx", providers=["CPUExecutionProvider"])
     pixels = np.asarray(Image.open(image), np.float32).reshape(1, SIZE, SIZE, 1)
     scores: list[float] = session.run(["scores"], {"inputs": pixels})[0][0].tolist()
     return scores
 
 
-def test_our_server_gives_labels_and_probabilities(trained: tuple[Path, Any], tmp_path: Path) -> None:
+def test_our_server_returns_labels_and_probabilities(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     image = folder / "images/006.png"
     truth = dict(zip(["left", "right"], scores_of(folder, image), strict=True))
@@ -118,10 +141,10 @@ def test_our_server_gives_labels_and_probabilities(trained: tuple[Path, Any], tm
             assert label["probability"] == pytest.approx(truth["left"], abs=tolerance)
 
 
-def test_a_stock_server_runs_the_frozen_graph_and_the_saved_model_by_the_names_in_params(
+def test_a_stock_server_can_run_the_frozen_graph_and_the_saved_model(
     trained: tuple[Path, Any],
 ) -> None:
-    """In sessions of TensorFlow 1, as the Go server does; by folder and by form it takes the names of each params."""
+    """Run both in TensorFlow 1 sessions with the node names in params, as the Go server does."""
     tf = pytest.importorskip("tensorflow").compat.v1
     folder, _ = trained
     models, image = folder / "models", folder / "images/007.png"
@@ -145,12 +168,12 @@ def test_a_stock_server_runs_the_frozen_graph_and_the_saved_model_by_the_names_i
     np.testing.assert_allclose(row, truth, atol=1e-4)
 
 
-def test_testing_says_how_good_a_model_is_on_other_images(trained: tuple[Path, Any], tmp_path: Path) -> None:
+def test_testing_prints_the_metrics_on_other_images(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     write_images(tmp_path, 30, seed=9)
-    text = (tmp_path / "labels.csv").read_text().replace("004,left", "004,right")  # which it is not
+    text = (tmp_path / "labels.csv").read_text().replace("004,left", "004,right")  # a wrong label
     (tmp_path / "labels.csv").write_text(text)
-    done = run_script(
+    done = run_forked(
         "hep_resnet.py", "--testing", f"--mdir={folder / 'models'}", "--fdir=images", "--flabels=labels.csv",
         cwd=tmp_path,
     )  # fmt: skip
@@ -158,55 +181,53 @@ def test_testing_says_how_good_a_model_is_on_other_images(trained: tuple[Path, A
     said = done.stdout.splitlines()
     assert said[0].startswith("Test  : 30 images  loss ")
     assert f"accuracy {29 / 30:.4f}" in said[0]
-    assert said[1:] == ["       taken for", "left   left 14", "right  left 1  right 15"]
+    assert said[1:] == ["       predicted", "left   left 14", "right  left 1  right 15"]
 
 
-def test_testing_takes_one_image_of_another_size_and_the_model_of_8_bits(
-    trained: tuple[Path, Any], tmp_path: Path
-) -> None:
+def test_testing_resizes_images_and_supports_the_8_bit_model(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     (tmp_path / "images/right").mkdir(parents=True)
     pixels = np.kron(np.asarray(Image.open(folder / "images/001.png")), np.ones((2, 2), np.uint8))
     Image.fromarray(np.stack([pixels] * 3, axis=2)).save(tmp_path / "images/right/a.png")
-    done = run_script(
+    done = run_forked(
         "hep_resnet.py", "--testing", "--quantize", f"--mdir={folder / 'models'}", "--fdir=images", "--channels=1",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1:] == ["       taken for", "left   no image", "right  right 1"]
+    assert done.stdout.splitlines()[1:] == ["       predicted", "left   no images", "right  right 1"]
     assert done.stderr.splitlines() == [
-        "note: with --testing --image_size and --channels are as the model in --mdir takes them",
-        "note: images are 32 x 32 (height x width), and the model takes 16 x 16; they are resized",
-        "note: images are in colours, and the model takes grey; they are converted",
+        "note: --testing ignores --image_size and --channels and uses those of the model",
+        "note: images are 32 x 32 (height x width) but the model takes 16 x 16; they are resized",
+        "note: images are colour but the model takes grey; they are converted",
     ]
 
 
-def test_testing_wants_the_classes_of_the_model(trained: tuple[Path, Any], tmp_path: Path) -> None:
+def test_testing_requires_the_classes_of_the_model(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     write_images(tmp_path, 8)
     (tmp_path / "labels.csv").write_text((tmp_path / "labels.csv").read_text().replace("left", "up"))
     options = ["--testing", "--fdir=images", "--flabels=labels.csv"]
-    done = run_script("hep_resnet.py", *options, f"--mdir={folder / 'models'}", cwd=tmp_path)
-    assert only_error_line(done) == "error: the model does not know 'up'; it knows left, right"
-    done = run_script("hep_resnet.py", *options, "--mdir=nothing", cwd=tmp_path)
-    assert only_error_line(done) == "error: there is no folder nothing; name that of a trained model"
+    done = run_forked("hep_resnet.py", *options, f"--mdir={folder / 'models'}", cwd=tmp_path)
+    assert only_error_line(done) == "error: the model has no class 'up'; it has left, right"
+    done = run_forked("hep_resnet.py", *options, "--mdir=nothing", cwd=tmp_path)
+    assert only_error_line(done) == "error: folder nothing does not exist; use the folder of a trained model"
     (tmp_path / "half").mkdir()
     (tmp_path / "half/model.onnx").write_bytes((folder / "models/model.onnx").read_bytes()[:1000])
-    done = run_script("hep_resnet.py", *options, "--mdir=half", cwd=tmp_path)
+    done = run_forked("hep_resnet.py", *options, "--mdir=half", cwd=tmp_path)
     assert only_error_line(done).startswith("error: onnxruntime cannot load half/model.onnx: ")
 
 
-def test_a_model_that_is_there_is_not_trained_again(trained: tuple[Path, Any]) -> None:
+def test_a_complete_run_is_not_repeated(trained: tuple[Path, Any]) -> None:
     folder, _ = trained
     before = (folder / "models/metrics.json").stat().st_mtime_ns
-    done = run_script("hep_resnet.py", *RUN, "--quantize", "--name=sides", "--resume", cwd=folder)
+    done = run_forked("hep_resnet.py", *RUN, "--quantize", "--name=sides", "--resume", cwd=folder)
     assert done.returncode == 0
-    assert "note: models is trained already" in done.stderr
+    assert "note: models is already trained" in done.stderr
     assert (folder / "models/metrics.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.skipif("MLAAS4HEP_KILLS" not in os.environ, reason="takes long: make soak")
-def test_a_run_that_was_killed_by_sigterm_ends_as_one_that_was_not(trained: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_run(trained: tuple[Path, Any], tmp_path: Path) -> None:
     folder, _ = trained
     shutil.copytree(folder / "images", tmp_path / "images")
     shutil.copy(folder / "labels.csv", tmp_path)
@@ -221,24 +242,24 @@ def test_a_run_that_was_killed_by_sigterm_ends_as_one_that_was_not(trained: tupl
 
 
 MISTAKES = {
-    "no folder": (["--fdir=nothing"], "error: there is no folder nothing; --fdir takes a folder of images"),
-    "an empty folder": (["--fdir=empty"], "error: there is no .png image in empty; images are .png or .jpg files"),
-    "other images": (["--image_ext=jpg"], "error: there is no .jpg image in images; there are 8 .png: --image_ext=png"),
+    "no folder": (["--fdir=nothing"], "error: the folder nothing does not exist; --fdir takes a folder of images"),
+    "an empty folder": (["--fdir=empty"], "error: empty has no .png images; images are .png or .jpg files"),
+    "other images": (["--image_ext=jpg"], "error: images has no .jpg images; it has 8 .png images: --image_ext=png"),
     "no labels": (["--flabels=nothing.csv"], "error: cannot read nothing.csv: No such file or directory"),
-    "no network": (["--model=resnet19"], "error: there is no network 'resnet19'; closest: 'resnet"),
-    "no precision": (["--precision=half"], "error: there is no precision 'half'; there are auto, float32"),
-    "no optimizer": (["--optimizer=adm"], "error: there is no optimizer 'adm'; closest: 'adam'"),
-    "no learning rate": (["--learning_rate=-1"], "error: the learning rate is -1; take one above 0, as 0.001"),
-    "nothing to validate": (["--split=0.01"], "error: no image is left for validation; give more images, or a larger"),
-    "a size": (["--image_size=big"], "error: --image_size is 'big'; it is N or HEIGHTxWIDTH in pixels"),
+    "no network": (["--model=resnet19"], "error: unknown network 'resnet19'; closest: 'resnet"),
+    "no precision": (["--precision=half"], "error: unknown precision 'half'; available: auto, float32"),
+    "no optimizer": (["--optimizer=adm"], "error: unknown optimizer 'adm'; closest: 'adam'"),
+    "no learning rate": (["--learning_rate=-1"], "error: invalid learning rate -1; use a positive number, as 0.001"),
+    "nothing to validate": (["--split=0.01"], "error: the validation set has no images; add images, or increase"),
+    "a size": (["--image_size=big"], "error: invalid --image_size 'big'; use N or HEIGHTxWIDTH in pixels"),
     "too small": (["--image_size=4"], "error: images of 4 x 4 pixels are too small; resize them to 8 to 2048"),
     "a split": (["--split=1.5"], "error: 'split' in the options cannot be [-0.5, 0.75, 0.75]"),
-    "no text in a split": (["--split=x"], "error: --split is 'x'; it is as in 0.7,0.15,0.15, or 0.3"),
+    "no text in a split": (["--split=x"], "error: invalid --split 'x'; use 0.7,0.15,0.15 or 0.3"),
     "no epochs": (["--epochs=0"], "error: 'epochs' in the options cannot be 0"),
-    "somebody's folder": (["--mdir=images"], "error: images holds something else than a bundle: 000.png"),
-    "one class": (["--flabels=one.csv"], "error: all images have the label 'left': there is nothing to tell apart"),
-    "a missing image": (["--flabels=more.csv"], "error: 1 of the 9 images that more.csv lists are not in the folder"),
-    "a corrupt image": (["--fdir=corrupt"], "error: 1 of 8 images cannot be decoded: 003.png; of the first: the image"),
+    "somebody's folder": (["--mdir=images"], "error: images contains files that are not part of a bundle: 000.png"),
+    "one class": (["--flabels=one.csv"], "error: all images have the label 'left', but a classifier needs two classes"),
+    "a missing image": (["--flabels=more.csv"], "error: 1 of the 9 images listed in more.csv are not in the folder"),
+    "a corrupt image": (["--fdir=corrupt"], "error: 1 of 8 images cannot be decoded: 003.png; reason for the first:"),
 }  # fmt: skip
 
 
@@ -257,17 +278,17 @@ def wrong_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mistake", list(MISTAKES))
-def test_a_mistake_is_one_line_that_says_what_to_do(wrong: Path, mistake: str) -> None:
+def test_an_error_of_one_line_says_what_to_do(wrong: Path, mistake: str) -> None:
     options, reason = MISTAKES[mistake]
-    done = run_script("hep_resnet.py", "--fdir=images", "--flabels=labels.csv", *options, cwd=wrong)
+    done = run_forked("hep_resnet.py", "--fdir=images", "--flabels=labels.csv", *options, cwd=wrong)
     assert only_error_line(done).startswith(reason)
     assert not (wrong / "models").exists()
 
 
-def test_help_and_mistakes_come_without_a_framework(wrong: Path) -> None:
+def test_errors_of_options_do_not_import_a_framework(wrong: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{wrong / 'none'}"}
     for name in ("tensorflow", "keras", "torch"):
         (wrong / "none" / name).mkdir(parents=True, exist_ok=True)
         (wrong / "none" / name / "__init__.py").write_text("raise SystemExit('imported')\n")
     done = run_script("hep_resnet.py", "--fdir=nothing", cwd=wrong, env=environment)
-    assert only_error_line(done).startswith("error: there is no folder nothing")
+    assert only_error_line(done).startswith("error: the folder nothing does not exist")

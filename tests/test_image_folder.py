@@ -1,4 +1,4 @@
-"""The labelled images of a folder: which are found, what their labels are, what is wrong with them, and their sizes."""
+"""Finding the labelled images of a folder, label files, and checking images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOUR = {"a": "ring", "b": "blob", "c": "ring", "d": "blob"}
 
 
 def touch(folder: Path, *names: str) -> Path:
-    """Make files that have nothing in them: an index looks at names alone."""
+    """Create empty files: `read_folder` does not open them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -38,20 +38,20 @@ def csv(folder: Path, text: str | bytes) -> Path:
 
 
 def labels(images: ImageFolder) -> dict[str, str]:
-    """Return what each image is said to be."""
+    """Return the label of each image by name."""
     return {images.name(index): images.classes[images.y[index]] for index in range(len(images))}
 
 
 @pytest.fixture
 def four(tmp_path: Path) -> Path:
-    """A folder with the images a to d."""
+    """A folder with the images a.png to d.png."""
     return touch(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
 
 
 # The index
 
 
-def test_images_come_by_name_with_the_number_of_their_class(tmp_path: Path) -> None:
+def test_images_are_sorted_by_name_and_have_the_index_of_their_class(tmp_path: Path) -> None:
     folder = touch(tmp_path / "hep", "d.png", "b.png", "a.png", "c.png", "notes.txt")
     images = read_folder(folder, csv(tmp_path, "image,label\nd.png,blob\na.png,ring\nb.png,blob\nc.png,ring\n"))
     assert images.classes == ("blob", "ring")
@@ -65,14 +65,14 @@ def test_classes_that_are_numbers_are_sorted_by_value(four: Path, tmp_path: Path
     assert (images.classes, images.y.tolist()) == (("9", "10"), [1, 0, 1, 0])
 
 
-def test_an_index_is_not_changed_and_gives_some_of_its_images(four: Path, tmp_path: Path) -> None:
+def test_an_image_folder_is_read_only_and_can_be_filtered(four: Path, tmp_path: Path) -> None:
     images = read_folder(four, csv(tmp_path, "a,ring\nb,blob\nc,ring\nd,blob\n"))
     for array in (images.names, images.y):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[1]
     for chosen in (np.array([False, True, True, False]), np.array([1, 2])):
-        assert labels(images.only(chosen)) == {"b.png": "blob", "c.png": "ring"}
-    assert images.only(np.array([1])).classes == ("blob", "ring")
+        assert labels(images.select(chosen)) == {"b.png": "blob", "c.png": "ring"}
+    assert images.select(np.array([1])).classes == ("blob", "ring")
 
 
 def test_the_order_of_files_and_lines_does_not_matter(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_order_of_files_and_lines_does_not_matter(tmp_path: Path) -> None:
     assert found[0] == found[1] == ([f"{n:02}.png".encode() for n in range(40)], [n % 3 for n in range(40)])
 
 
-def test_names_in_all_scripts_are_found(tmp_path: Path) -> None:
+def test_names_may_have_letters_of_any_language(tmp_path: Path) -> None:
     names = ["été.png", "中.png", "mit Leerzeichen.png", "x,y.png"]
     folder = touch(tmp_path / "images", *names)
     images = read_folder(folder, csv(tmp_path, 'été,ä\n中,ö\nmit Leerzeichen,ä\n"x,y",ö\n'))
@@ -93,7 +93,7 @@ def test_names_in_all_scripts_are_found(tmp_path: Path) -> None:
     assert all(os.path.exists(images.path(index)) for index in range(4))
 
 
-def test_an_index_takes_little_memory(tmp_path: Path) -> None:
+def test_an_image_folder_needs_little_memory(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     (folder / "events").mkdir(parents=True)
     lines = []
@@ -127,12 +127,12 @@ def test_an_index_takes_little_memory(tmp_path: Path) -> None:
         "a,ring\nb,blob\nc,ring\nd,blob\na.png,ring\n./a,ring\n",
     ],
 )
-def test_files_of_labels_are_read_as_people_write_them(text: str, four: Path, tmp_path: Path) -> None:
+def test_label_files_may_have_different_forms(text: str, four: Path, tmp_path: Path) -> None:
     images = read_folder(four, csv(tmp_path, text))
     assert labels(images) == {f"{name}.png": label for name, label in FOUR.items()}
 
 
-def test_the_separator_is_the_first_one_that_no_quote_holds(tmp_path: Path) -> None:
+def test_the_separator_is_the_first_one_outside_quotes(tmp_path: Path) -> None:
     for text, expected in [
         ('"a,1";x,y\nb;z', {"a,1.png": "x,y", "b.png": "z"}),
         ("b,x;y\nc,z", {"b.png": "x;y", "c.png": "z"}),
@@ -145,12 +145,14 @@ def test_a_first_line_is_a_header_only_if_it_cannot_be_an_image(four: Path, tmp_
     names = ["a.png", "b.png", "image.png"]
     assert read_label_file(csv(tmp_path, "a,x\nb,y\n"), names) == {"a.png": "x", "b.png": "y"}
     assert read_label_file(csv(tmp_path, "image,x\nb,y\n"), names) == {"image.png": "x", "b.png": "y"}
-    for first in ("lost.png,y", "lost.jpeg,z", "lost,y"):  # the last: it has a label that others have too
-        with pytest.raises(ConfigError, match=f"1 of the 3 images that .* not in the folder: {first.split(',')[0]}"):
+    for first in ("lost.png,y", "lost.jpeg,z", "lost,y"):  # the last one: its label also occurs in other lines
+        with pytest.raises(
+            ConfigError, match=f"1 of the 3 images listed in .* not in the folder: {first.split(',')[0]}"
+        ):
             read_label_file(csv(tmp_path, f"{first}\na,x\nb,y\n"), names)
 
 
-def test_images_in_folders_are_called_by_path_or_by_name(tmp_path: Path) -> None:
+def test_images_in_folders_may_be_listed_by_path_or_by_name(tmp_path: Path) -> None:
     folder = touch(tmp_path / "images", "2017/ring/a.png", "2017/b.png", "c.v2.png", "2018/ring/d.png")
     expected = {"2017/b.png": "x", "2017/ring/a.png": "y", "2018/ring/d.png": "y", "c.v2.png": "x"}
     for text in (
@@ -161,46 +163,47 @@ def test_images_in_folders_are_called_by_path_or_by_name(tmp_path: Path) -> None
         assert labels(read_folder(folder, csv(tmp_path, text))) == expected
 
 
-def test_a_name_that_several_images_have_is_one_error(tmp_path: Path) -> None:
+def test_an_ambiguous_name_is_an_error(tmp_path: Path) -> None:
     names = ["a.jpg", "blob/b.png", "c.jpg", "c.png", "ring/a.png", "ring/b.png"]
     for text, said in [
-        ("a,x\nb,y\n", "labels.csv line 2: 'b' may be blob/b.png, ring/b.png; write the path of one"),
-        ("a,x\nc,y\n", "labels.csv line 2: 'c' may be c.jpg, c.png; write the path of one"),
+        ("a,x\nb,y\n", "labels.csv line 2: 'b' matches blob/b.png, ring/b.png; write the whole path of one"),
+        ("a,x\nc,y\n", "labels.csv line 2: 'c' matches c.jpg, c.png; write the whole path of one"),
     ]:
         with pytest.raises(ConfigError) as caught:
             read_label_file(csv(tmp_path, text), names)
         assert str(caught.value).endswith(said)
-    # a whole path means that image, also where it is the end of another's
+    # a whole path takes precedence over matches of the last components
     assert read_label_file(csv(tmp_path, "a,x\nc.png,y\n"), names) == {"a.jpg": "x", "c.png": "y"}
 
 
 MISTAKES = {
     "": "labels.csv is empty; write image,label for each image",
     " \n\n,\n": "labels.csv is empty; write image,label for each image",
-    "image,label\n": "labels.csv lists no image; write image,label for each image",
+    "label,image\n": "labels.csv lists no images; write image,label for each image",
+    "image,label\n": "labels.csv lists no images; write image,label for each image",
     "a.png\nb.png\n": "labels.csv line 1 has 1 cell, not 2; write image,label",
     "image,label\na,x\n\nb\n": "labels.csv line 4 has 1 cell, not 2; write image,label",
     "a,x\nb,y,z\n": "labels.csv line 2 has 3 cells, not 2; write image,label",
     "a,x\nb,\n": "labels.csv line 2 has no label; write image,label",
     "a,x\n,y\n": "labels.csv line 2 has no image; write image,label",
-    'a,x\nb,"y\nc,x\nd,y\n': 'labels.csv line 2 has a quote that does not end in it; write "" for a quote',
+    'a,x\nb,"y\nc,x\nd,y\n': 'labels.csv line 2 has an unclosed quote; write "" for a quote',
     'a,x\nb,"'
-    + "y" * 200_000: "labels.csv line 2 is no CSV: field larger than field limit (131072); write image,label",
+    + "y" * 200_000: "labels.csv line 2 is not CSV: field larger than field limit (131072); write image,label",
     b"\x89PNG\r\n\x1a\n\xff": "labels.csv is not a text file; if it is one, save it as UTF-8",
     "a,x\nb,y\n".encode("utf-16-le"): "labels.csv is not a text file; if it is one, save it as UTF-8",
     "image,label\na,x\n\nb,y\nc,x\na.png,y\n": (
-        "labels.csv says that a.png is 'x' in line 2, and 'y' in line 6; leave one of the two"
+        "labels.csv gives a.png the label 'x' in line 2 and 'y' in line 6; remove one of the two lines"
     ),
     "image,label\na,x\nlost.png,y\nring/b,y\nno,x\nnone,x\n": (
-        "4 of the 5 images that {}/labels.csv lists are not in the folder: lost.png, ring/b, no, ...; those in the "
-        "folder are called as a.png; --image_ext=png,jpg looks for both kinds"
+        "4 of the 5 images listed in {}/labels.csv are not in the folder: lost.png, ring/b, no, ...; names in the "
+        "folder are like a.png; --image_ext=png,jpg selects both formats"
     ),
-    'a,x\nb,y\nc,"x\ty"\nd,y\n': "a label is 'x\\ty', which cannot be printed; call that class something else",
+    'a,x\nb,y\nc,"x\ty"\nd,y\n': "the label 'x\\ty' is not printable; rename this class",
 }
 
 
 @pytest.mark.parametrize(("text", "said"), MISTAKES.items(), ids=range(len(MISTAKES)))
-def test_a_mistake_in_a_file_of_labels_is_one_line(text: Any, said: str, four: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_label_file_is_printed_in_one_line(text: Any, said: str, four: Path, tmp_path: Path) -> None:
     with pytest.raises(MLaaS4HEPError) as caught:
         read_folder(four, csv(tmp_path, text))
     assert str(caught.value).removeprefix(f"{tmp_path}/") == said.format(tmp_path)
@@ -211,25 +214,25 @@ def test_a_mistake_in_a_file_of_labels_is_one_line(text: Any, said: str, four: P
     [
         (
             "a,x\nb,x\nc,x\nd,x\n",
-            "all images have the label 'x': there is nothing to tell apart; give images of two classes, or a file of "
-            "image,label with --flabels",
+            "all images have the label 'x', but a classifier needs two classes; add images of another class, or give a "
+            "file of image,label with --flabels",
         ),
         (
             "a,x\nb,y\nc,x\nd,z\n",
-            "a class needs 2 images, one to learn from and one to test, and 'y' has 1, 'z' has 1; give more images of "
-            "it, or leave it out",
+            "each class needs at least 2 images, one for training and one for testing, but 'y' has 1, 'z' has 1; add "
+            "images of this class, or remove the class",
         ),
     ],
 )
-def test_nothing_can_be_learnt_from_one_class_or_one_image(text: str, said: str, four: Path, tmp_path: Path) -> None:
+def test_a_single_class_or_a_class_of_one_image_is_an_error(text: str, said: str, four: Path, tmp_path: Path) -> None:
     images = read_folder(four, csv(tmp_path, text))
-    assert len(images) == 4  # which may be all right for a test
+    assert len(images) == 4  # sufficient for testing
     with pytest.raises(ConfigError) as caught:
         check_classes(images)
     assert str(caught.value) == said
 
 
-def test_columns_are_by_their_header_and_images_by_any_path(
+def test_columns_follow_the_header_and_paths_may_include_the_folder(
     four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,7 +242,7 @@ def test_columns_are_by_their_header_and_images_by_any_path(
     }
 
 
-def test_a_file_of_labels_that_cannot_be_read_is_one_line(four: Path, tmp_path: Path) -> None:
+def test_an_unreadable_label_file_is_an_error(four: Path, tmp_path: Path) -> None:
     absent = tmp_path / "no.csv"
     for path, line in (
         (absent, f"cannot read {absent}: No such file or directory"),
@@ -256,14 +259,14 @@ def test_images_without_a_label_are_left_out_with_a_notice(
     images = read_folder(four, csv(tmp_path, "a,ring\nb,blob\nc,ring\nd,blob\n"))
     assert len(images) == 4
     assert capsys.readouterr().err == (
-        "note: 5 of 9 images have no label, and are left out: more0.png, more1.png, more2.png, ...\n"
+        "note: 5 of 9 images have no label and are left out: more0.png, more1.png, more2.png, ...\n"
     )
 
 
 # Folders
 
 
-def test_without_a_file_folders_are_classes(tmp_path: Path) -> None:
+def test_without_a_label_file_folders_are_classes(tmp_path: Path) -> None:
     folder = touch(tmp_path / "images", "ring/2017/a.png", "ring/b.png", "blob/a.png", "blob/x/y/z.png")
     images = read_folder(folder)
     assert (images.classes, images.y.tolist()) == (("blob", "ring"), [0, 0, 1, 1])
@@ -272,10 +275,10 @@ def test_without_a_file_folders_are_classes(tmp_path: Path) -> None:
     assert read_folder(numbers).classes == tuple(map(str, range(11)))
 
 
-def test_hidden_files_and_links_that_lead_back_are_no_images(tmp_path: Path) -> None:
+def test_hidden_files_and_links_to_parent_folders_are_ignored(tmp_path: Path) -> None:
     folder = touch(tmp_path / "images", "ring/a.png", "ring/b.png", "ring/.ipynb_checkpoints/a.png", "ring/._a.png")
     (folder / "ring" / "up").symlink_to(folder)
-    os.mkfifo(folder / "ring" / "c.png")  # which would be waited for
+    os.mkfifo(folder / "ring" / "c.png")  # opening it would block
     elsewhere = touch(tmp_path / "elsewhere", "c.png", "d.png")
     (folder / "blob").symlink_to(elsewhere)
     assert labels(read_folder(folder)) == {
@@ -286,17 +289,17 @@ SPLIT = ("train/ring/a.png", "train/ring/b.png", "train/blob/c.png", "train/blob
          "test/ring/a.png", "test/blob/e.png")  # fmt: skip
 
 
-def test_images_for_the_test_are_not_mixed_with_those_for_training(tmp_path: Path) -> None:
+def test_training_does_not_use_test_images(tmp_path: Path) -> None:
     expected = {name: name.split("/")[1] for name in SPLIT if name.startswith("train/")}
     assert labels(read_folder(touch(tmp_path / "both", *SPLIT))) == expected
     assert labels(read_folder(touch(tmp_path / "alone", *SPLIT[:4]))) == expected
     cars = {"car/a.png": "car", "car/b.png": "car", "train/a.png": "train", "train/b.png": "train"}
     assert labels(read_folder(touch(tmp_path / "vehicles", *cars))) == cars
-    with pytest.raises(ConfigError, match="has no folder for each class"):
+    with pytest.raises(ConfigError, match="has no subfolder per class"):
         read_folder(touch(tmp_path / "flat", "train/a.png", "train/b.png", "test/a.png", "test/b.png"))
 
 
-def test_a_test_takes_those_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_testing_uses_only_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = touch(tmp_path / "both", *SPLIT)
     assert labels(read_folder(both, use="test")) == {"test/ring/a.png": "ring", "test/blob/e.png": "blob"}
     read_folder(both)
@@ -308,7 +311,7 @@ def test_a_test_takes_those_for_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert labels(read_folder(ring, use="test")) == {"ring/a.png": "ring"}
 
 
-def test_a_file_of_labels_may_list_images_of_both_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_label_file_may_list_training_and_test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = touch(tmp_path / "images", *(f"train/{name}.png" for name in "abcd"), "test/a.png", "test/e.png")
     expected = {f"train/{name}.png": label for name, label in FOUR.items()}
     path = csv(tmp_path, "a,ring\nb,blob\ntrain/c.png,ring\nd.png,blob\n")
@@ -317,7 +320,7 @@ def test_a_file_of_labels_may_list_images_of_both_parts(tmp_path: Path, capsys: 
     path = csv(tmp_path, "train/a,ring\nb,blob\nc,ring\nd,blob\ntest/a,blob\ne,ring\n")
     assert labels(read_folder(folder, path)) == expected
     assert capsys.readouterr().err == (
-        f"note: 2 images that {path} lists are outside train/ and left out: test/a.png, test/e.png\n"
+        f"note: 2 images listed in {path} are outside train/ and left out: test/a.png, test/e.png\n"
     )
     touch(folder, "test/f.png", "test/g.png")
     path = csv(tmp_path, "test/a,x\ne,y\nf,x\ng,y\n")
@@ -342,24 +345,27 @@ def test_kinds_of_images_are_chosen(ext: str, found: list[str], tmp_path: Path) 
     assert list(labels(read_folder(both, ext=ext))) == [f"{label}/{name}" for label in "xy" for name in found]
 
 
-def test_images_of_the_other_kind_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_the_other_format_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = touch(tmp_path / "images", *(f"{label}/{name}" for label in "xy" for name in ("a.png", "b.png", "c.jpg")))
     read_folder(folder)
-    assert capsys.readouterr().err == f"note: 2 .jpg images in {folder} are left out; --image_ext=png,jpg takes both\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: 2 .jpg images in {folder} are left out; select both with --image_ext=png,jpg\n"
+    )
 
 
-def test_a_folder_without_images_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_images_says_what_to_do(tmp_path: Path) -> None:
     touch(tmp_path, "file", "jpg/a.jpg", "jpg/b.jpeg", "none/notes.txt", "flat/a.png")
     (tmp_path / "empty").mkdir()
     for folder, ext, said in [
-        ("no", "png", "there is no folder {}; --fdir takes a folder of images"),
+        ("no", "png", "the folder {} does not exist; --fdir takes a folder of images"),
         ("file", "png", "{} is a file; --fdir takes a folder of images"),
-        ("empty", "png", "there is no .png image in {}; images are .png or .jpg files"),
-        ("none", "jpg,png", "there is no .jpg or .png image in {}; images are .png or .jpg files"),
-        ("jpg", "png", "there is no .png image in {}; there are 2 .jpg: --image_ext=jpg"),
-        ("flat", "gif", "'gif' is no kind of images; --image_ext takes png, jpg or png,jpg"),
-        ("flat", "", "'' is no kind of images; --image_ext takes png, jpg or png,jpg"),
-        ("flat", "png", "{} has no folder for each class of images, and no labels are given;"
+        ("empty", "png", "{} has no .png images; images are .png or .jpg files"),
+        ("none", "jpg,png", "{} has no .jpg or .png images; images are .png or .jpg files"),
+        ("jpg", "png", "{} has no .png images; it has 2 .jpg images: --image_ext=jpg"),
+        ("flat", "gif", "unknown image format 'gif'; --image_ext takes png, jpg or png,jpg"),
+        ("flat", "", "unknown image format ''; --image_ext takes png, jpg or png,jpg"),
+        ("flat", "png", "{} has no subfolder per class, and there is no label file;"
                         " give a file of image,label with --flabels"),
     ]:  # fmt: skip
         with pytest.raises(MLaaS4HEPError) as caught:
@@ -377,7 +383,7 @@ def encoded(height: int = 8, width: int = 8, mode: str = "RGB", kind: str = "PNG
 
 
 def written(folder: Path, files: Mapping[str, bytes]) -> ImageFolder:
-    """Write files of images, and return their index."""
+    """Write image files, and return their `ImageFolder`."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -385,20 +391,20 @@ def written(folder: Path, files: Mapping[str, bytes]) -> ImageFolder:
 
 
 def many(**options: Any) -> dict[str, bytes]:
-    """Return 80 images of two classes, called 00 to 39."""
+    """Return 80 images of two classes, named 00 to 39."""
     return {f"{label}/{number:02}.png": encoded(**options) for label in ("blob", "ring") for number in range(40)}
 
 
-def test_images_that_are_alike_need_no_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_one_size_and_mode_give_no_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = written(tmp_path, many(height=6, width=9))
     checked = check_images(images)
     assert (checked.images, checked.bad, checked.height, checked.width) == (images, (), 6, 9)
     assert capsys.readouterr().err == ""
 
 
-def test_sizes_and_modes_that_differ_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_different_sizes_and_modes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     images = written(
         tmp_path,
         many(height=6, width=9)
@@ -408,15 +414,15 @@ def test_sizes_and_modes_that_differ_are_counted(tmp_path: Path, capsys: pytest.
     checked = check_images(images)
     assert (len(checked.images), checked.height, checked.width) == (85, 6, 9)
     assert capsys.readouterr().err.splitlines() == [
-        "note: 2 of 85 images are not 6 x 9 (height x width), as most are; they are resized",
-        "note: 2 of 85 images are stored as grey, colours of print (CMYK), and most as colours; they are converted",
+        "note: 2 of 85 images do not have the most frequent size 6 x 9 (height x width); they are resized",
+        "note: 2 of 85 images are stored as grey, CMYK colour, most as colour; all are converted to the same channels",
     ]
 
 
-def test_16_bits_that_become_8_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_16_bit_images_give_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_images(written(tmp_path, many(mode="I;16")))
     assert capsys.readouterr().err == (
-        "note: 80 of 80 images have 16 bits, of which the upper 8 are taken: 255 becomes 0\n"
+        "note: 80 of 80 images have 16 bits; only the upper 8 are used, so that 255 becomes 0\n"
     )
 
 
@@ -424,26 +430,24 @@ def damaged() -> dict[str, bytes]:
     noise = io.BytesIO()
     Image.effect_noise((80, 80), 50).save(noise, "JPEG")
     return {
-        "blob/cut.jpg": noise.getvalue()[:-700],  # its header is whole
+        "blob/cut.jpg": noise.getvalue()[:-700],  # the header is complete
         "blob/empty.png": b"",
         "ring/cut.png": encoded(80, 80)[:-40],
         "ring/text.png": b"no image",
     }
 
 
-def test_images_that_cannot_be_decoded_are_one_error(tmp_path: Path) -> None:
+def test_undecodable_images_are_an_error(tmp_path: Path) -> None:
     images = written(tmp_path, many() | damaged())
     with pytest.raises(FileUnreadable) as caught:
         check_images(images)
     assert str(caught.value) == (
-        "4 of 84 images cannot be decoded: blob/cut.jpg, blob/empty.png, ring/cut.png, ...; of the first: the image"
-        " is no PNG or JPEG file, or is damaged; --skip-bad leaves out such images"
+        "4 of 84 images cannot be decoded: blob/cut.jpg, blob/empty.png, ring/cut.png, ...; reason for the first: the"
+        " image is damaged, or is not a PNG or JPEG file; leave them out with --skip-bad"
     )
 
 
-def test_images_that_cannot_be_decoded_are_left_out_where_that_is_wanted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_undecodable_images_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = many()
     images = written(tmp_path, good | damaged())
     (tmp_path / "ring" / "00.png").unlink()
@@ -456,16 +460,16 @@ def test_images_that_cannot_be_decoded_are_left_out_where_that_is_wanted(
     )
 
 
-def test_a_class_of_which_nothing_can_be_decoded_is_missed(tmp_path: Path) -> None:
+def test_a_class_without_decodable_images_is_an_error(tmp_path: Path) -> None:
     files = {name: b"x" if name > "ring/00" else content for name, content in many().items()}
     checked = check_images(written(tmp_path, files), skip_bad=True)
-    with pytest.raises(ConfigError, match=re.escape("and 'ring' has 0; give more images of it")):
+    with pytest.raises(ConfigError, match=re.escape("but 'ring' has 0; add images of this class")):
         check_classes(checked.images)
-    with pytest.raises(FileUnreadable, match=r"80 of 80 images cannot be decoded.*; give others$"):
+    with pytest.raises(FileUnreadable, match=r"80 of 80 images cannot be decoded.*; use other images$"):
         check_images(written(tmp_path, dict.fromkeys(files, b"x")), skip_bad=True)
 
 
-def test_other_contents_have_another_digest(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content_of_files(tmp_path: Path) -> None:
     files = many()
     first = check_images(written(tmp_path, files)).digest
     assert check_images(written(tmp_path / "copy", files)).digest == first

@@ -1,4 +1,4 @@
-"""Images as batches: every one once an epoch, in an order of its own, divided class by class, and not all in memory."""
+"""Streaming images as batches: splitting, shuffling, resizing, augmentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTS = {"ring": 60, "blob": 30, "arc": 10}
 
 
 def grey(number: int) -> int:
-    """The grey level of an image, by which it is known again."""
+    """The grey level that identifies an image."""
     return 50 + number
 
 
@@ -49,7 +49,7 @@ def shown(stream: ImageStream, part: str | None, epoch: int = 0, **how: bool) ->
     return [level for batch in stream.batches(part, epoch, **how) for level in levels(batch)]
 
 
-def test_every_image_comes_once_with_its_own_label(images: ImageFolder) -> None:
+def test_every_image_occurs_once_with_its_label(images: ImageFolder) -> None:
     stream = stream_of(images)
     found = {}
     for part in PARTS:
@@ -65,7 +65,7 @@ def test_every_image_comes_once_with_its_own_label(images: ImageFolder) -> None:
     assert found == {grey(number): name for number, name in enumerate(truth)}
 
 
-def test_each_class_is_divided_by_the_same_shares(images: ImageFolder) -> None:
+def test_each_class_is_split_by_the_same_shares(images: ImageFolder) -> None:
     stream = stream_of(images, split=[0.6, 0.2, 0.2])
     assert stream.images.classes == ("arc", "blob", "ring")
     assert stream.composition.events.tolist() == [[6, 18, 36], [2, 6, 12], [2, 6, 12]]
@@ -73,18 +73,18 @@ def test_each_class_is_divided_by_the_same_shares(images: ImageFolder) -> None:
     assert stream.training_entries == 60
 
 
-def test_a_class_of_two_images_is_learnt_and_tested(images: ImageFolder) -> None:
+def test_a_class_of_two_images_is_in_training_and_test_set(images: ImageFolder) -> None:
     arcs = np.flatnonzero(images.y == 0)[:2]
-    few = images.only(np.concatenate([arcs, np.flatnonzero(images.y == 1)]))
+    few = images.select(np.concatenate([arcs, np.flatnonzero(images.y == 1)]))
     assert stream_of(few).composition.events[:, 0].tolist() == [1, 0, 1]
 
 
-def test_what_part_an_image_belongs_to_does_not_depend_on_the_others_order(images: ImageFolder) -> None:
-    back = images.only(np.arange(len(images))[::-1])
+def test_the_part_of_an_image_does_not_depend_on_the_order_of_images(images: ImageFolder) -> None:
+    back = images.select(np.arange(len(images))[::-1])
     assert stream_of(back).part.tolist() == stream_of(images).part[::-1].tolist()
 
 
-def test_epochs_have_orders_of_their_own_which_are_the_same_again(images: ImageFolder) -> None:
+def test_each_epoch_has_its_own_reproducible_order(images: ImageFolder) -> None:
     stream = stream_of(images)
     first, second = (shown(stream, "train", epoch) for epoch in (0, 1))
     assert sorted(first) == sorted(second)
@@ -95,7 +95,7 @@ def test_epochs_have_orders_of_their_own_which_are_the_same_again(images: ImageF
     assert in_order == sorted(index for batch in stream.batches("test") for index in batch.entry.tolist())
 
 
-def test_an_epoch_goes_on_after_so_many_batches(images: ImageFolder) -> None:
+def test_an_epoch_can_skip_its_first_batches(images: ImageFolder) -> None:
     stream = stream_of(images, augmented=True)
     whole = [batch.inputs[IMAGES] for batch in stream.batches("train", 2)]
     rest = [batch.inputs[IMAGES] for batch in stream.batches("train", 2, skip=3)]
@@ -104,21 +104,27 @@ def test_an_epoch_goes_on_after_so_many_batches(images: ImageFolder) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_weights_make_classes_count_alike(images: ImageFolder) -> None:
+def test_the_key_depends_on_the_parameters_of_images_only(images: ImageFolder) -> None:
+    key = stream_of(images).key
+    assert stream_of(images, branch="Other", redirector=["host"], workers=3).key == key
+    assert stream_of(images, seed=1).key != key
+
+
+def test_balanced_classes_have_the_same_sum_of_weights(images: ImageFolder) -> None:
     sums = np.zeros(3)
     for batch in stream_of(images, balance="weights").batches("train"):
         np.add.at(sums, batch.y, batch.weight)
     np.testing.assert_allclose(sums, sums.mean(), rtol=1e-5)
 
 
-def test_images_are_resized_and_coloured_as_the_model_takes_them(images: ImageFolder) -> None:
+def test_images_are_converted_to_the_shape_of_the_model(images: ImageFolder) -> None:
     stream = ImageStream(images, (12, 8, 3), Params.parse({}))
     batch = stream.examples(5)
     assert batch.inputs[IMAGES].shape == (5, 12, 8, 3)
     assert (batch.inputs[IMAGES] == batch.inputs[IMAGES][:, :1, :1, :1]).all()
 
 
-def test_examples_are_of_the_part_and_of_all_classes(images: ImageFolder) -> None:
+def test_examples_are_from_the_part_and_from_all_classes(images: ImageFolder) -> None:
     stream = stream_of(images)
     assert len(stream.examples(400)) == len(shown(stream, "test"))
     assert len(stream.examples(400, part=None)) == 32
@@ -126,13 +132,13 @@ def test_examples_are_of_the_part_and_of_all_classes(images: ImageFolder) -> Non
     assert set(levels(stream.examples(400))) == set(shown(stream, "test"))
 
 
-def test_an_image_that_has_gone_or_is_damaged_is_named(images: ImageFolder, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_or_damaged_image_has_its_name(images: ImageFolder, tmp_path: Path) -> None:
     for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 6)).save(tmp_path / name)
     stream = stream_of(read_folder(tmp_path))
     (tmp_path / "a/2.png").write_bytes(b"no image")
-    with pytest.raises(FileUnreadable, match=r"cannot read .*a/2\.png: the image is no PNG or JPEG file"):
+    with pytest.raises(FileUnreadable, match=r"cannot read .*a/2\.png: the image is damaged, or is not a PNG"):
         list(stream.batches())
     (tmp_path / "a/2.png").unlink()
     with pytest.raises(FileUnreadable, match=r"cannot read .*a/2\.png: No such file"):
@@ -140,16 +146,16 @@ def test_an_image_that_has_gone_or_is_damaged_is_named(images: ImageFolder, tmp_
 
 
 @pytest.mark.parametrize("params", [{"kfold": 3}, {"balance": "sampling"}, {"split": {"valid": "a > 1", "test": "b"}}])
-def test_what_is_for_events_alone_is_refused(images: ImageFolder, params: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="images are divided by shares"):
+def test_parameters_for_events_only_are_refused(images: ImageFolder, params: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="images support neither 'kfold' nor"):
         stream_of(images, **params)
 
 
-# Other views
+# Augmentation
 
 
-def test_views_are_the_image_mirrored_and_moved_by_a_tenth_at_most() -> None:
-    """Of a single bright pixel one sees where it went; of all others that they are dark."""
+def test_augmented_images_are_flipped_and_shifted_by_up_to_a_tenth() -> None:
+    """A single bright pixel shows the shift; all others must stay dark."""
     pixels = np.zeros((4000, 20, 40, 1), np.uint8)
     pixels[:, 5, 10] = 200
     seen = augment(pixels, np.random.default_rng(0))
@@ -165,7 +171,7 @@ def test_views_are_the_image_mirrored_and_moved_by_a_tenth_at_most() -> None:
     assert pixels.sum() == 200 * 4000
 
 
-def test_training_alone_sees_other_views_and_others_in_each_epoch(tmp_path: Path) -> None:
+def test_only_training_images_are_augmented_and_differently_in_each_epoch(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(20):
         name = tmp_path / "ab"[number % 2] / f"{number}.png"

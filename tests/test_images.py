@@ -19,12 +19,12 @@ from check_predictor import check_predictor
 from serving_fixtures import Server, onnx_model, params, server_fixture, shared_server_fixture, url_fixture  # noqa: F401
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.images.decode import LARGEST
-from mlaas4hep.serving.images import read_image
-from mlaas4hep.serving.onnx_predictor import OnnxPredictor
-from mlaas4hep.serving.predictor import Predictors
-from mlaas4hep.serving.store import ModelStore
-from mlaas4hep.serving.tensor import Tensor, describe_input
+from mlaas4hep.images.decode import MAX_PIXELS
+from mlaas4hep.serving.models.onnx_predictor import OnnxPredictor
+from mlaas4hep.serving.models.predictor import Predictors
+from mlaas4hep.serving.models.tensor import Tensor, describe_input
+from mlaas4hep.serving.protocols.images import read_image
+from mlaas4hep.serving.store.store import ModelStore
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -87,7 +87,7 @@ def send(url: str, content: bytes, model: str, filename: str = "a.png", route: s
 # From a file to an array
 
 
-def test_pixels_are_the_numbers_that_were_saved() -> None:
+def test_pixels_have_the_values_that_were_saved() -> None:
     given = read(png())
     assert (given.dtype, given.shape) == (np.float32, (1, 6, 4, 3))
     np.testing.assert_array_equal(given[0], PIXELS)
@@ -114,7 +114,7 @@ def test_transparency_palettes_bits_and_16_bits_become_numbers_up_to_255() -> No
     np.testing.assert_array_equal(read(content.getvalue())[0], PIXELS)
 
 
-def test_another_size_is_resized_bilinearly() -> None:
+def test_images_are_resized_bilinearly() -> None:
     ramp = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[:, None], 8, axis=1)  # 24 x 8
     given = read(png(ramp), GREY)
     assert given.shape == (1, 6, 4, 1)
@@ -122,9 +122,9 @@ def test_another_size_is_resized_bilinearly() -> None:
     assert read(png(), Tensor("x", (None, 8, 3))).shape == (1, 6, 8, 3)
 
 
-def test_a_picture_is_turned_as_its_camera_says() -> None:
+def test_an_image_is_rotated_according_to_its_exif_orientation() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # rotated by 90 degrees, clockwise
     upright = read(png(exif=exif), FREE)
     np.testing.assert_array_equal(upright[0], np.rot90(PIXELS, -1))
 
@@ -143,17 +143,17 @@ def huge(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(5001, 5000), (10_000, 10_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
 def test_an_image_that_would_fill_the_memory_is_refused_unread(size: tuple[int, int]) -> None:
-    assert size[0] * size[1] > LARGEST
+    assert size[0] * size[1] > MAX_PIXELS
     with pytest.raises(ConfigError, match="the image has more than 25 million pixels"):
         read(huge(*size))
 
 
-def test_what_is_no_image_is_one_line() -> None:
+def test_a_file_that_is_not_an_image_is_an_error() -> None:
     gif, jpeg = png(PIXELS[..., 0], "GIF"), png(np.tile(PIXELS, (20, 20, 1)), "JPEG")
     for content in (b"", b"no image", png()[:60], jpeg[:-400], gif, b"<svg/>", png()[:-30] + b"x" * 30):
         with pytest.raises(ConfigError) as caught:
             read(content)
-        assert str(caught.value) == "the image is no PNG or JPEG file, or is damaged"
+        assert str(caught.value) == "the image is damaged, or is not a PNG or JPEG file"
 
 
 # What a model takes
@@ -183,14 +183,14 @@ def test_channels_are_found_in_the_back_or_in_front(shape: Any, channels: int, s
 @pytest.mark.parametrize(
     ("shape", "channels", "reason"),
     [
-        ((None, 8, 9, 3), 1, "m.onnx takes images of 8 x 9 x 3, and img_channels in params.json is 1"),
-        ((None, 8, 9, 5), 0, "takes images of 8 x 9 x 5; those of 1 or 3 channels are served"),
-        ((None, None, None, None), 0, "takes images of any x any x any; those of 1 or 3 channels are served"),
+        ((None, 8, 9, 3), 1, "m.onnx takes images of 8 x 9 x 3, but img_channels in params.json is 1"),
+        ((None, 8, 9, 5), 0, "takes images of 8 x 9 x 5; they must have 1 or 3 channels"),
+        ((None, None, None, None), 0, "takes images of any x any x any; they must have 1 or 3 channels"),
         ((None, 8, 9), 0, r"does not have one input \(n, features\) or \(n, height, width, channels\)"),
         ((None,), 0, r"does not have one input \(n, features\) or \(n, height, width, channels\)"),
     ],
 )
-def test_what_is_neither_a_row_nor_an_image_is_refused(shape: Any, channels: int, reason: str) -> None:
+def test_inputs_that_are_neither_rows_nor_images_are_refused(shape: Any, channels: int, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         describe_input("x", shape, channels, "m.onnx")
 
@@ -202,12 +202,12 @@ def test_onnx_graphs_of_images_keep_the_contract(layout: str, tmp_path: Path) ->
     check_predictor(OnnxPredictor(tmp_path / "m.onnx"), images, images.mean(axis=(1, 2), dtype=np.float64))
 
 
-def test_img_channels_says_what_the_graph_does_not(tmp_path: Path) -> None:
+def test_img_channels_defines_channels_that_the_graph_does_not_define(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
     store_model(store.folder, "grey", means("NHWC", 0, ("h", "w")), img_channels=1)
     assert Predictors(store).get("grey").predictor.input.shape == (None, None, 1)
     store_model(store.folder, "silent", means("NHWC", 0, ("h", "w")), img_channels=4)
-    with pytest.raises(ConfigError, match=r"1 or 3 channels are served; img_channels in params.json may say it"):
+    with pytest.raises(ConfigError, match=r"must have 1 or 3 channels; set img_channels in params.json"):
         Predictors(store).get("silent")
 
 
@@ -226,7 +226,7 @@ def test_onnx_graphs_answer_with_the_best_five_labels(url: str, server: Server) 
             assert label in (given["label"], None)
 
 
-def test_without_a_label_for_each_number_the_numbers_are_the_answer(url: str, server: Server) -> None:
+def test_an_image_is_answered_with_numbers_if_some_have_no_label(url: str, server: Server) -> None:
     store_model(server.models_dir, "means", means("NHWC"), "red\ngreen\n")
     code, answer = send(url, png(), "means")
     assert (code, answer) == (200, pytest.approx(list(PIXELS.mean(axis=(0, 1))), rel=1e-5))
@@ -234,7 +234,7 @@ def test_without_a_label_for_each_number_the_numbers_are_the_answer(url: str, se
     assert (code, answer) == (200, pytest.approx([7, 7, 7], abs=1))
 
 
-def test_tensorflow_models_answer_as_the_stock_server_does(url: str, server: Server) -> None:
+def test_tensorflow_models_get_the_same_response_as_from_the_stock_server(url: str, server: Server) -> None:
     """A frozen graph with labels, and a SavedModel with numbers, by the names in params.json."""
     pytest.importorskip("tensorflow")
     with warnings.catch_warnings():
@@ -275,9 +275,9 @@ def test_mistakes_are_one_line_and_a_400(url: str, server: Server) -> None:
     store_model(server.models_dir, "images", means("NHWC"))
     assert send(url, png(), "rows") == (
         400,
-        {"error": "the model takes rows of values, not images; send them to POST /json"},
+        {"error": "the model takes rows of values, not images; send rows to POST /json"},
     )
-    assert send(url, b"x", "images") == (400, {"error": "the image is no PNG or JPEG file, or is damaged"})
+    assert send(url, b"x", "images") == (400, {"error": "the image is damaged, or is not a PNG or JPEG file"})
     assert send(url, png(), "nobody")[0] == 404
     answer = requests.post(f"{url}/json", json={"values": [1, 2], "model": "images"}, timeout=20)
     said = "the model takes images, not rows of values; send a PNG or JPEG file to POST /image"

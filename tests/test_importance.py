@@ -1,20 +1,20 @@
-"""Permutation importance: what tells the classes apart is found, what does not is not."""
+"""Permutation importance finds the branches that distinguish the classes."""
 
 import awkward as ak
 import numpy as np
 import pytest
 from tinyroot import write_tree
 
+from mlaas4hep.backends.task import Task
+from mlaas4hep.report.importance import RANKING_EVENTS, permutation_importance
 from mlaas4hep.stream import Batch, DataGenerator
-from mlaas4hep.training.importance import FEW, permutation_importance
-from mlaas4hep.training.task import Task
 
 EVENTS = 3000
 TASK = Task.classification(2)
 
 
 class Sum:
-    """A backend whose score is a function of the inputs that the test knows."""
+    """A backend whose score is a given function of the inputs."""
 
     outputs = 1
 
@@ -30,7 +30,7 @@ class Sum:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """`signal` and `jet` know the label, `noise` and `other` do not; uproot adds the lengths `njet` and `nother`."""
+    """`signal` and `jet` depend on the label, `noise` and `other` do not; uproot adds lengths `njet` and `nother`."""
     rng = np.random.default_rng(3)
     label, counts = np.arange(EVENTS) % 2, rng.integers(1, 4, EVENTS)
     columns = {
@@ -51,7 +51,7 @@ def every(generator):
     return Batch.concatenate(list(generator))
 
 
-def test_the_informative_branch_is_found_and_noise_is_none(path):
+def test_the_informative_branch_is_important_and_noise_is_not(path):
     with DataGenerator([path], "label", {"identifier": ["event"]}) as generator:
         events, columns = every(generator), generator.columns
         signal, noise = columns.index("signal"), columns.index("noise")
@@ -60,7 +60,7 @@ def test_the_informative_branch_is_found_and_noise_is_none(path):
         found = permutation_importance(backend, events, generator.sample.inputs, TASK, seed=1)
     assert all(np.array_equal(events.inputs[name], values) for name, values in before.items())
     assert (found.measure, found.tried, found.branches, found.events, found.repeats) == ("AUC", 6, 6, EVENTS, 5)
-    assert max(backend.sizes) == FEW
+    assert max(backend.sizes) == RANKING_EVENTS
     drops = {drop.branch: drop for drop in found.drops}
     assert found.drops[0].branch == "signal"
     assert drops["signal"].value > 0.35
@@ -69,7 +69,7 @@ def test_the_informative_branch_is_found_and_noise_is_none(path):
     assert drops["jet"].value == drops["other"].value == drops["jet"].uncertainty == 0
 
 
-def test_all_columns_of_a_list_and_their_mask_move_together(path):
+def test_all_columns_of_a_list_and_their_mask_are_permuted_together(path):
     with DataGenerator([path], "label", {"identifier": ["event"], "selected_branches": ["jet", "other"]}) as generator:
         events, columns = every(generator), generator.columns
         jets = [index for index, name in enumerate(columns) if name.startswith("jet")]
@@ -85,7 +85,7 @@ def test_all_columns_of_a_list_and_their_mask_move_together(path):
     assert found.drops[1].value == 0
 
 
-def test_a_feature_of_objects_moves_as_a_list_among_events_of_as_many(path):
+def test_a_feature_of_objects_is_permuted_among_events_with_as_many_objects(path):
     params = {"identifier": ["event"], "inputs": {"jets": {"branches": ["jet", "other"], "length": 3},
                                                   "event": {"branches": ["noise"]}}}  # fmt: skip
     with DataGenerator([path], "label", params) as generator:
@@ -102,7 +102,7 @@ def test_a_feature_of_objects_moves_as_a_list_among_events_of_as_many(path):
     assert drops["other"] == drops["noise"] == 0
 
 
-def test_the_rise_of_the_loss_counts_where_a_class_is_missing(path):
+def test_the_loss_is_used_if_a_class_is_missing(path):
     with DataGenerator([path], "label", {"identifier": ["event"]}) as generator:
         events, signal = every(generator), generator.columns.index("signal")
         ones = events[events.y == 1]
@@ -112,9 +112,9 @@ def test_the_rise_of_the_loss_counts_where_a_class_is_missing(path):
     assert found.events == len(ones)
 
 
-def test_a_slow_model_gets_fewer_branches_and_two_repeats(path):
+def test_a_slow_model_has_fewer_branches_and_two_repeats(path):
     with DataGenerator([path], "label", {"identifier": ["event"]}) as generator:
         events = every(generator)
         backend = Sum(lambda inputs: inputs["x"][:, 0])
         found = permutation_importance(backend, events, generator.sample.inputs, TASK, seconds=0)
-    assert (found.tried, found.branches, found.events, found.repeats) == (1, 6, FEW, 2)
+    assert (found.tried, found.branches, found.events, found.repeats) == (1, 6, RANKING_EVENTS, 2)

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run with one line and exit code 130, wherever it is, and never with SIGABRT."""
+"""Ctrl-C stops a run at any stage with one line and exit code 130, never with SIGABRT."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import run_script
+from scripts import run_forked, run_script
 from tinyroot import write_events
 
 MODEL = """
@@ -47,18 +48,23 @@ def loss(scores, y):
 """
 
 
-def run(folder: Path, mark: str, model: str, *options: str) -> subprocess.CompletedProcess[str]:
+Start = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(
+    folder: Path, mark: str, model: str, *options: str, start: Start = run_forked
+) -> subprocess.CompletedProcess[str]:
     """Run workflow.py in a folder with a model file that interrupts it once at a mark."""
     for index in range(2):
         if not (folder / f"{index}.root").exists():
             write_events(folder / f"{index}.root", 400, seed=index, run=index)
     (folder / "model.py").write_text(MODEL.format(mark=mark) + model)
-    (folder / "params.json").write_text('{"epochs": 2, "batch_size": 64}')
-    return run_script("workflow.py", "--files=0.root,1.root", "--labels=a,b", "--model=model.py", *options, cwd=folder)
+    (folder / "params.json").write_text('{"epochs": 2, "batch_size": 64, "tfaas": false}')
+    return start("workflow.py", "--files=0.root,1.root", "--labels=a,b", "--model=model.py", *options, cwd=folder)
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """The metrics of a run without its times."""
+    """Return the metrics of a run without durations."""
     found = json.loads((folder / "mlaas4hep_model/metrics.json").read_text())
     for epoch in found["epochs"]:
         del epoch["seconds"], epoch["waiting"]
@@ -66,14 +72,23 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mark", ["import", "model", "metric"])
-def test_an_interrupted_run_is_one_line_and_leaves_no_bundle(tmp_path: Path, mark: str) -> None:
-    done = run(tmp_path, mark, SKLEARN)
+def test_an_interrupted_run_prints_one_line_and_leaves_no_bundle(tmp_path: Path, mark: str) -> None:
+    done = run(tmp_path, mark, SKLEARN, start=run_script if mark == "import" else run_forked)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
-    assert (done.returncode, lines) == (130, ["error: interrupted by Ctrl-C; the same command begins this anew"])
+    assert (done.returncode, lines) == (130, ["error: interrupted by Ctrl-C; run the same command to start again"])
     assert not (tmp_path / "mlaas4hep_model").exists()
 
 
-def test_an_interrupted_training_goes_on_with_resume_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_ctrl_c_after_the_end_of_a_run_has_no_effect(tmp_path: Path) -> None:
+    """The interpreter is exiting, which takes a while with a framework."""
+    done = run(tmp_path, "", 'import atexit\natexit.register(interrupt, "")\n' + SKLEARN, start=run_script)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
+    assert (done.returncode, lines) == (0, [])
+    assert (tmp_path / "done").exists()
+    assert (tmp_path / "mlaas4hep_model/metrics.json").exists()
+
+
+def test_an_interrupted_training_gives_the_same_result_after_resume(tmp_path: Path) -> None:
     for name in ("whole", "twice"):
         (tmp_path / name).mkdir()
     (tmp_path / "whole" / "done").touch()
@@ -81,14 +96,14 @@ def test_an_interrupted_training_goes_on_with_resume_and_ends_as_one_that_was_no
     done = run(tmp_path / "twice", "loss", PYTORCH)
     assert done.returncode == 130
     assert "error: stopped in epoch " in done.stderr
-    assert "; the same command with --resume goes on from there" in done.stderr
+    assert "; run the same command with --resume to continue from the last checkpoint" in done.stderr
     assert run(tmp_path / "twice", "loss", PYTORCH, "--resume").returncode == 0
     assert figures(tmp_path / "whole") == figures(tmp_path / "twice")
 
 
 XGBOOST = """
 import numpy as np
-from mlaas4hep.training.xgboost_backend import _matrix
+from mlaas4hep.backends.xgboost import _make_matrix
 
 rng = np.random.default_rng(1)
 chunk = {"data": rng.normal(size=(3000, 6)).astype("f4"), "label": np.arange(3000) % 2}
@@ -103,14 +118,14 @@ for interrupted in range(1, 6):
                 raise KeyboardInterrupt
             yield chunk
     try:
-        _matrix(chunks, 1e9, "")
+        _make_matrix(chunks, 1e9, "")
         print("whole", passes)
     except KeyboardInterrupt:
         print("interrupted")
 """
 
 
-def test_an_interruption_in_any_pass_of_xgboost_over_the_events_is_raised_and_corrupts_nothing() -> None:
+def test_an_interruption_in_any_pass_of_xgboost_is_raised_and_does_not_abort_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", XGBOOST], capture_output=True, text=True, check=False)
     assert done.returncode != -signal.SIGABRT, done.stderr
     assert done.stderr == ""

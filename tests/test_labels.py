@@ -1,12 +1,12 @@
-"""What the model learns to tell apart."""
+"""Labels of events: classes, flags and targets."""
 
 import numpy as np
 import pytest
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.stream.labels import (
-    CONTRAST,
     MAX_CLASSES,
+    SHUFFLED_COPIES,
     labels_by_branch,
     labels_by_branches,
     labels_by_file,
@@ -15,13 +15,14 @@ from mlaas4hep.stream.labels import (
 )
 
 
+@pytest.mark.usefixtures("empty_working_folder")
 def test_labels_are_a_file_a_comma_list_or_a_branch(tmp_path):
     (tmp_path / "labels.txt").write_text("ggH # signal\n\nVBF\n")
     assert read_labels(str(tmp_path / "labels.txt")) == ["ggH", "VBF"]
     assert read_labels("1, 0,1") == ["1", "0", "1"]
     assert read_labels("GenPart_pdgId") == "GenPart_pdgId"
     for missing in ("labels.txt", "no/where"):
-        with pytest.raises(FileUnreadable, match="there is no file"):
+        with pytest.raises(FileUnreadable, match="file not found"):
             read_labels(missing)
 
 
@@ -35,40 +36,40 @@ def test_classes_are_numbered_by_value_or_by_alphabet():
 
 def test_y_of_a_file_is_the_class_of_its_label():
     labels = labels_by_file(["b", "a"], ["one", "two"])
-    assert labels.of(0, 3, {}).tolist() == [1, 1, 1]
-    assert labels.of(1, 2, {}).dtype == np.int64
+    assert labels.encode(0, 3, {}).tolist() == [1, 1, 1]
+    assert labels.encode(1, 2, {}).dtype == np.int64
 
 
 def test_y_of_a_branch_is_the_index_of_its_value():
     labels = labels_by_branch("kind", np.array([-5, 0, 24]))
     assert labels.classes == ("-5", "0", "24")
-    assert labels.of(0, 4, {"kind": np.array([24, -5, 0, 24])}).tolist() == [2, 0, 1, 2]
-    with pytest.raises(ConfigError, match="label branch 'kind' has the value 25, which is no class"):
-        labels.of(0, 1, {"kind": np.array([25])})
+    assert labels.encode(0, 4, {"kind": np.array([24, -5, 0, 24])}).tolist() == [2, 0, 1, 2]
+    with pytest.raises(ConfigError, match="label branch 'kind' has the value 25; the classes are -5, 0, 24"):
+        labels.encode(0, 1, {"kind": np.array([25])})
     assert labels_by_branch("isSignal", np.array([False, True])).classes == ("0", "1")
 
 
 def test_y_of_flags_is_the_one_that_is_set():
     labels = labels_by_branches(["is_b", "is_a"])
     assert labels.classes == ("is_b", "is_a")
-    assert labels.of(0, 3, {"is_a": np.array([1, 0, 1]), "is_b": np.array([0, 1, 0])}).tolist() == [1, 0, 1]
+    assert labels.encode(0, 3, {"is_a": np.array([1, 0, 1]), "is_b": np.array([0, 1, 0])}).tolist() == [1, 0, 1]
     for found, flags in ((0, [1, 0]), (2, [1, 1])):
         columns = {"is_b": np.array(flags), "is_a": np.array([0, found // 2])}
-        with pytest.raises(ConfigError, match=f"an event has {found} of the labels is_b, is_a, not 1"):
-            labels.of(0, 2, columns)
-    with pytest.raises(ConfigError, match="there is nothing to tell apart"):
+        with pytest.raises(ConfigError, match=f"an event has {found} of the labels is_b, is_a instead of 1"):
+            labels.encode(0, 2, columns)
+    with pytest.raises(ConfigError, match="there is one label branch, is_b: a classification needs two classes"):
         labels_by_branches(["is_b"])
 
 
-def test_a_pattern_means_branches():
+def test_a_pattern_in_labels_selects_branches():
     assert read_labels("label_*") == "label_*"
     assert read_labels("/is_./") == "/is_./"
 
 
 def test_without_labels_events_are_class_1():
-    assert CONTRAST.contrast
-    assert CONTRAST.classes[1] == "event"
-    assert CONTRAST.of(0, 2, {}).tolist() == [1, 1]
+    assert SHUFFLED_COPIES.uses_shuffled_copies
+    assert SHUFFLED_COPIES.classes[1] == "event"
+    assert SHUFFLED_COPIES.encode(0, 2, {}).tolist() == [1, 1]
 
 
 def test_labels_that_do_not_match_the_files_are_counted():
@@ -76,19 +77,24 @@ def test_labels_that_do_not_match_the_files_are_counted():
         labels_by_file(["a", "b", "c"], ["one", "two"])
 
 
-def test_one_class_is_nothing_to_tell_apart():
-    with pytest.raises(ConfigError, match="all files have the label a: there is nothing to tell apart"):
+def test_one_class_is_refused():
+    with pytest.raises(ConfigError, match="all files have the label a: a classification needs two classes"):
         labels_by_file(["a", "a"], ["one", "two"])
     with pytest.raises(ConfigError, match="all events have 'kind' = 3"):
         labels_by_branch("kind", np.array([3]))
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.5], [0.0, np.nan], [0.0, np.inf]])
-def test_a_branch_of_other_than_whole_numbers_is_no_label(values):
-    with pytest.raises(ConfigError, match="numbers that are not whole"):
+def test_a_label_branch_must_hold_integers(values):
+    with pytest.raises(ConfigError, match="values that are not integers"):
         labels_by_branch("weight", np.array(values))
 
 
-def test_a_branch_with_too_many_values_is_no_label():
-    with pytest.raises(ConfigError, match=f"1001 different values, more than {MAX_CLASSES}"):
+def test_a_label_branch_with_too_many_values_is_refused():
+    with pytest.raises(ConfigError, match=f"1001 distinct values, more than {MAX_CLASSES}"):
         labels_by_branch("event", np.arange(MAX_CLASSES + 1))
+
+
+def test_a_branch_with_a_comma_in_its_name_is_quoted():
+    assert read_labels('"a,b"') == "a,b"
+    assert read_labels('"a,b",c') == ["a,b", "c"]

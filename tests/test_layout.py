@@ -1,4 +1,4 @@
-"""Where each branch stands in the vector."""
+"""The layout of vectors."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import Specs, VectorLayout
-from mlaas4hep.reader.specs import BranchSpecs
+from mlaas4hep.specs.specs import BranchSpecs
 
 NAN = np.nan
 
@@ -20,7 +20,7 @@ def jagged(*lists):
     return Jagged(offsets.astype(np.int64), np.array([value for each in lists for value in each], np.float32))
 
 
-def test_flat_and_fixed_come_first_each_in_the_order_of_their_names():
+def test_flat_and_fixed_branches_are_first_and_sorted_by_name():
     layout = layout_of(b=(Kind.FLAT, 1), Z=(Kind.JAGGED, 2), a=(Kind.JAGGED, 1), c=(Kind.FIXED, 2), A=(Kind.FLAT, 1))
     assert layout.branches == ["A", "b", "c", "Z", "a"]
     assert layout.columns == ["A", "b", "c_0", "c_1", "Z_0", "Z_1", "a_0"]
@@ -28,7 +28,7 @@ def test_flat_and_fixed_come_first_each_in_the_order_of_their_names():
     assert layout.to_json()["Z"] == [4, 2, "jagged"]
 
 
-def test_lists_are_padded_and_what_does_not_fit_is_counted():
+def test_lists_are_padded_and_dropped_values_are_counted():
     layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 2))
     values = {"x": np.array([7, 8, 9], np.int16), "pt": jagged([1], [], [2, 3, 4, 5])}
     x, truncated = layout.assemble(values, 3)
@@ -37,12 +37,20 @@ def test_lists_are_padded_and_what_does_not_fit_is_counted():
     assert truncated == {"pt": 2}
 
 
-def test_two_branches_with_a_column_of_one_name_are_refused():
-    with pytest.raises(ConfigError, match="two branches would both have a column 'a_0'"):
+def test_two_branches_with_a_column_of_the_same_name_are_refused():
+    with pytest.raises(ConfigError, match="two branches would have a column 'a_0'"):
         layout_of(a=(Kind.JAGGED, 2), a_0=(Kind.FLAT, 1))
+    layout_of(a=(Kind.JAGGED, 2), a_2=(Kind.FLAT, 1), a_01=(Kind.FLAT, 1), a_x=(Kind.FLAT, 1), b_0=(Kind.FLAT, 1))
 
 
-def test_a_branch_that_was_always_empty_has_no_column():
+def test_a_layout_does_not_create_the_names_of_a_billion_columns():
+    layout = layout_of(a=(Kind.JAGGED, 10**9), b=(Kind.FLAT, 1))
+    assert layout.width == 10**9 + 1
+    with pytest.raises(ConfigError, match="two branches would have a column 'a_999999999'"):
+        layout_of(a=(Kind.JAGGED, 10**9), a_999999999=(Kind.FLAT, 1))
+
+
+def test_a_branch_of_empty_lists_has_no_column():
     layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 0))
     assert layout.columns == ["x"]
     x, truncated = layout.assemble({"x": np.array([1.0, 2.0]), "pt": jagged([3], [])}, 2)
@@ -50,7 +58,7 @@ def test_a_branch_that_was_always_empty_has_no_column():
     assert truncated == {"pt": 1}
 
 
-def test_branches_of_one_collection_and_of_others_do_not_disturb_each_other():
+def test_branches_of_several_collections_are_padded_independently():
     layout = layout_of(a=(Kind.JAGGED, 2), b=(Kind.JAGGED, 2), c=(Kind.JAGGED, 1), d=(Kind.JAGGED, 2))
     values = {"a": jagged([1, 2], []), "b": jagged([3, 4], []), "c": jagged([5], []), "d": jagged([], [6, 7])}
     x, truncated = layout.assemble(values, 2)
@@ -64,7 +72,7 @@ def test_numbers_beyond_float32_become_infinite_without_a_warning():
     np.testing.assert_array_equal(x[:, 0], [np.inf, -np.inf, NAN])
 
 
-def test_no_events_make_a_matrix_of_no_rows():
+def test_no_events_give_a_matrix_without_rows():
     layout = layout_of(x=(Kind.FLAT, 1), pt=(Kind.JAGGED, 3))
     x, truncated = layout.assemble({"x": np.empty(0), "pt": jagged()}, 0)
     assert x.shape == (0, 4)

@@ -1,4 +1,4 @@
-"""Figures of merit against scikit-learn, and against counting by hand."""
+"""Metrics, compared with scikit-learn and with explicit calculations."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstwo
 from sklearn import metrics as truth
 
-from mlaas4hep.training.metrics import (
+from mlaas4hep.backends.metrics import (
     accuracy,
     all_classes,
     asymptotic_kolmogorov,
@@ -47,11 +47,11 @@ def test_auc_of_three_classes_is_the_mean_of_each_against_the_others():
     assert auc(y, scores) == pytest.approx(truth.roc_auc_score(y, scores, multi_class="ovr"))
 
 
-def test_auc_without_a_class_is_not_a_number():
+def test_auc_without_a_class_is_nan():
     assert np.isnan(auc(np.ones(5, int), np.full((5, 1), 0.3)))
 
 
-def test_one_output_stands_for_two_classes():
+def test_one_output_represents_two_classes():
     assert all_classes(np.array([[0.25]])).tolist() == [[0.75, 0.25]]
 
 
@@ -83,7 +83,7 @@ def test_the_weighted_roc_curve_integrates_to_the_auc_also_with_negative_weights
     assert area == pytest.approx(auc(y, score[:, None], weight), abs=1e-9)
 
 
-def test_a_whole_weight_counts_as_so_many_events():
+def test_an_integer_weight_counts_as_repetition():
     rng = np.random.default_rng(4)
     y, score, weight = rng.integers(0, 2, 100), np.round(rng.uniform(size=100), 1), rng.integers(1, 5, 100)
     again = np.repeat(np.arange(100), weight)
@@ -100,7 +100,7 @@ def test_effective_events_are_those_of_weight_one_with_the_same_relative_error()
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_the_confusion_matrix_is_that_of_scikit_learn(classes):
+def test_the_confusion_matrix_agrees_with_scikit_learn(classes):
     rng = np.random.default_rng(5)
     y, scores, weight = rng.integers(0, classes, 400), rng.dirichlet(np.ones(classes), 400), rng.normal(1, 1, 400)
     given_scores = scores[:, 1:] if classes == 2 else scores
@@ -157,7 +157,7 @@ def test_calibration_counts_events_in_ten_bins():
     assert (found.observed < found.high).all()
 
 
-def test_the_interval_of_a_share_is_binomial():
+def test_the_interval_of_a_fraction_is_binomial():
     found = calibration(np.arange(1000) < 300, np.full(1000, 0.3))
     assert (found.high - found.low).item() / 2 == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=0.01)
     never = calibration(np.zeros(50, bool), np.full(50, 0.01))

@@ -1,10 +1,10 @@
-"""Model files as users write them, right and wrong."""
+"""Model files, valid and invalid."""
 
 import pytest
 
+from mlaas4hep.backends.model_file import default_model, load_model_file
+from mlaas4hep.backends.task import Task
 from mlaas4hep.errors import ConfigError, FileUnreadable, PackageMissing
-from mlaas4hep.training.model_file import default_model, load_model_file
-from mlaas4hep.training.task import Task
 
 TWO = Task.classification(2)
 
@@ -24,25 +24,25 @@ def test_a_model_file_is_found_in_the_models_folder_from_anywhere(tmp_path, monk
     assert load_model_file("ex_pytorch.py").path.name == "ex_pytorch.py"
 
 
-def test_a_file_of_the_working_directory_comes_before_the_shipped_one(write, tmp_path, monkeypatch):
+def test_a_file_in_the_working_directory_takes_precedence_over_the_shipped_one(write, tmp_path, monkeypatch):
     write("def model(idim): return idim", "ex_pytorch.py")
     monkeypatch.chdir(tmp_path)
     assert load_model_file("ex_pytorch.py").build({"x": (7,)}, TWO) == 7
 
 
-def test_a_model_that_wants_the_number_of_classes_gets_it(write):
+def test_a_required_second_argument_gets_the_number_of_classes(write):
     file = load_model_file(write("def model(idim, classes): return (idim, classes)"))
     assert file.build({"x": (7,)}, Task.classification(3)) == (7, 3)
 
 
-def test_a_model_is_told_what_its_further_arguments_ask_for(write):
+def test_further_arguments_of_model_are_passed_by_name(write):
     file = load_model_file(write("def model(idim, outputs=9, width=64, *, task): return (idim, outputs, width, task)"))
     assert file.build({"x": (7,)}, TWO) == (7, 1, 64, "classification")
     assert file.build({"x": (7,)}, Task("regression", ("a", "b"))) == (7, 2, 64, "regression")
     assert load_model_file(write("def model(idim, n): return n")).build({"x": (7,)}, TWO) == 2
 
 
-def test_a_model_of_named_inputs_gets_their_shapes_by_name(write):
+def test_a_model_with_several_inputs_gets_their_shapes_by_name(write):
     shapes = {"jets": (8, 4), "event": (2,)}
     assert load_model_file(write("def model(shapes): return shapes")).build(shapes, TWO) == shapes
 
@@ -57,23 +57,23 @@ def test_loss_optimizer_and_metrics_of_the_file_are_kept(write):
 @pytest.mark.parametrize(
     ("text", "kind", "says"),
     [
-        ("def modle(idim): return 1", ConfigError, "defines no function 'model'; closest: 'modle'"),
-        ("model = 3", ConfigError, "defines no function 'model'"),
+        ("def modle(idim): return 1", ConfigError, "does not define a function 'model'; closest: 'modle'"),
+        ("model = 3", ConfigError, "does not define a function 'model'"),
         ("def model(idim:\n", ConfigError, ", line 1: SyntaxError"),
         ("1/0", ConfigError, "ZeroDivisionError"),
         ("raise SystemExit(3)", ConfigError, "SystemExit"),
         ("import no_such_package", PackageMissing, "pip install no_such_package"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_line(write, text, kind, says):
+def test_an_invalid_model_file_is_reported_in_one_line(write, text, kind, says):
     with pytest.raises(kind) as caught:
         load_model_file(write(text))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named_with_the_nearest_shipped_one():
-    with pytest.raises(FileUnreadable, match=r"there is no model file ex_keras\.yp.*closest: 'ex_keras\.py'"):
+def test_a_missing_model_file_is_reported_with_the_closest_example():
+    with pytest.raises(FileUnreadable, match=r"model file ex_keras\.yp not found.*closest: 'ex_keras\.py'"):
         load_model_file("ex_keras.yp")
 
 
@@ -83,12 +83,12 @@ def test_a_failing_model_function_is_reported_with_its_reason(write):
         file.build({"x": (9,)}, TWO)
 
 
-def test_a_model_function_that_forgets_return_is_told_so(write):
-    with pytest.raises(ConfigError, match="returns nothing"):
+def test_a_model_function_that_returns_none_is_reported(write):
+    with pytest.raises(ConfigError, match="returns None; end it with: return model"):
         load_model_file(write("def model(idim): pass")).build({"x": (3,)}, TWO)
 
 
-def test_what_a_model_file_writes_to_stderr_is_not_lost(write, capfd):
+def test_the_stderr_of_a_model_file_is_kept(write, capfd):
     load_model_file(
         write(
             "import sys\nprint('I0000 00:00: noise', file=sys.stderr)\nprint('mind this', file=sys.stderr)\n"
@@ -98,5 +98,6 @@ def test_what_a_model_file_writes_to_stderr_is_not_lost(write, capfd):
     assert "mind this" in capfd.readouterr().err
 
 
-def test_the_default_is_a_model_file_that_is_there():
+@pytest.mark.framework
+def test_the_default_model_file_exists():
     assert load_model_file(default_model()).path.is_file()

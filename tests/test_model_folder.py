@@ -24,8 +24,8 @@ from serving_fixtures import (  # noqa: F401
 )
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.plain_files import open_plain, read_plain
-from mlaas4hep.serving.store import ModelStore
+from mlaas4hep.protocol.plain_files import open_plain, read_plain
+from mlaas4hep.serving.store.store import ModelStore
 
 
 def put(url: str, folder: Path, name: str) -> None:
@@ -110,7 +110,7 @@ def test_a_file_that_was_replaced_by_hand_breaks_that_model_alone(
 def test_special_files_are_named_in_the_error(url: str, server: Server, tmp_path: Path) -> None:
     put(url, tmp_path / "bad", "bad")
     fifo(server.models_dir / "bad/labels.txt")
-    error = "in the folder of model 'bad', 'labels.txt' is a FIFO; put a regular file in its place"
+    error = "in the folder of model 'bad', 'labels.txt' is a FIFO (named pipe); replace it by a regular file"
     assert requests.get(f"{url}/params/bad", timeout=5).json() == {"error": error}
     (listed,) = requests.get(f"{url}/models", timeout=5).json()
     assert listed["description"] == f"broken: {error}"
@@ -247,7 +247,7 @@ def test_params_that_were_stored_before_they_were_checked_break_that_model_alone
             assert requests.get(f"{url}/{route}", timeout=5).status_code in (200, 400)
 
 
-def test_numbers_of_files_that_came_with_a_model_are_bounded(url: str, tmp_path: Path) -> None:
+def test_out_of_range_numbers_in_the_files_of_a_bundle_are_rejected(url: str, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b", "m")
     (bundle / "training.json").write_text(json.dumps({"files": [{"name": "a", "entries": 10**30}]}))
     (bundle / "metrics.json").write_text(json.dumps({"best_epoch": 10**30}))

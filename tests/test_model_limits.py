@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 import requests
@@ -19,10 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from serving_fixtures import MET, MET_SCORE, Server, trained_model, write_archive, write_bundle
 from test_deadlines import FOR_EVER, looping_model
 
-from mlaas4hep.serving.model_loader import ModelLoader
-from mlaas4hep.serving.store import ModelStore
-from mlaas4hep.serving.subprocess_predictor import SubprocessPredictor
+from mlaas4hep.serving.models.loader import ModelLoader
+from mlaas4hep.serving.models.model_limits import ModelLimits
+from mlaas4hep.serving.models.subprocess_predictor import LoadFailed, SubprocessPredictor
+from mlaas4hep.serving.store.store import ModelStore
 
+LOADER = "mlaas4hep.serving.models.loader"
 LIMITS = ("--model-memory=0.5", "--load-time=2", "--run-time=1", "--model-processes=3")
 
 
@@ -143,7 +146,7 @@ def test_a_model_that_needs_too_much_is_refused_and_the_server_stays_small(
     assert psutil.Process(server.process.pid).children() == []
 
 
-def test_a_run_that_takes_too_long_or_too_much_memory_is_ended_and_the_next_one_is_not(
+def test_a_run_that_exceeds_its_time_or_memory_is_stopped_and_the_next_one_succeeds(
     server: Server, tmp_path: Path
 ) -> None:
     assert put(server, tmp_path, "loop", looping_model()).status_code == 200
@@ -156,16 +159,84 @@ def test_a_run_that_takes_too_long_or_too_much_memory_is_ended_and_the_next_one_
     assert score("loop", 1, 2) == (200, [1, 2])
     assert score("loop", 1, FOR_EVER) == (
         503,
-        {"error": "the model takes longer than 1 s for this, and was stopped"},
+        {"error": "the model exceeded its time limit of 1 s and was stopped"},
     )
     assert score("loop", 3, 2) == (200, [3, 2])
     assert score("grow", 1, 1, 2)[0] == 200
     assert score("grow", 1, 1, 1e9) == (
         503,
-        {"error": "the model needs more than 0.5 GB of memory for this, and was stopped"},
+        {"error": "the model exceeded its memory limit of 0.5 GB and was stopped"},
     )
     assert score("grow", 1, 1, 2)[0] == 200
     assert ask(server.url) == MET_SCORE
+
+
+def endless_model() -> bytes:
+    """Return a graph that gives its input back after 2^62 rounds, whatever the input."""
+    model = onnx.load_model_from_string(looping_model())
+    rounds = numpy_helper.from_array(np.array(2**62), "rounds")
+    loop = next(part for part in model.graph.node if part.op_type == "Loop")
+    del model.graph.node[:]
+    model.graph.node.append(loop)
+    model.graph.initializer.append(rounds)
+    return bytes(model.SerializeToString())
+
+
+def hungry_model() -> bytes:
+    """Return a graph of a few bytes that takes 4 GB for any rows."""
+    return graph(
+        [
+            node("ReduceMax", "x", "m", keepdims=0),
+            node("Expand", "m size", "e"),
+            node("Exp", "e", "f"),
+            node("ReduceSum", "f", "r", keepdims=0),
+            node("Mul", "x r", "y"),
+        ],
+        {"size": np.array([1_000_000_000])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            endless_model(),
+            "the model takes longer than 1 s for a few rows, and was stopped; the server's option --run-time",
+        ),
+        (hungry_model(), "the model needs more than 0.5 GB of memory for a few rows, and was stopped"),
+    ],
+    ids=["time", "memory"],
+)
+def test_an_upload_whose_trial_run_passes_a_limit_is_refused_and_the_older_model_stays(
+    server: Server, tmp_path: Path, model: bytes, reason: str
+) -> None:
+    assert put(server, tmp_path, "tried", looping_model()).status_code == 200
+    answer = put(server, tmp_path, "tried", model)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]
+    row = {"model": "tried", "values": [1, 2]}
+    assert requests.post(f"{server.url}/json", json=row, timeout=60).json() == [1, 2]
+
+
+def test_the_log_names_the_reason_for_a_refusal_after_a_trial_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_bundle(tmp_path / "endless", "endless", endless_model())
+    reason = "the model takes longer than 0.5 s for a few rows, and was stopped"
+    with pytest.raises(LoadFailed, match=reason):
+        ModelLoader(ModelLimits(run_time=0.5)).load(ModelStore(tmp_path).get("endless"))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == LOADER]
+    assert line.startswith(f"model endless is refused after a trial run: {reason}; ")
+
+
+def test_the_log_names_the_reason_if_a_trial_run_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    failing = graph([node("Gather", "x index", "y", axis=0)], {"index": np.array([7])})  # there is no row 7
+    write_bundle(tmp_path / "failing", "failing", failing)
+    ModelLoader().load(ModelStore(tmp_path).get("failing")).close()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == LOADER]
+    assert line.startswith("model failing: the trial run failed (")
+    assert "indices element out of data bounds" in line
+    assert line.endswith("); requests are not batched")
 
 
 def test_forty_models_that_never_load_hold_up_no_other(server: Server, tmp_path: Path) -> None:
@@ -199,7 +270,33 @@ def test_idle_processes_end_for_other_models(server: Server, tmp_path: Path) -> 
         assert len(psutil.Process(server.process.pid).children()) <= 3
 
 
-def test_a_server_ends_within_ten_seconds_whatever_models_do(tmp_path: Path) -> None:
+def test_models_are_checked_at_a_low_priority_and_served_at_the_servers_own(server: Server, tmp_path: Path) -> None:
+    process = psutil.Process(server.process.pid)
+    own = process.nice()
+    write_bundle(server.models_dir / "served", "served", graph=looping_model())
+    row = {"model": "served", "values": [1, 2]}
+    assert requests.post(f"{server.url}/json", json=row, timeout=60).json() == [1, 2]
+    assert {child.nice() for child in process.children()} == {own}
+
+    upload = threading.Thread(target=put, args=(server, tmp_path, "bad", folding_model()))
+    upload.start()
+    found: set[tuple[int, str]] = set()
+    while upload.is_alive():
+        for child in process.children():
+            with suppress(psutil.Error, OSError):
+                found.add((child.nice(), session_priority(child.pid)))
+        upload.join(0.02)
+    lowered = min(own + 5, 19)
+    assert (lowered, "nice 5") in found or (lowered, "") in found
+
+
+def session_priority(pid: int) -> str:
+    """The niceness of a process's session, as in "nice 5"; "" if Linux does not schedule sessions as groups."""
+    path = Path(f"/proc/{pid}/autogroup")
+    return path.read_text().strip().partition(" ")[2] if path.exists() else ""
+
+
+def test_a_server_stops_within_ten_seconds_even_if_models_hang(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models/htautau")
     write_bundle(tmp_path / "models/loop", "loop", looping_model())
     write_bundle(tmp_path / "models/fold", "fold", folding_model())
@@ -230,6 +327,6 @@ def test_a_bounded_graph_without_a_row_for_each_event_can_be_loaded_again(tmp_pa
     model, loader = ModelStore(tmp_path).get("mean"), ModelLoader()
     for _ in range(2):  # the second time from what is known of the graph
         predictor = loader.load(model)
-        assert not predictor.together
+        assert not predictor.rows_independent
         if isinstance(predictor, SubprocessPredictor):
             predictor.close()

@@ -1,4 +1,4 @@
-"""Normalised values: by hand for small inputs, finite for all."""
+"""Normalisation: small inputs against values computed by hand; results are finite for all inputs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mlaas4hep.errors import BranchNotFound, ConfigError
 from mlaas4hep.io import Kind
 from mlaas4hep.reader import Normalisation, Specs, VectorLayout
-from mlaas4hep.reader.specs import BranchSpecs
+from mlaas4hep.specs.specs import BranchSpecs
 
 
 def normalisation(values, method):
@@ -23,24 +23,24 @@ def normalised(seen, values, method, fill=np.nan):
     return x[:, 0], mask[:, 0]
 
 
-def test_minmax_takes_the_extremes_to_0_and_1():
+def test_minmax_maps_the_extremes_to_0_and_1():
     x, mask = normalised([10.0, 20.0, 50.0], [10, 20, 50, np.nan], "minmax")
     np.testing.assert_array_equal(x, np.array([0, 0.25, 1, np.nan], np.float32))
     assert mask.tolist() == [True, True, True, False]
 
 
-def test_standard_takes_the_mean_to_0_and_the_deviation_to_1():
+def test_standard_maps_to_mean_0_and_standard_deviation_1():
     x, _ = normalised([1.0, 3.0], [1, 2, 3, 4], "standard")
     assert x.tolist() == [-1, 0, 1, 2]
 
 
-def test_none_leaves_values_as_they_are():
+def test_none_keeps_values_unchanged():
     x, mask = normalised([1.0, 2.0], [7, np.inf, np.nan], "none", fill=-1)
     assert x.tolist() == [7, np.inf, -1]
     assert mask.tolist() == [True, True, False]
 
 
-def test_values_far_outside_what_was_seen_are_taken_to_be_ten_ranges_outside():
+def test_values_are_clipped_ten_ranges_outside_the_training_range():
     x, mask = normalised([0.0, 1.0], [5, 1e30, -1e30, np.inf, -np.inf], "minmax")
     assert x.tolist() == [5, 11, -10, 11, -10]
     assert mask.all()
@@ -50,9 +50,9 @@ def test_auto_is_standard_without_tails_and_asinh_with_them():
     flags = np.array([0, 1] * 50)
     assert normalised(flags, [0, 1], "auto")[0].tolist() == [-1, 1]
     gauss = np.random.default_rng(0).normal(50, 5, 10_000)
-    assert not normalisation(gauss, "auto").curved.any()
+    assert not normalisation(gauss, "auto").column_uses_asinh.any()
     tail = np.concatenate([gauss, [1e5]])
-    assert normalisation(tail, "auto").curved.all()
+    assert normalisation(tail, "auto").column_uses_asinh.all()
     x, _ = normalised(tail, np.sort(tail), "auto")
     assert (np.diff(x) >= 0).all()
     assert abs(x.mean()) < 0.05
@@ -87,23 +87,23 @@ def test_any_float32_becomes_finite(method, values):
     assert np.isfinite(normalised(numbers, numbers, method, fill=0)[0]).all()
 
 
-def test_an_unknown_method_names_the_nearest():
+def test_the_error_for_an_unknown_method_suggests_the_nearest():
     with pytest.raises(ConfigError, match="closest: 'standard'"):
         normalisation([1.0], "standart")
 
 
-def test_the_original_s_specs_know_enough_for_minmax_alone():
+def test_specs_of_the_original_mlaas4hep_support_only_minmax():
     old = {"jdim": {}, "minv": {"x": 0.0}, "maxv": {"x": 4.0}, "fkeys": ["x"], "jkeys": []}
     specs = Specs.from_json(old)
     layout = VectorLayout.of(specs)
     x = np.array([[0], [1], [4]], np.float32)
     Normalisation.of(specs, layout, "minmax").apply(x)
     assert x[:, 0].tolist() == [0, 0.25, 1]
-    with pytest.raises(ConfigError, match=r"minimum and maximum alone.*use minmax"):
+    with pytest.raises(ConfigError, match=r"only minimum and maximum.*use minmax"):
         Normalisation.of(specs, layout, "auto")
 
 
-def test_the_original_s_empty_branches_become_0():
+def test_empty_branches_in_specs_of_the_original_mlaas4hep_become_0():
     old = {"jdim": {"pt": 2}, "minv": {"pt": 1e15}, "maxv": {"pt": -1e15}, "fkeys": [], "jkeys": ["pt"]}
     specs = Specs.from_json(old)
     x = np.array([[3, np.nan]], np.float32)
@@ -132,5 +132,5 @@ def test_some_branches_may_be_normalised_in_another_way():
     assert Normalisation.of(specs, layout, "met=none").methods == ("auto", "auto", "none")
     with pytest.raises(BranchNotFound, match=r"'Jett_a'.*closest: 'Jet_a'"):
         Normalisation.of(specs, layout, "auto,Jett_a=none")
-    with pytest.raises(ConfigError, match="no normalisation 'nine'; closest: 'none'"):
+    with pytest.raises(ConfigError, match="unknown normalisation 'nine'; closest: 'none'"):
         Normalisation.of(specs, layout, "auto,Jet_a=nine")

@@ -1,4 +1,4 @@
-"""Models over objects: the shipped model files from ROOT files to ONNX, and what is said where they do not fit."""
+"""Models with object inputs: examples from ROOT files to ONNX, and errors for unsuitable models."""
 
 import awkward as ak
 import numpy as np
@@ -7,14 +7,16 @@ import pytest
 from check_backend import check_raw_events
 from tinyroot import write_tree
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training import train_model
-from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.loop import evaluate, train
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.task import Task
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 EVENTS = 700
 """Of each class."""
@@ -30,7 +32,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Signal has two jets of high momentum far apart, somewhere in an unsorted list; no jet at all is possible."""
+    """Write events with unsorted lists of jets; signal has two jets of high momentum, far apart in angle."""
     folder = tmp_path_factory.mktemp("jets")
     for seed, name in enumerate(("background", "signal")):
         rng = np.random.default_rng(seed)
@@ -54,13 +56,13 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     "model", ["ex_deepsets_keras", "ex_deepsets_pytorch", "ex_transformer_keras", "ex_transformer_pytorch"]
 )
-def test_shipped_models_learn_and_onnx_gives_their_scores_for_raw_events(files, model, tmp_path):
+def test_example_models_learn_and_onnx_reproduces_their_scores_for_raw_events(files, model, tmp_path):
     params = Params.parse(PARAMS)
     with DataGenerator(files, ["background", "signal"], params) as generator:
         task = Task.of(generator.sample.labels)
         backend = make_backend(load_model_file(f"{model}.py"), generator.shapes, task, params)
         train(generator, backend, params)
-        assert evaluate(generator, backend, "test").figures()["auc"] > 0.8
+        assert evaluate(generator, backend, "test").metrics()["auc"] > 0.8
         raw = generator.examples(400, None, raw=True)
         assert np.isfinite(raw.x[:, generator.columns.index("Jet_pt_4")]).any()  # some lists are longer than 4
         assert np.isnan(raw.x[:, generator.columns.index("Jet_pt_0")]).any()  # some events have no jet
@@ -106,11 +108,11 @@ class Net(torch.nn.Module):
 def model(shapes):
     return Net()
 """,
-            "takes 'jet', and there is no such input; closest: 'jets'.*; there are jets, event, jets_mask, event_mask",
+            "takes an unknown input 'jet'; closest: 'jets'.*; the inputs are jets, event, jets_mask, event_mask",
         ),
         (
             SUBCLASSED.replace("jets, event", "jet, event"),
-            "call of the model of .* takes 'jet', and there is no such input; closest: 'jets'",
+            "call of the model of .* takes an unknown input 'jet'; closest: 'jets'",
         ),
         (
             """
@@ -124,11 +126,11 @@ class Net(torch.nn.Module):
 def model(shapes):
     return Net()
 """,
-            r"does not take inputs of the shapes jets \\(4, 2\\), event \\(3,\\)",
+            r"does not accept inputs of the shapes jets \\(4, 2\\), event \\(3,\\)",
         ),
     ],
 )
-def test_a_model_that_does_not_fit_the_inputs_is_told_what_there_is(files, model, message, tmp_path):
+def test_a_model_with_unknown_inputs_is_refused_with_the_known_ones(files, model, message, tmp_path):
     name = model
     if not model.endswith(".py"):
         (tmp_path / "own.py").write_text(model)

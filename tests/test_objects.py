@@ -1,4 +1,4 @@
-"""Objects of events against awkward-array, and the compiled way against the one in NumPy, bit by bit."""
+"""Objects agree with awkward-array, and the compiled loop gives the same bits as NumPy."""
 
 import awkward as ak
 import numpy as np
@@ -23,7 +23,7 @@ def collection(events, seed=0, names=("pt", "eta", "index")):
 
 @pytest.mark.parametrize("length", [1, 4, 9])
 @pytest.mark.parametrize("descending", [False, True])
-def test_objects_are_those_of_awkward_array(length, descending):
+def test_objects_agree_with_awkward_array(length, descending):
     table = collection(200)
     layout = ObjectLayout("jets", ("pt", "eta"), length, "index", descending)
     made, lost = make_objects(table, 200, layout, None)
@@ -41,7 +41,7 @@ def test_objects_are_those_of_awkward_array(length, descending):
 
 @needs_kernel
 @given(tables(), st.integers(1, 5), st.sampled_from([None, *METHODS]), st.sampled_from([np.nan, 0.0, -7.5]), st.data())
-def test_any_lists_give_the_same_bits_compiled(block, length, method, fill, data):
+def test_random_lists_give_the_same_bits_compiled(block, length, method, fill, data):
     table, _ = block
     lists = [name for name, values in table.items() if isinstance(values, Jagged)]
     if not lists:
@@ -77,7 +77,7 @@ def test_events_of_several_blocks_are_padded_the_same_compiled(counts, data):
 
 
 @needs_kernel
-def test_the_compiled_loop_pads_nothing_that_lies_outside():
+def test_the_compiled_loop_refuses_indices_out_of_range():
     source = Objects(np.zeros((3, 2), np.float32), np.array([0, 2, 3]), 2)
     for block, row in [(0, 2), (0, -1), (1, 0)]:
         with pytest.raises(IndexError):
@@ -94,14 +94,14 @@ def test_equal_keys_keep_their_order_and_nan_comes_last():
         assert made.content[:, 0].tolist() == truth
 
 
-def test_a_value_that_is_nan_is_filled_and_the_object_stays():
+def test_nan_is_replaced_by_the_fill_value_and_the_object_is_kept():
     table = {"pt": Jagged(np.array([0, 2, 2]), np.array([np.nan, 2.0]))}
     x, mask = make_objects(table, 2, ObjectLayout("o", ("pt",), 3), None, 0.0)[0].pad()
     assert x[..., 0].tolist() == [[0, 2, 0], [0, 0, 0]]
     assert mask.tolist() == [[True, True, False], [False, False, False]]
 
 
-def test_lists_of_two_collections_are_refused_by_name():
+def test_the_error_for_lists_of_two_collections_names_them():
     table = {"pt": Jagged(np.array([0, 2]), np.zeros(2)), "eta": Jagged(np.array([0, 1]), np.zeros(1))}
     with pytest.raises(ConfigError, match=r"input 'jets': 'pt' and 'eta' have lists of different lengths"):
         make_objects(table, 1, ObjectLayout("jets", ("pt", "eta"), 3), None)

@@ -28,8 +28,8 @@ from serving_fixtures import (  # noqa: F401
 
 from mlaas4hep import __version__
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.oip_tensors import read_input
-from mlaas4hep.serving.predictor import Tensor
+from mlaas4hep.serving.models.tensor import Tensor
+from mlaas4hep.serving.protocols.oip_tensors import read_input
 
 onnxruntime = pytest.importorskip("onnxruntime")
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -96,7 +96,7 @@ def test_binary_events_are_scored_wherever_in_the_body_they_begin(client: Any, m
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_is_taken_in_binary_and_in_json(client: Any, model: str, datatype: str, binary: bool) -> None:
+def test_every_datatype_is_accepted_in_binary_and_in_json(client: Any, model: str, datatype: str, binary: bool) -> None:
     dtype = np.dtype(DATATYPES[datatype])
     values = np.array([[1, 0, 1, 1, 0], [0, 0, 1, 0, 1], [2, 3, 100, 7, 0]]).astype(dtype)
     if dtype.kind in "iu":
@@ -108,7 +108,7 @@ def test_every_datatype_is_taken_in_binary_and_in_json(client: Any, model: str, 
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_the_output_comes_as_it_is_asked_for(client: Any, model: str, binary: bool) -> None:
+def test_the_output_has_the_requested_encoding(client: Any, model: str, binary: bool) -> None:
     outputs = [triton.InferRequestedOutput("scores", binary_data=binary)]
     answer = client.infer("htautau", [given_input(EVENTS)], outputs=outputs, request_id="event 42")
     (output,) = answer.get_response()["outputs"]
@@ -120,7 +120,7 @@ def test_the_output_comes_as_it_is_asked_for(client: Any, model: str, binary: bo
 
 @pytest.mark.parametrize("wanted", [None, True, False])
 @pytest.mark.parametrize("of_all", [None, True, False])
-def test_what_an_output_says_of_itself_comes_before_what_is_said_of_all(
+def test_the_parameter_of_an_output_takes_precedence_over_that_of_the_request(
     model: str,
     wanted: bool | None,
     of_all: bool | None,
@@ -157,7 +157,7 @@ def test_numbers_beyond_32_bits_are_infinite_in_binary_and_refused_in_json(clien
     events = np.array([[1e300, 0, 0, 0, 0], [-1e300, 0, 0, 0, 0]])
     answer = client.infer("htautau", [given_input(events, "FP64")])
     assert answer.as_numpy("scores").tolist() == [[np.inf] * 2, [-np.inf] * 2]
-    with pytest.raises(triton.InferenceServerException, match=r"have -1e\+300, which does not fit into 32 bits"):
+    with pytest.raises(triton.InferenceServerException, match=r"value -1e\+300 in .data. is out of range for float32"):
         client.infer("htautau", [given_input(events, "FP64", binary=False)])
 
 
@@ -201,7 +201,7 @@ def test_a_server_that_cannot_read_its_models_is_alive_and_not_ready(client: Any
         away.rename(server.models_dir)
 
 
-def test_a_version_is_answered_where_there_is_one(client: Any, model: str) -> None:
+def test_a_request_for_a_missing_version_is_an_error_that_lists_the_versions(client: Any, model: str) -> None:
     answer = client.infer("htautau", [given_input(EVENTS)], model_version="1")
     assert answer.get_response()["model_version"] == "1"
     with pytest.raises(
@@ -223,7 +223,7 @@ def test_the_index_has_all_models_and_says_which_are_broken(client: Any, model: 
     assert requests.post(index, json={"ready": 1}, timeout=20).status_code == 400
 
 
-def test_a_base_path_stands_in_front(tmp_path: Path) -> None:
+def test_routes_begin_with_the_base_path(tmp_path: Path) -> None:
     server = Server.start(tmp_path / "models", "--base-path=/tfaas")
     try:
         put(server.url, tmp_path, GRAPH)
@@ -237,49 +237,52 @@ def test_a_base_path_stands_in_front(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"", "not JSON"),
-        (b"[]", "no JSON object"),
-        (json.dumps(content(data=[NAN] * 10)).encode(), "NaN is none either: write null"),
+        (b"{", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (json.dumps(content(data=[NAN] * 10)).encode(), "use null instead of NaN"),
         ({}, "'inputs' must be a list of one tensor, 'inputs'"),
         ({"inputs": [content()["inputs"][0]] * 2}, "'inputs' must be a list of one tensor, 'inputs'"),
-        (content(name="x"), "no input \"x\", it takes 'inputs'"),
+        (content(name="x"), "unknown input \"x\"; the model's input is 'inputs'"),
         (content(name=["y" * 100_000]), '["yyyy'),
-        (content(shape=[1, 5]), "'data' must be a list of the 5 numbers of the shape [1, 5]"),
-        (content(shape=[10]), "the shape of 'inputs' is [10], and the model takes [n, 5]"),
-        (content(shape=[5, 2]), "the shape of 'inputs' is [5, 2], and the model takes [n, 5]"),
-        (content(shape=[0, 5], data=[]), "the shape of 'inputs' is [0, 5]"),
-        (content(shape=[-2, 5]), "the shape of 'inputs' is [-2, 5]"),
+        (content(shape=[1, 5]), "'data' must be a list of 5 numbers, for the shape [1, 5]"),
+        (content(shape=[10]), "'inputs' has the shape [10], but the model takes [n, 5]"),
+        (content(shape=[5, 2]), "'inputs' has the shape [5, 2], but the model takes [n, 5]"),
+        (content(shape=[0, 5], data=[]), "'inputs' has the shape [0, 5]"),
+        (content(shape=[-2, 5]), "'inputs' has the shape [-2, 5]"),
         (content(shape=[int("9" * 4299), 5]), "number is infinity"),
-        (content(shape=[True, 5]), "the shape of 'inputs' is [true, 5]"),
-        (content(shape="left out"), "the shape of 'inputs' is null"),
-        (content(datatype="FP8"), 'the datatype "FP8" is not known; known: BOOL, INT8'),
-        (content(datatype=[]), "the datatype [] is not known"),
-        (content(datatype="BYTES"), 'the datatype "BYTES" is not known'),
-        (content(data="left out"), "'data' must be a list of the 10 numbers"),
-        (content(data=[[1, 2, 3, 4, 5], [1, 2, 3, 4]]), "'data' must be a list of the 10 numbers"),
-        (content(data=[[1, 2, 3, 4, 5], 6, 7, 8, 9, 10]), "'data' must be a list of the 10 numbers"),
-        (content(data=[1] * 9 + ["1"]), 'the data have "1", which is no FP32; null: not measured'),
-        (content(data=[1] * 9 + [True]), "the data have true, which is no FP32"),
-        (content(data=[1] * 9 + [[[1]]]), "the data have [[1]], which is no FP32"),
-        (content(data=[1] * 9 + [1.5], datatype="INT8"), "the data have 1.5, which is no INT8"),
-        (content(data=[1] * 9 + [128], datatype="INT8"), "the data have 128, which does not fit into INT8"),
-        (content(data=[1] * 9 + [-1], datatype="UINT8"), "the data have -1, which does not fit into UINT8"),
-        (content(data=[1] * 10, datatype="BOOL"), "the data have 1, which is no BOOL"),
+        (content(shape=[True, 5]), "'inputs' has the shape [true, 5]"),
+        (content(shape="left out"), "'inputs' has the shape null"),
+        (content(datatype="FP8"), 'unknown datatype "FP8"; supported: BOOL, INT8'),
+        (content(datatype=[]), "unknown datatype []"),
+        (content(datatype="BYTES"), 'unknown datatype "BYTES"'),
+        (content(data="left out"), "'data' must be a list of 10 numbers"),
+        (content(data=[[1, 2, 3, 4, 5], [1, 2, 3, 4]]), "'data' must be a list of 10 numbers"),
+        (content(data=[[1, 2, 3, 4, 5], 6, 7, 8, 9, 10]), "'data' must be a list of 10 numbers"),
+        (content(data=[1] * 9 + ["1"]), "invalid FP32 value \"1\" in 'data'; use null for a missing value"),
+        (content(data=[1] * 9 + [True]), "invalid FP32 value true in 'data'"),
+        (content(data=[1] * 9 + [[[1]]]), "invalid FP32 value [[1]] in 'data'"),
+        (content(data=[1] * 9 + [1.5], datatype="INT8"), "invalid INT8 value 1.5 in 'data'"),
+        (content(data=[1] * 9 + [128], datatype="INT8"), "the value 128 in 'data' is out of range for INT8"),
+        (content(data=[1] * 9 + [-1], datatype="UINT8"), "the value -1 in 'data' is out of range for UINT8"),
+        (content(data=[1] * 10, datatype="BOOL"), "invalid BOOL value 1 in 'data'"),
         (content(data=[1] * 9 + [10**400]), "number is infinity"),
-        (content(parameters={"shared_memory_region": "x"}), '"shared_memory_region" of a tensor is not known'),
+        (content(parameters={"shared_memory_region": "x"}), 'unknown parameter "shared_memory_region" of a tensor'),
         (content(parameters=[1]), "'parameters' must be a JSON object"),
-        (content(parameters={"binary_data_size": 40}), "is 40, and 0 bytes follow the JSON"),
-        ({**content(), "id": 42}, "'id' must be a text, and is 42"),
+        (content(parameters={"binary_data_size": 40}), "is 40 and 0 bytes follow the JSON"),
+        ({**content(), "id": 42}, "'id' must be a string, not 42"),
         ({**content(), "parameters": 1}, "'parameters' must be a JSON object"),
         ({**content(), "parameters": {"binary_data_output": 1}}, "must be true or false"),
-        ({**content(), "outputs": [{"name": "x"}]}, "no output \"x\", it gives 'scores'"),
-        ({**content(), "outputs": [{"name": "scores"}] * 2}, "'outputs' must be a list of one tensor, 'scores'"),
+        ({**content(), "outputs": [{"name": "x"}]}, "unknown output \"x\"; the model's output is 'scores'"),
+        (
+            {**content(), "outputs": [{"name": "scores"}] * 2},
+            "'outputs' must be absent or a list of one tensor, 'scores'",
+        ),
         (
             {**content(), "outputs": [{"name": "scores", "parameters": {"classification": 2}}]},
-            'the parameter "classification" of a tensor is not known; known: binary_data',
+            'unknown parameter "classification" of a tensor; supported: binary_data',
         ),
     ],
 )
@@ -293,21 +296,26 @@ def test_a_mistake_in_a_request_is_the_clients_and_is_named(model: str, request_
 @pytest.mark.parametrize(
     ("changes", "behind", "headers", "reason"),
     [
-        ({}, bytes(40), {}, "40 bytes follow the JSON, and no input has a 'binary_data_size'"),
+        ({}, bytes(40), {}, "40 bytes follow the JSON, but no input has a 'binary_data_size'"),
         (
             {"parameters": {"binary_data_size": 40}},
             bytes(44),
             {},
-            "is 40 bytes, 'binary_data_size' is 40, and 44 bytes",
+            "takes 40 bytes, but 'binary_data_size' is 40 and 44 bytes",
         ),
         (
             {"parameters": {"binary_data_size": 44}},
             bytes(44),
             {},
-            "is 40 bytes, 'binary_data_size' is 44, and 44 bytes",
+            "takes 40 bytes, but 'binary_data_size' is 44 and 44 bytes",
         ),
         ({"parameters": {"binary_data_size": "40"}}, bytes(40), {}, "'binary_data_size' is \"40\""),
-        ({"parameters": {"binary_data_size": 40}}, bytes(40), {"Inference-Header-Content-Length": "0"}, "not JSON"),
+        (
+            {"parameters": {"binary_data_size": 40}},
+            bytes(40),
+            {"Inference-Header-Content-Length": "0"},
+            "not valid JSON",
+        ),
         ({}, bytes(40), {"Inference-Header-Content-Length": "9999"}, "must be a number from 0 to the body's"),
         ({}, bytes(40), {"Inference-Header-Content-Length": "-1"}, "must be a number from 0 to the body's"),
         ({}, bytes(40), {"Inference-Header-Content-Length": "1e2"}, "must be a number from 0 to the body's"),
@@ -326,8 +334,8 @@ def test_binary_data_that_do_not_fit_are_refused(
     assert reason in answer["error"]
 
 
-def test_a_compressed_body_is_a_415_that_says_so(client: Any, model: str) -> None:
-    with pytest.raises(triton.InferenceServerException, match="the body is in the encoding 'gzip'") as info:
+def test_a_compressed_body_is_refused_with_status_415(client: Any, model: str) -> None:
+    with pytest.raises(triton.InferenceServerException, match="the body has the encoding 'gzip'") as info:
         client.infer("htautau", [given_input(EVENTS)], request_compression_algorithm="gzip")
     assert info.value.status() == "415"
 
@@ -342,7 +350,7 @@ def test_a_body_of_more_than_64_mb_is_a_413(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/nix", "/v2/models/nix/ready", "/v2/models/htautau/versions/2", "/v2/nix"])
-def test_what_is_not_there_is_a_404_in_json(url: str, model: str, path: str) -> None:
+def test_missing_routes_and_models_are_a_404_in_json(url: str, model: str, path: str) -> None:
     answer = requests.get(url + path, timeout=20)
     assert (answer.status_code, list(answer.json())) == (404, ["error"])
 

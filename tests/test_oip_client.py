@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2: against a foreign server that answers as Triton does."""
+"""The Open Inference Protocol v2 with a server that behaves like Triton."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS: dict[str, dict[str, Any]] = {"named": {"keys": KEYS}, "plain": {}}
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_scores_are_those_of_the_models_own_order(binary: bool) -> None:
+def test_values_are_sent_in_the_order_of_the_models_inputs(binary: bool) -> None:
     with OIPServer(MODELS, binary) as server, TFaaSClient(server.url, protocol="v2") as client:
         events = {"keys": ["Muon_pt_1", "MET_pt", "Muon_pt_0"], "values": [3, 1, 2], "model": "named"}
         assert client.predict(events) == [321.0, 642.0]
@@ -32,12 +32,12 @@ def test_scores_are_those_of_the_models_own_order(binary: bool) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_numbers_have_the_digits_of_their_type(binary: bool) -> None:
+def test_scores_have_the_digits_of_their_dtype(binary: bool) -> None:
     with OIPServer(MODELS, binary) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert client.predict({"values": [0.1]}, "plain") == [0.1, 0.2]
 
 
-def test_the_models_and_the_server_are_described() -> None:
+def test_the_metadata_of_models_and_server() -> None:
     with OIPServer(MODELS) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert [model["name"] for model in client.models()] == ["named", "plain"]
         assert client.params("named")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]
@@ -53,7 +53,7 @@ def test_the_models_and_the_server_are_described() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["v2", "tfaas"])
-def test_many_events_go_in_few_requests_and_come_back_in_order(protocol: str) -> None:
+def test_many_events_share_few_requests_and_scores_are_in_order(protocol: str) -> None:
     values = np.arange(4_500.0)[:, None]
     with OIPServer(MODELS) as server, TFaaSClient(server.url, protocol=protocol) as client:
         assert client.predict({"values": values, "model": "plain"}) == [[row, 2 * row] for row in range(4_500)]
@@ -61,14 +61,14 @@ def test_many_events_go_in_few_requests_and_come_back_in_order(protocol: str) ->
 
 
 @pytest.mark.parametrize("protocol", ["v2", "tfaas"])
-def test_a_refused_event_is_found_among_many(protocol: str) -> None:
+def test_a_rejected_event_among_many_is_identified(protocol: str) -> None:
     with OIPServer({"m": {"refuses": 1_234}}) as server, TFaaSClient(server.url, protocol=protocol) as client:
         with pytest.raises(ServiceError, match=r"^event 1234: POST \S+: 400: model failed$"):
             client.predict({"values": np.arange(2_000.0)[:, None]}, "m")
         assert len(server.requests) < 50
 
 
-def test_events_of_json_are_numbered_over_all_requests(tmp_path: Path) -> None:
+def test_events_of_a_json_file_are_numbered_across_requests(tmp_path: Path) -> None:
     (tmp_path / "input.json").write_text(json.dumps({"values": [[float(row)] for row in range(2_100)], "model": "m"}))
     with OIPServer({"m": {"refuses": 2_050}}) as server:
         done = run_client("--predict=input.json", cwd=tmp_path, TFAAS_URL=server.url)
@@ -76,7 +76,7 @@ def test_events_of_json_are_numbered_over_all_requests(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr[:18]) == (1, "error: event 2050:")
 
 
-def test_a_server_that_takes_fewer_rows_gets_fewer() -> None:
+def test_requests_are_split_if_the_server_accepts_fewer_rows() -> None:
     with OIPServer({"m": {"most": 600}}) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert client.predict({"values": np.ones((2_000, 1))}, "m") == [[1.0, 2.0]] * 2_000
         assert server.rows == [500] * 4
@@ -87,29 +87,35 @@ def test_a_server_that_takes_fewer_rows_gets_fewer() -> None:
     [
         ({"values": [1]}, None, "has no default model; name one: --model=NAME"),
         ({"values": [1]}, "nix", "404: Request for unknown model: 'nix'"),
-        ({"values": [1, 2]}, "named", "model 'named' takes 3 values, and there are 2"),
+        ({"values": [1, 2]}, "named", "model 'named' takes 3 values per event, not 2"),
         ({"keys": ["MET_pt", "Muon_pt_0"], "values": [1, 2]}, "named", "the events lack the key 'Muon_pt_1'; closest"),
         (
             {"keys": [*KEYS, "MET_tp"], "values": [1, 2, 3, 4]},
             "named",
-            "does not know the key 'MET_tp'; closest: 'MET_pt'",
+            "the model has no input 'MET_tp'; closest: 'MET_pt'",
         ),
-        ({"keys": ["Muon_pt", "MET_pt"], "values": [1, 2]}, "named", "the value 1 stands where a list must be"),
+        ({"keys": ["Muon_pt", "MET_pt"], "values": [1, 2]}, "named", "expected a list, not 1"),
         (
             {"keys": ["a", "b"], "values": [1, [2]]},
             "plain",
-            r"the value of 'b' must be a number, and is \[2\]; name elements of lists, as in Muon_pt_0",
+            r"the value of 'b' must be a number, not \[2\]; name elements of lists, as in Muon_pt_0",
         ),
-        ({"values": ["1"]}, "plain", 'value 0 must be a number, and is "1"$'),
+        ({"values": ["1"]}, "plain", 'value 0 must be a number, not "1"$'),
         ({"keys": KEYS, "values": [1, 2, "3"]}, "named", "the value of 'Muon_pt_1' must be a number"),
-        ({"values": [10**400]}, "plain", "the events have a number that is too large"),
+        ({"values": [10**400]}, "plain", "a value of an event is too large"),
         ({"values": [[1], [2, 3]]}, "plain", "the events have different numbers of values"),
-        ({"values": [1]}, "image", r"model 'image' has the inputs \[.*only models with one input, a table"),
+        (
+            {"values": [1]},
+            "image",
+            r"model 'image' has the inputs \[.*only models with one floating-point input",
+        ),
         ({"values": [1]}, "words", r"model 'words' has the inputs"),
         ({"values": [1]}, "none", r"model 'none' has the inputs \[\]"),
     ],
 )
-def test_another_models_input_is_one_line(events: dict[str, Any], model: str | None, reason: str) -> None:
+def test_events_that_do_not_match_the_model_are_an_error(
+    events: dict[str, Any], model: str | None, reason: str
+) -> None:
     others = {
         "image": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 3]}]},
         "words": {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 1]}]},
@@ -124,13 +130,13 @@ def test_another_models_input_is_one_line(events: dict[str, Any], model: str | N
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_double_precision_gets_it() -> None:
+def test_a_model_with_fp64_input_gets_fp64() -> None:
     models = {"m": {"inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 1]}]}}
     with OIPServer(models) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert client.predict({"values": [0.5]}, "m") == [0.5, 1.0]
 
 
-def test_what_is_not_finite_is_null() -> None:
+def test_scores_that_are_not_finite_become_none() -> None:
     class Infinite(OIPServer):
         def _scores(self, matrix: np.ndarray, model: dict[str, Any]) -> np.ndarray:
             return np.array([[np.inf, np.nan, -np.inf, 0.5]], "<f4")
@@ -148,7 +154,7 @@ def test_what_is_not_finite_is_null() -> None:
      b'{"outputs": [{"datatype": "FP32", "shape": [1], "data": ["a"]}]}',
      b'{"outputs": [{"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}'],
 )  # fmt: skip
-def test_a_broken_answer_is_one_line(answer: bytes) -> None:
+def test_an_invalid_response_is_an_error(answer: bytes) -> None:
     class Broken(OIPServer):
         def _infer(self, *asked: object) -> tuple[bytes, int | None]:
             return answer, None
@@ -159,10 +165,10 @@ def test_a_broken_answer_is_one_line(answer: bytes) -> None:
         pytest.raises(ServiceError) as caught,
     ):
         client.predict({"values": [1]}, "plain")
-    assert "/infer: the answer has no table with a row for each event; is it the right server?" in str(caught.value)
+    assert "/infer: the response has no table with a row per event; this may be the wrong server" in str(caught.value)
 
 
-def test_a_server_of_another_protocol_is_one_line(tmp_path: Path) -> None:
+def test_a_server_with_another_protocol_is_an_error(tmp_path: Path) -> None:
     with OIPServer(MODELS) as server:
         done = run_client("--models", TFAAS_URL=server.url)
         assert (done.returncode, done.stdout) == (1, "")
@@ -170,17 +176,17 @@ def test_a_server_of_another_protocol_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["upload", "bundle", "delete"])
-def test_what_the_protocol_does_not_have_is_an_error(call: str) -> None:
+def test_operations_that_the_protocol_does_not_support_are_errors(call: str) -> None:
     with (
         TFaaSClient("http://localhost", protocol="v2") as client,
         pytest.raises(ConfigError, match="use --protocol=tfaas"),
     ):
         getattr(client, call)("x")
-    with pytest.raises(ConfigError, match="there is no protocol 'v3'; there are tfaas, v2"):
+    with pytest.raises(ConfigError, match="unknown protocol 'v3'; available: tfaas, v2"):
         TFaaSClient("http://localhost", protocol="v3")
 
 
-def test_a_session_prints_what_a_person_reads(tmp_path: Path) -> None:
+def test_a_session_prints_readable_text(tmp_path: Path) -> None:
     write_tree(tmp_path / "e.root", {"MET_pt": np.arange(3.0), "Muon_pt": np.ones((3, 2))})
     (tmp_path / "input.json").write_text(json.dumps({"values": [1, 2]}))
     with OIPServer(MODELS) as server:
@@ -194,5 +200,5 @@ def test_a_session_prints_what_a_person_reads(tmp_path: Path) -> None:
         assert json.loads(run("--status"))["ready"] is True
         assert run("--predict=input.json", "--model=plain") == "[21.0, 42.0]\n"
         scores = "[110.0, 220.0]\n[111.0, 222.0]\n[112.0, 224.0]\n"
-        assert run("--predict=e.root", "--model=named") == scores  # the model says which branches
+        assert run("--predict=e.root", "--model=named") == scores  # the server reports the inputs
         assert run("--predict=e.root", "--model=named", "--branches=Muon_pt,MET_pt") == scores

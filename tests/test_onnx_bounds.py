@@ -13,7 +13,8 @@ from serving_fixtures import onnx_model, trained_model
 from test_deadlines import looping_model
 from test_model_limits import constant_model, folding_model, graph, growing_model, node, sum_model
 
-from mlaas4hep.serving.onnx_bounds import LIMITS, find_bounds
+from mlaas4hep.protocol.limits import DEFAULTS
+from mlaas4hep.serving.models.onnx_bounds import find_bounds
 
 
 def changed(content: bytes, change: Any) -> bytes:
@@ -106,23 +107,30 @@ def test_a_graph_has_bounds_up_to_a_number_of_rows(content: bytes, rows: int) ->
         (changed(growing_model(), lie_about_shapes), "the shape of 'e' does not follow from the number of rows"),
         (peak_model(), "does not follow|its constants may take"),
         (looping_model(), "it has the operator :Loop"),
+        (
+            changed(squares_model(1), lambda model: model.graph.initializer[0].dims.__setitem__(0, 10**7)),
+            "fewer values",
+        ),
         (graph([helper.make_node("Sum", ["x"], ["y"], domain="com.microsoft")]), "the operator com.microsoft:Sum"),
-        (tree_model([1, 1, 0], [b"a", b"b"]), "its trees are no trees"),
+        (tree_model([1, 1, 0], [b"a", b"b"]), "its trees have cycles or shared nodes"),
         (tree_model([1, 0, 0], [b"a" * 100, b"b"]), "it has a long label"),
-        (graph([node("Cast", "x", "t", to=TensorProto.STRING), node("Cast", "t", "y", to=1)]), "makes text of numbers"),
+        (
+            graph([node("Cast", "x", "t", to=TensorProto.STRING), node("Cast", "t", "y", to=1)]),
+            "converts numbers to strings",
+        ),
         (
             graph(
                 [node("Cast", "x", "i", to=7), node("Div", "one i", "d"), node("Cast", "d", "y", to=1)],
                 {"one": np.array([1])},
             ),
-            "it divides whole numbers, which may be by zero",
+            "it divides integers, possibly by zero",
         ),
-        (bytes(LIMITS.file + 1), "the file is larger than 50 MB"),
+        (bytes(DEFAULTS.bounded_file + 1), "the file is larger than 50 MB"),
         (b"no graph", "DecodeError|does not have one input"),
         (b"", "does not have one input"),
     ],
 )
-def test_a_graph_without_bounds_says_why(content: bytes, reason: str) -> None:
+def test_a_graph_without_bounds_has_a_reason(content: bytes, reason: str) -> None:
     found = find_bounds(content)
     assert found.rows is None
     assert re.search(reason, found.reason), found.reason

@@ -1,4 +1,4 @@
-"""The graph that takes raw values does what the reader does, and what the network does after it."""
+"""The prepended ONNX graph gives a network the same inputs as the reader."""
 
 import json
 
@@ -13,12 +13,12 @@ from mlaas4hep.config import parse_inputs
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import METHODS, Normalisation, Specs, VectorLayout
 from mlaas4hep.reader.inputs import Inputs, padded
-from mlaas4hep.reader.specs import BranchSpecs
-from mlaas4hep.training.onnx_graph import about_rows, describe, with_inputs
+from mlaas4hep.specs.specs import BranchSpecs
+from mlaas4hep.training.onnx_graph import column_metadata, prepend_inputs, set_metadata
 
 
 def specs_of_odd_columns():
-    """A Gaussian, a heavy tail, a constant, a flag, a big offset, a list, and a column never seen."""
+    """Return specs of a Gaussian, a heavy tail, a constant, a flag, a large offset, a list and an empty column."""
     rng = np.random.default_rng(0)
     heavy = rng.lognormal(1, 1.5, 4000)
     heavy[:3] = 1e6
@@ -37,7 +37,7 @@ def specs_of_odd_columns():
 
 
 def passing_network(width, takes_mask):
-    """A network that gives back what it gets: the normalised events, or the mask."""
+    """Return a network whose output is its input: the normalised events, or the mask."""
     names = ["x", "mask"] if takes_mask else ["x"]
     slots = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name in names]
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", width])
@@ -53,7 +53,7 @@ def passing_network(width, takes_mask):
 
 
 def raw_events(layout, rng):
-    """Events with padding, infinities, values far outside of what was seen, and zeros."""
+    """Return events with padding, infinities, zeros, and values far outside the range of the specs."""
     x = rng.normal(0, 50, (200, layout.width)).astype(np.float32)
     x[:, layout.columns.index("time")] += np.float32(1.5e9)
     x[rng.uniform(size=x.shape) < 0.2] = np.nan
@@ -68,7 +68,7 @@ def test_the_graph_normalises_as_the_reader_does(method, takes_mask, tmp_path):
     layout = VectorLayout.of(specs)
     normalisation = Normalisation.of(specs, layout, method)
     takes = ("x", "mask") if takes_mask else ("x",)
-    graph = with_inputs(passing_network(layout.width, takes_mask), Inputs.of(specs, {}, method), takes)
+    graph = prepend_inputs(passing_network(layout.width, takes_mask), Inputs.of(specs, {}, method), takes)
     x = raw_events(layout, np.random.default_rng(1))
     if method == "none":
         x[:2] = 1  # infinities stay infinite there
@@ -83,11 +83,11 @@ def test_the_graph_normalises_as_the_reader_does(method, takes_mask, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_the_graph_says_what_its_columns_are():
+def test_the_graph_has_the_names_of_its_columns_as_metadata():
     specs = specs_of_odd_columns()
     layout = VectorLayout.of(specs)
-    graph = with_inputs(passing_network(layout.width, False), Inputs.of(specs), ("x",))
-    describe(graph, ["background", "signal"], {"mlaas4hep.name": "toy", **about_rows(layout)})
+    graph = prepend_inputs(passing_network(layout.width, False), Inputs.of(specs), ("x",))
+    set_metadata(graph, ["background", "signal"], {"mlaas4hep.name": "toy", **column_metadata(layout)})
     props = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(props["mlaas4hep.keys"])[-3:] == ["list_0", "list_1", "list_2"]
     assert json.loads(props["mlaas4hep.branches"])["list"] == [6, 3, "jagged"]
@@ -96,7 +96,7 @@ def test_the_graph_says_what_its_columns_are():
 
 
 def identity_network(arrays, opset):
-    """A network that gives back all that it gets, flattened and side by side."""
+    """Return a network whose output is the concatenation of its flattened inputs."""
     slots = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *values.shape[1:]]) for name, values in arrays
     ]
@@ -110,7 +110,7 @@ def identity_network(arrays, opset):
 @pytest.mark.parametrize("sort", ["", "pt", "-pt", "-rank"])
 @pytest.mark.parametrize("length", [2, 6, 9])
 @pytest.mark.parametrize(("method", "opset"), list(zip(METHODS, (13, 15, 18, 20), strict=True)))
-def test_the_graph_makes_objects_as_the_reader_does(method, opset, length, sort):
+def test_the_graph_computes_objects_as_the_reader_does(method, opset, length, sort):
     rng = np.random.default_rng(length)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 7, 150))])
     total = offsets[-1]
@@ -129,9 +129,9 @@ def test_the_graph_makes_objects_as_the_reader_does(method, opset, length, sort)
               "track": {"branches": ["hits", "met"], "normalise": "none"}}  # fmt: skip
     inputs = Inputs.of(specs, parse_inputs(params), method)
     arrays = padded(inputs.make(table, 150)[0], 0.0)
-    rows, _ = inputs.rows(table, 150)
+    rows, _ = inputs.raw_vectors(table, 150)
     taken = [(name, arrays[name]) for name in ("event", "jets_mask", "jets", "track", "track_mask")]
-    graph = with_inputs(identity_network(taken, opset), inputs, [name for name, _ in taken])
+    graph = prepend_inputs(identity_network(taken, opset), inputs, [name for name, _ in taken])
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(["scores"], {"inputs": rows["x"]})[0]
     truth = np.concatenate([values.reshape(150, -1).astype(np.float32) for _, values in taken], axis=1)

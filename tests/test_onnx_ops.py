@@ -1,4 +1,4 @@
-"""TensorFlow's equivalents of ONNX ops against ONNX Runtime, one op after the other."""
+"""Each ONNX op, converted to TensorFlow, compared with ONNX Runtime."""
 
 import numpy as np
 import onnx
@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mlaas4hep.errors import ConfigError
 
 tf = pytest.importorskip("tensorflow")
-from mlaas4hep.training.onnx_interpreter import STANDARD, Interpreter  # noqa: E402  needs TensorFlow
-from mlaas4hep.training.onnx_ml import OPS as ML  # noqa: E402
+from mlaas4hep.onnx_to_tf.interpreter import STANDARD_OPS, Interpreter  # noqa: E402  needs TensorFlow
+from mlaas4hep.onnx_to_tf.trees import OPS as ML  # noqa: E402
 
 TYPES = {np.dtype("f4"): TensorProto.FLOAT, np.dtype("f8"): TensorProto.DOUBLE, np.dtype("i8"): TensorProto.INT64,
          np.dtype("i4"): TensorProto.INT32, np.dtype("?"): TensorProto.BOOL}  # fmt: skip
@@ -22,7 +22,7 @@ def onnx_scores(model, x):
 
 
 def graph_of(nodes, x, constants, opset=18):
-    """A graph of a few nodes from `inputs`, of the shape of x but for the events."""
+    """Return a model of some nodes; its input `inputs` has the shape of x, with any number of events."""
     slot = helper.make_tensor_value_info("inputs", TYPES[x.dtype], ["events", *x.shape[1:]])
     out = onnx.ValueInfoProto(name="scores")
     graph = helper.make_graph(
@@ -33,7 +33,7 @@ def graph_of(nodes, x, constants, opset=18):
 
 
 def interpreted(model, x):
-    """Run a model by TensorFlow, written for any number of events."""
+    """Convert a model for any number of events, and run it in TensorFlow."""
     interpreter = Interpreter(model)
     signature = [tf.TensorSpec((None, *x.shape[1:]), x.dtype)]
     run = tf.function(lambda inputs: interpreter.run(inputs, tf.constant), signature, autograph=False)
@@ -53,7 +53,7 @@ def ints(*values):
 
 
 def case(op, *inputs, x=None, outputs=1, opset=18, domain="", name="", **options):
-    """One node; the first of its inputs is `inputs` if x is given, and the others are constants."""
+    """Return a test case of one node; the first input is `inputs` if x is given, the others are constants."""
     return pytest.param(op, x, inputs, outputs, opset, domain, options, id=f"{op} {name}".strip())
 
 
@@ -208,13 +208,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("op", "x", "inputs", "outputs", "opset", "domain", "options"), CASES)
-def test_an_op_does_what_onnx_runtime_does(op, x, inputs, outputs, opset, domain, options):
+def test_an_op_gives_the_result_of_onnx_runtime(op, x, inputs, outputs, opset, domain, options):
     constants = {f"c{index}": np.asarray(value) for index, value in enumerate(inputs) if value is not None}
     names = [f"c{index}" if value is not None else "" for index, value in enumerate(inputs)]
     for wanted in range(outputs):
         results = [f"out{index}" if index != wanted else "scores" for index in range(outputs)]
         first, before = "inputs", []
-        if op in ("LSTM", "GRU", "RNN"):  # they take the events second
+        if op in ("LSTM", "GRU", "RNN"):  # the second dimension is the events
             first, before = "turned", [helper.make_node("Transpose", ["inputs"], ["turned"], perm=[1, 0, 2])]
         node = helper.make_node(op, [first, *names], results, domain=domain, **options)
         model = graph_of([*before, node], x, constants, opset=opset)
@@ -223,15 +223,15 @@ def test_an_op_does_what_onnx_runtime_does(op, x, inputs, outputs, opset, domain
         np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-5)
 
 
-def test_every_op_is_tried():
-    """Those that make something of nothing, and trees, in tests of their own."""
+def test_every_op_is_tested():
+    """Ops without inputs, and trees, have separate tests."""
     others = {"Constant", "ConstantOfShape", "FeatureVectorizer", "Range", "TreeEnsembleClassifier",
               "TreeEnsembleRegressor"}  # fmt: skip
-    assert {one.values[0] for one in CASES} | others == set(STANDARD) | set(ML)
+    assert {one.values[0] for one in CASES} | others == set(STANDARD_OPS) | set(ML)
 
 
 def grow(rng, modes, trees=4, depth=4):
-    """Random trees over six columns, thresholds on whole numbers, as the attributes of an ensemble; and its leaves."""
+    """Return the attributes of an ensemble of random trees (six columns, integer thresholds), and its leaves."""
     rows, leaves = [], []
     for tree in range(trees):
         waiting, count = [(0, 0)], 1
@@ -251,7 +251,7 @@ def grow(rng, modes, trees=4, depth=4):
 
 
 def weights(rng, leaves, role, targets, sign=0):
-    """Weights of leaves: of each sign, or all of one."""
+    """Return weights of leaves, of both signs or of one sign."""
     rows = [(tree, node, target) for tree, node in leaves for target in targets]
     size = rng.uniform(0.05, 0.3, len(rows)) * (sign or rng.choice([-1, 1], len(rows)))
     names = (f"{role}_treeids", f"{role}_nodeids", f"{role}_ids")
@@ -273,7 +273,7 @@ MODES = {"LEQ": ["BRANCH_LEQ"], "LT": ["BRANCH_LT"],
         *(((0, 1, 2), 3, 0, base, post) for base in (0, 3) for post in ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO")),
     ],
 )
-def test_trees_that_classify_do_what_onnx_runtime_does(targets, classes, sign, base, post, modes):
+def test_tree_classifiers_give_the_result_of_onnx_runtime(targets, classes, sign, base, post, modes):
     rng = np.random.default_rng([classes, base])
     options, leaves = grow(rng, MODES[modes])
     options |= weights(rng, leaves, "class", targets, sign)
@@ -286,7 +286,7 @@ def test_trees_that_classify_do_what_onnx_runtime_does(targets, classes, sign, b
 @pytest.mark.parametrize("modes", MODES)
 @pytest.mark.parametrize("targets", [1, 2])
 @pytest.mark.parametrize("how", ["SUM", "AVERAGE"])
-def test_trees_that_estimate_do_what_onnx_runtime_does(how, targets, modes):
+def test_tree_regressors_give_the_result_of_onnx_runtime(how, targets, modes):
     rng = np.random.default_rng(targets)
     options, leaves = grow(rng, MODES[modes])
     options |= weights(rng, leaves, "target", range(targets))
@@ -295,19 +295,19 @@ def test_trees_that_estimate_do_what_onnx_runtime_does(how, targets, modes):
 
 
 def check_trees(rng, op, outputs, options):
-    x = rng.normal(0, 2, (200, 6)).round().astype(np.float32)  # many lie on a threshold
+    x = rng.normal(0, 2, (200, 6)).round().astype(np.float32)  # many values are equal to a threshold
     x[rng.uniform(size=x.shape) < 0.15] = np.nan
     model = graph_of([helper.make_node(op, ["inputs"], outputs, domain="ai.onnx.ml", **options)], x, {})
     np.testing.assert_allclose(interpreted(model, x), onnx_scores(model, x), atol=1e-6)
 
 
-def test_shapes_are_computed_with():
-    """Events, (n, 3, 9), as (n, 9, 3), by dimensions that are taken out of a shape, and put together."""
+def test_shapes_can_be_used_in_computations():
+    """Reshape (n, 3, 9) to (n, 9, 3) by a shape that is computed from the input's shape."""
     nodes = [
         helper.make_node("Shape", ["inputs"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["events"]),
         helper.make_node("Unsqueeze", ["events", "axis"], ["first"]),
-        helper.make_node("Slice", ["shape", "axis", "end"], ["channels"]),  # the first dimension once more
+        helper.make_node("Slice", ["shape", "axis", "end"], ["channels"]),  # the second dimension
         helper.make_node("Cast", ["channels"], ["narrow"], to=TensorProto.INT32),
         helper.make_node("Cast", ["narrow"], ["wide"], to=TensorProto.INT64),
         helper.make_node("Concat", ["wide", "rest"], ["wanted"], axis=0),
@@ -325,7 +325,7 @@ def test_shapes_are_computed_with():
     np.testing.assert_allclose(interpreted(model, LIST), onnx_scores(model, LIST), rtol=1e-6)
 
 
-def test_vectors_are_put_side_by_side():
+def test_feature_vectorizer_concatenates_vectors():
     nodes = [helper.make_node("FeatureVectorizer", ["inputs", "inputs"], ["scores"], domain="ai.onnx.ml",
                               inputdimensions=[6, 6])]  # fmt: skip
     model = graph_of(nodes, ROWS, {})
@@ -333,7 +333,7 @@ def test_vectors_are_put_side_by_side():
 
 
 def loop(condition):
-    """Five rounds of x = x · 0.5 + round, or as long as a condition holds; the last x, and that of each round."""
+    """Return a model with a Loop: five iterations of x = x · 0.5 + i, or fewer; outputs: the last x, and all x."""
     slots = [helper.make_tensor_value_info("round", TensorProto.INT64, []),
              helper.make_tensor_value_info("before", TensorProto.BOOL, []),
              helper.make_tensor_value_info("state", TensorProto.FLOAT, None)]  # fmt: skip
@@ -366,12 +366,12 @@ def test_a_loop_whose_length_depends_on_the_events_is_refused():
     nodes = [helper.make_node("ReduceMax", ["state"], ["top"], keepdims=0),
              helper.make_node("Greater", ["top", "half"], ["above"]),
              helper.make_node("Squeeze", ["above"], ["again"])]  # fmt: skip
-    with pytest.raises(ConfigError, match="the ONNX op Loop cannot be written for TensorFlow: ValueError: the cond"):
+    with pytest.raises(ConfigError, match="the ONNX op Loop cannot be converted to TensorFlow: ValueError: the cond"):
         interpreted(loop(nodes), ROWS)
 
 
 @pytest.mark.parametrize("yes", [True, False])
-def test_a_branch_that_is_known_is_taken(yes):
+def test_an_if_with_a_constant_condition_is_resolved(yes):
     branches = {
         name: helper.make_graph(
             [helper.make_node(op, ["inputs"], ["out"])], name, [], [onnx.ValueInfoProto(name="out")]
@@ -382,7 +382,7 @@ def test_a_branch_that_is_known_is_taken(yes):
     np.testing.assert_allclose(interpreted(model, ROWS), -ROWS if yes else np.exp(ROWS), rtol=1e-6)
 
 
-def test_functions_of_a_model_are_put_in_their_place():
+def test_functions_of_a_model_are_inlined():
     node = helper.make_node("Twice", ["inputs"], ["scores"], domain="mine")
     model = graph_of([node], ROWS, {})
     inner = [helper.make_node("Add", ["a", "a"], ["b"])]
@@ -391,15 +391,17 @@ def test_functions_of_a_model_are_put_in_their_place():
     np.testing.assert_array_equal(interpreted(model, ROWS), 2 * ROWS)
 
 
-def test_a_form_of_an_op_that_is_not_known_is_one_line_as_well():
+def test_an_unsupported_attribute_of_an_op_is_reported_in_one_line():
     node = helper.make_node("Resize", ["inputs", "", "", "sizes"], ["scores"], mode="cubic")
     model = graph_of([node], IMAGE, {"sizes": ints(7, 4, 16, 18)})
     with pytest.raises(ConfigError) as caught:
         interpreted(model, IMAGE)
-    assert str(caught.value) == "the ONNX op Resize cannot be written for TensorFlow: ValueError: its mode is 'cubic'"
+    assert str(caught.value) == (
+        "the ONNX op Resize cannot be converted to TensorFlow: ValueError: the mode 'cubic' is not supported"
+    )
 
 
 def test_a_graph_of_an_old_opset_is_refused():
     model = graph_of([helper.make_node("Relu", ["inputs"], ["scores"])], ROWS, {}, opset=11)
-    with pytest.raises(ConfigError, match="the ONNX graph is of opset 11; write it with 13 or newer"):
+    with pytest.raises(ConfigError, match="has opset 11, which is not supported; export it with opset 13 or newer"):
         Interpreter(model)

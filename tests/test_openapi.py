@@ -14,12 +14,12 @@ from serving_fixtures import Server, bundle_fixture  # noqa: F401
 from starlette.routing import Route
 
 from mlaas4hep.serving.app import routes
-from mlaas4hep.serving.openapi import description
+from mlaas4hep.serving.protocols.openapi import description
 
 UNDESCRIBED = {"/", "/static/{file}"}  # for people
 
 
-def test_every_route_is_described_and_nothing_else() -> None:
+def test_exactly_the_existing_routes_are_described() -> None:
     found = {
         (re.sub(r"\{\w+(:\w+)?\}", "{}", route.path), method.lower())
         for route in routes()
@@ -32,7 +32,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert described == found
 
 
-def test_the_description_knows_the_base_path(tmp_path: Path) -> None:
+def test_the_description_contains_the_base_path(tmp_path: Path) -> None:
     with Server.start(tmp_path / "models", "--base-path=tfaas") as server:
         assert requests.get(f"{server.url}/openapi.json", timeout=20).json()["servers"] == [{"url": "/tfaas"}]
 
@@ -40,7 +40,7 @@ def test_the_description_knows_the_base_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "operations", [["--exclude-method=DELETE"], ["--include-method=DELETE"]], ids=["use", "delete"]
 )
-def test_schemathesis_finds_no_500_and_no_answer_of_another_shape(
+def test_schemathesis_finds_no_500_and_no_undocumented_response(
     operations: list[str], tmp_path: Path, bundle: Path
 ) -> None:
     (tmp_path / "schemathesis.toml").write_text('[parameters]\n"path.model" = "htautau"\n')

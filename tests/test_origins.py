@@ -14,7 +14,7 @@ from serving_fixtures import MET, Server, bundle_fixture, run_client, write_arch
 from starlette.exceptions import HTTPException
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.origins import Origins
+from mlaas4hep.serving.http.origins import Origins
 
 
 def status(origins: Origins, method: str = "POST", scheme: str = "http", version: str = "1.1", **headers: str) -> int:
@@ -27,7 +27,7 @@ def status(origins: Origins, method: str = "POST", scheme: str = "http", version
 
 
 @pytest.mark.parametrize("name", ["localhost", "LocalHost", "127.0.0.1", "127.8.9.10", "[::1]", "[0:0:0:0:0:0:0:1]"])
-def test_a_server_on_loopback_answers_to_every_name_of_loopback(name: str) -> None:
+def test_a_server_on_loopback_accepts_every_name_of_loopback(name: str) -> None:
     for host in ("127.0.0.1", "::1", "localhost"):
         assert status(Origins(host), "GET", host=name) == 200
         assert status(Origins(host), "GET", host=f"{name}:8083") == 200
@@ -38,7 +38,7 @@ def test_a_server_on_loopback_answers_to_every_name_of_loopback(name: str) -> No
     ["other.example", "localhost.other.example", "127.0.0.1.other.example", "127.0.0.1@other.example", "0.0.0.0",
      "128.0.0.1", "[::2]", "::1", "", "localhost:8083:1", "localhost/", "localhost:x", "localhost,other.example"],
 )  # fmt: skip
-def test_a_server_on_loopback_answers_to_no_other_name(name: str) -> None:
+def test_a_server_on_loopback_refuses_other_host_names(name: str) -> None:
     for method in ("GET", "HEAD", "OPTIONS", "POST", "DELETE"):
         assert status(Origins("127.0.0.1"), method, host=name) == 403
 
@@ -52,7 +52,7 @@ def test_allowed_names_are_answered_to_at_any_port_and_without_regard_to_case() 
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
-def test_a_server_on_another_address_answers_to_any_name_unless_some_are_given(host: str) -> None:
+def test_a_server_on_another_address_accepts_any_host_name_unless_names_are_given(host: str) -> None:
     assert status(Origins(host), "GET", host="tfaas.example:8083") == 200
 
 
@@ -165,7 +165,7 @@ def test_both_ways_of_answering_keep_foreign_pages_out(running: Server, bundle: 
 def test_a_name_that_was_made_to_resolve_to_loopback_is_not_answered(running: Server) -> None:
     for path in ("/models", "/", "/v2/health/live", "/static/page.js", "/nothing"):
         code, content = send(running, "GET", path, Host="other.example:8083")
-        assert (code, b"does not answer to the host 'other.example:8083'" in content) == (403, True)
+        assert (code, b"does not accept the host 'other.example:8083'" in content) == (403, True)
     for name in ("a.example", "b.example:1", "c.example", "127.0.0.9"):
         assert send(running, "GET", "/v2/health/live", Host=name)[0] == 200
 

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from mlaas4hep.serving.page_files import LARGEST, parse_part
+from mlaas4hep.protocol.limits import DEFAULTS
+from mlaas4hep.serving.page.page_files import parse_part
 
 TRAINING = {
     "framework": "pytorch", "model_file": "m.py", "size": 45953, "created": "2025", "task": "classification",
@@ -58,7 +59,7 @@ def test_files_that_training_writes_are_shown() -> None:
         ("example", '{"keys": [], "values": [], "labels": [[[1]]]}'),
     ],
 )
-def test_other_content_is_left_out_as_a_whole(part: str, text: str) -> None:
+def test_files_with_invalid_content_are_omitted(part: str, text: str) -> None:
     assert parse_part(part, text.encode()) is None
 
 
@@ -66,7 +67,7 @@ def test_other_content_is_left_out_as_a_whole(part: str, text: str) -> None:
 def test_a_large_file_does_not_hold_up_other_threads(item: bytes) -> None:
     end = b'1]], "labels": []}'
     head = b'{"keys": [], "values": [['
-    text = head + item * ((LARGEST - len(head) - len(end)) // len(item)) + end
+    text = head + item * ((DEFAULTS.page_file - len(head) - len(end)) // len(item)) + end
     longest, done = 0.0, threading.Event()
 
     def watch() -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from serving_fixtures import KEYS, MET, MET_SCORE, Server, bundle_fixture, write_archive  # noqa: F401
+from serving_fixtures import KEYS, MET, MET_SCORE, Server, bundle_fixture, write_archive, write_bundle  # noqa: F401
 
 TOKEN = "a-token-that-is-long-enough"
 PATHS = ["/json", "/predict/json"]
@@ -28,10 +28,11 @@ def put(server: Server, bundle: Path) -> None:
     requests.post(f"{server.url}/upload", data=archive, headers=known, timeout=20).raise_for_status()
 
 
-@pytest.fixture
-def running(tmp_path: Path, bundle: Path) -> Iterator[Server]:
-    with Server.start(tmp_path / "models") as server:
-        put(server, bundle)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("predictions")
+    with Server.start(folder / "models") as server:
+        put(server, write_bundle(folder / "bundle"))
         yield server
 
 
@@ -79,11 +80,11 @@ def ask_both(server: Server, path: str, body: bytes, headers: Mapping[str, str] 
         ([], 400),
     ],
 )
-def test_both_ways_answer_the_same(running: Server, path: str, content: Any, status: int) -> None:
+def test_the_fast_path_and_asgi_give_the_same_response(running: Server, path: str, content: Any, status: int) -> None:
     assert ask_both(running, path, json.dumps(content).encode())[0] == status
 
 
-def test_what_is_no_json_is_refused_in_both_ways(running: Server) -> None:
+def test_invalid_json_is_refused_by_the_fast_path_and_asgi(running: Server) -> None:
     for body in (b"", b"{", b"\xff\xfe", b'{"values": [NaN]}'):
         assert ask_both(running, "/json", body)[0] == 400
 
@@ -159,7 +160,7 @@ def test_a_client_of_http_1_0_is_answered_and_its_connection_closed(running: Ser
         assert until_closed(connection).endswith(f"[{MET_SCORE}]".encode())
 
 
-def test_a_client_that_waits_to_be_told_to_go_on_is_told(running: Server) -> None:
+def test_a_client_that_expects_100_continue_receives_it(running: Server) -> None:
     whole = request(json.dumps(MET).encode(), "Expect: 100-continue", "Connection: close")
     head, end, body = whole.partition(b"\r\n\r\n")
     with connect(running) as connection:
@@ -169,7 +170,7 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_told(running: Server) -> Non
         assert until_closed(connection).endswith(f"[{MET_SCORE}]".encode())
 
 
-def test_a_base_path_and_a_query_lead_to_the_same_answer(tmp_path: Path, bundle: Path) -> None:
+def test_a_path_with_base_path_or_query_gets_the_same_response(tmp_path: Path, bundle: Path) -> None:
     with Server.start(tmp_path / "models", "--base-path=/tfaas") as server:
         put(server, bundle)
         body = json.dumps(MET).encode()
@@ -188,14 +189,16 @@ def until_refused(server: Server) -> None:
     raise AssertionError("the server still takes connections")
 
 
-def test_a_server_that_is_told_to_stop_answers_what_it_has_begun(running: Server) -> None:
+def test_a_stopping_server_completes_the_request_in_progress(tmp_path: Path, bundle: Path) -> None:
     whole = request(json.dumps(MET).encode())
-    with connect(running) as connection:
-        connection.sendall(whole[:-5])
-        answered = requests.get(f"{running.url}/models", timeout=20)  # by now the other's request is being read
-        assert answered.status_code == 200
-        running.process.terminate()
-        until_refused(running)
-        connection.sendall(whole[-5:])
-        assert b"connection: close" in until_closed(connection)
-    assert running.stop() == 0
+    with Server.start(tmp_path / "models") as server:
+        put(server, bundle)
+        with connect(server) as connection:
+            connection.sendall(whole[:-5])
+            answered = requests.get(f"{server.url}/models", timeout=20)  # by now the other's request is being read
+            assert answered.status_code == 200
+            server.process.terminate()
+            until_refused(server)
+            connection.sendall(whole[-5:])
+            assert b"connection: close" in until_closed(connection)
+        assert server.stop() == 0

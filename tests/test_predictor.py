@@ -14,10 +14,10 @@ from check_predictor import check_predictor
 from serving_fixtures import KEYS, MET, MET_SCORE, WEIGHTS, onnx_model, trained_model, write_archive, write_bundle
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.serving.batching import Batches
-from mlaas4hep.serving.predictor import OnnxPredictor, Predictors
-from mlaas4hep.serving.rows import Columns, parse_request
-from mlaas4hep.serving.store import ModelStore, UnknownModel
+from mlaas4hep.serving.models.batching import Batches
+from mlaas4hep.serving.models.predictor import OnnxPredictor, Predictors
+from mlaas4hep.serving.models.rows import Columns, parse_request
+from mlaas4hep.serving.store.store import ModelStore, UnknownModel
 
 NAN = float("nan")
 
@@ -61,7 +61,7 @@ def one_node_model(op: str, **attributes: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("graph", "together"),
+    ("graph", "independent"),
     [
         (trained_model(), True),
         (onnx_model(outputs=2), True),
@@ -72,12 +72,12 @@ def one_node_model(op: str, **attributes: Any) -> bytes:
     ],
 )
 def test_a_model_whose_rows_change_each_others_scores_is_found_out(
-    store: ModelStore, graph: bytes, together: bool
+    store: ModelStore, graph: bytes, independent: bool
 ) -> None:
-    assert load(store, graph).together is together
+    assert load(store, graph).rows_independent is independent
 
 
-def test_rows_of_several_clients_meet_only_where_that_changes_nothing(store: ModelStore) -> None:
+def test_rows_of_several_clients_are_batched_only_if_scores_do_not_depend_on_other_rows(store: ModelStore) -> None:
     model = load(store, one_node_model("ReduceMean", axes=[0]))
 
     async def ask() -> list[list[list[float]]]:
@@ -94,7 +94,7 @@ def test_values_are_put_where_their_keys_belong(trained: OnnxPredictor) -> None:
     assert rows(trained, keys=KEYS[::-1], values=[5, 4, 3, 2, 1]) == [[1, 2, 3, 4, 5]]
 
 
-def test_a_branch_takes_a_list_that_is_padded_or_cut(trained: OnnxPredictor) -> None:
+def test_the_list_of_a_branch_is_padded_or_truncated(trained: OnnxPredictor) -> None:
     assert same(rows(trained, **MET), [[1, 2, 3, 4, NAN]])
     assert rows(trained, keys=MET["keys"], values=[2, 1, [3, 4, 5, 6, 7]]) == [[1, 2, 3, 4, 5]]
     assert same(rows(trained, keys=MET["keys"], values=[2, 1, []]), [[1, 2, NAN, NAN, NAN]])
@@ -104,7 +104,7 @@ def test_a_branch_takes_a_list_that_is_padded_or_cut(trained: OnnxPredictor) -> 
 
 def test_without_keys_values_are_columns_in_order(trained: OnnxPredictor) -> None:
     assert same(rows(trained, values=[1, 2, 3, None, 5]), [[1, 2, 3, NAN, 5]])
-    with pytest.raises(ConfigError, match="takes 5 values, and there are 4"):
+    with pytest.raises(ConfigError, match="takes 5 values, but the request has 4"):
         rows(trained, values=[1, 2, 3, 4])
 
 
@@ -118,7 +118,7 @@ def test_one_event_whose_branches_are_all_lists_is_one_row() -> None:
     columns = Columns(["a_0", "a_1", "b_0", "b_1"], {"a": [0, 2, "jagged"], "b": [2, 2, "fixed"]})
 
     def place(values: list[Any]) -> tuple[list[list[float]], bool]:
-        placed = columns.place(parse_request(json.dumps({"keys": ["b", "a"], "values": values}).encode()))
+        placed = columns.rows(parse_request(json.dumps({"keys": ["b", "a"], "values": values}).encode()))
         return placed.matrix.tolist(), placed.many
 
     assert place([[1, 2], [3, 4]]) == ([[3, 4, 1, 2]], False)
@@ -129,20 +129,20 @@ def test_one_event_whose_branches_are_all_lists_is_one_row() -> None:
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        ({"keys": ["MET_pT"], "values": [1]}, "does not know the key 'MET_pT'; closest: 'MET_pt'"),
-        ({"keys": ["a", "b"], "values": [1, 2]}, "does not know 2 keys: 'a', 'b'"),
-        ({"keys": ["MET_pt"], "values": [1]}, "lacks 2 keys: 'MET_phi', 'Muon_pt'; null: not measured"),
-        ({"keys": ["MET_pt", "MET_phi", "Muon_pt_0"], "values": [1, 2, 3]}, "lacks 2 keys: 'Muon_pt_1', 'Muon_pt_2'"),
-        ({"keys": ["MET_pt", "MET_pt"], "values": [1, 2]}, "'MET_pt' gives a column that another key gives"),
-        ({"keys": [*KEYS, "Muon_pt"], "values": [1, 2, 3, 4, 5, []]}, "'Muon_pt' gives a column that another"),
-        ({"keys": KEYS, "values": [1, 2]}, "there are 5 keys, and 2 values for them"),
-        ({"keys": KEYS, "values": [[1, 2, 3, 4, 5], [1]]}, "5 keys, and 1 values in row 1"),
-        ({"keys": KEYS, "values": [1, 2, "3", 4, 5]}, "value of 'Muon_pt_0' must be a number, .* and is \"3\""),
-        ({"keys": KEYS, "values": [1, True, 3, 4, 5]}, "value of 'MET_pt' must be a number, .* and is true"),
-        ({"keys": KEYS, "values": [1, [2], 3, 4, 5]}, r"value of 'MET_pt' must be a number, .* and is \[2\]"),
-        ({"keys": KEYS, "values": [1, 1e39, 3, 4, 5]}, r"value of 'MET_pt' is too large for 32 bits: 1e\+39"),
-        ({"keys": KEYS, "values": [1, 10**400, 3, 4, 5]}, "not JSON .*: number is infinity"),
-        ({"keys": MET["keys"], "values": [1, 2, 3]}, "'Muon_pt' must be a list of numbers, and is 3"),
+        ({"keys": ["MET_pT"], "values": [1]}, "unknown key 'MET_pT'; closest: 'MET_pt'"),
+        ({"keys": ["a", "b"], "values": [1, 2]}, "2 unknown keys: 'a', 'b'"),
+        ({"keys": ["MET_pt"], "values": [1]}, "2 missing keys: 'MET_phi', 'Muon_pt'; use null for a missing value"),
+        ({"keys": ["MET_pt", "MET_phi", "Muon_pt_0"], "values": [1, 2, 3]}, "2 missing keys: 'Muon_pt_1', 'Muon_pt_2'"),
+        ({"keys": ["MET_pt", "MET_pt"], "values": [1, 2]}, "'MET_pt' repeats a column of another key"),
+        ({"keys": [*KEYS, "Muon_pt"], "values": [1, 2, 3, 4, 5, []]}, "'Muon_pt' repeats a column of another"),
+        ({"keys": KEYS, "values": [1, 2]}, "the request has 2 values for 5 keys"),
+        ({"keys": KEYS, "values": [[1, 2, 3, 4, 5], [1]]}, "row 1 has 1 values for 5 keys"),
+        ({"keys": KEYS, "values": [1, 2, "3", 4, 5]}, "value of 'Muon_pt_0' must be a number, .*, not \"3\""),
+        ({"keys": KEYS, "values": [1, True, 3, 4, 5]}, "value of 'MET_pt' must be a number, .*, not true"),
+        ({"keys": KEYS, "values": [1, [2], 3, 4, 5]}, r"value of 'MET_pt' must be a number, .*, not \[2\]"),
+        ({"keys": KEYS, "values": [1, 1e39, 3, 4, 5]}, r"value of 'MET_pt' is out of range for float32: 1e\+39"),
+        ({"keys": KEYS, "values": [1, 10**400, 3, 4, 5]}, "not valid JSON .*: number is infinity"),
+        ({"keys": MET["keys"], "values": [1, 2, 3]}, "'Muon_pt' must be a list of numbers, not 3"),
         ({"keys": MET["keys"], "values": [1, 2, [3, "x"]]}, "number 1 of 'Muon_pt' must be a number"),
         ({"values": []}, "'values' must be a list of numbers"),
         ({"values": 3}, "'values' must be a list of numbers"),
@@ -156,15 +156,15 @@ def test_a_mistake_in_a_request_is_named(trained: OnnxPredictor, request_: dict[
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b'{"values": [NaN]}', b"[" * 100_000, b"9" * 5000])
-def test_what_is_no_request_is_refused(body: bytes) -> None:
+def test_invalid_requests_are_refused(body: bytes) -> None:
     with pytest.raises(ConfigError, match="the request is no"):
         parse_request(body)
 
 
 def test_many_missing_keys_are_counted_and_five_are_named() -> None:
     columns = Columns([f"b{number}" for number in range(9)], {})
-    with pytest.raises(ConfigError, match=r"lacks 8 keys: 'b1', 'b2', 'b3', 'b4', 'b5', \.\.\.;"):
-        columns.place(parse_request(b'{"keys": ["b0"], "values": [1]}'))
+    with pytest.raises(ConfigError, match=r"8 missing keys: 'b1', 'b2', 'b3', 'b4', 'b5', \.\.\.;"):
+        columns.rows(parse_request(b'{"keys": ["b0"], "values": [1]}'))
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
@@ -173,7 +173,7 @@ def test_a_graph_keeps_the_contract(store: ModelStore, batch: str | int) -> None
     check_predictor(load(store, trained_model(outputs=2, batch=batch)), x, np.outer(x @ WEIGHTS, [1, 2]))
 
 
-def test_scores_are_those_of_the_graph(trained: OnnxPredictor, store: ModelStore) -> None:
+def test_scores_agree_with_the_graph(trained: OnnxPredictor, store: ModelStore) -> None:
     assert trained.predict(np.array([[1, 2, 3, 4, NAN]], np.float32)).tolist() == [[MET_SCORE]]
     assert trained.labels == ["ggH", "VBF"]
     assert trained.keys == KEYS
@@ -181,21 +181,24 @@ def test_scores_are_those_of_the_graph(trained: OnnxPredictor, store: ModelStore
     assert three.predict(np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], np.float32)).tolist() == [[1, 2, 3], [10, 20, 30]]
 
 
-def test_a_graph_without_names_takes_values_as_they_are(store: ModelStore) -> None:
+def test_a_graph_without_names_takes_values_in_the_given_order(store: ModelStore) -> None:
     foreign = load(store, onnx_model())
     assert foreign.keys is None
     assert rows(foreign, keys=["what", "ever"], values=[1, 2, 3, 4, 5]) == [[1, 2, 3, 4, 5]]
-    with pytest.raises(ConfigError, match="takes 5 values, and row 1 has 2"):
+    with pytest.raises(ConfigError, match="takes 5 values, but row 1 has 2"):
         rows(foreign, values=[[1, 2, 3, 4, 5], [1, 2]])
 
 
-def test_a_graph_that_takes_one_row_at_a_time_answers_many(store: ModelStore) -> None:
+def test_a_graph_with_a_batch_size_of_one_scores_several_rows(store: ModelStore) -> None:
     one = load(store, onnx_model([1, 10], batch=1))
     assert one.predict(np.array([[1, 2], [3, 4]], np.float32)).tolist() == [[21], [43]]
 
 
-def test_another_kind_of_file_says_what_is_served(store: ModelStore) -> None:
-    with pytest.raises(ConfigError, match=r"model 'htautau' is 'model.pt'; served are \.onnx, \.keras, frozen graphs"):
+def test_the_error_for_an_unsupported_file_lists_the_supported_ones(store: ModelStore) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"model 'htautau' has the unsupported file 'model.pt'; supported are \.onnx",
+    ):
         load(store, b"graph", model="model.pt")
 
 
@@ -204,7 +207,7 @@ def test_a_refused_model_is_served_once_it_was_replaced(store: ModelStore, tmp_p
     write_bundle(store.folder / "htautau", graph=b"no graph")
     (store.folder / "htautau/.tfaas-version").write_text("1")
     for _ in range(2):
-        with pytest.raises(ConfigError, match="no ONNX model"):
+        with pytest.raises(ConfigError, match="not an ONNX model"):
             predictors.get("htautau")
     with write_archive(tmp_path / "new.tar", write_bundle(tmp_path / "new")).open("rb") as archive:
         store.add_bundle(archive)
@@ -212,16 +215,16 @@ def test_a_refused_model_is_served_once_it_was_replaced(store: ModelStore, tmp_p
 
 
 @pytest.mark.parametrize("model", [b"", b"no graph", trained_model()[:100]])
-def test_a_damaged_graph_is_an_error_that_does_not_say_where_it_is(store: ModelStore, model: bytes) -> None:
-    with pytest.raises(ConfigError, match="no ONNX model") as caught:
+def test_the_error_for_a_damaged_graph_does_not_contain_its_path(store: ModelStore, model: bytes) -> None:
+    with pytest.raises(ConfigError, match="not an ONNX model") as caught:
         load(store, model)
     assert str(store.folder) not in str(caught.value)
 
 
 def test_metadata_that_does_not_fit_the_graph_is_an_error(store: ModelStore) -> None:
-    with pytest.raises(ConfigError, match="names 2 columns, and takes 5"):
+    with pytest.raises(ConfigError, match="names 2 columns, but its input has 5"):
         load(store, onnx_model(metadata={"mlaas4hep.keys": ["a", "b"]}))
-    with pytest.raises(ConfigError, match="must give the branch 'a' a first column"):
+    with pytest.raises(ConfigError, match="must map the branch 'a' to a first column"):
         load(store, onnx_model(metadata={"mlaas4hep.keys": KEYS, "mlaas4hep.branches": {"a": 3}}))
 
 
@@ -244,3 +247,9 @@ def test_a_deleted_model_is_unknown_at_once(store: ModelStore) -> None:
     store.delete("htautau")
     with pytest.raises(UnknownModel):
         predictors.get("htautau")
+
+
+def test_a_list_branch_without_columns_may_be_given():
+    columns = Columns(["x"], {"J": [1, 0, "jagged"]})
+    request = parse_request(b'{"model": "m", "keys": ["x", "J"], "values": [1.5, [2.0]]}')
+    assert columns.rows(request).matrix.tolist() == [[1.5]]

@@ -96,7 +96,7 @@ def test_keys_may_come_in_any_order_and_nan_is_not_measured(served: str) -> None
     assert ask(served, row([0] * 5, KEYS)) == [("VBF", 0)]
 
 
-def test_the_answer_is_that_of_json(url: str, tmp_path: Path) -> None:
+def test_the_response_agrees_with_that_to_json(url: str, tmp_path: Path) -> None:
     put(url, write_bundle(tmp_path / "m", graph=onnx_model([0.1, -0.7, 1e-9, 3e30, 2.5], outputs=3)))
     values = [0.3, 1.7, -3.0, 1e-30, 0.0]
     numbers = requests.post(f"{url}/json", json={"values": values}, timeout=20).json()
@@ -134,16 +134,16 @@ def test_each_output_has_the_label_of_its_class(
         (b"", 400, "the tfaaspb.Row has no values"),
         (row([], KEYS), 400, "the tfaaspb.Row has no values"),
         (field(1, row(ROW)) * 2, 400, "tfaaspb.Row"),  # a DataFrame
-        (b"\x12\xff", 400, "the request is no protobuf message tfaaspb.Row"),
-        (b"\x12\x03abc", 400, "the request is no protobuf message tfaaspb.Row"),
-        (field(1, b"\xff") + row(ROW), 400, "the request is no protobuf message tfaaspb.Row"),
-        (json.dumps({"values": ROW}).encode(), 400, "the request is no protobuf message tfaaspb.Row"),
-        (row(ROW[:4]), 400, "the model takes 5 values, and there are 4"),
-        (row(ROW, KEYS[:4]), 400, "lacks the key 'Muon_pt_2'"),
-        (row(ROW, [*KEYS[:4], "Muon_pT_2"]), 400, "does not know the key 'Muon_pT_2'; closest: 'Muon_pt_2'"),
-        (row([1, 2, 3, 4, float("inf")]), 400, "number 4 of values is too large for 32 bits"),
-        (row(ROW, model="htautua"), 404, "no model 'htautua'; closest: 'htautau'"),
-        (row(ROW, model="../htautau"), 400, "is no model name"),
+        (b"\x12\xff", 400, "the request is not a protobuf message tfaaspb.Row"),
+        (b"\x12\x03abc", 400, "the request is not a protobuf message tfaaspb.Row"),
+        (field(1, b"\xff") + row(ROW), 400, "the request is not a protobuf message tfaaspb.Row"),
+        (json.dumps({"values": ROW}).encode(), 400, "the request is not a protobuf message tfaaspb.Row"),
+        (row(ROW[:4]), 400, "the model takes 5 values, but the request has 4"),
+        (row(ROW, KEYS[:4]), 400, "missing key 'Muon_pt_2'"),
+        (row(ROW, [*KEYS[:4], "Muon_pT_2"]), 400, "unknown key 'Muon_pT_2'; closest: 'Muon_pt_2'"),
+        (row([1, 2, 3, 4, float("inf")]), 400, "number 4 of values is out of range for float32"),
+        (row(ROW, model="htautua"), 404, "unknown model 'htautua'; closest: 'htautau'"),
+        (row(ROW, model="../htautau"), 400, "invalid model name"),
     ],
 )
 def test_a_mistake_is_the_clients_and_is_named_in_json(
@@ -189,6 +189,6 @@ def test_no_body_makes_the_server_fail(served: str, body: bytes) -> None:
     assert answer.status_code in (200, 400, 404), answer.text  # 404: the damage made a model's name
 
 
-def test_the_answers_are_weighted_sums(served: str) -> None:
+def test_the_scores_are_weighted_sums(served: str) -> None:
     for position, weight in enumerate(WEIGHTS):
         assert ask(served, row([float(number == position) for number in range(5)])) == [("VBF", weight)]

@@ -1,4 +1,4 @@
-"""The graph of a bundle against the framework, event by event, for every framework and every kind of labels.
+"""Scores of a bundle's ONNX graph, compared with the framework's, for all frameworks and tasks.
 
 The files have what a sample has: lists that are empty, and longer than the specs know; numbers that are missing, or
 far outside of what the specs have seen.
@@ -10,12 +10,12 @@ import pytest
 from check_backend import check_raw_events
 from tinyroot import write_tree
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream import DataGenerator
-from mlaas4hep.training.backend import make_backend
 from mlaas4hep.training.loop import train
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.task import Task
 
 EVENTS = 500
 MODELS = {
@@ -40,6 +40,24 @@ TASKS = {
     "a target": ("energy", {"task": "regression"}),
     "targets": ("energy,angle", {"task": "regression"}),
 }
+SLOW = {
+    "keras": {"three classes", "labels", "a target", "targets"},
+    "pytorch": {"two classes", "three classes", "labels", "targets"},
+    "ex_deepsets_keras.py": {"two classes", "targets"},
+    "ex_transformer_pytorch.py": {"labels", "targets"},
+}
+"""What `make soak` adds: the export of each takes seconds, and each framework and each task has others."""
+
+
+def pairs(models, tasks):
+    """Each model with each task."""
+    return [
+        pytest.param(model, task, id=f"{model}-{task}", marks=[pytest.mark.slow] * (task in SLOW.get(model, ())))
+        for model in models
+        for task in tasks
+    ]
+
+
 JETS = {
     "jets": {"branches": ["pt", "eta"], "length": 3, "sort": "-pt"},
     "event": {"branches": ["met", "time"]},
@@ -47,7 +65,7 @@ JETS = {
 
 
 def write_sample(path, seed, longest, odd):
-    """Events whose labels can be learnt from lists and numbers; `odd` of the numbers are missing or far off."""
+    """Write events whose labels depend on lists and numbers; a fraction `odd` of the numbers is missing or extreme."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, longest + 1, EVENTS)
     pt = rng.exponential(30, counts.sum()).astype("f4")
@@ -79,7 +97,7 @@ def write_sample(path, seed, longest, odd):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """Files, and specs of another one whose lists are shorter and whose numbers are all there."""
+    """Write files, and return specs of another file with shorter lists and without missing numbers."""
     folder = tmp_path_factory.mktemp("raw")
     write_sample(folder / "short.root", 9, longest=4, odd=0)
     with DataReader(folder / "short.root") as reader:
@@ -90,7 +108,7 @@ def sample(tmp_path_factory):
 
 
 def trained(sample, model, task, folder, params):
-    """Train a little; return the generator, still open, and the model."""
+    """Train for a few steps; return the open generator and the backend."""
     files, specs = sample
     specs = None if "inputs" in params else specs  # the graph cuts lists for itself
     labels, more = TASKS[task]
@@ -112,9 +130,8 @@ def trained(sample, model, task, folder, params):
     return generator, backend
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", MODELS)
-def test_scores_of_raw_events_are_those_of_the_framework(sample, model, task, tmp_path):
+@pytest.mark.parametrize(("model", "task"), pairs(MODELS, TASKS))
+def test_scores_of_raw_events_agree_with_the_framework(sample, model, task, tmp_path):
     generator, backend = trained(sample, model, task, tmp_path, {})
     with generator:
         assert sum(name.startswith("pt_") for name in generator.columns) == 4
@@ -123,7 +140,7 @@ def test_scores_of_raw_events_are_those_of_the_framework(sample, model, task, tm
 
 
 @pytest.mark.parametrize("low", [1.0, np.nextafter(np.float32(1), np.float32(2)), 1_500_000_000.0])
-def test_boosting_that_splits_between_neighbours_in_float32_splits_there_in_its_graph(low, tmp_path):
+def test_thresholds_between_adjacent_float32_values_give_the_same_scores_in_the_graph(low, tmp_path):
     low = np.float32(low)
     x = np.where(np.arange(400) % 2, low, np.nextafter(low, np.float32(np.inf))).astype("f4")
     write_tree(tmp_path / "a.root", {"x": x, "kind": (x > low).astype("i4"), "event": np.arange(400, dtype="u8")})
@@ -134,9 +151,13 @@ def test_boosting_that_splits_between_neighbours_in_float32_splits_there_in_its_
         assert scores.min() < 0.1 < 0.9 < scores.max()
 
 
-@pytest.mark.parametrize("task", ["two classes", "labels", "targets"])
-@pytest.mark.parametrize("model", ["ex_deepsets_keras.py", "ex_transformer_pytorch.py", "xgboost", "forest"])
-def test_scores_of_raw_objects_are_those_of_the_framework(sample, model, task, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "task"),
+    pairs(
+        ["ex_deepsets_keras.py", "ex_transformer_pytorch.py", "xgboost", "forest"], ["two classes", "labels", "targets"]
+    ),
+)
+def test_scores_of_raw_objects_agree_with_the_framework(sample, model, task, tmp_path):
     generator, backend = trained(sample, model, task, tmp_path, {"inputs": JETS})
     with generator:
         assert generator.shapes == {"jets": (3, 2), "event": (2,)}

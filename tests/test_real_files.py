@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import uproot
 from realdata import real_file
-from scripts import run_script
+from scripts import run_forked
 
 from mlaas4hep.io import Jagged, Kind, open_source
 
@@ -27,16 +27,24 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_info_runs(name, tmp_path):
-    done = run_script("reader.py", f"--fin={real_file(name)}", f"--branch={FILES[name]}", "--info", cwd=tmp_path)
+def test_info_describes_the_file(name, tmp_path):
+    done = run_forked("reader.py", f"--fin={real_file(name)}", f"--branch={FILES[name]}", "--info", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     entries = uproot.open(real_file(name))[FILES[name]].num_entries
     assert f"Number of events  : {entries}\n" in done.stdout
     assert not [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_each_column_of_numbers_is_what_uproot_and_awkward_read(name):
+LONG = {
+    "nanoAOD_2015_CMS_Open_Data_ttbar.root",
+    "cmsopendata2015_ttbar_19980_NANOAOD_RNTupleImporter_rntuple_v1-0-0-1.root",
+    "test_int_multicluster_rntuple_v1-0-0-0.root",
+}
+"""Files whose comparison takes seconds; `make test-fast` leaves it out."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.process] * (name in LONG)) for name in FILES])
+def test_each_numeric_column_has_the_values_that_uproot_and_awkward_read(name):
     with open_source(real_file(name), FILES[name]) as source, uproot.open(real_file(name)) as file:
         tree = file[FILES[name]]
         names = [column.name for column in source.columns.values() if column.kind is not Kind.OTHER]

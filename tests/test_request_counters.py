@@ -14,7 +14,7 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file", "empty", "not writable"])
-def test_a_folder_for_counters_that_cannot_be_used_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_an_unusable_folder_for_counters_is_an_error_of_one_line(tmp_path: Path, kind: str) -> None:
     folder = {"missing": tmp_path / "missing", "a file": tmp_path / "file", "empty": "", "not writable": "/proc"}[kind]
     (tmp_path / "file").touch()
     command = [sys.executable, ROOT / "tfaas_server.py", f"--models-dir={tmp_path}/models", "--port=0"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 from grid import Grid
-from serving_fixtures import MET, ROOT, Server, bundle_fixture, environment, write_archive  # noqa: F401
+from serving_fixtures import MET, ROOT, Server, bundle_fixture, connect, environment, until_closed, write_archive  # noqa: F401
 
 TOKEN = "a-token-that-is-long-enough"
 CHUNKED = b"POST /json HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
@@ -35,21 +35,6 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server.start(tmp_path_factory.mktemp("public") / "models") as server:
         yield server
-
-
-def connect(server: Server) -> socket.socket:
-    host, _, port = server.url.rpartition("//")[2].partition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def until_closed(connection: socket.socket) -> bytes:
-    received = b""
-    try:
-        while piece := connection.recv(65536):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def codes_of(received: bytes) -> list[int]:
@@ -138,9 +123,7 @@ def test_a_chunked_body_with_extensions_and_trailers_is_read(public: Server, bun
 
 
 @pytest.mark.parametrize("request_", [GET + b"\r\n", CHUNKED.replace(b"Transfer-Encoding: chunked", b"A: b") + b"\r\n"])
-def test_requests_that_do_not_wait_for_answers_are_limited_and_answered_in_order(
-    public: Server, request_: bytes
-) -> None:
+def test_pipelined_requests_are_limited_and_answered_in_order(public: Server, request_: bytes) -> None:
     with connect(public) as connection:
         connection.sendall(request_ * 1000)  # in one piece, as far as the server is concerned
         connection.shutdown(socket.SHUT_WR)
@@ -150,7 +133,7 @@ def test_requests_that_do_not_wait_for_answers_are_limited_and_answered_in_order
     assert codes[-1] == 429
 
 
-def test_nonsense_behind_requests_is_refused_after_their_answers(public: Server) -> None:
+def test_invalid_bytes_after_requests_are_refused_after_their_responses(public: Server) -> None:
     with connect(public) as connection:
         connection.sendall((GET + b"\r\n") * 3 + b"nonsense\r\n\r\n")
         codes = codes_of(until_closed(connection))
@@ -192,7 +175,7 @@ def test_two_thousand_clients_that_stall_are_one_warning(tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [line[line.index("a client") :] for line in said] == [
-        "a client at 127.0.0.1 does not go on: its connection is closed"
+        "a client at 127.0.0.1 stalled: its connection is closed"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The networks of the image classifier: what Keras and PyTorch compute with the same weights, and what is published."""
+"""Residual networks, compared with Keras and PyTorch, and with published numbers of weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mlaas4hep.errors import ConfigError
 
 keras = pytest.importorskip("keras", reason="Keras is not installed")
 
+from mlaas4hep.backends.make import make_backend  # noqa: E402
+from mlaas4hep.backends.task import Task  # noqa: E402
 from mlaas4hep.config import Params  # noqa: E402
 from mlaas4hep.images.resnet import NETWORKS, resnet  # noqa: E402
 from mlaas4hep.images.train import Network  # noqa: E402
 from mlaas4hep.stream import Batch  # noqa: E402
-from mlaas4hep.training.backend import make_backend  # noqa: E402
-from mlaas4hep.training.task import Task  # noqa: E402
 
 PUBLISHED = {  # weights that are trained, for the 1000 classes of ImageNet, as torchvision lists them
     "resnet18": 11_689_512,
@@ -31,15 +31,19 @@ PUBLISHED = {  # weights that are trained, for the 1000 classes of ImageNet, as 
 }
 
 
+DEEP = {"resnet101", "resnet152"}
+"""Building one takes many seconds; only `make soak` does."""
+
+
 @pytest.fixture(scope="module")
 def small() -> Any:
-    """A network for images of 64x64, with weights as after a training."""
+    """A network for images of 64x64 pixels with random weights."""
     return shaken(resnet("resnet18", (64, 64, 3), 3))
 
 
 @pytest.fixture
 def settings() -> Iterator[Any]:
-    """What a user can set for all of Keras, put back afterwards."""
+    """Keras's global configuration, restored afterwards."""
     policy, order = keras.config.dtype_policy(), keras.config.image_data_format()
     yield keras.config
     keras.config.set_dtype_policy(policy)
@@ -47,11 +51,11 @@ def settings() -> Iterator[Any]:
 
 
 once_built = functools.cache(resnet)
-"""For tests that set the weights, or do not ask for them; building a deep one takes seconds."""
+"""For tests that do not depend on the initial weights, whose creation takes seconds for deep networks."""
 
 
 def pictures(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return images of large squares, float32 0 to 255, brighter from one to the next."""
+    """Return images of large squares with increasing brightness, float32 0 to 255."""
     height, width, channels = shape
     squares = np.random.default_rng(0).uniform(0, 255, (count, height // 9 + 1, width // 9 + 1, channels))
     squares *= np.linspace(0.3, 1, count)[:, None, None, None]
@@ -59,7 +63,7 @@ def pictures(count: int, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def shaken(model: Any) -> Any:
-    """Return a model with random weights, none of them 0 or 1, by which numbers keep their size through all blocks."""
+    """Give a model random weights, none of them 0 or 1, that preserve the scale of activations; return the model."""
     rng = np.random.default_rng(1)
     draws = {
         "kernel": lambda size: rng.standard_normal(size, np.float32) * math.sqrt(2 / math.prod(size[:-1])),
@@ -84,7 +88,7 @@ def trained_weights(model: Any) -> int:
 
 
 def carry_over(peer: Any, model: Any) -> None:
-    """Give a model the weights of one of keras.applications, whose convolutions have biases."""
+    """Give a model the weights of a model of keras.applications, whose convolutions have biases."""
     theirs = {layer.name: layer.get_weights() for layer in peer.layers if layer.weights}
     theirs["logits"] = theirs.pop("predictions")
     ours = {layer.name: layer for layer in model.layers if layer.weights}
@@ -108,8 +112,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_network_has_the_weights_and_the_stages_that_are_published(name):
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in PUBLISHED])
+def test_a_network_has_the_published_numbers_of_weights_and_stages(name):
     model = once_built(name, (64, 64, 3), 1000)
     assert trained_weights(model) == PUBLISHED[name]
     convolutions = [layer for layer in model.layers if layer.name.endswith("_conv") and "_0_" not in layer.name]
@@ -124,20 +128,20 @@ def test_a_network_has_the_weights_and_the_stages_that_are_published(name):
     }
 
 
-def test_every_network_is_published():
+def test_every_network_has_published_numbers():
     assert set(NETWORKS) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
     [
-        ("ResNet50", (224, 224, 3), 1000),
         ("ResNet50", (33, 60, 1), 7),
-        ("ResNet101", (64, 64, 3), 1000),
-        ("ResNet152", (64, 64, 3), 1000),
+        pytest.param("ResNet50", (224, 224, 3), 1000, marks=pytest.mark.slow),
+        pytest.param("ResNet101", (64, 64, 3), 1000, marks=pytest.mark.slow),
+        pytest.param("ResNet152", (64, 64, 3), 1000, marks=pytest.mark.slow),
     ],
 )
-def test_bottlenecks_compute_what_those_of_keras_do(name, shape, classes):
+def test_bottleneck_networks_agree_with_keras_applications(name, shape, classes):
     peer = shaken(getattr(keras.applications, name)(weights=None, input_shape=shape, classes=classes))
     model = once_built(name.lower(), shape, classes)
     carry_over(peer, model)
@@ -151,7 +155,7 @@ def test_bottlenecks_compute_what_those_of_keras_do(name, shape, classes):
 
 
 @pytest.mark.parametrize(("shape", "name"), [((64, 64, 3), "resnet18"), ((33, 60, 1), "resnet34")])
-def test_basic_blocks_compute_what_pytorch_does_as_torchvision_has_them(name, shape):
+def test_basic_blocks_agree_with_pytorch_code_like_torchvision(name, shape):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     model, images = shaken(resnet(name, shape, 5)), pictures(3, shape)
     weights = {layer.name: [torch.from_numpy(one) for one in layer.get_weights()] for layer in model.layers}
@@ -175,7 +179,7 @@ def test_basic_blocks_compute_what_pytorch_does_as_torchvision_has_them(name, sh
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (16, 16, 1), (33, 33, 3), (64, 64, 1), (100, 60, 3)])
-def test_images_of_any_size_are_taken_grey_and_in_colour(shape):
+def test_images_may_have_any_size_and_be_grey_or_colour(shape):
     model = resnet("resnet18", shape, 4)
     height, width, channels = shape
     assert model.get_layer("avg_pool").input.shape == (None, math.ceil(height / 32), math.ceil(width / 32), 512)
@@ -185,7 +189,7 @@ def test_images_of_any_size_are_taken_grey_and_in_colour(shape):
     assert np.isfinite(logits).all()
 
 
-def test_fresh_convolutions_are_spread_as_he_and_others_have_it():
+def test_convolutions_have_he_initialisation():
     keras.utils.set_random_seed(1)
     kernels = {layer.name: layer.kernel for layer in resnet("resnet18", (64, 64, 3), 2).layers if "_conv" in layer.name}
     assert len(kernels) == 20
@@ -193,7 +197,7 @@ def test_fresh_convolutions_are_spread_as_he_and_others_have_it():
         assert kernel.std() == pytest.approx(math.sqrt(2 / math.prod(kernel.shape[:-1])), rel=0.03)
 
 
-def test_moving_means_are_there_after_the_steps_of_one_small_epoch():
+def test_moving_averages_converge_within_a_small_epoch():
     model, images = resnet("resnet18", (32, 32, 3), 2), pictures(8, (32, 32, 3))
     convolved, normalised = (model.get_layer(f"conv1_{layer}") for layer in ("conv", "bn"))
     start = keras.Model(model.input, normalised.output)
@@ -203,14 +207,14 @@ def test_moving_means_are_there_after_the_steps_of_one_small_epoch():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(normalised.moving_mean), means, rtol=0.1)
 
 
-def test_a_network_is_the_same_after_it_was_saved(small, tmp_path: Path):
+def test_a_saved_network_gives_the_same_output(small, tmp_path: Path):
     small.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     images = pictures(4, (64, 64, 3))
     np.testing.assert_allclose(output_of(again, images), output_of(small, images), atol=1e-6)
 
 
-def test_an_onnx_graph_of_a_network_gives_the_same_for_any_number_of_images(small, tmp_path: Path):
+def test_the_onnx_graph_gives_the_same_output_for_any_number_of_images(small, tmp_path: Path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     small.export(tmp_path / "model.onnx", format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -252,7 +256,7 @@ def test_training_in_half_precision_gives_scores_in_float32(tmp_path: Path):
     np.testing.assert_allclose(output_of(again, batch.inputs["images"]), logits, atol=1e-5)
 
 
-def test_channels_come_last_whatever_the_settings_of_keras(settings):
+def test_channels_are_last_regardless_of_the_keras_configuration(settings):
     shape = (20, 16, 3)
     usual = shaken(resnet("resnet18", shape, 3))
     settings.set_image_data_format("channels_first")
@@ -268,16 +272,16 @@ def test_channels_come_last_whatever_the_settings_of_keras(settings):
             "ResNet51",
             (64, 64, 3),
             2,
-            "there is no network 'ResNet51'; closest: 'resnet50'; "
-            "there are resnet18, resnet34, resnet50, resnet101, resnet152",
+            "unknown network 'ResNet51'; closest: 'resnet50'; "
+            "available: resnet18, resnet34, resnet50, resnet101, resnet152",
         ),
-        ("resnet18", (64, 64, 4), 2, "images have 4 channels; make it 1 (grey) or 3 (colour)"),
-        ("resnet18", (64, 7, 3), 2, "images of 64x7 pixels are too small for resnet18; make it 8x8 or more"),
-        ("resnet18", (64, 64, 3), 1, "there is nothing to tell apart: 1 class; make it 2 or more"),
-        ("resnet18", (64, 64, 3), 0, "there is nothing to tell apart: 0 classes; make it 2 or more"),
+        ("resnet18", (64, 64, 4), 2, "images have 4 channels; use 1 (grey) or 3 (colour)"),
+        ("resnet18", (64, 7, 3), 2, "images of 64x7 pixels are too small for resnet18; use at least 8x8"),
+        ("resnet18", (64, 64, 3), 1, "a classifier needs at least 2 classes, not 1"),
+        ("resnet18", (64, 64, 3), 0, "a classifier needs at least 2 classes, not 0"),
     ],
 )
-def test_what_no_network_is_for_is_refused_in_one_line(name, shape, classes, message):
+def test_unsupported_networks_are_an_error(name, shape, classes, message):
     with pytest.raises(ConfigError) as error:
         resnet(name, shape, classes)
     assert str(error.value) == message

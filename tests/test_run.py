@@ -1,4 +1,4 @@
-"""Whole runs: folds, weights, checkpoints, logs."""
+"""Complete training runs: folds, weights, checkpoints, logs."""
 
 import json
 import os
@@ -15,23 +15,25 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from scripts import ROOT, run_script
+from scripts import ROOT, run_forked, run_script
 from tinyroot import write_events, write_tree
 
+from mlaas4hep.backends.make import make_backend
+from mlaas4hep.backends.model_file import load_model_file
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.files import only_one
+from mlaas4hep.files import write_lock
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
-from mlaas4hep.training.backend import make_backend
+from mlaas4hep.training.callbacks import Callbacks, Stopped
 from mlaas4hep.training.checkpoint import Checkpoint
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.loop import Control, evaluate, train
-from mlaas4hep.training.model_file import load_model_file
-from mlaas4hep.training.run import AlreadyTrained, Watch
-from mlaas4hep.training.stopping import Stop, Stopped
-from mlaas4hep.training.task import Task
+from mlaas4hep.training.loop import evaluate, train
+from mlaas4hep.training.run import AlreadyTrained
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 SMALL = """
 import torch
@@ -57,7 +59,7 @@ def model(idim): return LogisticRegression()
 
 
 def write_sample(folder, events=1500):
-    """A file of which branch `kind` says the class; met is larger for class 1. Returns its path and columns."""
+    """Write a file with the class in branch `kind`; `shift` is larger for class 1. Return its path and columns."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 2, events)
     columns = write_events(
@@ -72,7 +74,7 @@ def write_model(folder, text=SMALL):
 
 
 def out_of_fold(bundle, path, folds):
-    """Score each event by the model of its fold, through ONNX and a generator of the whole sample."""
+    """Score each event with the ONNX graph of its fold; return scores and folds by entry, and the raw events."""
     training = json.loads((bundle / "training.json").read_text())
     scores = {}
     with DataGenerator(path, "kind", {**training["params"], "kfold": 0}, str(bundle / "specs.json")) as generator:
@@ -88,7 +90,7 @@ def out_of_fold(bundle, path, folds):
 
 
 @pytest.mark.parametrize(("text", "share", "folds"), [(SMALL, 0.99, 2), (TREES, 0.9, 3)], ids=["torch", "xgboost"])
-def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, share, folds, tmp_path):
+def test_the_model_of_a_fold_depends_on_all_other_folds_but_not_on_its_own(text, share, folds, tmp_path):
     path, columns = write_sample(tmp_path)
     model = write_model(tmp_path, text)
     params = Params(kfold=folds, epochs=2, batch_size=64, chunk_size=500, tfaas=False)
@@ -98,10 +100,10 @@ def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, sha
     assert trained.metrics()["test"]["auc"] > 0.85
     assert len(trained.metrics()["folds"]) == folds
 
-    for changed in range(folds):  # all its events but 50
+    for changed in range(folds):  # change all events of the fold except 50
         mine = [entry for entry, its in fold.items() if its == changed]
         shift, met = columns["shift"].copy(), columns["met"].copy()
-        shift[mine[50:]] = 100 - shift[mine[50:]]  # what the model of this fold must not notice
+        shift[mine[50:]] = 100 - shift[mine[50:]]  # must not affect the model of this fold
         met[mine[50:]] *= 50
         write_tree(path, {**columns, "shift": shift, "met": met}, clusters=3)
         train_model(path, "kind", model, params, fout=tmp_path / "other")
@@ -122,7 +124,7 @@ def test_scores_of_a_fold_change_when_and_only_when_other_folds_change(text, sha
 
 
 @pytest.mark.parametrize("model", ["ex_pytorch.py", "ex_xgboost.py"])
-def test_the_scores_of_a_whole_run_are_those_of_its_graph(model, tmp_path):
+def test_the_onnx_graph_of_a_run_classifies_its_events(model, tmp_path):
     path, _ = write_sample(tmp_path)
     train_model(path, "kind", model, Params(epochs=2, tfaas=False), fout=tmp_path / "out")
     with DataGenerator(path, "kind", {}, str(tmp_path / "out" / "specs.json")) as generator:
@@ -132,13 +134,13 @@ def test_the_scores_of_a_whole_run_are_those_of_its_graph(model, tmp_path):
 
 
 def model_of(generator, folder, text=SMALL):
-    """A model file's model for the events of a generator."""
+    """Return the backend of a model for the events of a generator."""
     file = load_model_file(write_model(folder, text))
     return make_backend(file, generator.shapes, Task.of(generator.sample.labels), generator.params)
 
 
-def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
-    """The figures of validation and test part, by a model of no step at all."""
+def test_metrics_treat_an_integer_weight_as_repetition(tmp_path):
+    """Compares the metrics of an untrained model for the validation and test sets."""
     rng = np.random.default_rng(0)
     kind, w = rng.integers(0, 2, 400), rng.integers(1, 4, 400)
     columns = write_events(tmp_path / "once.root", 400, kind=kind, w=w)
@@ -149,13 +151,13 @@ def test_a_sample_with_events_repeated_is_learnt_as_one_with_weights(tmp_path):
         params = Params(weight=weight, exclude_branches=["w"], normalise="none")
         with DataGenerator(str(tmp_path / f"{name}.root"), "kind", params) as generator:
             backend = model_of(generator, tmp_path)
-            figures.append([evaluate(generator, backend, part).figures() for part in ("valid", "test")])
+            figures.append([evaluate(generator, backend, part).metrics() for part in ("valid", "test")])
     for once, often in zip(*figures, strict=True):
         assert once == pytest.approx(often, rel=1e-5)
 
 
-def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_path):
-    """Of a model that takes no steps the training loss is what the training part has in the end."""
+def test_training_and_validation_loss_are_both_signed_means(tmp_path):
+    """With a learning rate of 0, the training loss equals the loss of the training set after the epoch."""
     rng = np.random.default_rng(0)
     kind, w = rng.integers(0, 2, 600), rng.choice([1.0, 2.0, -1.0], 600)
     write_events(tmp_path / "a.root", 600, kind=kind, w=w)
@@ -165,18 +167,21 @@ def test_with_negative_weights_the_losses_of_an_epoch_are_means_of_one_kind(tmp_
         backend = model_of(generator, tmp_path, frozen)
         (epoch,) = train(generator, backend, params).epochs
         for part, loss in (("train", epoch.train_loss), ("valid", epoch.loss)):
-            assert loss == pytest.approx(evaluate(generator, backend, part).figures()["loss"], rel=1e-5)
+            assert loss == pytest.approx(evaluate(generator, backend, part).metrics()["loss"], rel=1e-5)
 
 
-def test_weights_that_add_up_to_nothing_are_refused_before_training(tmp_path):
+def test_a_sum_of_weights_that_is_not_positive_is_refused_before_training(tmp_path):
     write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
     params = Params(weight="-1 * met")
-    with pytest.raises(ConfigError, match=r"the weights of the train part add up to -\d.*, and must to more than 0"):
+    with pytest.raises(ConfigError, match=r"the weights of the training set add up to -\d.*; the sum must be positive"):
         train_model(str(tmp_path / "a.root"), "kind", write_model(tmp_path), params, fout=tmp_path / "out")
 
 
 def test_a_second_run_into_the_same_folder_is_refused_at_the_start(tmp_path):
-    with only_one(tmp_path / "out"), pytest.raises(FileUnreadable, match=r"another run is writing .*out; wait for it"):
+    with (
+        write_lock(tmp_path / "out"),
+        pytest.raises(FileUnreadable, match=r"another run is writing .*out; wait for it"),
+    ):
         train_model("a.root", "kind", "nothing.py", fout=tmp_path / "out")
 
 
@@ -190,31 +195,31 @@ def test_a_folder_for_tensorboard_that_cannot_be_written_is_refused_at_the_start
 @pytest.mark.parametrize(
     ("metrics", "says"),
     [
-        ("def auc(y, scores): return 17.0\nmetrics = [auc]", "the name 'auc' is taken"),
-        ("metrics = {'events': max}", "the name 'events' is taken"),
-        ("metrics = [lambda y, s: 1, lambda y, s: 2]", "the name '<lambda>' is taken"),
+        ("def auc(y, scores): return 17.0\nmetrics = [auc]", "the name 'auc' is already used"),
+        ("metrics = {'events': max}", "the name 'events' is already used"),
+        ("metrics = [lambda y, s: 1, lambda y, s: 2]", "the name '<lambda>' is already used"),
         ("metrics = 'auc'", "metrics of .* is 'auc'; it must be a list of functions, or a dict"),
         ("def own(y, scores): return 1 / 0\nmetrics = [own]", "the metric 'own' of .* fails: ZeroDivisionError"),
     ],
 )
-def test_a_metric_that_makes_no_sense_is_refused_before_training(metrics, says, tmp_path):
+def test_an_invalid_metric_is_refused_before_training(metrics, says, tmp_path):
     path, _ = write_sample(tmp_path, 100)
     with pytest.raises(ConfigError, match=says):
         train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), fout=tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_metric_that_fails_on_the_test_part_alone_does_not_lose_the_bundle(tmp_path, capsys):
+def test_a_metric_that_fails_only_for_the_test_set_is_left_out_of_the_bundle(tmp_path, capsys):
     path, _ = write_sample(tmp_path, 300)
     metrics = "def own(y, scores): return 1 / (len(y) == 20)\nmetrics = {'own': own, 'size': lambda y, s: len(y)}\n"
     params = Params(tfaas=False)
     trained = train_model(path, "kind", write_model(tmp_path, ESTIMATOR + metrics), params, fout=tmp_path / "out")
-    assert trained.more == {"size": len(trained.test.y)}
+    assert trained.custom_metrics == {"size": len(trained.test.y)}
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]["size"] == len(trained.test.y)
-    assert "note: the bundle is written without it: the metric 'own' of" in capsys.readouterr().err
+    assert "note: the bundle is written without this metric: the metric 'own' of" in capsys.readouterr().err
 
 
-def test_a_model_whose_scores_depend_on_other_events_of_the_batch_is_not_served(tmp_path):
+def test_a_model_whose_scores_depend_on_the_batch_gets_no_onnx_graph(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     model = """
 import torch
@@ -223,14 +228,14 @@ class Net(torch.nn.Linear):
 def model(idim): return Net(idim, 1)
 """
     params = Params(tfaas=False, epochs=1)
-    with pytest.raises(ConfigError, match=r"cannot be served, .* gives an event alone other scores than among others"):
+    with pytest.raises(ConfigError, match=r"cannot be served: .* depend on the other events in the batch"):
         train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out")
     assert (tmp_path / "out" / "model.pt").exists()
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
-def test_an_estimator_that_is_lost_for_want_of_onnx_is_not_said_to_be_there(tmp_path):
-    """Whether it can be written is tried with a few events, too few for this one to say."""
+def test_an_estimator_whose_export_fails_after_training_is_reported_as_not_saved(tmp_path):
+    """The export check before training uses few events, too few for this estimator."""
     path, _ = write_sample(tmp_path, 600)
     model = """
 from sklearn.linear_model import LogisticRegression
@@ -240,25 +245,25 @@ class Own(LogisticRegression):
         return super().fit(x, y)
 def model(idim): return Own()
 """
-    with pytest.raises(ConfigError, match="has the figures, but no model, which could be kept as ONNX alone: "):
+    with pytest.raises(ConfigError, match="contains the metrics, but not the model, which can only be saved as ONNX: "):
         train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False), fout=tmp_path / "out")
 
 
-def test_a_run_goes_on_where_no_checkpoint_and_no_table_can_be_written(tmp_path, capsys):
+def test_a_run_continues_if_checkpoint_and_table_cannot_be_written(tmp_path, capsys):
     path, _ = write_sample(tmp_path, 300)
     (tmp_path / "file").write_text("")
     params, log = Params(epochs=3), EpochLog(tmp_path / "file" / "epochs.csv")
     with DataGenerator(path, "kind", params) as generator:
         backend = model_of(generator, tmp_path)
-        control = Control(lambda epoch, _: log.add(epoch), checkpoint=Checkpoint(tmp_path / "file" / "c", "key"))
-        assert len(train(generator, backend, params, control).epochs) == 3
-        control.stop.asked = True
+        callbacks, checkpoint = Callbacks(log=log), Checkpoint(tmp_path / "file" / "c", "key")
+        assert len(train(generator, backend, params, callbacks, checkpoint=checkpoint).epochs) == 3
+        callbacks.stop_training = True
         with pytest.raises(Stopped) as caught:
-            train(generator, backend, params, control)
+            train(generator, backend, params, callbacks, checkpoint=checkpoint)
     assert "--resume" not in str(caught.value)
     said = capsys.readouterr().err
-    assert said.count("note: training goes on without a new checkpoint: cannot write ") == 1
-    assert said.count("note: training goes on without a table of epochs: cannot write ") == 1
+    assert said.count("note: training continues without a new checkpoint: cannot write ") == 1
+    assert said.count("note: training continues without a table of epochs: cannot write ") == 1
     assert len(log.text().splitlines()) == 1 + 3
 
 
@@ -282,16 +287,16 @@ def test_epochs_are_logged_as_a_table_and_for_tensorboard(tmp_path):
 @pytest.mark.parametrize(
     "model", [SMALL.replace("0.01", "0.3"), SMALL_KERAS + "optimizer = keras.optimizers.Adam(0.3)\n"]
 )
-def test_the_learning_rate_is_lowered_where_validation_gets_no_better(model, tmp_path):
-    """The rates that follow from the losses; also of a run that was stopped in between."""
+def test_the_learning_rate_is_lowered_when_the_validation_loss_does_not_improve(model, tmp_path):
+    """The learning rates follow from the losses, also in a run that was stopped and resumed."""
     path, _ = write_sample(tmp_path, 400)
     params = Params(epochs=10, patience=99, lr_patience=2, lr_factor=0.5, tfaas=False)
-    watch = Watch()
-    watch.report = lambda epoch, *_: setattr(watch.stop, "asked", epoch.epoch == 6)
+    callbacks = Callbacks()
+    callbacks.on_epoch_end = lambda epoch, *_: setattr(callbacks, "stop_training", epoch.epoch == 6)
     with pytest.raises(Stopped):
-        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=watch)
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", callbacks=callbacks)
     model = str(tmp_path / "small.py")
-    trained = train_model(path, "kind", model, params, fout=tmp_path / "out", watch=Watch(resume=True))
+    trained = train_model(path, "kind", model, params, fout=tmp_path / "out", resume=True)
     whole = train_model(path, "kind", model, params, fout=tmp_path / "whole")
     epochs = trained.fits[0].history.epochs
     rate, expected, best, waited = 0.3, [], np.inf, 0
@@ -305,16 +310,16 @@ def test_the_learning_rate_is_lowered_where_validation_gets_no_better(model, tmp
     assert [epoch.loss for epoch in whole.fits[0].history.epochs] == [epoch.loss for epoch in epochs]
 
 
-def test_a_schedule_of_the_model_files_own_is_not_overruled(tmp_path):
+def test_lr_patience_is_refused_for_an_optimizer_with_a_schedule(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     schedule = "optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9))\n"
     model = write_model(tmp_path, SMALL_KERAS + schedule)
-    with pytest.raises(ConfigError, match="follows a schedule of its own; set 'lr_patience' to 0"):
+    with pytest.raises(ConfigError, match="has a learning rate schedule of its own; set 'lr_patience' to 0"):
         train_model(path, "kind", model, Params(lr_patience=1, tfaas=False), fout=tmp_path / "out")
 
 
 def points(folder):
-    """Epoch and validation loss of each point that TensorBoard finds in a folder."""
+    """Return epoch and validation loss of each point that TensorBoard finds in a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -322,14 +327,14 @@ def points(folder):
     return [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors("loss/validation")]
 
 
-def test_a_run_that_goes_on_shows_tensorboard_every_epoch_once(tmp_path):
+def test_a_resumed_run_writes_every_epoch_once_for_tensorboard(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     params = Params(epochs=3, patience=9, tensorboard=str(tmp_path / "runs"), tfaas=False)
-    watch = Watch()
-    watch.report = lambda epoch, *_: setattr(watch.stop, "asked", epoch.epoch == 2)
+    callbacks = Callbacks()
+    callbacks.on_epoch_end = lambda epoch, *_: setattr(callbacks, "stop_training", epoch.epoch == 2)
     with pytest.raises(Stopped):
-        train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out", watch=watch)
-    train_model(path, "kind", str(tmp_path / "small.py"), params, fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out", callbacks=callbacks)
+    train_model(path, "kind", str(tmp_path / "small.py"), params, fout=tmp_path / "out", resume=True)
     assert [epoch for epoch, _ in points(tmp_path / "runs")] == [1, 2, 3]
     assert len((tmp_path / "out" / "epochs.csv").read_text().splitlines()) == 1 + 3
 
@@ -339,7 +344,7 @@ RUN = {"tfaas": False, "epochs": 4, "batch_size": 16, "chunk_size": 300, "checkp
 
 
 def figures_of(bundle):
-    """The figures of a bundle without the times."""
+    """Return the metrics of a bundle without durations."""
     metrics = json.loads((bundle / "metrics.json").read_text())
     for part in (metrics, *metrics.get("folds", [])):
         for epoch in part["epochs"]:
@@ -349,25 +354,25 @@ def figures_of(bundle):
 
 @dataclass
 class Victim:
-    """A run that is killed, and the figures that it must end with."""
+    """A run that is killed repeatedly, and the metrics that it must end with."""
 
     folder: Path
     whole: dict
     seconds: float
 
     @classmethod
-    def prepare(cls, folder, model, **params):
-        """Let the run go to its end once, and take the time."""
+    def prepare(cls, folder, model, run=run_forked, **params):
+        """Complete the run once, and measure its duration."""
         write_sample(folder, 600)
         write_model(folder, model)
         (folder / "p.json").write_text(json.dumps({"tfaas": False, "epochs": 8, "patience": 9, **params}))
         start = time.monotonic()
-        done = run_script("workflow.py", *KILLED, "--fout=whole", cwd=folder)
+        done = run("workflow.py", *KILLED, "--fout=whole", cwd=folder)
         assert done.returncode == 0, done.stderr
         return cls(folder, figures_of(folder / "whole"), time.monotonic() - start)
 
     def run(self, seconds):
-        """Go on with the run, and kill it after a time; return what it said, or None if it was at its end before."""
+        """Resume the run and kill it after a time; return its stdout, or None if it had completed."""
         command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=killed"]
         with subprocess.Popen(
             command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -381,65 +386,77 @@ class Victim:
         return None
 
     def check(self):
-        """Look whether the run has ended as the other, and delete its bundle."""
+        """Check the metrics and files of the completed run, and delete its bundle."""
         assert figures_of(self.folder / "killed") == self.whole
         assert sorted(path.name for path in self.folder.glob("*killed*")) == ["killed"]
         shutil.rmtree(self.folder / "killed")
 
 
-KILLS = os.environ.get("MLAAS4HEP_KILLS")
+KILLS = int(os.environ.get("MLAAS4HEP_KILLS", "30"))
+"""Per slow case; another number means other moments."""
 
 
+def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
+    victim = Victim.prepare(tmp_path, SMALL, batch_size=16, epochs=4, checkpoint=0)
+    command = ["workflow.py", *KILLED, "--fout=killed"]
+    killed = run_forked(*command, cwd=tmp_path, signal_after=("epoch   2", signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "killed.checkpoint").exists()
+    done = run_forked(*command, cwd=tmp_path)
+    (first,) = (line for line in killed.stdout.splitlines() if line.startswith("epoch   1 "))
+    assert first in done.stdout  # with the time that it took then
+    victim.check()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "params", "kills"),
-    [(SMALL, {"batch_size": 2}, 1), (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}, 0),
-     (TREES, {"kfold": 3}, 1), (SMALL_KERAS, {"batch_size": 8}, 0)],
+    ("model", "params"),
+    [
+        (SMALL, {"batch_size": 2}),
+        (SMALL, {"batch_size": 2, "kfold": 3, "epochs": 3}),
+        (TREES, {"kfold": 3}),
+        (SMALL_KERAS, {"batch_size": 8}),
+    ],
     ids=["torch", "torch, folds", "xgboost, folds", "keras"],
-)  # fmt: skip
-def test_a_run_that_is_killed_at_any_moment_and_resumed_ends_as_one_that_was_not(
-    model, params, kills, tmp_path, capsys
-):
-    """At random moments of its whole length: start, first pass, steps, evaluation, bundle; `make soak` does more."""
-    kills = int(KILLS) if KILLS else kills
-    if not kills:
-        pytest.skip("takes long: make soak")
-    victim = Victim.prepare(tmp_path, model, **params)
-    rng = np.random.default_rng(int(KILLS or 0))
-    moments = (np.arange(kills) + rng.uniform(size=kills)) / kills * victim.seconds  # each share of it once
+)
+def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_result(model, params, tmp_path, capsys):
+    """The moments are random, from the start to the writing of the bundle."""
+    victim = Victim.prepare(tmp_path, model, run_script, **params)
+    rng = np.random.default_rng(KILLS)
+    moments = (np.arange(KILLS) + rng.uniform(size=KILLS)) / KILLS * victim.seconds  # one in each interval
     for moment in moments:
-        while (said := victim.run(moment)) is None:  # what it went on with was less than that: begin anew
+        while (said := victim.run(moment)) is None:  # the resumed run completed: start again
             victim.check()
-            moment *= 0.85  # and it may be faster than the first
-        if KILLS:
-            with capsys.disabled():
-                print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")
+            moment *= 0.85  # and earlier, because it may be faster than the first
+        with capsys.disabled():
+            print(f"\nkilled after {moment:.1f} s of {victim.seconds:.1f} s: {(said or ['nothing said'])[-1]}")
     assert victim.run(None) is None
     if model is TREES:
         again = run_script("workflow.py", *KILLED, "--fout=killed", cwd=tmp_path)
         assert again.returncode == 0
-        assert "note: killed is trained already" in again.stderr
+        assert "note: killed is already trained" in again.stderr
     victim.check()
 
 
 @pytest.mark.parametrize("model", [TREES, ESTIMATOR], ids=["xgboost", "scikit-learn"])
-def test_folds_that_were_done_are_not_trained_again(model, tmp_path):
+def test_completed_folds_are_not_trained_again(model, tmp_path):
     path, _ = write_sample(tmp_path, 600)
     params, trained = Params(kfold=3, tfaas=False), []
 
-    def went(*names):
-        return train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / names[0], watch=watch)
+    def went(name, **more):
+        return train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / name, **more)
 
-    watch = Watch(started=lambda generator, backend, fold: trained.append(fold))
-    whole = went("whole")
-    watch = Watch(started=lambda generator, backend, fold: setattr(watch.stop, "asked", fold == 2))
-    with pytest.raises(Stopped, match="with --resume goes on from the last checkpoint"):
-        went("out")
+    whole = went("whole", callbacks=Callbacks(on_train_begin=lambda generator, backend, fold: trained.append(fold)))
+    assert trained == [0, 1, 2]
+    callbacks = Callbacks()
+    callbacks.on_train_begin = lambda generator, backend, fold: setattr(callbacks, "stop_training", fold == 2)
+    with pytest.raises(Stopped, match="with --resume to continue from the last checkpoint"):
+        went("out", callbacks=callbacks)
     assert sorted(path.name for path in tmp_path.glob("out.*checkpoint")) == [
         "out.fold0.checkpoint",
         "out.fold1.checkpoint",
     ]
-    watch = Watch(resume=True)
-    again = went("out")
+    again = went("out", resume=True)
     assert [type(fit.backend).__name__ == "StoredModel" for fit in again.fits] == [True, True, False]
     assert figures_of(tmp_path / "out") == figures_of(tmp_path / "whole")
     for name in ("model.onnx", "folds/0/model.onnx"):
@@ -452,19 +469,16 @@ def test_folds_that_were_done_are_not_trained_again(model, tmp_path):
     }
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
+def test_sigterm_stops_training_with_a_checkpoint(tmp_path):
     write_sample(tmp_path, 600)
     write_model(tmp_path)
     (tmp_path / "p.json").write_text(json.dumps({**RUN, "epochs": 500, "patience": 500, "checkpoint": 60}))
-    command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=out"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while "epoch   2" not in process.stdout.readline():
-            pass
-        os.kill(process.pid, signal.SIGTERM)
-        _, stderr = process.communicate()
-    assert process.returncode == 143
-    assert stderr.splitlines()[-1].startswith("error: stopped in epoch ")
-    assert stderr.rstrip().endswith("batches; the same command with --resume goes on from there")
+    done = run_forked("workflow.py", *KILLED, "--fout=out", cwd=tmp_path, signal_after=("epoch   2", signal.SIGTERM))
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1].startswith("error: stopped in epoch ")
+    assert done.stderr.rstrip().endswith(
+        "batches; run the same command with --resume to continue from the last checkpoint"
+    )
     assert (tmp_path / "out.checkpoint").exists()
 
 
@@ -476,7 +490,7 @@ class Net(torch.nn.Linear):
     def forward(self, x):
         self.tested += not self.training
         return super().forward(x)
-    def load_state_dict(self, *weights, **more):  # the best ones are put back when training is over
+    def load_state_dict(self, *weights, **more):  # called when training restores the best weights
         self.trained = True
         return super().load_state_dict(*weights, **more)
 def model(idim): return Net(idim, 1)
@@ -497,11 +511,11 @@ class Long(HistGradientBoostingClassifier):
 def model(idim): return Long(max_iter=10**6, early_stopping=False)
 """
 FIRST_PASS = TERM + "branches = ['met']\ndef preprocessing(events):\n    term()\n    return events\n"
-LAST, ANEW = "with --resume goes on from the last checkpoint", "the same command begins this anew"
+LAST, ANEW = "with --resume to continue from the last checkpoint", "run the same command to start again"
 
 
 def check_left(folder, resumable):
-    """Nothing half done is left in a folder of a run that was stopped."""
+    """Check that a stopped run has left only its inputs, its log and, if it is resumable, its checkpoint."""
     kept = {"out.checkpoint", "out.epochs.csv"} & {path.name for path in folder.iterdir()}
     assert {path.name for path in folder.iterdir()} - {"p.json", "pre.py"} == {"a.root", "small.py", "temporary", *kept}
     assert ("out.checkpoint" in kept) == resumable
@@ -513,26 +527,23 @@ def check_left(folder, resumable):
     [
         ("def model(idim): pass", FIRST_PASS, f"stopped by SIGTERM; {ANEW}"),
         (FOREST, "", f"stopped by SIGTERM; {ANEW}"),
-        (XGBOOST, "", f"stopped in the training of a model that is trained in one go; {ANEW}"),
+        (XGBOOST, "", f"stopped while training a model that has no checkpoints; {ANEW}"),
     ],
     ids=["first pass", "scikit-learn", "xgboost"],
 )
-def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(model, preproc, says, tmp_path):
+def test_sigterm_stops_a_run_without_checkpoints_at_any_stage_and_leaves_no_files(model, preproc, says, tmp_path):
     write_sample(tmp_path, 600)
     write_model(tmp_path, model)
     (tmp_path / "pre.py").write_text(preproc)
     (tmp_path / "p.json").write_text(json.dumps({**RUN, "epochs": 1, "checkpoint": 60}))
     (tmp_path / "temporary").mkdir()
-    command = [sys.executable, str(ROOT / "workflow.py"), *KILLED, "--fout=out", *["--preproc=pre.py"] * bool(preproc)]
-    given = {"cwd": tmp_path, "env": {**os.environ, "TMPDIR": str(tmp_path / "temporary")}, "text": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given) as process:
-        while model is XGBOOST and "epoch   1" not in process.stdout.readline():
-            pass
-        if model is XGBOOST:
-            process.terminate()
-        _, stderr = process.communicate()
-    assert process.returncode == 143, stderr
-    (line,) = stderr.splitlines()
+    done = run_forked(
+        "workflow.py", *KILLED, "--fout=out", *["--preproc=pre.py"] * bool(preproc), cwd=tmp_path,
+        env={"TMPDIR": str(tmp_path / "temporary")},
+        signal_after=("epoch   1", signal.SIGTERM) if model is XGBOOST else None,
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
+    (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert line.endswith(says)
     check_left(tmp_path, resumable=False)
@@ -541,57 +552,55 @@ def test_sigterm_ends_a_run_wherever_it_stands_and_leaves_nothing_half_done(mode
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (VALIDATED, "stopped in epoch 1 after 27 batches; the same command with --resume goes on from there"),
+        (VALIDATED, f"stopped in epoch 1 after 27 batches; run the same command {LAST}"),
         (EVALUATED, LAST),
         (REPORTED, LAST),
         (WRITTEN, LAST),
     ],
     ids=["validation", "evaluation", "report", "bundle"],
 )
-def test_sigterm_ends_a_run_of_steps_wherever_it_stands_with_a_checkpoint(model, says, tmp_path, monkeypatch):
+def test_sigterm_stops_a_stepwise_run_at_any_stage_with_a_checkpoint(model, says, tmp_path, monkeypatch):
     path, _ = write_sample(tmp_path, 600)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    params, stop = Params.parse({**RUN, "epochs": 1, "checkpoint": 60}), Stop()
-    with pytest.raises(Stopped) as caught, stop.by_signals():
-        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", watch=Watch(stop=stop))
+    params, callbacks = Params.parse({**RUN, "epochs": 1, "checkpoint": 60}), Callbacks()
+    with pytest.raises(Stopped) as caught, callbacks.stop_on_signals():
+        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out", callbacks=callbacks)
     assert str(caught.value).endswith(says)
     assert caught.value.exit_code == 143
     check_left(tmp_path, resumable=True)
 
 
-def test_sigterm_leaves_no_half_of_scores(tmp_path):
+def test_sigterm_during_scoring_leaves_no_incomplete_files(tmp_path):
     path, _ = write_sample(tmp_path, 600)
     (tmp_path / "pre.py").write_text(FIRST_PASS.replace("    term()", "    'term' in os.environ and term()"))
     model = write_model(tmp_path, ESTIMATOR)
     train_model(path, "kind", model, Params(tfaas=False), fout=tmp_path / "out", preproc=str(tmp_path / "pre.py"))
     args = ["--predict=out", "--files=a.root", "--preproc=pre.py"]
-    done = run_script("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
+    done = run_forked("workflow.py", *args, cwd=tmp_path, env={"term": "1"})
     assert done.returncode == 143
     assert done.stderr == f"error: stopped by SIGTERM; {ANEW}\n"
     assert not list(tmp_path.glob("scores/*"))
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_by_resume_and_replaced_otherwise(tmp_path):
     path, _ = write_sample(tmp_path, 600)
     model = write_model(tmp_path)
-    watch = Watch()
+    callbacks = Callbacks()
 
     def stop(*_):
-        watch.stop.asked = True
+        callbacks.stop_training = True
 
-    watch.report = stop
+    callbacks.on_epoch_end = stop
     with pytest.raises(Exception, match="stopped in epoch 2 after 1 batches"):
-        train_model(path, "kind", model, Params(epochs=3, tfaas=False), fout=tmp_path / "out", watch=watch)
+        train_model(path, "kind", model, Params(epochs=3, tfaas=False), fout=tmp_path / "out", callbacks=callbacks)
     with pytest.raises(Exception, match="belongs to a run with other files, labels, preprocessing, parameters or"):
-        train_model(
-            path, "kind", model, Params(epochs=3, tfaas=False, seed=1), fout=tmp_path / "out", watch=Watch(resume=True)
-        )
-    train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", model, Params(epochs=3, tfaas=False, seed=1), fout=tmp_path / "out", resume=True)
+    train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", resume=True)
     assert len(json.loads((tmp_path / "out" / "metrics.json").read_text())["epochs"]) == 5
     assert not (tmp_path / "out.checkpoint").exists()
     with pytest.raises(AlreadyTrained):
-        train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", model, Params(epochs=5, tfaas=False), fout=tmp_path / "out", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -608,56 +617,57 @@ def test_a_checkpoint_of_another_run_is_refused_and_replaced_without_resume(tmp_
     ],
     ids=["labels", "weights", "cuts with specs", "a Python file with specs"],
 )
-def test_a_run_with_another_preprocessing_is_another_run(labels, before, after, tmp_path):
-    """Specs are given, so that they tell nothing of it."""
+def test_resume_is_refused_after_a_change_of_the_preprocessing(labels, before, after, tmp_path):
+    """The specs are given, so that only the preprocessing differs."""
     path, _ = write_sample(tmp_path, 300)
-    model, stop = write_model(tmp_path), Stop()
+    model, callbacks = write_model(tmp_path), Callbacks()
     with DataGenerator(path, "kind", {"selected_branches": ["met", "shift"]}) as generator:
         specs = generator.specs
     weight = "heavy" if "heavy" in str(before) else ""
     params = Params(weight=weight, selected_branches=["met", "shift"], tfaas=False)
 
-    def went(content, **watched):
+    def went(content, **more):
         preproc = tmp_path / ("pre.py" if isinstance(content, str) else "pre.json")
         preproc.write_text(content if isinstance(content, str) else json.dumps(content))
-        given = {"specs": specs, "preproc": str(preproc), "watch": Watch(**watched)}
+        given = {"specs": specs, "preproc": str(preproc), **more}
         return train_model(path, labels, model, params, fout=tmp_path / "out", **given)
 
+    callbacks.on_train_begin = lambda *_: setattr(callbacks, "stop_training", True)
     with pytest.raises(Stopped):
-        went(before, started=lambda *_: setattr(stop, "asked", True), stop=stop)
+        went(before, callbacks=callbacks)
     with pytest.raises(ConfigError, match="belongs to a run with other files, labels, preprocessing, parameters or"):
         went(after, resume=True)
 
 
-def test_files_that_were_touched_or_are_elsewhere_are_the_same_files(tmp_path):
+def test_resume_accepts_files_that_were_touched_or_copied(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     model, params = write_model(tmp_path), Params(epochs=2, batch_size=64, tfaas=False)
-    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True))
+    callbacks = Callbacks(on_train_begin=lambda *_: setattr(callbacks, "stop_training", True))
     with pytest.raises(Stopped, match="stopped in epoch 1 after 1 batches"):
-        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+        train_model(path, "kind", model, params, fout=tmp_path / "out", callbacks=callbacks)
     shutil.copyfile(tmp_path / "out.checkpoint", tmp_path / "new.checkpoint")
     os.utime(path, (1, 1))
-    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    callbacks = Callbacks(on_train_begin=lambda *_: setattr(callbacks, "stop_training", True))
     with pytest.raises(Stopped, match="stopped in epoch 1 after 2 batches"):
-        train_model(path, "kind", model, params, fout=tmp_path / "out", watch=watch)
+        train_model(path, "kind", model, params, fout=tmp_path / "out", callbacks=callbacks, resume=True)
     (tmp_path / "staged").mkdir()
     shutil.copyfile(path, tmp_path / "staged" / "again.root")
     elsewhere = str(tmp_path / "staged" / "again.root")
-    watch = Watch(started=lambda *_: setattr(watch.stop, "asked", True), resume=True)
+    callbacks = Callbacks(on_train_begin=lambda *_: setattr(callbacks, "stop_training", True))
     with pytest.raises(Stopped, match="stopped in epoch 1 after 3 batches"):
-        train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", watch=watch)
-    write_sample(tmp_path, 300)  # the same events, and another file
+        train_model(elsewhere, "kind", model, params, fout=tmp_path / "out", callbacks=callbacks, resume=True)
+    write_sample(tmp_path, 300)  # the same events in a new file
     with pytest.raises(Exception, match="belongs to a run with other files"):
-        train_model(path, "kind", model, params, fout=tmp_path / "new", watch=Watch(resume=True))
+        train_model(path, "kind", model, params, fout=tmp_path / "new", resume=True)
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path):
+def test_a_damaged_checkpoint_is_reported_in_one_line(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     with zipfile.ZipFile(tmp_path / "out.checkpoint", "w") as archive:
         archive.writestr("standing.json", "{}")
     with open(tmp_path / "out.checkpoint", "r+b") as file:
         file.truncate(60)
     with pytest.raises(
-        FileUnreadable, match=r"the checkpoint .*out.checkpoint cannot be read: .*; delete it and begin"
+        FileUnreadable, match=r"cannot read the checkpoint .*out.checkpoint: .*; delete it to start again"
     ):
-        train_model(path, "kind", write_model(tmp_path), fout=tmp_path / "out", watch=Watch(resume=True))
+        train_model(path, "kind", write_model(tmp_path), fout=tmp_path / "out", resume=True)

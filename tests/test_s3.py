@@ -6,13 +6,13 @@ import uproot
 from check_source import check_source
 from counting_proxy import CountingProxy
 from s3_server import S3Server, environment
-from scripts import only_error_line, run_script
+from scripts import only_error_line, run_forked
 from tinyroot import write_events
 from xrootd_server import free_port
 
 from mlaas4hep.errors import FileUnreadable, Unreachable
 from mlaas4hep.io import open_source
-from mlaas4hep.io.replicas import Patience
+from mlaas4hep.io.storage.replicas import RetryPolicy
 from mlaas4hep.reader import DataReader
 
 URL = "s3://store/runs/a.root"
@@ -53,12 +53,12 @@ def credentials(proxy, monkeypatch):
 
 def refusal(url, cwd, env=None):
     """Run the reader over what cannot be read; return the line that says why, and see that it was asked for once."""
-    done = run_script("reader.py", f"--fin={url}", "--retries=3", cwd=cwd, env=env)
+    done = run_forked("reader.py", f"--fin={url}", "--retries=3", cwd=cwd, env=env)
     assert "trying again" not in done.stderr
     return only_error_line(done)
 
 
-def test_an_object_is_the_file_on_disk(local):
+def test_an_s3_object_has_the_content_of_the_file_on_disk(local):
     with open_source(URL) as source:
         check_source(source)
     with DataReader(URL) as there, DataReader(local) as here:
@@ -68,7 +68,7 @@ def test_an_object_is_the_file_on_disk(local):
             np.testing.assert_array_equal(one.ids["event"], other.ids["event"])
 
 
-def test_only_what_is_asked_for_crosses_the_network(proxy, local):
+def test_only_the_requested_bytes_are_transferred(proxy, local):
     """The baskets of one branch, and a few hundred bytes of HTTP for each of them."""
     with uproot.open(local) as file:
         wanted = int(file["Events"]["met"].member("fBasketBytes").sum())
@@ -90,18 +90,18 @@ def test_only_what_is_asked_for_crosses_the_network(proxy, local):
         ("s3://nowhere/a.root", "no such bucket"),
     ],
 )
-def test_what_is_not_there_is_one_clear_line(url, reason, tmp_path):
+def test_a_missing_object_is_an_error_of_one_line(url, reason, tmp_path):
     assert refusal(url, tmp_path) == f"error: cannot read {url}: {reason}"
 
 
-def test_a_profile_that_is_not_there_is_one_clear_line(tmp_path):
+def test_a_missing_profile_is_an_error_of_one_line(tmp_path):
     line = refusal(URL, tmp_path, {"AWS_PROFILE": "nobody"})
     assert line == f"error: cannot read {URL}: ProfileNotFound: The config profile (nobody) could not be found"
 
 
-def test_an_s3_server_that_is_not_there_is_tried_again_and_said(tmp_path):
+def test_an_unreachable_s3_server_is_retried_and_reported(tmp_path):
     address = f"http://localhost:{free_port()}"
-    done = run_script("reader.py", f"--fin={URL}", "--retries=1", cwd=tmp_path, env={"AWS_ENDPOINT_URL": address})
+    done = run_forked("reader.py", f"--fin={URL}", "--retries=1", cwd=tmp_path, env={"AWS_ENDPOINT_URL": address})
     assert f'Could not connect to the endpoint URL: "{address}/store/runs/a.root"' in only_error_line(done)
     assert done.stderr.count("trying again in 1 s") == 1
 
@@ -112,16 +112,16 @@ def test_a_stall_longer_than_the_timeout_is_a_failure(server):
         next(chunks)
         server.stall()
         try:
-            with pytest.raises(Unreachable, match="no answer in time"):
+            with pytest.raises(Unreachable, match="no response within the timeout"):
                 list(chunks)
         finally:
             server.go_on()
 
 
-def test_without_credentials_what_is_public_can_be_read(monkeypatch, tmp_path):
+def test_public_objects_can_be_read_without_credentials(monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    done = run_script("reader.py", "--fin=s3://store/public.root", cwd=tmp_path)
+    done = run_forked("reader.py", "--fin=s3://store/public.root", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Read 30000 events" in done.stdout
     assert refusal(URL, tmp_path) == (
@@ -139,35 +139,35 @@ def guarded(local):
     server.close()
 
 
-def test_the_right_credentials_open_a_server_that_looks_at_them(guarded, tmp_path):
-    done = run_script("reader.py", f"--fin={URL}", cwd=tmp_path, env=guarded)
+def test_a_server_that_requires_credentials_accepts_valid_ones(guarded, tmp_path):
+    done = run_forked("reader.py", f"--fin={URL}", cwd=tmp_path, env=guarded)
     assert done.returncode == 0, done.stderr
     assert "Read 30000 events" in done.stdout
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_one_clear_line_that_does_not_show_them(variable, guarded, tmp_path):
+def test_wrong_credentials_are_an_error_of_one_line_that_does_not_show_them(variable, guarded, tmp_path):
     line = refusal(URL, tmp_path, {**guarded, variable: "wrong"})
     assert line == (
-        f"error: cannot read {URL}: permission denied to the credentials in "
+        f"error: cannot read {URL}: permission denied for the credentials of "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of AWS_PROFILE"
     )
 
 
-def test_a_token_that_has_expired_is_thought_of(guarded, tmp_path):
+def test_the_error_for_a_rejected_token_mentions_expiry(guarded, tmp_path):
     """A HEAD has no body, so that S3 says no more than that the request is a bad one."""
     assert "have the credentials expired?" in refusal(URL, tmp_path, {**guarded, "AWS_SESSION_TOKEN": "old"})
 
 
 @pytest.mark.parametrize("first", ["wrong", None])
-def test_other_credentials_are_looked_for_after_a_refusal(first, guarded, monkeypatch):
+def test_credentials_are_read_again_after_a_refusal(first, guarded, monkeypatch):
     for variable, value in guarded.items():
         monkeypatch.setenv(variable, value)
-    patience = Patience(timeout=21 if first else 22, retries=0)  # as no other test has: a connection of its own
+    retry_policy = RetryPolicy(timeout=21 if first else 22, retries=0)  # as no other test has: a connection of its own
     with monkeypatch.context() as before:
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             before.setenv(variable, first) if first else before.delenv(variable)
         with pytest.raises(FileUnreadable, match="permission denied"):
-            open_source(URL, patience=patience)
-    with open_source(URL, patience=patience) as source:
+            open_source(URL, retry_policy=retry_policy)
+    with open_source(URL, retry_policy=retry_policy) as source:
         assert source.num_entries == 30_000

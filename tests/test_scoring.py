@@ -1,18 +1,20 @@
-"""Scores of a bundle for every event of a file, against the graph asked by hand."""
+"""Scoring of files with a bundle, compared with direct evaluation of its ONNX graph."""
 
 import json
+import shutil
 
 import awkward as ak
 import numpy as np
+import onnx
 import onnxruntime
 import pyarrow.parquet
 import pytest
 import uproot
-from scripts import only_error_line, run_script
+from scripts import only_error_line, run_forked
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import SpecsMismatch
+from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
@@ -23,8 +25,8 @@ MODEL = "from torch import nn\ndef model(idim, outputs=1): return nn.Linear(idim
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """Three bundles over the same events: with a cut, with folds and two classes of odd names, of numbers."""
+def bundles(tmp_path_factory, without_plots):
+    """Write three bundles for the same events: with a cut, with folds and unusual class names, for regression."""
     folder = tmp_path_factory.mktemp("bundles")
     (folder / "linear.py").write_text(MODEL)
     (folder / "cut.json").write_text(json.dumps(CUT))
@@ -32,15 +34,17 @@ def bundles(tmp_path_factory):
         write_events(folder / f"{number}.root", 400, seed=number, run=number + 1)
     files, model = [folder / "0.root", folder / "1.root"], str(folder / "linear.py")
     names = ["ggH", "V B/F"]
-    train_model(files, names, model, Params(epochs=1), fout=folder / "cut", preproc=str(folder / "cut.json"))
-    train_model(files, names, model, Params(epochs=1, kfold=3), fout=folder / "folds")
-    train_model(files, ["90", "125"], model, Params(epochs=1, task="regression"), fout=folder / "mass")
+    train_model(
+        files, names, model, Params(epochs=1, tfaas=False), fout=folder / "cut", preproc=str(folder / "cut.json")
+    )
+    train_model(files, names, model, Params(epochs=1, kfold=3, tfaas=False), fout=folder / "folds")
+    train_model(files, ["90", "125"], model, Params(epochs=1, task="regression", tfaas=False), fout=folder / "mass")
     return folder
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A file that was not trained on, without labels, whose lists are longer than those of training."""
+    """Write files without labels that were not trained on, with longer lists than in training."""
     columns = write_events(tmp_path / "data.root", 1234, seed=7, run=9, clusters=5)
     lengths = np.arange(1234) % 9
     columns["pt"] = ak.unflatten(np.random.default_rng(1).exponential(20, lengths.sum()).astype("f4"), lengths)
@@ -49,16 +53,33 @@ def data(tmp_path):
 
 
 def by_hand(graph, columns, width):
-    """Ask a graph for the scores of columns, rows made without the library: flat ones sorted, then lists, padded."""
+    """Evaluate a graph on rows built without the library: sorted flat branches, then padded lists."""
     pt = np.asarray(ak.fill_none(ak.pad_none(columns["pt"], width, clip=True), np.nan), np.float32)
     counts = np.asarray(ak.num(columns["pt"]), np.float32)
     rows = np.column_stack([np.asarray(columns["met"]), counts, pt]).astype(np.float32)
     return onnxruntime.InferenceSession(str(graph)).run(None, {"inputs": rows})[0]
 
 
+@pytest.mark.parametrize("folds", [0, 2])
+def test_scoring_truncates_lists_as_training_did(folds, bundles, data, tmp_path):
+    path, columns = data
+    files, model = [bundles / "0.root", bundles / "1.root"], str(bundles / "linear.py")
+    params = Params(epochs=1, max_length="p*=2", kfold=folds, cache=False, tfaas=False)
+    train_model(files, ["a", "b"], model, params, fout=tmp_path / "short")
+    ((written, _, lost),) = score_files(tmp_path / "short", [path], tmp_path / "scores")
+    beyond = np.maximum(np.asarray(ak.num(columns["pt"])) - 2, 0).sum()
+    assert lost == [f"{beyond} values of 'pt' were dropped: vectors keep 2 numbers of each list"]
+    with uproot.open(written) as file:
+        found = file["scores"]["score_b"].array(library="np")
+    graphs = [tmp_path / "short" / f"folds/{fold}/model.onnx" for fold in range(folds)]
+    graphs = graphs or [tmp_path / "short" / "model.onnx"]
+    possible = np.stack([by_hand(graph, columns, 2)[:, -1] for graph in graphs])
+    np.testing.assert_allclose(np.abs(possible - found).min(axis=0), 0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["root", "rntuple", "parquet"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_event_has_its_scores_in_order_and_cuts_are_a_flag(bundles, data, kind, workers, tmp_path):
+def test_scores_keep_the_order_of_events_and_flag_those_that_fail_the_cuts(bundles, data, kind, workers, tmp_path):
     path, columns = data
     ((written, events, lost),) = score_files(
         bundles / "cut", [path], tmp_path / "scores", kind, Params(workers=workers), None
@@ -80,13 +101,13 @@ def test_every_event_has_its_scores_in_order_and_cuts_are_a_flag(bundles, data, 
     np.testing.assert_array_equal(found["passes_cuts"], passes)
     width = len(json.loads((bundles / "cut" / "training.json").read_text())["columns"]) - 2
     beyond = np.maximum(np.asarray(ak.num(columns["pt"])) - width, 0)[passes].sum()
-    assert lost == [f"{beyond} values of 'pt' lie beyond the longest list that the specs know, and were cut off"]
+    assert lost == [f"{beyond} values of 'pt' were dropped: vectors keep {width} numbers of each list"]
     truth = by_hand(bundles / "cut" / "model.onnx", columns, width)[:, 0]
     np.testing.assert_allclose(found["score_ggH"][passes], truth[passes], atol=1e-6)
     assert np.isnan(found["score_ggH"][~passes]).all()
 
 
-def test_of_folds_each_event_is_scored_by_the_model_that_did_not_see_it(bundles, tmp_path):
+def test_with_folds_each_event_is_scored_by_the_model_not_trained_on_it(bundles, tmp_path):
     files = [bundles / "0.root", bundles / "1.root"]
     written = [path for path, _, _ in score_files(bundles / "folds", files, tmp_path)]
     training = json.loads((bundles / "folds" / "training.json").read_text())
@@ -112,7 +133,7 @@ def test_estimates_are_in_the_units_of_the_labels(bundles, data, tmp_path):
     assert 80 < np.median(found) < 135
 
 
-def test_classes_whose_names_differ_in_signs_alone_have_scores_of_their_own(data, tmp_path):
+def test_classes_with_the_same_sanitised_name_get_a_suffix(data, tmp_path):
     names = ["a-b", "a b", "a_b_2"]
     for number in range(3):
         write_events(tmp_path / f"{number}.root", 200, seed=number, run=number + 1)
@@ -128,8 +149,8 @@ def test_classes_whose_names_differ_in_signs_alone_have_scores_of_their_own(data
             np.testing.assert_allclose(file["scores"][name].array(library="np"), truth[:, column], atol=1e-6)
 
 
-def test_the_script_scores_and_says_where(bundles, data, tmp_path):
-    done = run_script("workflow.py", f"--predict={bundles / 'folds'}", "--files=data.root", "--fout=mine", cwd=tmp_path)
+def test_the_script_prints_the_paths_of_the_scores(bundles, data, tmp_path):
+    done = run_forked("workflow.py", f"--predict={bundles / 'folds'}", "--files=data.root", "--fout=mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Scores: mine/data.scores.root (1234 events)\n"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["data.scores.root"]
@@ -140,13 +161,19 @@ def test_the_script_scores_and_says_where(bundles, data, tmp_path):
     [
         (["--predict=nowhere", "--files=data.root"], "cannot read nowhere/training.json"),
         (["--predict=.", "--files=data.root"], "cannot read training.json"),
-        (["--predict={folds}", "--files=data.root", "--labels=a"], "--labels is for training"),
-        (["--predict={folds}", "--files=data.root,data.root"], "two files would have their scores in"),
+        (
+            ["--predict={folds}", "--files=data.root", "--labels=a"],
+            "--labels is an option of training, not of --predict",
+        ),
+        (["--predict={folds}", "--files=data.root,data.root"], "the scores of two files would be written to"),
         (["--predict={folds}", "--files=other.root"], "missing: npt, pt"),
-        (["--predict={python}", "--files=data.root"], "made by Python code, which is not run unasked"),
+        (
+            ["--predict={python}", "--files=data.root"],
+            "which is only run if --preproc names it",
+        ),
     ],
 )
-def test_what_cannot_be_scored_is_one_line_and_leaves_nothing(args, says, bundles, data, tmp_path):
+def test_a_scoring_error_is_printed_in_one_line_and_leaves_no_files(args, says, bundles, data, tmp_path):
     write_tree(tmp_path / "other.root", {"event": np.arange(10), "met": np.arange(10.0)})
     python = tmp_path / "python"
     python.mkdir()
@@ -154,20 +181,56 @@ def test_what_cannot_be_scored_is_one_line_and_leaves_nothing(args, says, bundle
         (python / name).write_bytes((bundles / "cut" / name).read_bytes())
     (python / "preproc.py").write_text("def preprocessing(events): return events")
     args = [arg.format(folds=bundles / "folds", python=python) for arg in args]
-    done = run_script("workflow.py", *args, "--fout=mine", cwd=tmp_path)
+    done = run_forked("workflow.py", *args, "--fout=mine", cwd=tmp_path)
     assert says in only_error_line(done)
     assert not list(tmp_path.glob("mine/*"))
 
 
-def test_all_files_are_looked_at_before_the_first_is_scored(bundles, data, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("outputs", "1"),
+        ("outputs", None),
+        ("classes", [1, 2]),
+        ("classes", ["only one"]),
+        ("columns", "met"),
+        ("identifier", [["event"]]),
+        ("folds", 10**9),
+        ("folds", "3"),
+        ("task", "ranking"),
+        ("params", []),
+        ("params", {"epochs": "five"}),
+    ],
+)
+def test_an_invalid_training_json_is_reported(key, value, bundles, data, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles / "cut", bundle)
+    training = json.loads((bundle / "training.json").read_text())
+    (bundle / "training.json").write_text(json.dumps({**training, key: value}))
+    with pytest.raises(ConfigError, match=f"{key}|training"):
+        list(score_files(bundle, [data[0]], tmp_path / "scores"))
+
+
+def test_a_graph_with_other_inputs_is_reported(bundles, data, tmp_path):
+    shutil.copytree(bundles / "cut", tmp_path / "bundle")
+    graph = onnx.load(tmp_path / "bundle" / "model.onnx")
+    graph.graph.input[0].name = "other"
+    for node in graph.graph.node:
+        node.input[:] = ["other" if name == "inputs" else name for name in node.input]
+    onnx.save(graph, tmp_path / "bundle" / "model.onnx")
+    with pytest.raises(ConfigError, match=r"the model of .* cannot score events"):
+        list(score_files(tmp_path / "bundle", [data[0]], tmp_path / "scores"))
+
+
+def test_all_files_are_checked_before_the_first_is_scored(bundles, data, tmp_path):
     write_tree(tmp_path / "other.root", {"event": np.arange(10), "met": np.arange(10.0)})
     with pytest.raises(SpecsMismatch, match="missing: npt, pt"):
         list(score_files(bundles / "cut", [data[0], tmp_path / "other.root"], tmp_path / "scores"))
     assert not (tmp_path / "scores").exists()
 
 
-def test_a_bundle_reads_files_with_the_same_rows_as_it_was_trained_on(bundles, data):
-    """What `--predict` reads is what the reader gives for the bundle's specs."""
+def test_scoring_reads_the_same_rows_as_training(bundles, data):
+    """`--predict` reads the rows that the reader yields for the bundle's specs."""
     with DataReader(data[0], specs=bundles / "folds" / "specs.json", normalise="none") as reader:
         columns = reader.columns
     assert columns == json.loads((bundles / "folds" / "training.json").read_text())["columns"]

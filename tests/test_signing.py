@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import requests
-from scripts import ROOT, run_script
+from scripts import ROOT, run_forked, run_script
 from serving_fixtures import KEYS, Server, onnx_model, trained_model, write_archive, write_bundle
 from test_deadlines import FOR_EVER, looping_model
 
@@ -85,21 +85,69 @@ def test_a_graph_with_data_in_other_files_is_never_signed(keys: tuple[str, str],
     onnx.save(
         onnx.ModelProto.FromString(onnx_model([1.0] * 2000)), str(path), save_as_external_data=True, size_threshold=0
     )
-    with pytest.raises(ConfigError, match=r"m.onnx has data in other files, and cannot be signed"):
+    with pytest.raises(ConfigError, match=r"m.onnx has data in other files, so it cannot be signed"):
         sign(path, read_private_key(keys[0]))
 
 
-def test_a_file_that_holds_no_such_key_is_named(keys: tuple[str, str], tmp_path: Path) -> None:
+def test_the_error_for_a_file_without_a_key_names_it(keys: tuple[str, str], tmp_path: Path) -> None:
     private, public = make_keys(tmp_path, "x25519")
     (tmp_path / "text.pem").write_text("text")
     for path in (private, keys[1], str(tmp_path / "text.pem")):
         with pytest.raises(ConfigError, match="is not a private Ed25519 key without a password; make one: openssl"):
             read_private_key(path)
-    for path in (public, keys[0], str(tmp_path / "text.pem")):
-        with pytest.raises(ConfigError, match="is not a public Ed25519 key; make it of the private one: openssl"):
+    for path in (public, str(tmp_path / "text.pem")):
+        with pytest.raises(ConfigError, match="is not a public Ed25519 key; see 'Where models run'") as caught:
             TrustedKeys.read(path)
+        assert "openssl" not in str(caught.value)
     with pytest.raises(FileUnreadable, match=r"cannot read the key .*: No such file"):
         TrustedKeys.read(str(tmp_path / "nothing.pem"))
+
+
+@pytest.mark.parametrize("folder", ["", "my keys; rm -r x"])
+def test_the_command_for_a_private_key_in_place_of_the_public_one_writes_a_new_file(
+    keys: tuple[str, str], tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    path = tmp_path / folder / "public.pem"  # a private key, whatever its name
+    private = Path(keys[0]).read_bytes()
+    path.write_bytes(private)
+    (path.parent / "public-2.pem").write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        TrustedKeys.read(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"{path} is a private key, and the public key is needed; ")
+    command = message.partition("make a file of the public key: ")[2]
+    subprocess.run(command, shell=True, check=True, timeout=60)
+    assert path.read_bytes() == private
+    assert (path.parent / "public-2.pem").read_text() == "mine"
+    made = path.parent / "public-3.pem"
+    assert made.read_bytes() == Path(keys[1]).read_bytes()
+    TrustedKeys.read(str(made))
+
+
+def test_no_command_is_suggested_for_private_keys_that_openssl_cannot_convert(tmp_path: Path) -> None:
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-aes256", "-pass", "pass:abcdef", "-out", locked],
+        check=True, timeout=60,
+    )  # fmt: skip
+    for path in (make_keys(tmp_path, "x25519")[0], str(locked)):
+        with pytest.raises(ConfigError, match="is a private key, and the public key of an Ed25519 pair") as caught:
+            TrustedKeys.read(path)
+        assert "openssl" not in str(caught.value)
+
+
+def test_the_command_for_a_new_key_replaces_no_file(
+    keys: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.pem").write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        read_private_key("key.pem")
+    command = str(caught.value).partition("make one: ")[2]
+    subprocess.run(command, shell=True, check=True, timeout=60)
+    assert (tmp_path / "key.pem").read_text() == "mine"
+    read_private_key("key-2.pem")
 
 
 def test_a_server_runs_signed_models_itself_and_others_in_processes(keys: tuple[str, str], tmp_path: Path) -> None:
@@ -123,7 +171,7 @@ def test_a_server_runs_signed_models_itself_and_others_in_processes(keys: tuple[
         assert requests.post(f"{server.url}/json", json=row, timeout=60).status_code == 503
 
 
-def test_a_trusted_key_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_trusted_key_gives_one_line(tmp_path: Path) -> None:
     done = run_script(
         "tfaas_server.py", f"--models-dir={tmp_path / 'm'}", f"--trust={tmp_path / 'no.pem'}", cwd=tmp_path
     )
@@ -131,14 +179,27 @@ def test_a_trusted_key_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == f"error: cannot read the key {tmp_path / 'no.pem'}: No such file or directory\n"
 
 
-def test_workflow_signs_what_it_writes(keys: tuple[str, str], tmp_path: Path) -> None:
+def workflow(folder: Path, *options: str) -> str:
+    """Train with two folds; return what was said."""
     data = ROOT / "examples/htautau"
-    (tmp_path / "params.json").write_text('{"epochs": 1, "tfaas": false, "nevts": 200, "kfold": 2}')
-    done = run_script(
+    (folder / "params.json").write_text('{"epochs": 1, "tfaas": false, "nevts": 200, "kfold": 2}')
+    done = run_forked(
         "workflow.py", f"--files={data}/ggH.root,{data}/VBF.root", "--labels=ggH,VBF", "--model=ex_sklearn.py",
-        f"--params={tmp_path / 'params.json'}", f"--fout={tmp_path / 'bundle'}", f"--sign={keys[0]}", cwd=tmp_path,
+        f"--params={folder / 'params.json'}", f"--fout={folder / 'bundle'}", *options, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_workflow_signs_new_and_existing_graphs(keys: tuple[str, str], tmp_path: Path) -> None:
+    workflow(tmp_path, f"--sign={keys[0]}")
     graphs = sorted(path.relative_to(tmp_path / "bundle") for path in (tmp_path / "bundle").rglob("*.onnx"))
     assert [str(path) for path in graphs] == ["folds/0/model.onnx", "folds/1/model.onnx", "model.onnx"]
     assert all(trusted(tmp_path / "bundle" / path, keys[1]) for path in graphs)
+    before = {path: (tmp_path / "bundle" / path).read_bytes() for path in graphs}
+    assert "signed" not in workflow(tmp_path, "--resume", f"--sign={keys[0]}")
+    assert {path: (tmp_path / "bundle" / path).read_bytes() for path in graphs} == before
+    other = make_keys(tmp_path)
+    said = workflow(tmp_path, "--resume", f"--sign={other[0]}")
+    assert "parameters and model file; its ONNX files are signed now\n" in said
+    assert all(trusted(tmp_path / "bundle" / path, other[1]) for path in graphs)

@@ -1,16 +1,16 @@
-"""Bins that are the same for all data."""
+"""Quantiles from a histogram with fixed bins."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas4hep.reader import sketch
+from mlaas4hep.specs import sketch
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
 
 
-def test_a_bin_is_an_eighth_of_an_octave():
+def test_there_are_eight_bins_per_factor_of_two():
     assert sketch.fill(np.array([1.0, 1.1, 1.124, 1.125, 2.0])) == {0x3F8: 3, 0x3F9: 1, 0x400: 1}
     low, high, counts = sketch.edges({0x3F8: 3, 0x3F9: 1, 0xBF8: 2})
     assert low.tolist() == [-1.125, 1.0, 1.125]
@@ -24,7 +24,7 @@ def test_a_quantile_is_linear_within_a_bin():
     assert sketch.quantiles(bins, [0, 0.5, 1], 1.0, 1.0).tolist() == [1.0, 1.0, 1.0]
 
 
-def test_nothing_has_no_quantile():
+def test_quantiles_of_an_empty_histogram_are_nan():
     assert np.isnan(sketch.quantiles({}, [0.5, 0.9], None, None)).all()
 
 
@@ -39,7 +39,7 @@ def test_every_value_lies_in_its_bin(values):
 
 
 @given(FLOATS, FLOATS)
-def test_counts_of_parts_add_up_to_those_of_the_whole(one, other):
+def test_the_counts_of_two_parts_add_up_to_the_counts_of_all_values(one, other):
     parts = [sketch.fill(np.array(part, np.float32)) for part in (one, other)]
     added = {key: parts[0].get(key, 0) + parts[1].get(key, 0) for key in {*parts[0], *parts[1]}}
     assert added == sketch.fill(np.array(one + other, np.float32))

@@ -1,4 +1,4 @@
-"""Specs add up exactly, whatever the order, and say what NumPy says."""
+"""Merging specs is exact in any order, and their numbers agree with NumPy."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from tinyroot import write_events
 from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.io import Jagged, Kind
 from mlaas4hep.reader import DataReader, Specs
-from mlaas4hep.reader.specs import BranchSpecs
+from mlaas4hep.specs.specs import BranchSpecs
 
 VALUES = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True) | st.integers(-(2**20), 2**20), max_size=20)
 
@@ -24,7 +24,7 @@ def of(values):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=6), st.randoms())
-def test_parts_merge_to_the_last_bit_in_any_order_and_grouping(parts, random):
+def test_merging_gives_the_same_bits_in_any_order_and_grouping(parts, random):
     specs = [of(part) for part in parts]
     left = reduce(BranchSpecs.merge, specs)
     random.shuffle(specs)
@@ -37,7 +37,7 @@ def test_parts_merge_to_the_last_bit_in_any_order_and_grouping(parts, random):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=6))
-def test_the_whole_has_the_figures_of_all_values_together(parts):
+def test_merged_specs_have_the_statistics_of_all_values(parts):
     whole = reduce(BranchSpecs.merge, map(of, parts))
     every = [value for part in parts for value in part]
     finite = [float(value) for value in every if math.isfinite(value)]
@@ -59,7 +59,7 @@ def test_a_small_spread_about_a_large_mean_is_not_lost():
     assert whole.std == pytest.approx(np.std(np.arange(1000.0)), rel=1e-9)
 
 
-def test_lists_know_the_longest_of_them():
+def test_dim_is_the_length_of_the_longest_list():
     lists = Jagged(np.array([0, 2, 2, 5]), np.array([1, 5, 2, 2, 9], np.int32))
     branch = BranchSpecs.of(lists, Kind.JAGGED)
     assert (branch.dim, branch.count, branch.minimum, branch.maximum) == (3, 5, 1, 9)
@@ -82,7 +82,7 @@ def test_large_integers_stay_exact():
     assert branch.maximum == 2**63 + 1
 
 
-def test_quantiles_are_known_to_an_eighth():
+def test_quantiles_agree_with_numpy_within_the_width_of_a_bin():
     values = np.random.default_rng(0).lognormal(2, 1, 20_000)
     found = of(values).quantiles([0.0, 0.16, 0.5, 0.84, 1.0])
     expected = np.quantile(values, [0.0, 0.16, 0.5, 0.84, 1.0])
@@ -90,7 +90,7 @@ def test_quantiles_are_known_to_an_eighth():
     assert found[-1] == values.max()
 
 
-def test_json_brings_back_every_bit(tmp_path):
+def test_specs_are_the_same_after_saving_and_loading(tmp_path):
     rng = np.random.default_rng(1)
     lists = Jagged(np.array([0, 3, 3, 5]), rng.normal(size=5).astype(np.float32))
     whole = Specs({"x": of(rng.normal(size=9)), "empty": of([]), "pt": BranchSpecs.of(lists, Kind.JAGGED)}, 9)
@@ -102,7 +102,7 @@ def test_json_brings_back_every_bit(tmp_path):
     assert content["minv"]["x"] == whole.branches["x"].minimum
 
 
-def test_specs_of_the_original_load_with_what_they_know():
+def test_specs_of_the_original_mlaas4hep_are_loaded():
     old = {"jdim": {"Jet_pt": 4}, "minv": {"MET": 0.5, "Jet_pt": 15.0}, "maxv": {"MET": 200.0, "Jet_pt": 300.0},
            "fkeys": ["MET"], "jkeys": ["Jet_pt"], "nans": {"MET": -0.1, "Jet_pt": -0.05}}  # fmt: skip
     specs = Specs.from_json(old)
@@ -112,16 +112,55 @@ def test_specs_of_the_original_load_with_what_they_know():
 
 
 @pytest.mark.parametrize("content", [[], 3, {}, {"format": 1}, {"fkeys": 1}, {"format": 2, "branches": {}}, None])
-def test_what_is_no_specs_file_is_refused(content):
+def test_content_that_is_not_specs_is_refused(content):
     with pytest.raises(ConfigError):
         Specs.from_json(content)
 
 
-def test_specs_of_other_branches_do_not_merge():
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("total", "1e999999999"),  # a fraction of it would have a billion digits
+        ("total", "1e300"),
+        ("squares", "-1"),
+        ("count", 10**30),
+        ("count", 4),
+        ("bins", [[1 << 40, 3]]),
+        ("bins", [[-1, 3]]),
+        ("bins", [[1016, -3]]),
+        ("min", "1"),
+        ("max", float("inf")),
+        ("max", None),
+        ("min", 100),
+        ("dim", 2_000_000),
+        ("kind", "other"),
+    ],
+)
+def test_impossible_statistics_of_a_branch_are_refused(key, value):
+    content = Specs(
+        {"pt": BranchSpecs.of(Jagged(np.array([0, 3]), np.array([1.0, 2.0, 3.0])), Kind.JAGGED)}, 1
+    ).to_json()
+    Specs.from_json(content)
+    content["branches"]["pt"][key] = value
+    with pytest.raises(ConfigError):
+        Specs.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("jdim", {"pt": 10**12}), ("jdim", {"pt": -1}), ("minv", {"pt": "x"}), ("minv", []), ("maxv", {"pt": 1e400})],
+)
+def test_impossible_statistics_in_specs_of_the_original_mlaas4hep_are_refused(key, value):
+    old = {"jdim": {"pt": 4}, "minv": {"pt": 15.0}, "maxv": {"pt": 300.0}, "fkeys": [], "jkeys": ["pt"]}
+    with pytest.raises(ConfigError):
+        Specs.from_json({**old, key: value})
+
+
+def test_specs_of_different_branches_cannot_be_merged():
     one = Specs({"x": of([1.0])})
     with pytest.raises(SpecsMismatch, match="missing: x; not in the specs: y"):
         one.merge(Specs({"y": of([1.0])}))
-    with pytest.raises(SpecsMismatch, match="flat against jagged: x"):
+    with pytest.raises(SpecsMismatch, match="flat in one and jagged in the other: x"):
         one.merge(Specs({"x": BranchSpecs(Kind.JAGGED, 2)}))
 
 
@@ -134,9 +173,9 @@ def test_a_first_pass_does_not_depend_on_chunks_or_threads(tmp_path):
     assert passes[0] == passes[1] == passes[2]
 
 
-def test_where_specs_come_from_is_in_them(tmp_path):
+def test_specs_list_the_files_that_they_were_computed_from(tmp_path):
     write_events(tmp_path / "a.root", 100)
     reader = DataReader(tmp_path / "a.root", nevts=60)
     (file,) = reader.specs.files
-    assert (file.name, file.entries, file.passed) == (str(tmp_path / "a.root"), 100, 60)
+    assert (file.name, file.entries, file.entries_read) == (str(tmp_path / "a.root"), 100, 60)
     assert file.identity == reader.identity

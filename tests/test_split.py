@@ -41,7 +41,7 @@ def test_neighbours_beyond_2_to_the_53_have_hashes_of_their_own():
     assert len(set(identity_hash(ids, np.arange(1000), "").tolist())) == 1000
 
 
-def test_an_event_without_identifiers_is_known_by_its_file_and_entry():
+def test_an_event_without_identifiers_is_identified_by_its_file_and_entry():
     one, other = (identity_hash({}, np.array([0, 1, 2]), name) for name in ("uuid-1:Events", "uuid-2:Events"))
     assert len({*one.tolist(), *other.tolist()}) == 6
     assert identity_hash({}, np.array([2]), "uuid-1:Events").tolist() == one[2:].tolist()

@@ -92,7 +92,7 @@ BODIES = {
         ("/v2/repository/index", "numbers", {413}),
     ],
 )
-def test_a_large_body_keeps_nobody_waiting(running: Server, path: str, kind: str, statuses: set[int]) -> None:
+def test_a_large_body_does_not_delay_other_clients(running: Server, path: str, kind: str, statuses: set[int]) -> None:
     body, found = BODIES[kind](), []
 
     def post() -> None:
@@ -103,7 +103,7 @@ def test_a_large_body_keeps_nobody_waiting(running: Server, path: str, kind: str
     assert set(found) == statuses
 
 
-def test_large_answers_keep_nobody_waiting(running: Server) -> None:
+def test_large_responses_do_not_delay_other_clients(running: Server) -> None:
     rows = b"[1.5]," * 99_999 + b"[1.5]"  # of 50 scores each
     tensor = {"name": "inputs", "datatype": "FP32", "shape": [100_000, 1], "parameters": {"binary_data_size": 400_000}}
     head = json.dumps({"inputs": [tensor]}).encode()
@@ -126,7 +126,7 @@ def test_large_answers_keep_nobody_waiting(running: Server) -> None:
     assert list(found) == ["model_name", "model_version", "outputs"]
 
 
-def test_a_form_keeps_nobody_waiting(running: Server) -> None:
+def test_a_form_does_not_delay_other_clients(running: Server) -> None:
     form = b'--b\r\nContent-Disposition: form-data; name="model"; filename="m"\r\n\r\n%b\r\n--b--\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     found: list[int] = []

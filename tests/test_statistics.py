@@ -8,8 +8,8 @@ from numbers_of import tables
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Jagged, Kind
-from mlaas4hep.reader.specs import BranchSpecs, Specs
-from mlaas4hep.reader.statistics import Statistics
+from mlaas4hep.specs.specs import BranchSpecs, Specs
+from mlaas4hep.specs.statistics import Statistics
 
 needs_kernel = pytest.mark.skipif(KERNEL is None, reason="the compiled loops were not built: there is no C++ compiler")
 
@@ -28,7 +28,7 @@ def expected(blocks):
 
 @needs_kernel
 @given(tables())
-def test_one_block_of_anything_has_the_specs_that_numpy_finds(block):
+def test_one_block_of_any_columns_gives_the_specs_that_numpy_gives(block):
     table, events = block
     statistics = Statistics({name: kind_of(values) for name, values in table.items()})
     statistics.add(table, events)
@@ -36,13 +36,13 @@ def test_one_block_of_anything_has_the_specs_that_numpy_finds(block):
     if events:
         assert found == truth
     for name, branch in truth.branches.items():
-        assert repr(found.branches[name].minimum) == repr(branch.minimum)  # -0.0 and 0 are not 0.0
+        assert repr(found.branches[name].minimum) == repr(branch.minimum)  # tells -0.0, 0 and 0.0 apart
         assert repr(found.branches[name].maximum) == repr(branch.maximum)
 
 
 @needs_kernel
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u4", "i8", "u8"])
-def test_many_blocks_longer_than_the_loop_counts_at_a_time(dtype):
+def test_blocks_may_be_longer_than_the_chunks_of_the_compiled_loop(dtype):
     rng = np.random.default_rng(1)
     spread = rng.normal(size=150_000) * 10.0 ** rng.integers(-3, 4, 150_000)
     values = spread.astype(dtype) if dtype[0] == "f" else np.abs(spread * 7).astype(dtype)
@@ -64,7 +64,7 @@ def test_sums_at_both_ends_of_float64_are_exact():
 
 
 @needs_kernel
-def test_a_column_that_changes_its_type_is_still_one_column():
+def test_the_dtype_of_a_column_may_change_between_blocks():
     blocks = [({"c": np.array([1, 2, 3])}, 3), ({"c": np.array([0.5, 9.5])}, 2)]
     statistics = Statistics({"c": Kind.FLAT})
     for table, events in blocks:
@@ -74,7 +74,7 @@ def test_a_column_that_changes_its_type_is_still_one_column():
 
 @needs_kernel
 @given(st.data())
-def test_the_loop_refuses_what_would_be_read_out_of_bounds(data):
+def test_the_compiled_loop_refuses_invalid_offsets(data):
     offsets = np.array(data.draw(st.lists(st.integers(-3, 9), min_size=4, max_size=4)), np.int64)
     right = offsets[0] == 0 and offsets[-1] == 5 and (np.diff(offsets) >= 0).all()
     statistics = Statistics({"c": Kind.JAGGED})

@@ -1,4 +1,4 @@
-"""The client against a foreign server that behaves as a stock TFaaS: its forms, its archives, its answers."""
+"""The client with a server that behaves like a stock TFaaS: forms, archives, responses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(stock: StockTFaaS) -> Iterator[TFaaSClient]:
 
 @pytest.mark.parametrize("in_base64", [False, True])
 @pytest.mark.parametrize("size", [1_000_000, 1_000_001, 1_000_002, 0])
-def test_a_form_arrives_byte_by_byte(
+def test_an_uploaded_form_arrives_unchanged(
     client: TFaaSClient, stock: StockTFaaS, bundle: Path, in_base64: bool, size: int
 ) -> None:
     content = os.urandom(size)
@@ -51,16 +51,14 @@ def test_a_form_arrives_byte_by_byte(
 
 
 @pytest.mark.parametrize("name", ["m.tar", "m.tar.gz"])
-def test_an_archive_arrives_as_it_is(
+def test_an_uploaded_archive_arrives_unchanged(
     client: TFaaSClient, stock: StockTFaaS, bundle: Path, tmp_path: Path, name: str
 ) -> None:
     client.bundle(write_archive(tmp_path / name, bundle))
     assert stock.files["htautau/model.onnx"] == (bundle / "model.onnx").read_bytes()
 
 
-def test_a_folder_arrives_with_its_folders_under_the_models_name(
-    client: TFaaSClient, stock: StockTFaaS, bundle: Path
-) -> None:
+def test_an_uploaded_folder_arrives_under_the_models_name(client: TFaaSClient, stock: StockTFaaS, bundle: Path) -> None:
     (bundle / "variables" / "deep").mkdir(parents=True)
     (bundle / "variables" / "deep" / "data").write_bytes(b"weights")
     (bundle / "variables" / "link").symlink_to(bundle / "labels.txt")
@@ -72,30 +70,30 @@ def test_a_folder_arrives_with_its_folders_under_the_models_name(
     assert len(expected) == 6
 
 
-def test_an_archive_does_not_say_whose_files_it_holds(bundle: Path) -> None:
-    from mlaas4hep.client.packing import packed
+def test_an_archive_does_not_contain_the_owners_of_files(bundle: Path) -> None:
+    from mlaas4hep.client.packing import packed_folder
 
-    with packed(bundle) as (name, file):
+    with packed_folder(bundle) as file:
         file.seek(0)
         with tarfile.open(fileobj=io.BytesIO(file.read())) as archive:
             owners = {(member.uid, member.gid, member.uname, member.gname) for member in archive}
-    assert (name, owners) == ("htautau", {(0, 0, "", "")})
+    assert owners == {(0, 0, "", "")}
 
 
-def test_a_folder_that_is_no_models_is_an_error(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is no model's folder: there is no params.json in it"):
+def test_a_folder_without_a_model_is_an_error(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is not a model folder: it has no params.json"):
         client.bundle(tmp_path)
     write_bundle(tmp_path / "a", name="../b")
-    with pytest.raises(ConfigError, match=r"'../b' is no model's name in params.json"):
+    with pytest.raises(ConfigError, match=r"invalid model name in params.json: '../b'"):
         client.bundle(tmp_path / "a")
     write_bundle(tmp_path / "c")
     (tmp_path / "c/model.onnx").unlink()
-    with pytest.raises(ConfigError, match=r"params.json says that 'model' is the file 'model.onnx', which is not in"):
+    with pytest.raises(ConfigError, match=r"'model' in params.json is the file 'model.onnx', which is not in"):
         client.bundle(tmp_path / "c")
     assert stock.requests == []
 
 
-def test_many_events_are_asked_for_one_by_one(client: TFaaSClient, stock: StockTFaaS) -> None:
+def test_a_stock_server_gets_one_event_per_request(client: TFaaSClient, stock: StockTFaaS) -> None:
     events = {"keys": ["a", "b"], "values": [[1.0, 2.0], [3.0, None], [5.0, 6.0]], "model": "m"}
     assert client.predict(events) == [[3.0], [3.0], [11.0]]
     assert stock.requests == ["GET /v2"] + 3 * ["POST /json"]
@@ -103,8 +101,8 @@ def test_many_events_are_asked_for_one_by_one(client: TFaaSClient, stock: StockT
         client.predict({"values": [[1.0], [[2.0]]]})
 
 
-def test_a_rate_limit_is_kept_to(client: TFaaSClient, stock: StockTFaaS) -> None:
-    stock.failures = [(404, {}), (429, {}), (429, {"Retry-After": "0"})]  # the first is for the question what it is
+def test_requests_are_retried_after_a_rate_limit(client: TFaaSClient, stock: StockTFaaS) -> None:
+    stock.failures = [(404, {}), (429, {}), (429, {"Retry-After": "0"})]  # the first answers GET /v2
     assert client.predict({"values": [[1.0], [2.0]]}) == [[1.0], [2.0]]
 
 
@@ -112,7 +110,7 @@ def test_a_rate_limit_is_kept_to(client: TFaaSClient, stock: StockTFaaS) -> None
     ("name", "content", "sent"),
     [("a.png", PNG, "a.png"), ("a.jpeg", JPEG, "a.jpg"), ("a b.png", JPEG, "a b.jpg"), ("noname", PNG, "noname.png")],
 )
-def test_an_image_is_named_after_what_it_is(
+def test_the_suffix_of_an_image_follows_its_content(
     client: TFaaSClient, tmp_path: Path, name: str, content: bytes, sent: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -121,9 +119,9 @@ def test_an_image_is_named_after_what_it_is(
     assert answer["labels"][0] == {"label": "top", "probability": 0.7512345678}
 
 
-def test_what_is_no_image_is_not_sent(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_not_sent(client: TFaaSClient, stock: StockTFaaS, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"GIF89a" + bytes(100))
-    with pytest.raises(ConfigError, match=r"a.png is no image in PNG or JPEG"):
+    with pytest.raises(ConfigError, match=r"a.png is not a PNG or JPEG image"):
         client.image(tmp_path / "a.png", "ImageModel")
     with pytest.raises(FileUnreadable, match=r"cannot read .*b.png: No such file"):
         client.image(tmp_path / "b.png", "ImageModel")
@@ -144,13 +142,13 @@ def test_the_classes_of_an_image_are_printed(stock: StockTFaaS, tmp_path: Path) 
     assert run("--model=numbers") == run("--model=numbers", "--json") == "[0.75, 0.25]\n"
 
 
-def test_what_no_server_here_says_is_asked_of_the_user(stock: StockTFaaS, tmp_path: Path) -> None:
+def test_options_that_a_stock_server_makes_necessary_are_requested(stock: StockTFaaS, tmp_path: Path) -> None:
     (tmp_path / "jet.png").write_bytes(PNG)
     done = run_client("--image=jet.png", cwd=tmp_path, TFAAS_URL=stock.url)
-    assert done.stderr == "error: --image does not say which model to ask; add --model=NAME\n"
+    assert done.stderr == "error: --image needs a model; add --model=NAME\n"
     (tmp_path / "events.csv").write_text("a,b\n1,2\n3,\n")
     done = run_client("--predict=events.csv", "--model=m", cwd=tmp_path, TFAAS_URL=stock.url)
-    reason = "it is not known which branches the model is given; give --branches=MET_pt,Jet_pt_0"
+    reason = "the inputs of the model are unknown; add --branches=MET_pt,Jet_pt_0"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {reason}\n")
     done = run_client("--predict=events.csv", "--branches=b,a", cwd=tmp_path, TFAAS_URL=stock.url)
     assert (done.stdout, done.stderr) == ("[3.0]\n[3.0]\n", "")

@@ -11,8 +11,8 @@ from tinyroot import write_events, write_tree
 
 from mlaas4hep import DataGenerator, DataReader
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch
-from mlaas4hep.stream.lanes import MAX_LANES, make_lanes, shares
-from mlaas4hep.stream.open_readers import MAX_IDLE
+from mlaas4hep.samples.readers import MAX_IDLE
+from mlaas4hep.stream.interleaving import MAX_QUEUES, distribute_files, proportional_shares
 from mlaas4hep.stream.split import PARTS
 
 FILES = {"a": (1000, "x"), "b": (37, "x"), "c": (400, "y"), "empty": (0, "y"), "d": (613, "y"), "one": (1, "x")}
@@ -45,7 +45,7 @@ def identities(batches):
     chunk_size=st.integers(1, 3000), batch_size=st.integers(1, 700), workers=st.sampled_from([1, 2, 4]),
     shuffle=st.booleans(), epoch=st.integers(0, 5),
 )  # fmt: skip
-def test_every_event_of_a_sample_comes_exactly_once_an_epoch(sample, chunk_size, batch_size, workers, shuffle, epoch):
+def test_every_event_of_a_sample_is_yielded_once_per_epoch(sample, chunk_size, batch_size, workers, shuffle, epoch):
     paths, labels, truth = sample
     params = {"chunk_size": chunk_size, "batch_size": batch_size, "workers": workers, "shuffle": shuffle}
     with DataGenerator(paths, labels, params) as generator:
@@ -78,7 +78,7 @@ def flat(batches):
     return [(len(b), b.x.tobytes(), b.mask.tobytes(), b.y.tolist(), b.file.tolist(), b.entry.tolist()) for b in batches]
 
 
-def test_the_same_seed_gives_the_same_batches_whatever_the_workers(sample):
+def test_the_same_seed_gives_the_same_batches_for_any_number_of_workers(sample):
     paths, labels, _ = sample
     found = []
     for workers in (1, 2, 4):
@@ -118,7 +118,8 @@ def test_every_chunk_has_the_composition_of_the_sample(tmp_path):
     assert counts == [[450, 150, 30]] * 20
 
 
-def test_more_files_than_lanes_and_open_files_come_exactly_once_too(tmp_path):
+@pytest.mark.usefixtures("empty_working_folder")
+def test_every_event_is_yielded_once_with_more_files_than_queues_and_open_files(tmp_path):
     truth = Counter()
     count = MAX_IDLE + 8
     for number in range(count):
@@ -127,7 +128,7 @@ def test_more_files_than_lanes_and_open_files_come_exactly_once_too(tmp_path):
     (tmp_path / "files.txt").write_text("*.root\n")
     labels = [number % 2 for number in range(count)]
     with DataGenerator(str(tmp_path / "files.txt"), labels, {"chunk_size": 100, "workers": 4}) as generator:
-        assert count > MAX_IDLE > MAX_LANES
+        assert count > MAX_IDLE > MAX_QUEUES
         for epoch in range(2):
             assert identities(generator.batches(epoch=epoch)) == truth
 
@@ -143,7 +144,7 @@ def part_of_events(paths, **params):
         }
 
 
-def test_the_split_depends_on_nothing_but_the_events(sample, tmp_path):
+def test_the_split_depends_on_the_events_only(sample, tmp_path):
     paths, _, truth = sample
     parts = part_of_events(paths)
     assert set(parts) == set(truth)
@@ -185,7 +186,7 @@ def test_shuffled_copies_have_the_columns_and_not_their_relations(tmp_path):
         np.testing.assert_array_equal(np.sort(copies.x[:, column]), np.sort(events.x[:, column]))
 
 
-def test_a_label_branch_gives_the_classes_and_is_no_feature(tmp_path):
+def test_a_label_branch_defines_the_classes_and_is_not_a_feature(tmp_path):
     kind = np.array([7, -1, 7, 3] * 50)
     write_events(tmp_path / "a.root", 200, kind=kind)
     with DataGenerator(str(tmp_path / "a.root"), "kind") as generator:
@@ -206,7 +207,7 @@ def test_flags_of_several_branches_give_the_classes_and_are_no_features(tmp_path
             np.testing.assert_array_equal(batch.y, kind[batch.entry])
 
 
-def test_weights_come_of_an_expression_and_negative_ones_stay(tmp_path):
+def test_weights_are_values_of_an_expression_and_may_be_negative(tmp_path):
     gen = np.where(np.arange(300) % 5 == 0, -1.5, 1.0)
     columns = write_events(tmp_path / "a.root", 300, genWeight=gen)
     with DataGenerator(str(tmp_path / "a.root"), None, {"weight": "genWeight * met"}) as generator:
@@ -218,7 +219,7 @@ def test_weights_come_of_an_expression_and_negative_ones_stay(tmp_path):
             assert (truth < 0).any()
 
 
-def test_expressions_say_which_events_are_for_what(tmp_path):
+def test_expressions_select_the_events_of_each_part(tmp_path):
     columns = write_events(tmp_path / "a.root", 300, kind=np.arange(300) % 2)
     params = {"split": {"valid": "event % 5 == 0", "test": "event % 5 == 1 & met > 0"}}
     with DataGenerator(str(tmp_path / "a.root"), "kind", params) as generator:
@@ -232,24 +233,30 @@ def test_expressions_say_which_events_are_for_what(tmp_path):
     ("params", "message"),
     [
         ({"weight": "genWeigth"}, "weight: branch 'genWeigth' is not in tree 'Events' of .*; closest: 'genWeight'"),
-        ({"weight": "pt"}, r"weight: 'pt' gives a list an event; take one of its values, as in Jet_pt\[:, 0\]"),
-        ({"weight": "1 / (event - event)"}, "weight: '1 / .event - event.' of entry 0 of .* is inf, no finite number"),
+        ({"weight": "pt"}, r"weight: 'pt' gives a list per event; take one of its values, as in Jet_pt\[:, 0\]"),
+        (
+            {"weight": "1 / (event - event)"},
+            "weight: '1 / .event - event.' is inf for entry 0 of .*; weights",
+        ),
         ({"weight": "met +"}, "weight: .*met"),
-        ({"split": {"valid": "met > 1", "test": "met > 2"}}, "split: 'met > 1' and 'met > 2' both choose"),
-        ({"split": {"valid": "met > 1"}}, 'expressions for "valid" and "test" are needed'),
+        ({"split": {"valid": "met > 1", "test": "met > 2"}}, "split: 'met > 1' and 'met > 2' both select"),
+        ({"split": {"valid": "met > 1"}}, 'give expressions for "valid" and "test"'),
         (
             {"inputs": {"jets": {"branches": ["met"], "length": 3}}},
-            "'met' is one number an event; put it into an input",
+            "'met' is one number per event; move it to an input",
         ),
         ({"inputs": {"jets": {"branches": ["pt"], "lenght": 3}}}, "input 'jets' of params has an unknown key 'lenght'"),
         ({"inputs": {"jets": {"length": 3}}}, "input 'jets' of params has no 'branches'"),
         ({"inputs": {"a b": {"branches": ["pt"]}}}, "'a b' cannot name an input"),
-        ({"inputs": {"a": {"branches": ["pt"], "sort": "-pt"}}}, "input 'a' is sorted, and has no length"),
+        ({"inputs": {"a": {"branches": ["pt"], "sort": "-pt"}}}, "input 'a' has 'sort' but no 'length'"),
         ({"inputs": {"a": {"branches": ["mett"]}}}, "branch 'mett' is not in tree 'Events' of .*; closest: 'met'"),
-        ({"inputs": {"a": {"branches": ["met"]}}, "selected_branches": "met"}, "both selected branches and inputs"),
+        (
+            {"inputs": {"a": {"branches": ["met"]}}, "selected_branches": "met"},
+            "selected branches and inputs exclude each other",
+        ),
     ],
 )
-def test_what_makes_no_sense_is_said_in_a_line(tmp_path, params, message):
+def test_invalid_parameters_are_an_error_of_one_line(tmp_path, params, message):
     write_events(tmp_path / "a.root", 20, genWeight=np.ones(20), kind=np.arange(20) % 2)
     with pytest.raises(MLaaS4HEPError, match=message), DataGenerator(str(tmp_path / "a.root"), "kind", params) as made:
         list(made)
@@ -281,7 +288,7 @@ def test_named_inputs_are_shuffled_with_their_events(sample, workers):
             assert batch.inputs["tracks"][row, :, 0].tolist() == [*pt, 0, 0][:2]
 
 
-def test_files_that_do_not_agree_are_named_with_what_they_lack(tmp_path):
+def test_the_error_for_files_with_different_branches_names_files_and_branches(tmp_path):
     write_events(tmp_path / "a.root", 20)
     write_events(tmp_path / "b.root", 20, extra=np.zeros(20))
     with pytest.raises(SpecsMismatch, match=r"b\.root and .*a\.root do not have the same branches: .*extra"):
@@ -309,13 +316,13 @@ def test_an_unknown_part_is_an_error(sample):
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=40), st.integers(1, 16), st.integers(1, 50))
-def test_lanes_hold_every_file_once_and_shares_add_up(entries, count, chunks):
+def test_queues_hold_every_file_once_and_shares_add_up(entries, count, chunks):
     groups = [number % 3 for number in range(len(entries))]
-    lanes = make_lanes(entries, groups, count)
-    assert sorted(file for lane in lanes for file in lane) == list(range(len(entries)))
-    assert all(len({groups[file] for file in lane}) == 1 for lane in lanes) or len(entries) <= count
-    lengths = [sum(entries[file] for file in lane) for lane in lanes]
-    given_out = np.sum([shares(lengths, chunk, chunks) for chunk in range(chunks)], axis=0)
+    queues = distribute_files(entries, groups, count)
+    assert sorted(file for queue in queues for file in queue) == list(range(len(entries)))
+    assert all(len({groups[file] for file in queue}) == 1 for queue in queues) or len(entries) <= count
+    lengths = [sum(entries[file] for file in queue) for queue in queues]
+    given_out = np.sum([proportional_shares(lengths, chunk, chunks) for chunk in range(chunks)], axis=0)
     assert given_out.tolist() == lengths
 
 

@@ -1,4 +1,4 @@
-"""tfaas_server.py and tfaas_client.py as a person runs them, from another directory."""
+"""tfaas_server.py and tfaas_client.py as commands, run from another directory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from serving_fixtures import (  # noqa: F401
 from stock_tfaas import StockTFaaS
 
 
-def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: Path) -> None:
+def test_a_session_prints_readable_text(url: str, bundle: Path, tmp_path: Path) -> None:
     def run(*options: object) -> str:
         done = run_client(*options, cwd=tmp_path, TFAAS_URL=url)
         assert (done.returncode, done.stderr) == (0, "")
@@ -61,33 +61,33 @@ def test_a_session_prints_what_a_person_reads(url: str, bundle: Path, tmp_path: 
     assert run("--delete=htautau", "--json") == '{"deleted": "htautau"}\n'
 
 
-def test_a_model_that_is_not_there_is_not_said_to_be_deleted(server: Server, bundle: Path) -> None:
+def test_deleting_a_model_that_does_not_exist_is_an_error(server: Server, bundle: Path) -> None:
     assert run_client("--upload=upload.json", cwd=bundle, TFAAS_URL=server.url).returncode == 0
     for options in ([], ["--json"]):
         done = run_client("--delete=htatau", *options, TFAAS_URL=server.url)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"error: there is no model 'htatau' at {server.url}; closest: 'htautau'\n"
+        assert done.stderr == f"error: {server.url} has no model 'htatau'; closest: 'htautau'\n"
     assert (server.models_dir / "htautau").is_dir()
 
 
-def test_a_model_can_be_deleted_where_the_server_cannot_list_its_models() -> None:
+def test_a_model_can_be_deleted_if_the_server_cannot_list_its_models() -> None:
     with StockTFaaS() as server:
         server.failures = [(500, {}), (200, {})]
         done = run_client("--delete=broken", TFAAS_URL=server.url)
         assert server.requests == ["GET /models", "DELETE /delete"]
     assert (done.returncode, done.stdout) == (0, f"deleted model 'broken' from {server.url}\n")
-    assert done.stderr.startswith("note: it is not known whether there is such a model: GET ")
+    assert done.stderr.startswith("note: cannot check whether the model exists: GET ")
 
 
 def stock_with(*models: dict[str, Any]) -> StockTFaaS:
-    """A server with models that say this of themselves."""
+    """A server whose models have these params."""
     server = StockTFaaS()
     server.files = {f"{number}/params.json": json.dumps(model).encode() for number, model in enumerate(models)}
     return server
 
 
 def shown_in_terminal(width: int, *options: str, **env: str) -> list[str]:
-    """Run tfaas_client.py in a terminal of some columns; return the lines that it prints there."""
+    """Run tfaas_client.py in a terminal of this width; return the lines that it prints."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     wanted = {key: value for key, value in environment(**env).items() if key != "COLUMNS"}
@@ -102,7 +102,7 @@ def shown_in_terminal(width: int, *options: str, **env: str) -> list[str]:
     return seen.decode().splitlines()
 
 
-def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
+def test_control_characters_in_params_are_escaped() -> None:
     hostile = {"name": "m\x1b[2J", "description": "\x1b[31mred\nlast\x07 \u202eevil", "timestamp": "\x9b1m"}
     with stock_with(hostile) as server:
         done = run_client("--models", TFAAS_URL=server.url)
@@ -112,7 +112,7 @@ def test_what_a_model_says_of_itself_does_nothing_to_a_terminal() -> None:
     ]
 
 
-def test_a_list_of_models_keeps_to_the_terminal_and_names_are_whole() -> None:
+def test_a_list_of_models_fits_the_terminal_and_names_are_complete() -> None:
     date = "2025-01-02T03:04:05+00:00"
     models = [
         {"name": "htautau", "model": "model.onnx", "description": "ggH or VBF", "timestamp": date},
@@ -136,36 +136,42 @@ def test_a_password_in_the_url_is_not_printed(server: Server, bundle: Path) -> N
     ("options", "reason"),
     [
         (["--image=x.png", "--model=ImageModel"], "cannot read x.png: No such file"),
-        (["--image=x.png"], "--image does not say which model to ask; add --model=NAME"),
-        (["--predict=x.root", "--branches=a"], "there is no file x.root"),
-        (["--predict=input.json", "--nevts=1"], "--branches, --branch and --nevts are for files of ROOT, Parquet and"),
-        (["--predict=input.json", "--nevts=-1"], "--nevts are for files of ROOT, Parquet and the like; a JSON file"),
-        (["--predict=input.json", "--branch=Events"], "a JSON file names its keys, and is sent whole"),
-        (["--models", "--branches=x", "--nevts=3"], "--branches is for --predict, and not for --models"),
-        (["--status", "--nevts=0"], "--nevts is for --predict, and not for --status"),
-        (["--delete=m", "--branch=Events"], "--branch is for --predict, and not for --delete"),
-        (["--params=m", "--model=m"], "--model is for --predict and --image, and not for --params"),
-        (["--bundle=m.tar", "--base64"], "--base64 is for --upload, and not for --bundle"),
-        (["--models", "--cert=x", "--url=http://localhost"], "--cert is for https, and the URL does not begin with"),
-        (["--models", "--capath=/", "--url=http://localhost"], "--capath is for https, and the URL does not begin"),
-        (["--predict=input.json", "--branches=MET_pt"], "a JSON file names its keys, and is sent whole"),
-        (["--models", "--timeout=0"], "--timeout is 0, and must be more than 0 seconds"),
-        (["--models", "--retries=-1"], "--retries is -1, and must not be negative"),
-        (["--models", "--protocol=v3"], "there is no protocol 'v3'; there are tfaas, v2"),
+        (["--image=x.png"], "--image needs a model; add --model=NAME"),
+        (["--predict=x.root", "--branches=a"], "file not found: x.root"),
+        (
+            ["--predict=input.json", "--nevts=1"],
+            "--branches, --branch and --nevts need a data file (ROOT,",
+        ),
+        (["--predict=input.json", "--nevts=-1"], "--nevts need a data file (ROOT, Parquet, ...); a JSON file"),
+        (["--predict=input.json", "--branch=Events"], "a JSON file has its own keys and is sent as a whole"),
+        (["--models", "--branches=x", "--nevts=3"], "--branches cannot be used with --models, only with --predict"),
+        (["--status", "--nevts=0"], "--nevts cannot be used with --status, only with --predict"),
+        (["--delete=m", "--branch=Events"], "--branch cannot be used with --delete, only with --predict"),
+        (["--params=m", "--model=m"], "--model cannot be used with --params, only with --predict or --image"),
+        (["--bundle=m.tar", "--base64"], "--base64 cannot be used with --bundle, only with --upload"),
+        (["--models", "--cert=x", "--url=http://localhost"], "--cert needs a URL that begins with https"),
+        (["--models", "--capath=/", "--url=http://localhost"], "--capath needs a URL that begins with https"),
+        (["--predict=input.json", "--branches=MET_pt"], "a JSON file has its own keys and is sent as a whole"),
+        (["--models", "--timeout=0"], "--timeout must be a positive number of seconds, not 0"),
+        (["--models", "--retries=-1"], "--retries is -1 but must not be negative"),
+        (["--models", "--protocol=v3"], "unknown protocol 'v3'; available: tfaas, v2"),
         (["--models", "--token-file=nix"], "cannot read --token-file (nix): No such file"),
-        (["--models", "--token-file=input.json"], "what is in input.json is no token"),
+        (["--models", "--token-file=input.json"], "invalid token in input.json"),
         (["--models", "--token-file=input.json", "--url=http://host"], "the token is not sent over http"),
-        (["--models", "--url=http://[::1"], "'http://[::1' is no URL of a server"),
+        (["--models", "--url=http://[::1"], "invalid server URL 'http://[::1'"),
         (["--upload=nix.json"], "cannot read nix.json: No such file"),
         (["--bundle=nix.tar"], "cannot read nix.tar: No such file"),
         (["--predict=nix.json"], "cannot read nix.json: No such file"),
         (["--predict=broken.json"], "broken.json is not JSON: Expecting"),
-        (["--predict=input.json", "--model=nix"], "404: there is no model 'nix'"),
-        (["--models", "--url=nix"], "'nix' is no URL of a server"),
-        (["--models", "--url=https://localhost", "--key=x"], "--key is there without --cert"),
+        (["--predict=input.json", "--model=nix"], "404: unknown model 'nix'"),
+        (["--models", "--url=nix"], "invalid server URL 'nix'"),
+        (
+            ["--models", "--url=https://localhost", "--key=x"],
+            "--key needs --cert; as in --cert=usercert.pem --key=",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
+def test_an_error_is_printed_in_one_line_on_stderr_with_exit_code_1(
     url: str,
     tmp_path: Path,
     options: list[str],
@@ -180,11 +186,11 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
     assert done.stderr.count("\n") == 1
 
 
-def test_a_server_that_is_down_is_one_line() -> None:
+def test_a_server_that_is_down_is_an_error_of_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     done = run_client(f"--url=http://127.0.0.1:{port}", "--models")
-    expected = f"error: GET http://127.0.0.1:{port}/models: nobody listens there; start a server: tfaas_server.py\n"
+    expected = f"error: GET http://127.0.0.1:{port}/models: connection refused; start a server: tfaas_server.py\n"
     assert (done.returncode, done.stderr) == (1, expected)
 
 
@@ -196,14 +202,14 @@ def test_exactly_one_action_is_needed(options: list[str]) -> None:
     assert done.stderr.endswith("; all options: tfaas_client.py --help\n")
 
 
-def test_the_certificates_of_the_grid_are_defaults_for_https_only(url: str, tmp_path: Path) -> None:
+def test_grid_certificates_are_defaults_for_https_only(url: str, tmp_path: Path) -> None:
     grid = {"X509_USER_PROXY": str(tmp_path / "proxy"), "TFAAS_URL": url}
     assert run_client("--models", **grid).returncode == 0
     done = run_client("--models", f"--url={url.replace('http:', 'https:')}", **grid)
-    assert done.stderr == f"error: there is no certificate, or no key, that can be read at {tmp_path / 'proxy'}\n"
+    assert done.stderr == f"error: the certificate or key {tmp_path / 'proxy'} is missing or unreadable\n"
 
 
-def test_the_token_of_the_environment_goes_along_and_is_not_shown(tmp_path: Path) -> None:
+def test_the_token_in_the_environment_is_sent_and_not_shown(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of.the.file\n")
     with StockTFaaS() as server:
         for options in ([], ["--token-file=token"], ["--token-file=token", "--verbose", "--params=x"]):
@@ -215,7 +221,7 @@ def test_the_token_of_the_environment_goes_along_and_is_not_shown(tmp_path: Path
     assert "Traceback" in done.stderr
 
 
-def test_a_port_in_use_is_one_line_and_touches_no_models(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_of_one_line_and_changes_no_models(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, ROOT / "tfaas_server.py", f"--port={port}"]
@@ -227,7 +233,7 @@ def test_a_port_in_use_is_one_line_and_touches_no_models(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("option", ["--port=99999", "--host=256.1.1.1", "--models-dir=/dev/null/x"])
-def test_a_server_that_cannot_start_says_why_in_one_line(option: str, tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_prints_the_reason_in_one_line(option: str, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "tfaas_server.py", "--port=0", option]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -235,7 +241,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(option: str, tmp_path: 
 
 
 @pytest.mark.parametrize("script", ["tfaas_client.py", "tfaas_server.py"])
-def test_help_is_there_at_once(script: str) -> None:
+def test_help_is_fast(script: str) -> None:
     seconds = []
     for _ in range(3):
         start = os.times()
@@ -250,8 +256,8 @@ def test_help_is_there_at_once(script: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--max-upload=-1", "--max-upload is -1, and must be more than 0 MB, and finite"),
-        ("--max-upload=nan", "--max-upload is nan, and must be more than 0 MB, and finite"),
+        ("--max-upload=-1", "invalid --max-upload -1: it must be finite and more than 0 MB"),
+        ("--max-upload=nan", "invalid --max-upload nan: it must be finite and more than 0 MB"),
     ],
 )
 def test_a_server_does_not_start_with_options_that_make_no_sense(tmp_path: Path, option: str, says: str) -> None:

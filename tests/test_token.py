@@ -1,4 +1,4 @@
-"""Which token is found, and where it may go."""
+"""Which token is found, and to which servers it is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST = "https://host:8083"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment in which the only token is in XDG_RUNTIME_DIR, which is the folder that is given."""
+    """An environment whose only token is in XDG_RUNTIME_DIR; return that folder."""
     for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_first_of_the_places_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_token_in_the_search_order_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_token(HOST) == "of.the.folder"
     (home / "other").write_text("\n of.the.variable== \n")
     monkeypatch.setenv("BEARER_TOKEN_FILE", str(home / "other"))
@@ -35,11 +35,11 @@ def test_the_first_of_the_places_counts(home: Path, monkeypatch: pytest.MonkeyPa
     assert find_token(HOST, home / "mine") == "mine"
 
 
-def test_a_token_that_was_found_stays_here_where_others_could_read_it(home: Path) -> None:
+def test_a_discovered_token_is_not_sent_over_plain_http(home: Path) -> None:
     assert find_token("http://host") is None
     assert find_token("http://localhost:1") == find_token("http://[::1]:1") == "of.the.folder"
     (home / "mine").write_text("se.cret")
-    with pytest.raises(ConfigError, match=r"^the token is not sent over http, .*; the URL must begin with https$"):
+    with pytest.raises(ConfigError, match=r"^the token is not sent over http, .*; use a URL that begins with https$"):
         find_token("http://host", home / "mine")
 
 
@@ -47,29 +47,29 @@ def test_a_token_that_was_found_stays_here_where_others_could_read_it(home: Path
     ("content", "error", "reason"),
     [
         (None, FileUnreadable, "cannot read --token-file .*mine.*: No such file"),
-        (" \n", ConfigError, "there is no token in .*mine"),
-        ("two words", ConfigError, "what is in .*mine is no token"),
-        ("line\nline", ConfigError, "what is in .*mine is no token"),
-        ("é", ConfigError, "what is in .*mine is no token"),
+        (" \n", ConfigError, "the token file .*mine is empty"),
+        ("two words", ConfigError, "invalid token in .*mine"),
+        ("line\nline", ConfigError, "invalid token in .*mine"),
+        ("é", ConfigError, "invalid token in .*mine"),
     ],
 )
-def test_a_file_without_a_token_is_an_error_that_does_not_say_what_is_in_it(
+def test_the_error_for_an_invalid_token_file_does_not_show_its_content(
     home: Path, content: str | None, error: type[Exception], reason: str
 ) -> None:
     if content is not None:
         (home / "mine").write_text(content)
     with pytest.raises(error, match=reason) as caught:
         find_token(HOST, home / "mine")
-    assert "words" not in str(caught.value).partition("one is")[0]
+    assert "words" not in str(caught.value).partition("a token is")[0]
 
 
-def test_a_variable_that_holds_no_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_token_in_a_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEARER_TOKEN", "two words")
-    with pytest.raises(ConfigError, match="what is in BEARER_TOKEN is no token"):
+    with pytest.raises(ConfigError, match="invalid token in BEARER_TOKEN"):
         find_token(HOST)
 
 
-def test_a_file_that_somebody_else_left_is_passed_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_file_of_another_user_is_ignored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: real + 1)
     (home / f"bt_u{real + 1}").write_text("of.somebody")
@@ -86,5 +86,5 @@ def test_a_file_that_somebody_else_left_is_passed_over(home: Path, monkeypatch: 
         ("http://10.0.0.1", False),
     ],
 )
-def test_loopback_is_known_by_its_name(url: str, here: bool) -> None:
+def test_loopback_is_recognised_by_the_host_name(url: str, here: bool) -> None:
     assert is_loopback(url) is here

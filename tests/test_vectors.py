@@ -1,4 +1,4 @@
-"""The compiled way into the matrix against the one in NumPy, bit by bit."""
+"""The compiled conversion to vectors gives the same bits as NumPy."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def bits(vectors):
 
 @needs_kernel
 @given(tables(), st.sampled_from([None, *METHODS]), st.sampled_from([np.nan, 0.0, -7.5]), st.data())
-def test_any_events_give_the_same_bits(block, method, fill, data):
+def test_random_events_give_the_same_bits(block, method, fill, data):
     table, events = block
     specs = expected([block])
     if data.draw(st.booleans()):  # specs of other events: lists are cut, values lie outside
@@ -36,7 +36,7 @@ def test_any_events_give_the_same_bits(block, method, fill, data):
 
 @needs_kernel
 @pytest.mark.parametrize("events", [1, 31, 32, 33, 100])
-def test_many_branches_of_one_collection_are_written_as_if_each_were_alone(events):
+def test_branches_of_one_collection_are_written_as_if_they_were_independent(events):
     rng = np.random.default_rng(events)
     lengths = rng.integers(0, 6, events)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -58,10 +58,10 @@ def test_many_branches_of_one_collection_are_written_as_if_each_were_alone(event
 
 
 @needs_kernel
-def test_arguments_of_other_sizes_are_refused():
+def test_arguments_of_wrong_sizes_are_refused():
     x, mask = np.empty((2, 3), np.float32), np.empty((2, 3), bool)
     column = (np.zeros(2), None)
-    with pytest.raises(ValueError, match="x: of another size"):
+    with pytest.raises(ValueError, match="x: size differs"):
         KERNEL.assemble([column], 2, np.array([1]), None, None, 0.0, x, mask)
     with pytest.raises(ValueError, match="a width"):
         KERNEL.assemble([column], 2, np.array([3]), None, None, 0.0, x, mask)
@@ -70,7 +70,7 @@ def test_arguments_of_other_sizes_are_refused():
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
-def test_asinh_is_that_of_float64_to_half_a_unit_of_float32(values):
+def test_asinh_agrees_with_float64_to_half_a_unit_of_float32(values):
     t = np.array(values, np.float32)
     truth = np.arcsinh(t.astype(np.float64))
     error = np.abs(asinh(t).astype(np.float64) - truth)

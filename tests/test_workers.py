@@ -37,7 +37,7 @@ def wait_for(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-def test_what_one_worker_is_told_all_know(tmp_path: Path) -> None:
+def test_an_upload_to_one_worker_is_used_by_all(tmp_path: Path) -> None:
     with Server.start(tmp_path / "models", "--workers=2") as server:
         assert len(workers_of(server)) == 2
         for factor in (1, 2, 3):
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, bundle: Path) -> None:
         requests.post(f"{server.url}/json", json=MET, timeout=20).raise_for_status()
         assert server.process.stderr is not None
         old[0].send_signal(signal.SIGKILL)
-        assert "a worker ended with exit code -9, and another one has its place" in server.process.stderr.readline()
+        assert "a worker exited with code -9 and was replaced" in server.process.stderr.readline()
         assert len(workers_of(server)) == 2
         assert requests.post(f"{server.url}/json", json=MET, timeout=20).json() == [MET_SCORE]
         assert server.stop() == 0
@@ -75,13 +75,14 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, bundle: Path) -> None:
 def test_no_worker_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
     with Server.start(tmp_path / "models", "--workers=2") as server:
         workers = workers_of(server)
+        assert len(workers) == 2
         server.process.kill()
         wait_for(workers)
 
 
-def test_what_is_wrong_with_the_models_directory_is_said_once(tmp_path: Path) -> None:
+def test_an_unusable_models_directory_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
     with pytest.raises(AssertionError) as caught:
         Server.start(tmp_path / "models", "--workers=2")
     (line,) = str(caught.value).splitlines()
-    assert line.startswith("error: cannot keep models in")
+    assert line.startswith("error: cannot store models in")

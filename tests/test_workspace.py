@@ -18,7 +18,7 @@ from serving_fixtures import MET, MET_SCORE, ROOT, Server, environment, names_in
 from test_store import add
 
 from mlaas4hep.errors import FileUnreadable
-from mlaas4hep.serving.store import ModelStore, UnmanagedFolder
+from mlaas4hep.serving.store.store import ModelStore, UnmanagedFolder
 
 FOREIGN = ["thesis.tex", "data/a.root", "work-x/owner", "work-x/new/a", "old/htautau/model.onnx", "models/params.json",
            "models/.tfaas/lock", ".tfaas-backup/lock", ".hidden/params.json", "bare/params.json", "lock",
@@ -78,7 +78,8 @@ def test_not_a_byte_of_a_foreign_tree_changes(tmp_path: Path) -> None:
             assert {name for name, code in codes.items() if code == 409} == models
             assert {code for name, code in codes.items() if name not in models} == {200}
             answer = requests.delete(f"{server.url}/delete/copy", timeout=20)
-            error = "model 'copy' was not uploaded: somebody put it into the models directory; remove it there by hand"
+            error = "model 'copy' was put into the models directory by hand, so it cannot be deleted by a request; "
+            error += "remove its folder by hand"
             assert answer.json() == {"error": error}
             assert requests.delete(f"{server.url}/delete/htautau", timeout=20).status_code == 200
             assert post(server.url, archives["htautau"]) == 200
@@ -96,8 +97,8 @@ def test_not_a_byte_of_a_foreign_tree_changes(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mlaas4hep.serving import workspace
-from mlaas4hep.serving.store import ModelStore
+from mlaas4hep.serving.store import workspace
+from mlaas4hep.serving.store.store import ModelStore
 step, calls = int(sys.argv[3]), 0
 rename = Path.rename
 def die_at(self, target):
@@ -114,7 +115,7 @@ with open(sys.argv[2], "rb") as stream:
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_kill_at_any_rename_leaves_a_whole_model_and_the_foreign_tree(tmp_path: Path, step: int) -> None:
+def test_a_kill_at_any_rename_leaves_a_complete_model_and_the_foreign_tree(tmp_path: Path, step: int) -> None:
     root = tmp_path / "shared"
     root.mkdir()
     write_tree(root)
@@ -145,7 +146,7 @@ def test_a_foreign_folder_called_tfaas_is_left_alone(
     if read_only:
         assert ModelStore(tmp_path, read_only=True).names() == []
     else:
-        with pytest.raises(FileUnreadable, match=r"was not made by tfaas_server.py, .*; rename it, or choose another"):
+        with pytest.raises(FileUnreadable, match=r"was not created by tfaas_server.py, .*; rename it, or choose"):
             ModelStore(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -157,7 +158,7 @@ def test_a_foreign_folder_called_tfaas_ends_the_script_with_one_line(tmp_path: P
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: {tmp_path}/.tfaas was not made by tfaas_server.py, which needs a folder of that name; "
+        f"error: {tmp_path}/.tfaas was not created by tfaas_server.py, which needs a folder of this name; "
         "rename it, or choose another folder with --models-dir\n"
     )
 
@@ -170,7 +171,7 @@ def test_something_else_called_tfaas_is_one_error(tmp_path: Path, kind: str) -> 
     else:
         (tmp_path / ".tfaas").symlink_to("target" if kind == "link" else "nowhere")
     before = snapshot(tmp_path)
-    with pytest.raises(FileUnreadable, match=r"\.tfaas was not made by|cannot keep models"):
+    with pytest.raises(FileUnreadable, match=r"\.tfaas was not created by|cannot store models"):
         ModelStore(tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -236,6 +237,34 @@ def test_removing_the_servers_own_folder_is_repaired(tmp_path: Path, remove: obj
         assert requests.delete(f"{server.url}/delete/htautau", timeout=20).status_code == 200
         assert requests.get(f"{server.url}/models", timeout=20).json() == []
     assert names_in(server.models_dir) == set()
+
+
+@pytest.mark.parametrize("content", [b"", b"123", bytes(8), b"\xff" * 8, bytes(100_000)], ids=len)
+def test_a_lock_that_is_overwritten_in_place_harms_nothing(tmp_path: Path, content: bytes) -> None:
+    """Reading a memory-mapped file that was truncated would end the process by SIGBUS."""
+    first, second = ModelStore(tmp_path), ModelStore(tmp_path)
+    add(first)
+    (tmp_path / ".tfaas/lock").write_bytes(content)
+    changes = second.changes
+    assert second.names() == ["htautau"]
+    add(first)
+    assert first.changes == second.changes != changes
+    for _ in range(2):
+        changes = second.changes
+        first.delete("htautau")
+        add(first)
+        assert first.changes == second.changes != changes
+
+
+def test_a_server_outlives_the_truncation_of_its_lock(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "m.tar", write_bundle(tmp_path / "b")).read_bytes()
+    with Server.start(tmp_path / "models") as server:
+        assert post(server.url, archive) == 200
+        os.truncate(server.models_dir / ".tfaas/lock", 0)
+        assert requests.post(f"{server.url}/json", json=MET, timeout=20).json() == [MET_SCORE]
+        assert post(server.url, archive) == 200
+        assert requests.post(f"{server.url}/json", json=MET, timeout=20).json() == [MET_SCORE]
+        assert server.stop() == 0
 
 
 def test_stores_whose_lock_was_removed_lock_each_other_again(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tiny ROOT files with known content."""
 
+import uuid
 from itertools import pairwise
 
 import awkward as ak
@@ -65,6 +66,13 @@ def write_large_clusters(path, clusters, baskets, rows, **options):
     return columns
 
 
+def copy_with_new_uuid(source, path):
+    """Write a copy of a ROOT file that counts as another file."""
+    with uproot.open(source) as file:
+        identity = file.file.uuid.bytes
+    path.write_bytes(source.read_bytes().replace(identity, uuid.uuid4().bytes))
+
+
 def damage(path, branch, basket, tree="Events"):
     """Overwrite a part of one basket's content."""
     with uproot.open(path) as file:
@@ -73,3 +81,11 @@ def damage(path, branch, basket, tree="Events"):
     content = bytearray(path.read_bytes())
     content[seek + size // 2 : seek + size // 2 + 200] = bytes(200)
     path.write_bytes(content)
+
+
+def rename_branch(path, old, new):
+    """Change a branch's name in the metadata of a tree to one of the same length; `old` is found nowhere else."""
+    content = path.read_bytes()
+    assert old.encode() in content
+    assert len(old) == len(new)
+    path.write_bytes(content.replace(old.encode(), new.encode()))

@@ -34,7 +34,7 @@ server=$!
 until grep -q ready demo/server.log; do
     if ! kill -0 "$server" 2>/dev/null; then
         cat demo/server.log >&2
-        echo "  take another port: make demo PORT=8084" >&2
+        echo "  use another port: make demo PORT=8084" >&2
         exit 1
     fi
     sleep 0.1
@@ -54,8 +54,8 @@ auc() {
     python3 -c 'import json, sys; print("{auc:.4f} +- {auc_uncertainty:.4f}".format(**json.load(open(sys.argv[1]))["test"]))' "$1"
 }
 
-printf '\nDone. The scores are the probability of %s; the true label stands beside each.\n' "$(tail -n 1 demo/keras/labels.txt)"
+printf '\nDone. The scores are the probability of %s; the true label is printed beside each.\n' "$(tail -n 1 demo/keras/labels.txt)"
 for framework in keras pytorch; do
-    printf '%-8s AUC %s on the test part, report demo/%s/report.html, bundle demo/%s\n' \
+    printf '%-8s AUC %s on the test set, report demo/%s/report.html, bundle demo/%s\n' \
         $framework "$(auc demo/$framework/metrics.json)" $framework $framework
 done

@@ -1,8 +1,8 @@
-"""Deep Sets over jets, in Keras: what is learnt of an event does not depend on the order of its jets.
+"""Deep Sets for jets, in Keras: the output does not depend on the order of the jets.
 
 workflow.py --files=files.txt --labels=labels.txt --model=ex_deepsets_keras.py --params=objects.json
 
-with inputs `jets` (of some length) and `event` in the params. Zaheer et al., arXiv:1703.06114.
+The params must define the inputs `jets` (with a length) and `event`. Zaheer et al., arXiv:1703.06114.
 """
 
 import keras
@@ -10,7 +10,7 @@ from keras import layers, ops
 
 
 def model(shapes, outputs=1, width=64):
-    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
+    """Return a network for inputs of the shapes {"jets": (8, 4), "event": (5,)}; it returns logits."""
     jets = keras.Input(shapes["jets"], name="jets")
     jets_mask = keras.Input(shapes["jets"][:1], name="jets_mask")
     event = keras.Input(shapes["event"], name="event")

@@ -8,9 +8,9 @@ from keras import layers
 
 
 def model(idim, outputs=1):
-    """Return a network for vectors of `idim` numbers; logits come out, or the numbers to be estimated.
+    """Return a network for vectors of `idim` numbers; it returns logits, or estimates for regression.
 
-    A model that is not compiled gets Adam and the cross-entropy that fits its output.
+    It is not compiled, so it is trained with Adam and the loss that matches its output.
     """
     return keras.Sequential(
         [

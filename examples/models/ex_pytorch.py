@@ -7,9 +7,9 @@ from torch import nn
 
 
 def model(idim, outputs=1):
-    """Return a network for vectors of `idim` numbers; logits come out, or the numbers to be estimated.
+    """Return a network for vectors of `idim` numbers; it returns logits, or estimates for regression.
 
-    `forward(x)` gets the vectors with 0 where there is no value; `forward(x, mask)` would get the mask as well.
+    `forward(x)` gets the vectors, with 0 for missing values; `forward(x, mask)` would also get the mask.
     """
     return nn.Sequential(
         nn.Linear(idim, 128),

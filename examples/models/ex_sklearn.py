@@ -1,4 +1,4 @@
-"""Boosted trees of scikit-learn, which take all events into memory at once.
+"""Boosted trees of scikit-learn, which are fitted to all events in memory.
 
 workflow.py --files=files.txt --labels=labels.txt --model=ex_sklearn.py
 """
@@ -7,6 +7,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 
 def model(idim, task="classification"):
-    """Return an estimator that knows which numbers are missing."""
+    """Return an estimator that supports missing values (NaN)."""
     kind = HistGradientBoostingRegressor if task == "regression" else HistGradientBoostingClassifier
     return kind(max_iter=100, early_stopping=False)

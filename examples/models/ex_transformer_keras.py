@@ -1,8 +1,8 @@
-"""A small transformer over jets, in Keras: every jet looks at all others, and a token at all of them.
+"""A small transformer for jets, in Keras: the jets and a token of the event attend to each other.
 
 workflow.py --files=files.txt --labels=labels.txt --model=ex_transformer_keras.py --params=objects.json
 
-with inputs `jets` (of some length) and `event` in the params. Vaswani et al., arXiv:1706.03762.
+The params must define the inputs `jets` (with a length) and `event`. Vaswani et al., arXiv:1706.03762.
 """
 
 import keras
@@ -10,7 +10,7 @@ from keras import layers, ops
 
 
 def model(shapes, outputs=1, width=64, depth=2):
-    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
+    """Return a network for inputs of the shapes {"jets": (8, 4), "event": (5,)}; it returns probabilities."""
     jets = keras.Input(shapes["jets"], name="jets")
     jets_mask = keras.Input(shapes["jets"][:1], name="jets_mask")
     event = keras.Input(shapes["event"], name="event")
@@ -18,7 +18,7 @@ def model(shapes, outputs=1, width=64, depth=2):
     token = layers.Reshape((1, width))(layers.Dense(width)(event))
     tokens = layers.Concatenate(axis=1)([token, layers.Dense(width)(jets)])
     present = layers.Concatenate(axis=1)([ops.ones_like(jets_mask[:, :1]), jets_mask])
-    present = ops.expand_dims(present, 1) > 0  # whatever looks, only what is present is seen
+    present = ops.expand_dims(present, 1) > 0  # all tokens attend to the tokens that are present
     for _ in range(depth):
         normed = layers.LayerNormalization()(tokens)
         tokens = tokens + layers.MultiHeadAttention(4, width // 4)(normed, normed, attention_mask=present)

@@ -1,8 +1,8 @@
-"""A small transformer over jets, in PyTorch: every jet looks at all others, and a token at all of them.
+"""A small transformer for jets, in PyTorch: the jets and a token of the event attend to each other.
 
 workflow.py --files=files.txt --labels=labels.txt --model=ex_transformer_pytorch.py --params=objects.json
 
-with inputs `jets` (of some length) and `event` in the params. Vaswani et al., arXiv:1706.03762.
+The params must define the inputs `jets` (with a length) and `event`. Vaswani et al., arXiv:1706.03762.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import nn
 
 
 def model(shapes, outputs=1):
-    """Return a network for `jets` and `event` of the shapes {"jets": (8, 4), "event": (5,)}; logits come out."""
+    """Return a network for inputs of the shapes {"jets": (8, 4), "event": (5,)}; it returns logits."""
     return Transformer(shapes["jets"][1], shapes["event"][0], outputs)
 
 
 class Transformer(nn.Module):
-    """Jets and a token of the event's own numbers through two layers of attention; the token is what is read off."""
+    """Two attention layers for the jets and a token of the event variables; the output is computed from the token."""
 
     def __init__(self, features, numbers, outputs, width=64, layers=2):
         super().__init__()
@@ -34,22 +34,24 @@ class Transformer(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a network for each token, each added to what came in."""
+    """Attention, then a network for each token, both with residual connections."""
 
     def __init__(self, width, heads=4):
         super().__init__()
         self.heads = heads
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.queries, self.keys, self.values, self.mix = (nn.Linear(width, width) for _ in range(4))
-        self.each = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width))
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries, self.keys, self.values, self.output = (nn.Linear(width, width) for _ in range(4))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+        )
 
     def forward(self, tokens, present):
-        """Return tokens (n, count, width); those that are not present are looked at by none."""
-        normed = self.before(tokens)
+        """Return tokens (n, count, width); attention ignores tokens that are not present."""
+        normed = self.norm_attention(tokens)
         split = (*tokens.shape[:2], self.heads, -1)
         queries, keys, values = (
             part(normed).reshape(split).transpose(1, 2) for part in (self.queries, self.keys, self.values)
         )
-        seen = nn.functional.scaled_dot_product_attention(queries, keys, values, present[:, None, None])
-        tokens = tokens + self.mix(seen.transpose(1, 2).reshape(tokens.shape))
-        return tokens + self.each(self.between(tokens))
+        attended = nn.functional.scaled_dot_product_attention(queries, keys, values, present[:, None, None])
+        tokens = tokens + self.output(attended.transpose(1, 2).reshape(tokens.shape))
+        return tokens + self.feed_forward(self.norm_feed_forward(tokens))

@@ -7,9 +7,9 @@ import xgboost
 
 
 def model(idim, task="classification"):
-    """Return an estimator; its rounds end when 25 of them did not make the validation loss any better.
+    """Return an estimator; training stops when the validation loss has not improved for 25 rounds.
 
-    The objective follows from the labels. Trees see the numbers as they are in the files, and know which are missing.
+    The labels determine the objective. The trees get unnormalised values, and NaN for missing values.
     """
     kind = xgboost.XGBRegressor if task == "regression" else xgboost.XGBClassifier
     return kind(n_estimators=1000, learning_rate=0.05, max_depth=6, subsample=0.8, early_stopping_rounds=25)

@@ -1,15 +1,16 @@
-"""Floor 5: events and models go to a server over HTTP, in the TFaaS protocol or the Open Inference Protocol.
+"""The client of TFaaS servers and of servers of the Open Inference Protocol.
 
     from mlaas4hep.client import TFaaSClient
     TFaaSClient("http://localhost:8083").predict("input.json")
 
-The server is in `serving`. Neither loads what the other needs.
+The server is in `serving`. Importing one does not import the dependencies of the other.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlaas4hep.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from mlaas4hep.client.event_file import EventFile
@@ -18,15 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EventFile", "Events", "TFaaSClient", "read_events"]
 
-_HOMES = {
-    "EventFile": "mlaas4hep.client.event_file",
-    "Events": "mlaas4hep.client.events",
-    "TFaaSClient": "mlaas4hep.client.tfaas",
-    "read_events": "mlaas4hep.client.events",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "EventFile": "mlaas4hep.client.event_file",
+        "Events": "mlaas4hep.client.events",
+        "TFaaSClient": "mlaas4hep.client.tfaas",
+        "read_events": "mlaas4hep.client.events",
+    },
+)

@@ -1,18 +1,18 @@
-"""One server over HTTP: a session, what is asked again when it fails, and errors of one line.
+"""An HTTP session with one server: retries, timeouts, and errors of one line.
 
-    connection = Connection("http://localhost:8083")
+    connection = Connection("http://localhost:8083", ...)
     connection.json("GET", "/models")
 
-What is asked again, with growing pauses, or when the server says (Retry-After):
+Retries use an exponential backoff, or the delay that the server asks for (Retry-After):
 
-- requests that may be repeated (whatever reads, and predictions): when the connection is refused or ends before the
-  whole answer is there, and after 429, 502 and 503.
-- requests that are sent `once` (uploads and deletions): only when the server cannot have begun with them: there was no
-  connection, or it says with 429 or 503 when to come again. Were they repeated otherwise, what somebody else uploaded
-  under the same name in between would be lost.
+- Repeatable requests (queries and predictions) are retried if the connection is refused or lost, and after 429, 502
+  and 503.
+- Uploads and deletions (`repeatable=False`) are retried only if the server cannot have processed them: there was no
+  connection, or it answered 429 or 503 with Retry-After. Otherwise a retry could overwrite a model that another client
+  uploaded under the same name meanwhile.
 
-A server that lets us wait is not asked again, since it would have even more to do. No answer goes on for ever: it must
-come in time (`pace`), and be no larger than `LARGEST`, or what the request allows.
+Timeouts are not retried, since this would only add to the load of a slow server. Responses must arrive at a minimum
+rate (`minimum_rate`) and may have at most `max_bytes`.
 """
 
 from __future__ import annotations
@@ -34,50 +34,38 @@ from mlaas4hep.client.address import is_loopback, split_url
 from mlaas4hep.client.bodies import Body
 from mlaas4hep.client.failures import (
     WRONG_SERVER,
-    Answer,
-    Refusal,
-    advice_on,
-    broke_off,
-    cause_of,
+    ServerResponse,
+    UnexpectedResponse,
+    advise_on,
+    connection_lost,
+    error_message,
     explain,
+    find_cause,
     never_connected,
-    reason_of,
 )
-from mlaas4hep.client.pace import PacedAdapter
-from mlaas4hep.client.token import check_token_may_go_to, checked_token, may_carry_token
+from mlaas4hep.client.minimum_rate import MinimumRateAdapter
+from mlaas4hep.client.token import allows_token, check_allows_token, check_token
 from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, ServiceError
 from mlaas4hep.input_files import check_is_file
 
-LARGEST = 64_000_000
-"""Bytes of an answer, unpacked."""
+MAX_RESPONSE_BYTES = 64_000_000
+"""Largest size of a response body, decompressed."""
 
-_PIECE = 1 << 20  # bytes that are read at a time
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 30
-"""Seconds; a server that asks for more is not waited for."""
+_CHUNK_SIZE = 1 << 20  # bytes
+_FIRST_DELAY = 0.2
+_MAX_DELAY = 30
+"""Seconds; a request is not retried if the server asks for a longer delay."""
 
-_WORTH_A_NOTICE = 2  # seconds
+_NOTICE_DELAY = 2  # seconds
 _NO_PROXIES: Any = {"http": None, "https": None, "all": None}
-"""For a server on this machine, which no proxy elsewhere can reach, and whose token none should see."""
+"""For servers on this machine: a proxy elsewhere cannot reach them, and must not see the token."""
 
 
 class Connection:
-    """One server, one session.
-
-    Args:
-        url: the server's, with its base path, as in "http://localhost:8083".
-        timeout: seconds to wait for a connection, and for each answer.
-        retries: how often to ask again, see above.
-        cert: client certificate for https: a file with certificate and key, or a pair of files.
-        capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
-        token: goes along as `Authorization: Bearer`.
+    """An HTTP session with one server; for the arguments and the errors see `TFaaSClient`.
 
     Attributes:
-        shown_url: the URL without a password.
-
-    Raises:
-        ConfigError: the URL is none, or the token may not go there.
-        FileUnreadable: a certificate is not there, or may not be read.
+        display_url: the URL without a password.
     """
 
     def __init__(
@@ -94,13 +82,13 @@ class Connection:
         for file in [cert] if isinstance(cert, str) else cert or []:
             check_is_file(file)
             if not os.path.isfile(file) or not os.access(file, os.R_OK):
-                raise FileUnreadable(f"there is no certificate, or no key, that can be read at {file}")
+                raise FileUnreadable(f"the certificate or key {file} is missing or unreadable")
         if capath and not os.path.isdir(capath):
             check_is_file(capath)
         if capath and not os.path.exists(capath):
-            raise FileUnreadable(f"there are no certificates of authorities at {capath}")
+            raise FileUnreadable(f"the certificates of authorities {capath} do not exist")
         self._url = url.rstrip("/")
-        self.shown_url = self._url.replace(netloc, netloc.rpartition("@")[2], 1)
+        self.display_url = self._url.replace(netloc, netloc.rpartition("@")[2], 1)
         self._timeout = timeout
         self._retries = retries
         self._has_token = token is not None
@@ -112,38 +100,34 @@ class Connection:
             self._settings["proxies"] = _NO_PROXIES
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, PacedAdapter())
+            self._session.mount(scheme, MinimumRateAdapter())
         self._session.headers["Accept"] = "application/json"
         if token is not None:
-            check_token_may_go_to(url)
-            self._session.auth = _Bearer(checked_token(token, "the token"))
+            check_allows_token(url)
+            self._session.auth = _BearerAuth(check_token(token, "the argument 'token'"))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the session."""
         self._session.close()
 
-    def json(self, method: str, path: str, content: Any = None, *, largest: int = LARGEST) -> Any:
-        """Send `content` as JSON, if there is any, and return the JSON of the answer, of at most `largest` bytes.
+    def json(self, method: str, path: str, content: Any = None, *, max_bytes: int = MAX_RESPONSE_BYTES) -> Any:
+        """Send `content` as JSON unless it is None, and return the parsed JSON of the response.
 
         Raises:
             ServiceError: see `send`.
-            Refusal: the answer is no JSON.
+            UnexpectedResponse: the response is not JSON.
         """
         body = None if content is None else json.dumps(content, allow_nan=False).encode()
         headers = {"Content-Type": "application/json"} if body else None
-        return self.parse(method, path, self.send(method, path, body, headers, largest=largest).content)
+        return self.parse(method, path, self.send(method, path, body, headers, max_bytes=max_bytes).content)
 
     def parse(self, method: str, path: str, text: bytes) -> Any:
-        """Return what the JSON of an answer says.
-
-        Raises:
-            Refusal: it is none.
-        """
+        """Parse the JSON of a response; raise UnexpectedResponse if it is not JSON."""
         try:
-            return json.loads(text, parse_float=_finite, parse_constant=_refuse)
+            return json.loads(text, parse_float=_parse_float, parse_constant=_reject_constant)
         except (ValueError, RecursionError) as error:
-            kind = "HTML" if text.lstrip()[:1] == b"<" else "no JSON"
-            raise self.refusal(method, path, f"the answer is {kind}") from error
+            kind = "HTML, not JSON" if text.lstrip()[:1] == b"<" else "not JSON"
+            raise self.unexpected(method, path, f"the response is {kind}") from error
 
     def send(
         self,
@@ -152,118 +136,112 @@ class Connection:
         body: bytes | Body | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        once: bool = False,
-        largest: int = LARGEST,
-    ) -> Answer:
-        """Send a request, if need be several times (see the module), and return the answer.
+        repeatable: bool = True,
+        max_bytes: int = MAX_RESPONSE_BYTES,
+        response_timeout: float | None = None,
+    ) -> ServerResponse:
+        """Send a request, with retries as described in the module, and return the response.
+
+        Args:
+            path: the path relative to the base URL.
+            headers: additional headers.
+            repeatable: whether the request may be sent again after it may have been processed.
+            max_bytes: maximum size of the response.
+            response_timeout: seconds to wait for the response (default: the second value of `timeout`).
 
         Raises:
-            ServiceError: there is no answer.
-            Refusal: it is an error, says that the server moved, or has more than `largest` bytes.
+            ServiceError: the server does not respond.
+            UnexpectedResponse: the response is an error or a redirect, or has more than `max_bytes`.
         """
+        connect, read = self._timeout
+        # urllib3 applies the first timeout to each chunk of an upload, too.
+        timeouts = (connect if repeatable else read, response_timeout or read)
         attempt = 0
         while True:
-            outcome = self._try(method, path, body, headers, once, largest)
-            if isinstance(outcome, Answer):
+            outcome = self._attempt(method, path, repeatable, max_bytes, timeouts, data=body, headers=headers)
+            if isinstance(outcome, ServerResponse):
                 return outcome
-            pause = outcome.pause
-            if pause is None:
-                pause = _FIRST_PAUSE * 2**attempt * random.uniform(1, 2)
-            if not outcome.again or pause > _LONGEST_PAUSE or attempt == self._retries:
-                raise outcome.problem
-            if pause >= _WORTH_A_NOTICE:
-                console.notice(f"{outcome.problem.what}; asking again in {pause:.0f} s")
-            time.sleep(pause)
+            delay = outcome.delay
+            if delay is None:
+                delay = _FIRST_DELAY * 2**attempt * random.uniform(1, 2)
+            if not outcome.retry or delay > _MAX_DELAY or attempt == self._retries:
+                raise outcome.error
+            if delay >= _NOTICE_DELAY:
+                console.notice(f"{outcome.error.what}; retrying in {delay:.0f} s")
+            time.sleep(delay)
             attempt += 1
 
-    def refusal(self, method: str, path: str, reason: str) -> Refusal:
-        """Return the error for an answer that is not one to this request."""
-        return Refusal(self._line(method, path, reason), 200, WRONG_SERVER)
+    def unexpected(self, method: str, path: str, reason: str) -> UnexpectedResponse:
+        """Return the error for a successful response with invalid content."""
+        return UnexpectedResponse(self._message(method, path, reason), 200, WRONG_SERVER)
 
-    def _try(
-        self,
-        method: str,
-        path: str,
-        body: bytes | Body | None,
-        headers: Mapping[str, str] | None,
-        once: bool,
-        largest: int,
-    ) -> Answer | _Failure:
-        connect, read = self._timeout
-        timeouts = (read if once else connect, read)  # urllib3 sends each piece of an upload under the first
+    def _attempt(
+        self, method: str, path: str, repeatable: bool, max_bytes: int, timeouts: tuple[float, float], **options: Any
+    ) -> ServerResponse | _FailedAttempt:
+        options |= {"timeout": timeouts, "stream": True, **self._settings}
         try:
-            with self._session.request(
-                method, self._url + path, data=body, headers=headers, timeout=timeouts, stream=True, **self._settings
-            ) as response:
-                content = self._content(method, path, response, largest)
-        except requests.RequestException as error:
-            if own := cause_of(error, MLaaS4HEPError):
+            with self._session.request(method, self._url + path, **options) as response:
+                content = self._read_body(method, path, response, max_bytes)
+        except (requests.RequestException, UnicodeError) as error:
+            if own := find_cause(error, MLaaS4HEPError):
                 raise own from None
             reason, hint = explain(error, timeouts)
-            problem = ServiceError(self._line(method, path, reason), hint=hint)
-            problem.__cause__ = error
-            return _Failure(problem, never_connected(error) or (broke_off(error) and not once))
-        except UnicodeError as error:  # requests decodes the header Location of every redirect
-            problem = ServiceError(
-                self._line(method, path, "the answer redirects to an invalid URL"), hint=WRONG_SERVER
-            )
-            problem.__cause__ = error
-            return _Failure(problem, False)
-        answer = Answer(response.status_code, response.reason or "", response.headers, content)
-        if answer.status < 400 and not answer.moved_to:
+            failure = ServiceError(self._message(method, path, reason), hint=hint)
+            failure.__cause__ = error
+            return _FailedAttempt(failure, never_connected(error) or (connection_lost(error) and repeatable))
+        answer = ServerResponse(response.status_code, response.reason or "", response.headers, content)
+        if answer.status < 400 and not answer.redirect:
             return answer
-        pause = _asked_pause(answer)
-        again = answer.status in ((429, 502, 503) if not once else () if pause is None else (429, 503))
-        return _Failure(self._refused(method, path, answer), again, pause)
+        delay = _retry_after(answer)
+        retry = answer.status in ((429, 502, 503) if repeatable else () if delay is None else (429, 503))
+        return _FailedAttempt(self._error(method, path, answer), retry, delay)
 
-    def _content(self, method: str, path: str, response: requests.Response, largest: int) -> bytes:
-        """Read an answer, and no more of it than may be."""
-        pieces, size = [], 0
-        for piece in response.iter_content(_PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > largest:
-                raise self.refusal(method, path, f"the answer is larger than {largest / 1e6:,.0f} MB")
-        return b"".join(pieces)
+    def _read_body(self, method: str, path: str, response: requests.Response, max_bytes: int) -> bytes:
+        chunks, size = [], 0
+        for chunk in response.iter_content(_CHUNK_SIZE):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise self.unexpected(method, path, f"the response is larger than {max_bytes / 1e6:,.0f} MB")
+        return b"".join(chunks)
 
-    def _refused(self, method: str, path: str, answer: Answer) -> Refusal:
-        status = answer.status
-        if answer.moved_to:
-            return Refusal(
-                self._line(method, path, f"{status}: it moved to {answer.moved_to}"), status, "give that URL"
-            )
-        line = self._line(method, path, f"{status}: {reason_of(answer)}")
-        return Refusal(line, status, advice_on(answer, self._has_token, may_carry_token(self._url)))
+    def _error(self, method: str, path: str, response: ServerResponse) -> UnexpectedResponse:
+        status = response.status
+        if response.redirect:
+            message = self._message(method, path, f"{status}: the server redirects to {response.redirect}")
+            return UnexpectedResponse(message, status, "use that URL")
+        message = self._message(method, path, f"{status}: {error_message(response)}")
+        return UnexpectedResponse(message, status, advise_on(response, self._has_token, allows_token(self._url)))
 
-    def _line(self, method: str, path: str, reason: str) -> str:
-        for secret in self._secrets:  # some servers say a token back, and some errors a URL
+    def _message(self, method: str, path: str, reason: str) -> str:
+        for secret in self._secrets:  # some servers repeat the token, and some errors contain the URL
             reason = reason.replace(secret, "...")
-        return f"{method} {self.shown_url}{path}: {reason}"
+        return f"{method} {self.display_url}{path}: {reason}"
 
 
-def _refuse(word: str) -> NoReturn:
-    """Raise for NaN, Infinity and -Infinity, which Python's parser would take."""
-    raise ValueError(f"{word} is no JSON")
+def _reject_constant(text: str) -> NoReturn:
+    """Raise for NaN, Infinity and -Infinity, which Python's parser would accept."""
+    raise ValueError(f"{text} is not JSON")
 
 
-def _finite(text: str) -> float:
-    """Return a number; one as 1e999 could not be said in JSON again."""
+def _parse_float(text: str) -> float:
+    """Return a finite number; infinity (from 1e999) cannot be written as JSON again."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} is too large")
     return number
 
 
-class _Failure(NamedTuple):
-    """A request without the answer that was asked for: whether to send it again, and after how many seconds."""
+class _FailedAttempt(NamedTuple):
+    """A request that failed: whether to retry it, and after how many seconds (None: no preference)."""
 
-    problem: ServiceError
-    again: bool
-    pause: float | None = None
+    error: ServiceError
+    retry: bool
+    delay: float | None = None
 
 
-class _Bearer(requests.auth.AuthBase):
-    """An Authorization header that neither .netrc nor a password in the URL replaces."""
+class _BearerAuth(requests.auth.AuthBase):
+    """An Authorization header that takes precedence over .netrc and a password in the URL."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -273,9 +251,9 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-def _asked_pause(answer: Answer) -> float | None:
-    """Return the seconds that the server asks to wait (Retry-After: seconds, or a date), None where it does not."""
-    text = answer.headers.get("Retry-After", "")
+def _retry_after(response: ServerResponse) -> float | None:
+    """Return the delay in seconds of the header Retry-After (seconds or a date), or None."""
+    text = response.headers.get("Retry-After", "")
     if text.isdecimal():
         return float(text)
     try:

@@ -1,9 +1,9 @@
-"""multipart/form-data bodies that are read from disk while they are sent.
+"""multipart/form-data bodies whose files are read from disk while they are sent.
 
     body = Multipart({"name": "htautau"}, {"model": FilePart("model.onnx", Path("out/model.onnx"))})
     session.post(url, data=body, headers={"Content-Type": body.content_type})
 
-The length is known beforehand (`len(body)`), so that no server needs to take chunked requests. Format: RFC 7578.
+The length is known in advance (`len(body)`), since some servers do not accept chunked requests. Format: RFC 7578.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlaas4hep.client.bodies import Stamp, pieces, stamp_of
-from mlaas4hep.errors import FileUnreadable
-from mlaas4hep.input_files import check_is_file
+from mlaas4hep.client.bodies import FileVersion, file_version, opened, read_chunks
 
 
 class FilePart(NamedTuple):
-    """A file of a form: the name that the server is told, and where it is read; no path: it is empty."""
+    """A file of a form: the name sent to the server, and the path on disk (None for an empty file)."""
 
     filename: str
     path: Path | None
@@ -28,11 +26,11 @@ class FilePart(NamedTuple):
 
 
 class Multipart:
-    """A form; may be iterated more than once.
+    """A form; it can be iterated again for a retry.
 
     Args:
-        fields: name -> text.
-        files: name -> file.
+        fields: text by field name.
+        files: file by field name.
 
     Raises:
         FileUnreadable: a file cannot be read.
@@ -40,56 +38,48 @@ class Multipart:
 
     def __init__(self, fields: Mapping[str, str], files: Mapping[str, FilePart]) -> None:
         self._boundary = secrets.token_hex(16)
-        self._parts = [(self._header(name), text.encode()) for name, text in fields.items()]
-        self._files = [(self._header(name, file.filename), file, _stamp(file.path)) for name, file in files.items()]
+        self._fields = [(self._header(name), text.encode()) for name, text in fields.items()]
+        self._files = [(self._header(name, file.filename), file, _version(file.path)) for name, file in files.items()]
         self._end = f"--{self._boundary}--\r\n".encode()
 
     @property
     def content_type(self) -> str:
-        """The request's header of that name."""
+        """The value of the header Content-Type."""
         return f"multipart/form-data; boundary={self._boundary}"
 
     def __len__(self) -> int:
-        fields = sum(len(header) + len(text) + 2 for header, text in self._parts)
+        fields = sum(len(header) + len(text) + 2 for header, text in self._fields)
         files = sum(
-            len(header) + (-(-stamp.size // 3) * 4 if file.in_base64 else stamp.size) + 2
-            for header, file, stamp in self._files
+            len(header) + (-(-version.size // 3) * 4 if file.in_base64 else version.size) + 2
+            for header, file, version in self._files
         )
         return fields + files + len(self._end)
 
     def __iter__(self) -> Iterator[bytes]:
-        for header, text in self._parts:
+        for header, text in self._fields:
             yield header + text + b"\r\n"
-        for header, file, stamp in self._files:
+        for header, file, version in self._files:
             yield header
             if file.path is not None:
-                yield from _read(file.path, stamp, file.in_base64)
+                with file.path.open("rb") as content:
+                    chunks = read_chunks(content, version)
+                    yield from map(base64.b64encode, chunks) if file.in_base64 else chunks
             yield b"\r\n"
         yield self._end
 
     def _header(self, name: str, filename: str | None = None) -> bytes:
-        header = f'--{self._boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
+        header = f'--{self._boundary}\r\nContent-Disposition: form-data; name="{_quote(name)}"'
         if filename is not None:
-            header += f'; filename="{_quoted(filename)}"\r\nContent-Type: application/octet-stream'
+            header += f'; filename="{_quote(filename)}"\r\nContent-Type: application/octet-stream'
         return f"{header}\r\n\r\n".encode()
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _stamp(path: Path | None) -> Stamp:
+def _version(path: Path | None) -> FileVersion:
     if path is None:
-        return Stamp(0, 0, 0)
-    check_is_file(path)
-    try:
-        with path.open("rb") as file:
-            return stamp_of(file)
-    except OSError as error:
-        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
-
-
-def _read(path: Path, stamp: Stamp, in_base64: bool) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        for piece in pieces(file, stamp):  # each but the last is a multiple of 3, as plain files are read
-            yield base64.b64encode(piece) if in_base64 else piece
+        return FileVersion(0, 0, 0)
+    with opened(path) as file:
+        return file_version(file)

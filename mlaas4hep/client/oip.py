@@ -1,9 +1,9 @@
-"""The Open Inference Protocol v2, as Triton, KServe and our own server speak it.
+"""The Open Inference Protocol v2 of Triton, KServe and our own server.
 
-    OpenInferenceDialect(connection).scores(["MET_pt"], [[32.1]], "htautau")     # [[0.123]]
+    OpenInferenceProtocol(connection).scores(["MET_pt"], [[32.1]], "htautau")     # [[0.123]]
 
-Models that take one table of real numbers, (events, values), are asked; their first output of real numbers is the
-answer. Tensors go as binary data where the server takes them so, else as JSON, in which null stands for NaN. Protocol:
+It supports models with one floating-point input of shape (events, values). The scores are the first floating-point
+output. Tensors are sent as binary data if the server supports it, else as JSON, where null stands for NaN. Protocol:
 github.com/kserve/open-inference-protocol; Triton's extensions binary_tensor_data and model_repository.
 """
 
@@ -18,20 +18,17 @@ from urllib.parse import quote
 import numpy as np
 
 from mlaas4hep.client.connection import Connection
-from mlaas4hep.client.dialect import Scores, keys_of, largest_scores, model_metadata
-from mlaas4hep.client.failures import LONGEST_REASON, Refusal
+from mlaas4hep.client.failures import MAX_REASON_LENGTH, UnexpectedResponse
+from mlaas4hep.client.protocols import Scores, get_object, keys_from_metadata, max_score_bytes, model_metadata
 from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.protocol.oip_datatypes import DATATYPES, REAL_DATATYPES
 
 _HEADER = "Inference-Header-Content-Length"
-_REAL = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
-_TYPES = {**_REAL, "BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
-          "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8"}  # fmt: skip
-
-_NUMBERS = {int, float, bool, type(None)}
+_NUMBER_TYPES = {int, float, bool, type(None)}
 
 
-class _Table(NamedTuple):
-    """The input of a model: (events, width), width -1 where any is taken; keys may be empty."""
+class _InputTable(NamedTuple):
+    """The input of a model, of shape (events, width); a width of -1 means any, and keys may be empty."""
 
     name: str
     datatype: str
@@ -39,19 +36,19 @@ class _Table(NamedTuple):
     keys: list[str]
 
 
-class OpenInferenceDialect:
-    """See `Dialect`."""
+class OpenInferenceProtocol:
+    """The Open Inference Protocol; see `ServerProtocol` for its methods."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._binary: bool | None = None
+        self._accepts_binary_data: bool | None = None
 
     def models(self) -> list[dict[str, Any]]:
         """Return name, version, state and reason of all models."""
         path = "/v2/repository/index"
         models = self._connection.json("POST", path, {})
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
-            raise self._connection.refusal("POST", path, "the answer is no list of models")
+            raise self._connection.unexpected("POST", path, "the response is not a list of models")
         return models
 
     def params(self, name: str) -> dict[str, Any]:
@@ -63,120 +60,118 @@ class OpenInferenceDialect:
         metadata = self._server()
         try:
             self._connection.send("GET", "/v2/health/ready")
-        except Refusal:
+        except UnexpectedResponse:
             return {"ready": False, **metadata}
         return {"ready": True, **metadata}
 
     def keys(self, model: str) -> list[str]:
-        """See `Dialect`."""
-        return keys_of(self.params(model))
+        """Return the names of a model's inputs; empty if the server is not ours."""
+        return keys_from_metadata(self.params(model))
 
-    def takes_many(self) -> bool:
-        """See `Dialect`."""
+    def accepts_batches(self) -> bool:
+        """Return True."""
         return True
 
     def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
-        """See `Dialect`.
+        """Return the outputs for each row.
 
         Raises:
-            ConfigError: the model takes no such rows, or no tables.
+            ConfigError: the model has other inputs, or the rows do not match its input.
         """
         if not model:
             raise ConfigError("the Open Inference Protocol has no default model", hint="name one: --model=NAME")
-        metadata = self.params(model)  # each time: with another model of that name, columns may have another order
-        table = _table_of(metadata, model)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite
-            matrix = _matrix(keys, rows, table).astype(_REAL[table.datatype])
+        metadata = self.params(model)  # each time: a new version of the model may have its columns in another order
+        table = _input_table(metadata, model)
+        with np.errstate(over="ignore"):  # values that are too large become infinite
+            matrix = _matrix(keys, rows, table).astype(REAL_DATATYPES[table.datatype])
         if table.width not in (-1, matrix.shape[1]):
-            raise ConfigError(f"model '{model}' takes {table.width} values, and there are {matrix.shape[1]}")
+            raise ConfigError(f"model '{model}' takes {table.width} values per event, not {matrix.shape[1]}")
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        body, headers = _request(table, matrix, self._takes_binary())
-        response = self._connection.send("POST", path, body, headers, largest=largest_scores(len(rows)))
+        body, headers = _request(table, matrix, self._accepts_binary())
+        response = self._connection.send("POST", path, body, headers, max_bytes=max_score_bytes(len(rows)))
         length = response.headers.get(_HEADER, "")
         size = int(length) if length.isdecimal() else len(response.content)
         answer = self._connection.parse("POST", path, response.content[:size])
         try:
             return _as_lists(_output(answer, response.content[size:], len(rows)))
         except (ValueError, LookupError, TypeError, OverflowError) as error:
-            raise self._connection.refusal("POST", path, "the answer has no table with a row for each event") from error
+            raise self._connection.unexpected("POST", path, "the response has no table with a row per event") from error
 
-    def _takes_binary(self) -> bool:
-        if self._binary is None:
+    def _accepts_binary(self) -> bool:
+        if self._accepts_binary_data is None:
             extensions = self._server().get("extensions")
-            self._binary = isinstance(extensions, list) and "binary_tensor_data" in extensions
-        return self._binary
+            self._accepts_binary_data = isinstance(extensions, list) and "binary_tensor_data" in extensions
+        return self._accepts_binary_data
 
     def _server(self) -> dict[str, Any]:
-        metadata = self._connection.json("GET", "/v2")
-        if not isinstance(metadata, dict):
-            raise self._connection.refusal("GET", "/v2", "the answer is no JSON object")
-        return metadata
+        return get_object(self._connection, "/v2")
 
 
-def _table_of(metadata: dict[str, Any], model: str) -> _Table:
+def _input_table(metadata: dict[str, Any], model: str) -> _InputTable:
     inputs = metadata.get("inputs")
     try:
         (only,) = inputs or []
         name, datatype, (_, width) = only["name"], only["datatype"], only["shape"]
-        if datatype not in _REAL:
+        if datatype not in REAL_DATATYPES:
             raise ValueError(datatype)
-        return _Table(str(name), str(datatype), int(width), keys_of(metadata))
+        return _InputTable(str(name), str(datatype), int(width), keys_from_metadata(metadata))
     except (ValueError, LookupError, TypeError) as error:
-        wanted = "only models with one input, a table of real numbers (events, values), can be asked"
         raise ConfigError(
-            f"model '{model}' has the inputs {json.dumps(inputs)[:LONGEST_REASON]}", hint=wanted
+            f"model '{model}' has the inputs {json.dumps(inputs)[:MAX_REASON_LENGTH]}",
+            hint="only models with one floating-point input of shape (events, values) are supported",
         ) from error
 
 
-def _matrix(keys: Sequence[str], rows: Sequence[Sequence[Any]], table: _Table) -> np.ndarray:
-    """Return rows as float64 (n, width), in the order of the model's keys where both sides name theirs."""
+def _matrix(keys: Sequence[str], rows: Sequence[Sequence[Any]], table: _InputTable) -> np.ndarray:
+    """Return rows as float64 (n, width), in the order of the model's keys if both sides have keys."""
     names = keys
     if keys and table.keys:
         names = table.keys
         indices = {key: index for index, key in enumerate(keys)}
-        places = [_place(key, indices) for key in table.keys]
-        used = {place for place, _ in places}
+        positions = [_position(key, indices) for key in table.keys]
+        used = {position for position, _ in positions}
         for index, key in enumerate(keys):
             if index not in used:
-                raise ConfigError(f"the model does not know the key '{key}'", nearest=nearest(key, table.keys))
-        rows = [[_element(row[place], element) for place, element in places] for row in rows]
+                raise ConfigError(f"the model has no input '{key}'", nearest=nearest(key, table.keys))
+        rows = [[_element(row[position], element) for position, element in positions] for row in rows]
     if len({len(row) for row in rows}) > 1:
         raise ConfigError("the events have different numbers of values")
     for row in rows:
-        if not {type(value) for value in row} <= _NUMBERS:
-            raise _no_number(names, row)
+        if not {type(value) for value in row} <= _NUMBER_TYPES:
+            raise _not_a_number(names, row)
     try:
         return np.array([[np.nan if value is None else value for value in row] for row in rows], np.float64)
     except OverflowError as error:  # an integer of more than 308 digits
-        raise ConfigError("the events have a number that is too large") from error
+        raise ConfigError("a value of an event is too large") from error
 
 
-def _no_number(names: Sequence[str], row: Sequence[Any]) -> ConfigError:
-    index, value = next((index, value) for index, value in enumerate(row) if type(value) not in _NUMBERS)
+def _not_a_number(names: Sequence[str], row: Sequence[Any]) -> ConfigError:
+    index, value = next((index, value) for index, value in enumerate(row) if type(value) not in _NUMBER_TYPES)
     where = f"the value of '{names[index]}'" if names else f"value {index}"
     hint = "name elements of lists, as in Muon_pt_0" if isinstance(value, list) else ""
-    return ConfigError(f"{where} must be a number, and is {json.dumps(value)[:60]}", hint=hint)
+    return ConfigError(f"{where} must be a number, not {json.dumps(value)[:60]}", hint=hint)
 
 
-def _place(key: str, indices: Mapping[str, int]) -> tuple[int, int | None]:
-    """Return where the value of a model's key is: which value of a row, and which element of it if that is a list."""
+def _position(key: str, indices: Mapping[str, int]) -> tuple[int, int | None]:
+    """Return where the value of a model's key is in a row, and its index in the list if that value is a list."""
     if key in indices:
         return indices[key], None
     branch, _, element = key.rpartition("_")
     if branch in indices and element.isdecimal():
         return indices[branch], int(element)
-    raise ConfigError(f"the events lack the key '{key}'", nearest=nearest(key, indices), hint="null: not measured")
+    similar = nearest(key, indices)
+    raise ConfigError(f"the events lack the key '{key}'", nearest=similar, hint="use null for a missing value")
 
 
 def _element(value: Any, element: int | None) -> Any:
     if element is None or value is None:
         return value
     if not isinstance(value, list):
-        raise ConfigError(f"the value {json.dumps(value)[:60]} stands where a list must be")
+        raise ConfigError(f"expected a list, not {json.dumps(value)[:60]}")
     return value[element] if element < len(value) else None
 
 
-def _request(table: _Table, matrix: np.ndarray, binary: bool) -> tuple[bytes, dict[str, str]]:
+def _request(table: _InputTable, matrix: np.ndarray, binary: bool) -> tuple[bytes, dict[str, str]]:
     tensor: dict[str, Any] = {"name": table.name, "shape": list(matrix.shape), "datatype": table.datatype}
     if binary:
         tensor["parameters"] = {"binary_data_size": matrix.nbytes}
@@ -187,25 +182,21 @@ def _request(table: _Table, matrix: np.ndarray, binary: bool) -> tuple[bytes, di
 
 
 def _output(answer: Any, binary: bytes, rows: int) -> np.ndarray:
-    """Return the first output of real numbers, else the first of numbers, as (rows, k).
-
-    Raises:
-        ValueError, LookupError, TypeError, OverflowError: there is none, or it is not as the protocol says.
-    """
-    real: list[np.ndarray] = []
+    """Return the first floating-point output, or else the first numeric one, with the shape (rows, k)."""
+    floating: list[np.ndarray] = []
     others: list[np.ndarray] = []
-    place = 0
+    offset = 0
     for output in answer["outputs"]:
         datatype, data = output["datatype"], output.get("data")
         if data is None:
             size = output["parameters"]["binary_data_size"]
-            data, place = binary[place : place + size], place + size
-        if datatype in _TYPES:
+            data, offset = binary[offset : offset + size], offset + size
+        if datatype in DATATYPES:
             if output["shape"][0] != rows:
                 raise ValueError(output["shape"])
-            tensor = _tensor(data, _TYPES[datatype], output["shape"]).reshape(rows, -1)
-            (real if datatype in _REAL else others).append(tensor)
-    return (real + others)[0]
+            tensor = _tensor(data, DATATYPES[datatype], output["shape"]).reshape(rows, -1)
+            (floating if datatype in REAL_DATATYPES else others).append(tensor)
+    return (floating + others)[0]
 
 
 def _tensor(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
@@ -215,7 +206,7 @@ def _tensor(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def _as_lists(scores: np.ndarray) -> list[Scores]:
-    """Return numbers with as many digits as their type has (0.1, not 0.10000000149), None for what is not finite."""
+    """Return numbers with the digits that their dtype has (0.1, not 0.10000000149), None for NaN and infinity."""
     if scores.dtype.kind != "f":
         return list(scores.tolist())
     return [[float(str(value)) if math.isfinite(value) else None for value in row] for row in scores]

@@ -1,9 +1,9 @@
-"""The folder of a model as an archive that servers unpack: the counterpart of `archive`.
+"""Pack a model folder as an archive that servers unpack.
 
-    with packed(Path("bundle")) as file:         # bundle/model.onnx is htautau/model.onnx in it
+    with packed_folder(Path("bundle")) as file:         # bundle/model.onnx becomes htautau/model.onnx in the archive
         ...
 
-Its top folder is the model's name, and folders come before what is in them, since stock TFaaS makes no others.
+The top folder has the model's name. Folders precede their content, since stock TFaaS creates no other folders.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from typing import BinaryIO, cast
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.input_files import check_is_file, read_json
-from mlaas4hep.serving.params import PARAMS, check_files, checked_name, parse_params
+from mlaas4hep.protocol.params import PARAMS, check_files, checked_name, parse_params
 
 
 @contextmanager
-def packed(folder: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """Pack a folder as tar.gz into a temporary file; give the model's name, and the file.
+def packed_folder(folder: Path) -> Iterator[BinaryIO]:
+    """Pack a folder as tar.gz into a temporary file.
 
     Raises:
-        ConfigError: it has no params.json that names a model, or not the files that it speaks of.
-        FileUnreadable: something in it cannot be read.
+        ConfigError: params.json is missing, or does not name a model, or names files that are missing.
+        FileUnreadable: something in the folder cannot be read.
     """
     if not (folder / PARAMS).is_file():
-        raise ConfigError(f"{folder} is no model's folder: there is no {PARAMS} in it")
+        raise ConfigError(f"{folder} is not a model folder: it has no {PARAMS}")
     params = read_json(folder / PARAMS)
-    name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model's name in {PARAMS}")
+    name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model name in {PARAMS}")
     check_files(folder, name, parse_params((folder / PARAMS).read_bytes(), name))
     with tempfile.TemporaryFile() as file:
         try:
-            # The weights of networks hardly become smaller, and level 1 is several times faster than the default.
+            # Weights of networks hardly compress, and level 1 is several times faster than the default.
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1, dereference=True) as archive:
-                archive.add(folder, name, recursive=False, filter=_of_nobody)
-                for path in sorted(folder.rglob("*")):  # a folder is sorted before what is in it
+                archive.add(folder, name, recursive=False, filter=_without_owner)
+                for path in sorted(folder.rglob("*")):  # sorts a folder before its content
                     if not path.is_dir():
-                        check_is_file(path, hint="a model's folder holds files and folders only")
-                    archive.add(path, f"{name}/{path.relative_to(folder)}", recursive=False, filter=_of_nobody)
+                        check_is_file(path, hint="a model folder may contain only files and folders")
+                    archive.add(path, f"{name}/{path.relative_to(folder)}", recursive=False, filter=_without_owner)
         except FileUnreadable:
             raise
         except OSError as error:
             raise FileUnreadable(f"cannot pack {error.filename or folder}: {error.strerror}") from error
-        yield name, cast(BinaryIO, file)
+        yield cast(BinaryIO, file)
 
 
-def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out whose files they are here."""
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Remove the local user and group from an archive member."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member

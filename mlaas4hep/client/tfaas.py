@@ -1,12 +1,12 @@
-"""A client of TFaaS servers, ours and the stock one, and of servers of the Open Inference Protocol.
+"""A client of TFaaS servers (ours and stock ones) and of servers of the Open Inference Protocol.
 
     client = TFaaSClient("http://localhost:8083")
     client.upload("bundle/upload.json")
     client.predict({"keys": ["MET_pt"], "values": [32.1], "model": "htautau"})      # [0.123]
     TFaaSClient("https://triton:8000", protocol="v2").predict({"values": [32.1]}, "htautau")
 
-Every call raises a `ServiceError` of one line that says what to do: the server is down, slow, refuses, or is none.
-What is asked again before that is said in `connection`.
+Every call raises a `ServiceError` if the server is down, slow, refuses the request, or is not a TFaaS server; its
+one-line message says what to do. `connection` describes retries.
 """
 
 from __future__ import annotations
@@ -16,40 +16,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep.client.bodies import FileBody, shown
+from mlaas4hep.client.bodies import Body, FileBody, explained_reads, opened, with_progress
 from mlaas4hep.client.connection import Connection
-from mlaas4hep.client.dialect import Dialect, TFaaSDialect, are_scores, ask
 from mlaas4hep.client.events import Events, parse_events, read_events
 from mlaas4hep.client.images import image_part
 from mlaas4hep.client.multipart import FilePart, Multipart
-from mlaas4hep.client.packing import packed
+from mlaas4hep.client.packing import packed_folder
+from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, predict_events
 from mlaas4hep.client.upload_spec import read_upload_spec
-from mlaas4hep.closing import Closing
-from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError
-from mlaas4hep.input_files import check_is_file
-from mlaas4hep.serving.archive import GZIP_MAGIC
+from mlaas4hep.closeable import Closeable
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.input_files import GZIP_MAGIC
 
 PROTOCOLS = ("tfaas", "v2")
 
+UPLOAD_TIMEOUT = 150.0
+"""Seconds. Our server may take its --load-time (60 s) twice before it answers an upload: to wait for other checks, and
+to load the model."""
 
-class TFaaSClient(Closing):
-    """One server, one session.
+
+class TFaaSClient(Closeable):
+    """A session with one server.
 
     Args:
-        url: the server's, with its base path, as in "http://localhost:8083".
-        protocol: "tfaas", or "v2" for the Open Inference Protocol, which can be asked, and takes no models.
-        timeout: seconds to wait for a connection, and for each answer.
-        retries: how often to ask again where that is safe.
+        url: the server's URL with its base path, as in "http://localhost:8083".
+        protocol: "tfaas", or "v2" for the Open Inference Protocol, which supports predictions but no uploads.
+        timeout: seconds to wait for a connection and for each response.
+        upload_timeout: seconds to wait for the response to an upload, after the upload is sent.
+        retries: maximum number of retries of requests that are safe to repeat.
         cert: client certificate for https: a file with certificate and key, or a pair of files.
-        capath: the authorities that the server's certificate may come from: a file, or a folder with hashed names.
-        token: goes along as `Authorization: Bearer`, over https or to this machine; see `token.find_token`.
+        capath: certificates of trusted authorities: a file, or a folder with hashed names.
+        token: sent as `Authorization: Bearer`, only over https or to this machine; see `token.find_token`.
 
     Attributes:
-        url: the server's, without a password.
+        url: the URL without a password.
 
     Raises:
-        ConfigError: the URL is none, the protocol is not known, or the token may not go there.
-        FileUnreadable: a certificate is not there.
+        ConfigError: the URL, the protocol or the token is invalid, or the URL does not allow a token.
+        FileUnreadable: a certificate is missing or unreadable.
     """
 
     def __init__(
@@ -58,140 +62,131 @@ class TFaaSClient(Closing):
         *,
         protocol: str = "tfaas",
         timeout: tuple[float, float] = (5, 60),
+        upload_timeout: float = UPLOAD_TIMEOUT,
         retries: int = 3,
         cert: str | tuple[str, str] | None = None,
         capath: str | None = None,
         token: str | None = None,
     ) -> None:
         if protocol not in PROTOCOLS:
-            raise ConfigError(f"there is no protocol '{protocol}'", hint="there are " + ", ".join(PROTOCOLS))
-        self._protocol = protocol
+            raise ConfigError(f"unknown protocol '{protocol}'", hint="available: " + ", ".join(PROTOCOLS))
+        self._is_tfaas = protocol == "tfaas"
+        self._upload_timeout = upload_timeout
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
-        self.url = self._connection.shown_url
-        self._dialect = self._speak()
+        self.url = self._connection.display_url
+        self._protocol: ServerProtocol = TFaaSProtocol(self._connection)
+        if not self._is_tfaas:
+            from mlaas4hep.client.oip import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
+
+            self._protocol = OpenInferenceProtocol(self._connection)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the session."""
         self._connection.close()
 
     def upload(self, spec_path: str | os.PathLike[str], *, in_base64: bool = False) -> str:
-        """Send the model that an upload.json describes; one of the same name is replaced.
+        """Upload the model that an upload.json describes; it replaces a model of the same name.
 
         Args:
-            spec_path: upload.json.
-            in_base64: send the model's file as text, for proxies that let no other bytes pass.
+            spec_path: path of upload.json.
+            in_base64: send the model file as text, for proxies that do not forward binary data.
 
         Returns:
             The model's name.
         """
-        self._check_tfaas("takes no models")
+        self._require_tfaas("does not support uploads")
         spec = read_upload_spec(spec_path)
         files = {part: FilePart(path.name, path) for part, path in (("params", spec.params), ("labels", spec.labels))}
         files["model"] = FilePart(spec.model.name, spec.model, in_base64)
         files["op"] = FilePart(Path(spec.op).name, None)
         form = Multipart({"name": spec.name}, files)
         headers = {"Content-Type": form.content_type, **({"Content-Encoding": "base64"} if in_base64 else {})}
-        with shown(form, f"sending {spec.name}") as body:
-            self._connection.send("POST", "/upload", body, headers, once=True)
+        with with_progress(form, f"sending {spec.name}") as body:
+            self._send_upload(body, headers)
         return spec.name
 
     def bundle(self, path: str | os.PathLike[str]) -> None:
-        """Send a model's folder, or a tar or tar.gz archive whose one folder is a model's."""
-        self._check_tfaas("takes no models")
+        """Upload a model folder, or a tar or tar.gz archive of one model folder."""
+        self._require_tfaas("does not support uploads")
         path = Path(path)
-        try:
-            if path.is_dir():
-                with packed(path) as (_, file):
-                    self._send_archive(FileBody(file), path.name, is_gzip=True)
-            else:
-                check_is_file(path)
-                with path.open("rb") as archive:
-                    is_gzip = archive.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-                    self._send_archive(FileBody(archive), path.name, is_gzip)
-        except MLaaS4HEPError:
-            raise
-        except OSError as error:
-            raise FileUnreadable(f"cannot read {path}: {error.strerror}") from error
+        with explained_reads(path), packed_folder(path) if path.is_dir() else opened(path) as file:
+            archive = FileBody(file)
+            file.seek(0)
+            is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            headers = {"Content-Type": "application/octet-stream", **({"Content-Encoding": "gzip"} if is_gzip else {})}
+            with with_progress(archive, f"sending {path.name}") as body:
+                self._send_upload(body, headers)
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the params of all models; with protocol v2 their names and states."""
-        return self._dialect.models()
+        """Return the params of all models; with protocol v2 their names, versions and states."""
+        return self._protocol.models()
 
     def params(self, name: str) -> dict[str, Any]:
         """Return the params of one model; with protocol v2 its metadata."""
-        return self._dialect.params(name)
+        return self._protocol.params(name)
 
     def keys(self, model: str) -> list[str]:
-        """Return the names of a model's inputs, in order; none where the server does not say, as stock TFaaS."""
-        return self._dialect.keys(model)
+        """Return the names of a model's inputs, in order; empty if the server does not report them, as stock TFaaS."""
+        return self._protocol.keys(model)
 
     def delete(self, name: str) -> None:
-        """Delete a model; it is no error when there is none."""
-        self._check_tfaas("deletes no models")
+        """Delete a model. Deleting a model that does not exist is not an error."""
+        self._require_tfaas("does not support deletion")
         form = Multipart({"model": name}, {})
-        self._connection.send("DELETE", "/delete", form, {"Content-Type": form.content_type}, once=True)
+        self._connection.send("DELETE", "/delete", form, {"Content-Type": form.content_type}, repeatable=False)
 
     def status(self) -> dict[str, Any]:
-        """Return what the server says of itself."""
-        return self._dialect.status()
+        """Return the status of the server."""
+        return self._protocol.status()
 
     def predict(self, events: str | os.PathLike[str] | Mapping[str, Any] | Events, model: str | None = None) -> Any:
-        """Ask for the scores of one event or many; many go in few requests where the server takes them so.
+        """Return the scores of one or more events. Several events share a request if the server supports it.
 
         Args:
-            events: a JSON file or what would be in it, {"keys": [...], "values": [...]}, see `events`; or what
-                `EventFile` reads.
-            model: the model's name; replaces the one that the events name.
+            events: path of a JSON file, or its content {"keys": [...], "values": [...]}, see `events`; or the events
+                that `EventFile` reads.
+            model: the model's name; takes precedence over the model that the events name.
 
         Returns:
-            The model's outputs, as in [0.123], None for what is no number; where `values` is a list of rows, a list of
-            such lists, in order.
+            The model's outputs for the event, as in [0.123], None for values that are not finite. If "values" is a list
+            of rows, a list with the outputs of each row, in order.
         """
         if isinstance(events, Mapping):
             events = parse_events(events)
         elif not isinstance(events, Events):
             events = read_events(events)
-        answers = ask(self._dialect, events, model or events.model)
-        return answers if events.many else answers[0]
+        scores = predict_events(self._protocol, events, model or events.model)
+        return scores if events.is_batch else scores[0]
 
     def image(self, path: str | os.PathLike[str], model: str) -> Any:
-        """Ask for the classes of a PNG or JPEG file.
+        """Classify a PNG or JPEG file.
 
         Returns:
-            The server's answer: {"filename": ..., "labels": [{"label": ..., "probability": ...}, ...]}, the most
-            probable first, or a list of probabilities.
+            {"filename": ..., "labels": [{"label": ..., "probability": ...}, ...]}, with the most probable label first,
+            or a list of probabilities, depending on the server.
         """
-        self._check_tfaas("takes no images")
+        self._require_tfaas("does not support images")
         form = Multipart({"model": model}, {"image": image_part(path)})
         response = self._connection.send("POST", "/image", form, {"Content-Type": form.content_type})
         answer = self._connection.parse("POST", "/image", response.content)
-        if not are_scores(answer) and not _are_classes(answer):
-            reason = "the answer has neither labels with their probabilities nor numbers"
-            raise self._connection.refusal("POST", "/image", reason)
+        if not is_score_list(answer) and not _has_class_probabilities(answer):
+            reason = "the response has neither labels with probabilities nor numbers"
+            raise self._connection.unexpected("POST", "/image", reason)
         return answer
 
-    def _speak(self) -> Dialect:
-        if self._protocol == "tfaas":
-            return TFaaSDialect(self._connection)
-        from mlaas4hep.client.oip import OpenInferenceDialect  # needs NumPy
+    def _require_tfaas(self, reason: str) -> None:
+        if not self._is_tfaas:
+            hint = "use --protocol=tfaas if the server supports it"
+            raise ConfigError(f"the Open Inference Protocol {reason}", hint=hint)
 
-        return OpenInferenceDialect(self._connection)
-
-    def _check_tfaas(self, what: str) -> None:
-        if self._protocol != "tfaas":
-            raise ConfigError(
-                f"the Open Inference Protocol {what}", hint="use --protocol=tfaas, as TFaaS and our server do"
-            )
-
-    def _send_archive(self, archive: FileBody, name: str, is_gzip: bool) -> None:
-        headers = {"Content-Type": "application/octet-stream", **({"Content-Encoding": "gzip"} if is_gzip else {})}
-        with shown(archive, f"sending {name}") as body:
-            self._connection.send("POST", "/upload", body, headers, once=True)
+    def _send_upload(self, body: Body, headers: dict[str, str]) -> None:
+        self._connection.send("POST", "/upload", body, headers, repeatable=False, response_timeout=self._upload_timeout)
 
 
-def _are_classes(answer: Any) -> bool:
-    """Say whether an answer to an image has the labels, each with a probability."""
+def _has_class_probabilities(answer: Any) -> bool:
+    """Return whether the response to an image has labels with probabilities."""
     labels = answer.get("labels") if isinstance(answer, dict) else None
-    if not isinstance(labels, list) or not all(isinstance(entry, dict) for entry in labels):
-        return False
-    return all(isinstance(entry.get("label"), str) and are_scores([entry.get("probability", "")]) for entry in labels)
+    return isinstance(labels, list) and all(
+        isinstance(one, dict) and isinstance(one.get("label"), str) and is_score_list([one.get("probability", "")])
+        for one in labels
+    )

@@ -1,6 +1,6 @@
-"""Explain TLS errors by OpenSSL's own codes, and never by the text of the whole error, which contains the URL.
+"""Explain TLS errors by OpenSSL's codes. The text of the error is not used, since it contains the URL.
 
-explain_tls(ssl_error)      # ("its certificate has expired", "whoever runs the server must renew it")
+explain_tls(ssl_error)      # ("the server's certificate has expired", "ask its administrator to renew it")
 """
 
 from __future__ import annotations
@@ -8,51 +8,58 @@ from __future__ import annotations
 import re
 import ssl
 
-_ANOTHER_HOST = ("its certificate is for another host", "give the name that is in it")
-_NO_TLS = ("the server does not speak TLS", "the URL begins with http, not https")
+_ANOTHER_HOST = ("the server's certificate is for another host", "use the host name in the certificate")
+_NO_TLS = ("the server does not use TLS", "use a URL that begins with http, not https")
 _CHECK_CLIENT_CERTIFICATE = "check --cert or X509_USER_PROXY"
 _GIVE_CLIENT_CERTIFICATE = "a client certificate may be needed: --cert and --key, or X509_USER_PROXY"
 
-_UNTRUSTED = ("its certificate is of no authority that is trusted here", "name them: --capath or X509_CERT_DIR")
+_NAME_AUTHORITIES = "name the authorities: --capath or X509_CERT_DIR"
+_UNTRUSTED = ("the server's certificate is not signed by a trusted authority", _NAME_AUTHORITIES)
 
 _BY_VERIFY_CODE = {
-    9: ("its certificate is not valid yet", "check the clocks of this machine and of the server"),
-    10: ("its certificate has expired", "whoever runs the server must renew it"),
-    23: ("its certificate is revoked", "whoever runs the server must get a new one"),
+    9: ("the server's certificate is not valid yet", "check the clocks of this machine and of the server"),
+    10: ("the server's certificate has expired", "ask its administrator to renew it"),
+    23: ("the server's certificate is revoked", "ask its administrator for a new one"),
     62: _ANOTHER_HOST,
     64: _ANOTHER_HOST,
 }
-"""By X509_V_ERR_* of OpenSSL's x509_vfy.h."""
+"""Keys: X509_V_ERR_* of OpenSSL's x509_vfy.h."""
 
 _BY_REASON = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
     "RECORD_LAYER_FAILURE": _NO_TLS,
     "HTTP_REQUEST": _NO_TLS,
-    "NO_CERTIFICATE_OR_CRL_FOUND": ("there is no authority in the file of --capath or X509_CERT_DIR", "it must be PEM"),
-    "KEY_VALUES_MISMATCH": ("the private key is another certificate's", "check --cert and --key"),
-    "PEM_LIB": ("the client certificate or its key cannot be read", "both must be PEM; the key may need --key"),
-    "TLSV1_ALERT_UNKNOWN_CA": ("it does not know who signed the client certificate", _CHECK_CLIENT_CERTIFICATE),
+    "NO_CERTIFICATE_OR_CRL_FOUND": ("the file of --capath or X509_CERT_DIR has no certificates", "it must be PEM"),
+    "KEY_VALUES_MISMATCH": ("the private key does not belong to the client certificate", "check --cert and --key"),
+    "PEM_LIB": (
+        "the client certificate or its key cannot be read",
+        "both must be PEM; if the key has its own file, give --key",
+    ),
+    "TLSV1_ALERT_UNKNOWN_CA": (
+        "the server does not trust the client certificate's authority",
+        _CHECK_CLIENT_CERTIFICATE,
+    ),
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": ("the client certificate has expired", _CHECK_CLIENT_CERTIFICATE),
     "SSLV3_ALERT_CERTIFICATE_REVOKED": ("the client certificate is revoked", _CHECK_CLIENT_CERTIFICATE),
-    "SSLV3_ALERT_BAD_CERTIFICATE": ("it rejects the client certificate", _CHECK_CLIENT_CERTIFICATE),
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": ("it rejects the client certificate", _CHECK_CLIENT_CERTIFICATE),
+    "SSLV3_ALERT_BAD_CERTIFICATE": ("the server rejects the client certificate", _CHECK_CLIENT_CERTIFICATE),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": ("the server rejects the client certificate", _CHECK_CLIENT_CERTIFICATE),
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
-        "it requires a client certificate",
+        "the server requires a client certificate",
         "give one: --cert and --key, or X509_USER_PROXY",
     ),
     "UNEXPECTED_EOF_WHILE_READING": ("the server closed the connection during the TLS handshake", "see its log"),
 }
-"""By OpenSSL's reason, as Python names it."""
+"""Keys: OpenSSL's reason, as Python names it."""
 
 
 def explain_tls(error: ssl.SSLError | None) -> tuple[str, str]:
-    """Return the cause and the advice for a TLS error; None where the library names none."""
+    """Return cause and advice for a TLS error; `error` is None if no SSLError was found."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _BY_VERIFY_CODE.get(error.verify_code, _UNTRUSTED)
-    return _BY_REASON.get(_reason_of(error) if error else "", ("TLS fails", _GIVE_CLIENT_CERTIFICATE))
+    return _BY_REASON.get(_reason_of(error) if error else "", ("the TLS handshake failed", _GIVE_CLIENT_CERTIFICATE))
 
 
 def _reason_of(error: ssl.SSLError) -> str:
-    """Return OpenSSL's reason; Python has no name for some of them, and then only says it in words."""
-    words = re.fullmatch(r"\[.*?\] (.*) \(_ssl\.c:\d+\)", error.strerror or "")
-    return error.reason or (words[1].upper().replace(" ", "_") if words else "")
+    """Return OpenSSL's reason; if Python has no name for it, derive it from the text of the message."""
+    match = re.fullmatch(r"\[.*?\] (.*) \(_ssl\.c:\d+\)", error.strerror or "")
+    return error.reason or (match[1].upper().replace(" ", "_") if match else "")

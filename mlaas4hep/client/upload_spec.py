@@ -1,9 +1,7 @@
-"""upload.json: which files make a model, and its name.
+"""upload.json: the name of a model and its files.
 
-    spec = read_upload_spec("bundle/upload.json")
-    spec.model                                   # Path("bundle/model.onnx")
-
-Sending it is the business of `client`.
+spec = read_upload_spec("bundle/upload.json")
+spec.model                                   # Path("bundle/model.onnx")
 """
 
 from __future__ import annotations
@@ -17,35 +15,36 @@ from mlaas4hep.errors import ConfigError, FileUnreadable, nearest
 from mlaas4hep.input_files import check_is_file, read_json
 
 _KEYS = ("model", "labels", "name", "params")
+_HINT = "required keys: " + ", ".join(_KEYS)
 
 
 @dataclass(frozen=True)
 class UploadSpec:
-    """What `--upload` sends; the files exist, and the name is that of params.json."""
+    """The content of an upload.json. The files exist, and the name is the one in params.json."""
 
     name: str
     model: Path
     labels: Path
     params: Path
-    op: str  # the name of the file that TFaaS's newest version wants beside the model
+    op: str  # name of the file that the newest version of TFaaS requires beside the model
 
 
 def read_upload_spec(path: str | os.PathLike[str]) -> UploadSpec:
-    """Read upload.json; its paths are looked for beside it, then in the working directory.
+    """Read upload.json. Its paths are relative to its folder or else to the working directory.
 
     Raises:
-        FileUnreadable: it, or a file that it names, is missing.
-        ConfigError: keys are unknown or missing, or its name is not that of params.json.
+        FileUnreadable: upload.json, or a file that it names, is missing.
+        ConfigError: keys are unknown or missing, or the name differs from the one in params.json.
     """
     spec = _read_strings(Path(path))
     folder = Path(path).parent
     files = {key: _find(spec[key], folder, f"'{key}' of {path}") for key in ("model", "labels", "params")}
     params = read_json(files["params"])
     if not isinstance(params, dict) or params.get("name") != spec["name"]:
-        named = params.get("name") if isinstance(params, dict) else None
+        params_name = params.get("name") if isinstance(params, dict) else None
         raise ConfigError(
-            f"{path} has the name '{spec['name']}', and {files['params']} has the name {named!r}",
-            hint="the server wants them to be the same",
+            f"{path} has the name '{spec['name']}', but {files['params']} has the name {params_name!r}",
+            hint="make them equal: servers require it",
         )
     return UploadSpec(spec["name"], op=str(params.get("op") or "op"), **files)
 
@@ -53,27 +52,23 @@ def read_upload_spec(path: str | os.PathLike[str]) -> UploadSpec:
 def _read_strings(path: Path) -> dict[str, str]:
     content: Any = read_json(path)
     if not isinstance(content, dict):
-        raise ConfigError(f'{path} holds no JSON object with the keys "model", "labels", "name" and "params"')
+        raise ConfigError(f"{path} is not a JSON object", hint=_HINT)
     for key in content:
         if key not in _KEYS:
-            raise ConfigError(f"{path} has an unknown key '{key}'", nearest=nearest(key, _KEYS), hint=_known())
+            raise ConfigError(f"{path} has an unknown key '{key}'", nearest=nearest(key, _KEYS), hint=_HINT)
     for key in _KEYS:
         if key not in content:
-            raise ConfigError(f"{path} has no key '{key}'", hint=_known())
+            raise ConfigError(f"{path} has no key '{key}'", hint=_HINT)
         if not isinstance(content[key], str) or not content[key]:
-            raise ConfigError(f"'{key}' of {path} must be a text, and is {content[key]!r}")
+            raise ConfigError(f"'{key}' of {path} must be a non-empty string, not {content[key]!r}")
     return content
 
 
-def _known() -> str:
-    return "it needs: " + ", ".join(_KEYS)
-
-
 def _find(file: str, folder: Path, what: str) -> Path:
-    places = [folder / file, Path(file)]
-    for place in places:
-        if place.is_file():
-            return place
-        check_is_file(place)
-    looked = " and ".join(dict.fromkeys(str(place) for place in places))
-    raise FileUnreadable(f"{what} is not there: looked for {looked}")
+    candidates = [folder / file, Path(file)]
+    for path in candidates:
+        if os.path.isfile(path):  # False, too, for a name that is too long
+            return path
+        check_is_file(path)
+    searched = " and ".join(dict.fromkeys(str(path) for path in candidates))
+    raise FileUnreadable(f"{what} does not exist: tried {searched}")

@@ -1,1 +1,1 @@
-"""Images of events: from a folder of them to a trained classifier."""
+"""The image classifier: from a folder of labelled images to a trained residual network."""

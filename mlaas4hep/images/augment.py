@@ -1,4 +1,4 @@
-"""Other views of images, for training: what is on them stays what it is.
+"""Data augmentation of images: random flips and small shifts.
 
 augment(pixels, np.random.default_rng(0))           # uint8 (n, height, width, channels), the same
 """
@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import numpy as np
 
-SHIFT = 0.1
-"""Of height and width, by which an image is moved at most."""
+MAX_SHIFT = 0.1
+"""Largest shift, as a fraction of height and width."""
 
 
 def augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror each image left to right, top to bottom, both or not, and move it a little; what moves out is lost.
+    """Flip each image at random, horizontally and vertically, and shift it by up to `MAX_SHIFT`.
 
     Args:
-        pixels: uint8 (n, height, width, channels); is not changed.
+        pixels: uint8 (n, height, width, channels); not modified.
+        rng: source of randomness.
 
     Returns:
-        The same, with 0 where nothing moved to.
+        An array of the same shape and dtype; pixels that a shift uncovers are 0.
     """
     count, height, width, _ = pixels.shape
     steps = rng.choice([-1, 1], (count, 2))
-    reach = np.array([int(SHIFT * height), int(SHIFT * width)])
-    moves = rng.integers(-reach, reach + 1, (count, 2))
-    found = np.zeros_like(pixels)
-    for image, seen, step, (down, right) in zip(pixels, found, steps.tolist(), moves.tolist(), strict=True):
-        view = image[:: step[0], :: step[1]]
-        seen[_slice(down, height), _slice(right, width)] = view[_slice(-down, height), _slice(-right, width)]
-    return found
+    max_shifts = np.array([int(MAX_SHIFT * height), int(MAX_SHIFT * width)])
+    shifts = rng.integers(-max_shifts, max_shifts + 1, (count, 2))
+    augmented = np.zeros_like(pixels)
+    for image, target, step, (down, right) in zip(pixels, augmented, steps.tolist(), shifts.tolist(), strict=True):
+        flipped = image[:: step[0], :: step[1]]
+        rows, columns = _covered(down, height), _covered(right, width)
+        target[rows, columns] = flipped[_covered(-down, height), _covered(-right, width)]
+    return augmented
 
 
-def _slice(move: int, size: int) -> slice:
-    """Return the part of an axis that is covered after a move."""
-    return slice(max(0, move), size + min(0, move))
+def _covered(shift: int, size: int) -> slice:
+    """Return the range of an axis that the image covers after a shift."""
+    return slice(max(0, shift), size + min(0, shift))

@@ -1,9 +1,10 @@
-"""Whether all images can be decoded, and how large they are.
+"""Check that all images can be decoded, and determine their size and channels.
 
     checked = check_images(read_folder("hep_images"), skip_bad=True)
     checked.images, checked.bad, checked.height, checked.width, checked.channels
 
-Each is decoded: nothing less finds a file that ends too early. It takes as long as one epoch takes to read the images.
+Every image is decoded, since this is the only way to find truncated files. This takes as long as reading the images for
+one epoch.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from typing import NamedTuple
 import numpy as np
 
 from mlaas4hep import console
+from mlaas4hep.comma_lists import abbreviated
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.images.decode import upright
+from mlaas4hep.images.decode import open_image
 from mlaas4hep.images.folder import ImageFolder
-from mlaas4hep.io.ahead import ahead
-from mlaas4hep.lists import some
+from mlaas4hep.io.prefetch import map_ordered
 
 _THREADS = min(4, os.cpu_count() or 1)
 _BLOCK = 64
-_MODES = {
-    "1": "black and white", "L": "grey", "LA": "grey with transparency", "I;16": "grey of 16 bits",
-    "I;16B": "grey of 16 bits", "I": "grey of 16 bits", "P": "a palette", "RGB": "colours",
-    "RGBA": "colours with transparency", "CMYK": "colours of print (CMYK)",
+_MODE_NAMES = {
+    "1": "black and white", "L": "grey", "LA": "grey with transparency", "I;16": "16-bit grey", "I;16B": "16-bit grey",
+    "I": "16-bit grey", "P": "palette", "RGB": "colour", "RGBA": "colour with transparency", "CMYK": "CMYK colour",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found.
+class CheckedImages:
+    """Images that can be decoded, and their properties.
 
     Attributes:
-        images: those that can be decoded.
+        images: the images that can be decoded.
         bad: names of the others.
-        height, width: in pixels, of the most frequent size.
-        channels: 1 where all are grey, else 3.
-        digest: of the files' contents, by which it is noticed when they are others.
+        height: most frequent height in pixels.
+        width: width of the same images in pixels.
+        channels: 1 if all images are grey, else 3.
+        digest: checksum of the contents of these images, to detect changes.
     """
 
     images: ImageFolder
@@ -55,82 +56,78 @@ class Checked:
     digest: int
 
 
-class _Seen(NamedTuple):
+class _Properties(NamedTuple):
     problem: str = ""
     size: tuple[int, int] = (0, 0)  # height and width
     mode: str = ""
     checksum: int = 0
 
 
-def check_images(images: ImageFolder, skip_bad: bool = False) -> Checked:
-    """Decode all images, and say how many will be resized or converted to be as most of them are.
+def check_images(images: ImageFolder, skip_bad: bool = False) -> CheckedImages:
+    """Decode all images, and report how many will be resized or converted.
 
     Args:
-        skip_bad: leave out those that cannot be decoded, with a notice.
+        skip_bad: leave out images that cannot be decoded, with a notice.
 
     Raises:
-        FileUnreadable: some cannot be decoded, and are not to be left out; or all.
+        FileUnreadable: an image cannot be decoded and `skip_bad` is False, or no image can be decoded.
     """
-    seen = _see(images)
-    problems = {images.name(index): one.problem for index, one in enumerate(seen) if one.problem}
+    every = _inspect_all(images)
+    problems = {images.name(index): one.problem for index, one in enumerate(every) if one.problem}
     if problems:
-        what = f"{len(problems):,} of {len(seen):,} images cannot be decoded: {some(list(problems), 3)}"
-        if not skip_bad or len(problems) == len(seen):
-            why = next(iter(problems.values()))
-            hint = "--skip-bad leaves out such images" if len(problems) < len(seen) else "give others"
-            raise FileUnreadable(f"{what}; of the first: {why}", hint=hint)
+        what = f"{len(problems):,} of {len(every):,} images cannot be decoded: {abbreviated(list(problems), 3)}"
+        if not skip_bad or len(problems) == len(every):
+            reason = next(iter(problems.values()))
+            hint = "leave them out with --skip-bad" if len(problems) < len(every) else "use other images"
+            raise FileUnreadable(f"{what}; reason for the first: {reason}", hint=hint)
         console.notice(f"{what}; they are left out")
-        images = images.only(np.array([not one.problem for one in seen]))
-    good = [one for one in seen if not one.problem]
-    height, width = _compare(good)
-    grey = all(one.mode[0] in "1LI" for one in good)
+        images = images.select(np.array([not one.problem for one in every]))
+    good = [one for one in every if not one.problem]
+    height, width = _report_conversions(good)
+    is_grey = all(one.mode[0] in "1LI" for one in good)
     digest = zlib.crc32(np.array([one.checksum for one in good], "<u4").tobytes())
-    return Checked(images, tuple(problems), height, width, 1 if grey else 3, digest)
+    return CheckedImages(images, tuple(problems), height, width, 1 if is_grey else 3, digest)
 
 
-def _see(images: ImageFolder) -> list[_Seen]:
-    """Look at all images, in order."""
+def _inspect_all(images: ImageFolder) -> list[_Properties]:
+    """Decode all images; return their properties in order."""
     blocks = [range(start, min(start + _BLOCK, len(images))) for start in range(0, len(images), _BLOCK)]
-    seen: list[_Seen] = []
+    every: list[_Properties] = []
     with console.progress("checking images", len(images), "images") as bar:
-        for block in ahead(lambda block: [_see_one(images.path(index)) for index in block], blocks, _THREADS):
-            seen += block
+        for block in map_ordered(lambda block: [_inspect(images.path(index)) for index in block], blocks, _THREADS):
+            every += block
             bar.advance(len(block))
-    return seen
+    return every
 
 
-def _see_one(path: str) -> _Seen:
+def _inspect(path: str) -> _Properties:
     try:
         with open(path, "rb") as file:
             content = file.read()
-        image = upright(io.BytesIO(content))
+        image = open_image(io.BytesIO(content))
     except ConfigError as error:
-        return _Seen(error.what)
+        return _Properties(error.what)
     except OSError as error:
-        return _Seen(f"cannot read it: {error.strerror}")
-    return _Seen("", (image.height, image.width), sys.intern(image.mode), zlib.crc32(content))
+        return _Properties(f"cannot read the file: {error.strerror}")
+    return _Properties("", (image.height, image.width), sys.intern(image.mode), zlib.crc32(content))
 
 
-def _in_words(mode: str) -> str:
-    return _MODES.get(mode, f"Pillow's {mode}")
-
-
-def _compare(seen: Sequence[_Seen]) -> tuple[int, int]:
-    """Say how images differ from most, and return the height and width of most."""
-    ((height, width), alike), *_ = Counter(one.size for one in seen).most_common()
-    if alike < len(seen):
+def _report_conversions(properties: Sequence[_Properties]) -> tuple[int, int]:
+    """Report images that will be resized or converted; return the most frequent height and width."""
+    total = len(properties)
+    ((height, width), same), *_ = Counter(one.size for one in properties).most_common()
+    if same < total:
         console.notice(
-            f"{len(seen) - alike:,} of {len(seen):,} images are not {height} x {width} (height x width), as most are;"
-            " they are resized"
+            f"{total - same:,} of {total:,} images do not have the most frequent size {height} x {width}"
+            " (height x width); they are resized"
         )
-    (mode, alike), *others = Counter(one.mode for one in seen).most_common()
+    (mode, same), *others = Counter(one.mode for one in properties).most_common()
     if others:
-        names = ", ".join(_in_words(other) for other, _ in others)
+        most, *names = [_MODE_NAMES.get(one, f"Pillow's {one}") for one, _ in ((mode, same), *others)]
         console.notice(
-            f"{len(seen) - alike:,} of {len(seen):,} images are stored as {names}, and most as {_in_words(mode)}; they"
-            " are converted"
+            f"{total - same:,} of {total:,} images are stored as {', '.join(names)}, most as {most}; all are converted"
+            " to the same channels"
         )
-    deep = sum(one.mode.startswith("I") for one in seen)
-    if deep:
-        console.notice(f"{deep:,} of {len(seen):,} images have 16 bits, of which the upper 8 are taken: 255 becomes 0")
+    if deep := sum(one.mode.startswith("I") for one in properties):
+        console.notice(f"{deep:,} of {total:,} images have 16 bits; only the upper 8 are used, so that 255 becomes 0")
     return height, width

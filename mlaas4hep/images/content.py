@@ -1,4 +1,4 @@
-"""What a bundle and its report say of images; see `Content`."""
+"""The images of a run, as described in the bundle and its report; see `SampleContent`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,26 +14,24 @@ from mlaas4hep.errors import require
 from mlaas4hep.files import write_json
 from mlaas4hep.images.graph import run_graph
 from mlaas4hep.images.stream import IMAGES, ImageStream
+from mlaas4hep.report.page import details, number, paragraph, table, text
 from mlaas4hep.stream import PARTS
-from mlaas4hep.training.content import Section, in_words
-from mlaas4hep.training.page import details, number, paragraph, table, text
 from mlaas4hep.training.scoring import open_session
+from mlaas4hep.training.trained import SampleContent, Section, TrainedModel, describe_split
 
-if TYPE_CHECKING:
-    from mlaas4hep.training.bundle import Trained
-
-_EXAMPLES, _WRONG, _LISTED = 6, 24, 200  # images on the page, and in its table
-_SHOWN = 96  # pixels of an image on the page
+_MAX_EXAMPLES = 6  # images per class
+_MAX_MISTAKES_SHOWN, _MAX_MISTAKES_LISTED = 24, 200
+_DISPLAY_WIDTH = 96  # pixels
 
 
-class ImageContent:
+class ImageContent(SampleContent):
     """The images of a folder.
 
     Args:
         stream: the images.
-        bad: names of those that could not be decoded, and were left out.
-        labels: where the labels came from, in words.
-        quantised: whether the bundle gets a model of 8 bits, too.
+        bad: names of images that were left out because they cannot be decoded.
+        labels: the source of the labels: "folders" or a file.
+        quantised: also write an 8-bit model.
     """
 
     packages: Sequence[str] = ("pillow",)
@@ -43,8 +41,12 @@ class ImageContent:
         self._shape = stream.shapes[IMAGES]
         self.channels = self._shape[2]
 
-    def about(self) -> dict[str, Any]:
-        """Return what training.json says of the images."""
+    def params(self) -> dict[str, Any]:
+        """Return the parameters that apply to images, without those of trees and event files."""
+        return self._stream.image_params
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description of the images for training.json."""
         images = self._stream.images
         counts = self._stream.composition.events.sum(axis=0).tolist()
         return {
@@ -57,118 +59,104 @@ class ImageContent:
         }
 
     def write(self, folder: Path, fold: int | None = None) -> None:
-        """Write nothing: what a model has to know of images is in its graph."""
+        """Write nothing: the graph contains all preprocessing of images."""
 
-    def example(self, name: str, count: int) -> dict[str, Any] | None:
-        """Return nothing: JSON is not for images."""
-        return None
-
-    def raw(self, count: int) -> np.ndarray:
-        """Return pixels as servers decode them, float32 (images, height, width, channels), 0 to 255."""
+    def raw_events(self, count: int) -> np.ndarray:
+        """Return pixels as servers decode them: float32 (images, height, width, channels), 0 to 255."""
         return np.asarray(self._stream.examples(count, part=None).inputs[IMAGES], np.float32)
 
-    def graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
+    def scoring_graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
         """Return the ONNX graph from pixels to scores."""
-        from mlaas4hep.training.onnx_graph import with_names
+        from mlaas4hep.training.onnx_graph import rename_input_and_output
 
-        return with_names(network)
+        return rename_input_and_output(network)
 
-    def metadata(self) -> dict[str, str]:
-        """Return nothing: the graph says itself what images it takes."""
-        return {}
-
-    def after_graph(self, folder: Path, trained: Trained) -> dict[str, Any]:
-        """Write the model of 8 bits, where that is wanted; return its figures on the test part, and its size."""
+    def write_derived(self, folder: Path, trained: TrainedModel) -> dict[str, Any]:
+        """Write the 8-bit model if requested; return its metrics on the test set and its size."""
         if not self._quantised:
             return {}
         from mlaas4hep.images.quantise import QUANTISED, quantise
         from mlaas4hep.training.bundle import tfaas_params, upload_spec
 
-        graph, small, name = folder / "model.onnx", folder / QUANTISED, f"{trained.name}_quantized"
-        quantise(graph, small, self._stream)
-        write_json(folder / "params_quantized.json", tfaas_params(trained, small.name, name))
-        write_json(folder / "upload_quantized.json", upload_spec(trained, small.name, "params_quantized.json", name))
+        graph, quantised, name = folder / "model.onnx", folder / QUANTISED, f"{trained.name}_quantized"
+        quantise(graph, quantised, self._stream)
+        write_json(folder / "params_quantized.json", tfaas_params(trained, quantised.name, name))
+        upload = upload_spec(trained, quantised.name, "params_quantized.json", name)
+        write_json(folder / "upload_quantized.json", upload)
         batches = self._stream.batches("test", shuffle=False, balanced=False)
-        figures = run_graph(open_session(small), batches, trained.test.task).figures()
-        sizes = {"bytes": small.stat().st_size, "bytes_before": graph.stat().st_size}
-        return {"quantized": {**figures, **sizes}}
+        metrics = run_graph(open_session(quantised), batches, trained.test.task).metrics()
+        sizes = {"bytes": quantised.stat().st_size, "bytes_before": graph.stat().st_size}
+        return {"quantized": {**metrics, **sizes}}
 
-    def losses(self) -> Sequence[str]:
-        """Return nothing: what could not be decoded was said before training."""
-        return ()
-
-    def sample(self, training: Mapping[str, Any]) -> str:
-        """Return how the parts were made, and what was left out."""
+    def sample_section(self, training: Mapping[str, Any]) -> str:
+        """Return how the images were split, and which were left out, as HTML."""
         height, width, channels = self._shape
-        words = (
-            "Every image is an event, and is called so below."
-            f" {in_words(self._stream.shares)} of each class, by a hash of the images' names. The model is given"
-            f" {height} × {width} pixels (height × width) and {channels} channel{'s' * (channels > 1)}, 0 to 255."
+        description = (
+            'Below, "event" means image. Each class is split by a hash of the images\' names:'
+            f" {describe_split(self._stream.shares)}. The input of the model has {height} × {width} pixels (height"
+            f" × width) and {channels} channel{'s' * (channels > 1)}, with values from 0 to 255."
         )
         if not self._bad:
-            return paragraph(words)
-        rows = [[name] for name in self._bad]
-        return paragraph(words) + details(
-            f"{len(rows):,} images were left out", table("They cannot be decoded.", ["image"], rows)
-        )
+            return paragraph(description)
+        bad = table("Images that cannot be decoded.", ["image"], [[name] for name in self._bad])
+        return paragraph(description) + details(f"{len(self._bad):,} images were left out", bad)
 
-    def before(self) -> Sequence[Section]:
-        """Return what the images look like."""
+    def first_sections(self) -> Sequence[Section]:
+        """Return a gallery of the images."""
         return [("Images", self._gallery)]
 
-    def after(self, trained: Trained) -> Sequence[Section]:
-        """Return what the model takes for something else."""
+    def last_sections(self, trained: TrainedModel) -> Sequence[Section]:
+        """Return the misclassified images."""
         return [("Mistakes", lambda: self._mistakes(trained))]
 
     def _gallery(self) -> str:
-        drawn = []
+        captioned = []
         for label, name in enumerate(self._stream.images.classes):
             chosen = np.flatnonzero((self._stream.images.y == label) & (self._stream.part == PARTS.index("train")))
-            for pixels in self._pixels(chosen[:_EXAMPLES]):
-                drawn.append((pixels, name))
-        return paragraph("Some images of the training part, as the model sees them.") + _pictures(drawn)
+            captioned += [(pixels, name) for pixels in self._pixels(chosen[:_MAX_EXAMPLES])]
+        return paragraph("Images of the training set, in the size that the model takes.") + _gallery_html(captioned)
 
-    def _mistakes(self, trained: Trained) -> str:
+    def _mistakes(self, trained: TrainedModel) -> str:
         y, scores = trained.test.y, trained.test.scores
-        taken = scores.argmax(axis=1)
-        wrong = np.flatnonzero(taken != y)
+        predicted = scores.argmax(axis=1)
+        wrong = np.flatnonzero(predicted != y)
         if not len(wrong):
-            return paragraph("All images of the test part are classified as they are labelled.")
-        sure = scores[np.arange(len(y)), taken]
-        wrong = wrong[np.argsort(-sure[wrong])]
+            return paragraph("All images of the test set are classified correctly.")
+        confidence = scores[np.arange(len(y)), predicted]
+        wrong = wrong[np.argsort(-confidence[wrong])]
         test = np.flatnonzero(self._stream.part == PARTS.index("test"))
         images, classes = self._stream.images, self._stream.images.classes
         rows = [
-            [images.name(test[row]), classes[y[row]], classes[taken[row]], number(float(sure[row]))]
-            for row in wrong[:_LISTED].tolist()
+            [images.name(test[row]), classes[y[row]], classes[predicted[row]], number(float(confidence[row]))]
+            for row in wrong[:_MAX_MISTAKES_LISTED].tolist()
         ]
-        captions = [f"{is_}, taken for {as_} ({score})" for _, is_, as_, score in rows[:_WRONG]]
-        drawn = list(zip(self._pixels(test[wrong[:_WRONG]]), captions, strict=True))
-        head = ["image", "is", "taken for", "score"]
+        captions = [f"{true}, predicted {wrong_class} ({score})" for _, true, wrong_class, score in rows]
+        shown = self._pixels(test[wrong[:_MAX_MISTAKES_SHOWN]])
+        head = ["image", "true class", "predicted class", "score"]
+        caption = f"Misclassified images in decreasing order of the score, at most {_MAX_MISTAKES_LISTED}."
         return (
-            paragraph(f"{len(wrong):,} of {len(y):,} images of the test part, the surest mistakes first.")
-            + _pictures(drawn)
-            + details("In a table", table(f"The surest first, {_LISTED} at most.", head, rows, 3))
+            paragraph(f"{len(wrong):,} of {len(y):,} images of the test set are misclassified; highest scores first.")
+            + _gallery_html(list(zip(shown, captions, strict=False)))
+            + details("Table", table(caption, head, rows, 3))
         )
 
     def _pixels(self, chosen: np.ndarray) -> np.ndarray:
         return np.asarray(self._stream.load(chosen).inputs[IMAGES])
 
 
-def _pictures(drawn: Sequence[tuple[np.ndarray, str]]) -> str:
+def _gallery_html(captioned: Sequence[tuple[np.ndarray, str]]) -> str:
     cells = "".join(
-        f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{_png(pixels)}" width="{_SHOWN}">'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
-        for pixels, caption in drawn
+        f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{_base64_png(pixels)}"'
+        f' width="{_DISPLAY_WIDTH}"><figcaption>{text(caption)}</figcaption></figure>'
+        for pixels, caption in captioned
     )
     return f'<div class="pictures">{cells}</div>'
 
 
-def _png(pixels: np.ndarray) -> str:
-    image = require("PIL.Image", "images", "drawing images").fromarray(
-        pixels.squeeze() if pixels.shape[2] == 1 else pixels
-    )
-    image.thumbnail((2 * _SHOWN, 2 * _SHOWN))
+def _base64_png(pixels: np.ndarray) -> str:
+    pixels = pixels.squeeze() if pixels.shape[2] == 1 else pixels
+    image = require("PIL.Image", "images", "drawing images").fromarray(pixels)
+    image.thumbnail((2 * _DISPLAY_WIDTH, 2 * _DISPLAY_WIDTH))
     content = io.BytesIO()
     image.save(content, "PNG")
     return base64.b64encode(content.getvalue()).decode()

@@ -1,10 +1,10 @@
-"""From an image file to pixels; the server and the training of a model decode alike.
+"""Decode image files to pixels, in the same way for training and on the server.
 
     with open("ring/a.png", "rb") as file:
         pixels = decode(file, 64, 64, 3)                        # uint8 (64, 64, 3)
 
-PNG and JPEG, whatever the file is called. Pillow is imported when the first image is decoded. Its draft mode is not
-used: large JPEG files would be decoded in half of the time, and to other pixels.
+PNG and JPEG are recognised by content, not by name. Pillow is imported with the first image. Its draft mode, which
+decodes large JPEG files in half the time, is not used, since it changes the pixels.
 """
 
 from __future__ import annotations
@@ -15,44 +15,51 @@ import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
 
-LARGEST = 25_000_000
-"""Pixels of an image; a few bytes can stand for as many as one likes."""
+MAX_PIXELS = 25_000_000
+"""Largest number of pixels of an image: a file of a few bytes can decompress to any number."""
 
 _FORMATS = ("PNG", "JPEG")
 
 
-def decode(file: BinaryIO, height: int | None, width: int | None, channels: int) -> np.ndarray:
-    """Decode an image in a size and with 1 channel (grey) or 3 (red, green, blue).
+def decode(
+    file: BinaryIO, height: int | None, width: int | None, channels: int, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decode an image and resize it bilinearly.
 
-    An image of another size is resized, bilinearly; None is its own. EXIF orientation is respected; 16 bits become 8,
-    and transparency is left out, as in the stock server.
+    The EXIF orientation is applied. 16 bits are reduced to 8, and transparency is ignored, as in the stock server.
+
+    Args:
+        file: a PNG or JPEG file.
+        height, width: size of the result; None keeps the size of the image.
+        channels: 1 (grey) or 3 (red, green, blue).
+        max_pixels: largest number of pixels of the image and of the result.
 
     Returns:
-        uint8 (height, width, channels), which may not be writable.
+        uint8 (height, width, channels), possibly read-only.
 
     Raises:
-        ConfigError: it is no PNG or JPEG image, is damaged or too large.
+        ConfigError: the file is not a PNG or JPEG image, is damaged or too large.
     """
-    image = _of_mode("L" if channels == 1 else "RGB", upright(file))
+    image = _convert("L" if channels == 1 else "RGB", open_image(file, max_pixels))
     size = (width or image.width, height or image.height)
-    if size[0] * size[1] > LARGEST:  # where a model fixes one side, the other may be long
-        raise ConfigError(f"the image would be resized to more than {LARGEST / 1e6:.0f} million pixels")
+    if size[0] * size[1] > max_pixels:  # if only one side is given, the other may be long
+        raise ConfigError(f"the resized image would have more than {max_pixels / 1e6:g} million pixels")
     if image.size != size:
         image = image.resize(size, _pillow().Resampling.BILINEAR)
     return np.asarray(image).reshape(size[1], size[0], channels)
 
 
-def upright(file: BinaryIO) -> Any:
-    """Return an image as Pillow has it, loaded, in its own size and mode, turned as its EXIF data say.
+def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Any:
+    """Return a decoded Pillow image in its own size and mode, with its EXIF orientation applied.
 
     Raises:
-        ConfigError: it is no PNG or JPEG image, is damaged or too large.
+        ConfigError: the file is not a PNG or JPEG image, is damaged or too large.
     """
     pillow = _pillow()
-    too_large = f"the image has more than {LARGEST / 1e6:.0f} million pixels"
+    too_large = f"the image has more than {max_pixels / 1e6:g} million pixels"
     try:
         with pillow.open(file, formats=_FORMATS) as image:
-            if image.width * image.height > LARGEST:
+            if image.width * image.height > max_pixels:
                 raise ConfigError(too_large)
             image.load()
             require("PIL.ImageOps", "server", "reading images").exif_transpose(image, in_place=True)
@@ -60,14 +67,14 @@ def upright(file: BinaryIO) -> Any:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ConfigError(too_large) from error
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ConfigError("the image is no PNG or JPEG file, or is damaged") from error
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise ConfigError("the image is damaged, or is not a PNG or JPEG file") from error
     return image
 
 
-def _of_mode(mode: str, image: Any) -> Any:
-    image.info.pop("transparency", None)  # or Pillow would convert it too, and warn where a palette has several
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+def _convert(mode: str, image: Any) -> Any:
+    image.info.pop("transparency", None)  # Pillow would convert it too, and warn if a palette has several
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = _pillow().fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)
 

@@ -1,17 +1,15 @@
-"""A graph that computes with 8 bits: smaller, on many machines faster, and not quite as good.
+"""Quantise a model to 8 bits: smaller, faster on many machines, and slightly less accurate.
 
     quantise(Path("model.onnx"), Path("model_quantized.onnx"), stream)
 
-Weights are divided into 255 steps by channel, and what flows between layers by what it is for some training images.
+Weights have one scale per channel. The scales of activations are calibrated on training images.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,34 +17,34 @@ from mlaas4hep.errors import require
 from mlaas4hep.images.stream import IMAGES, ImageStream
 
 QUANTISED = "model_quantized.onnx"
-"""What a bundle calls it."""
+"""Name of the file in a bundle."""
 
 CALIBRATION = 256
-"""Training images by which the steps are chosen."""
+"""Number of training images for the calibration."""
 
 
 def quantise(source: Path, target: Path, stream: ImageStream) -> None:
-    """Write the graph of a model that computes with 8 bits.
+    """Write the 8-bit model of an ONNX graph, calibrated on the training images of a stream.
 
     Raises:
         PackageMissing: onnxruntime is not installed.
     """
-    tools = require("onnxruntime.quantization", "server", "making a model of 8 bits")
+    tools = require("onnxruntime.quantization", "server", "quantising a model")
 
-    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            self._pieces = _pieces(stream)
+    batches = islice(stream.batches("train", shuffle=True), -(-CALIBRATION // stream.params.batch_size))
 
+    class CalibrationReader(tools.CalibrationDataReader):  # type: ignore[name-defined, misc]
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._pieces, None)
+            batch = next(batches, None)
+            return None if batch is None else {"inputs": batch.inputs[IMAGES].astype(np.float32)}
 
     before = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises to prepare the graph first, which changes nothing here
+    logging.root.setLevel(logging.ERROR)  # onnxruntime warns about missing pre-processing, which has no effect here
     try:
         tools.quantize_static(
             str(source),
             str(target),
-            Reader(),
+            CalibrationReader(),
             quant_format=tools.QuantFormat.QDQ,
             per_channel=True,
             activation_type=tools.QuantType.QUInt8,
@@ -54,9 +52,3 @@ def quantise(source: Path, target: Path, stream: ImageStream) -> None:
         )
     finally:
         logging.root.setLevel(before)
-
-
-def _pieces(stream: ImageStream) -> Iterator[dict[str, Any]]:
-    size = stream.params.batch_size
-    for batch in islice(stream.batches("train", shuffle=True), -(-CALIBRATION // size)):
-        yield {"inputs": batch.inputs[IMAGES].astype(np.float32)}

@@ -1,11 +1,11 @@
-"""The images of a folder as batches: decoded, resized, shuffled and augmented while the model trains.
+"""Stream the images of a folder as batches: decoded, resized, shuffled and augmented during training.
 
     stream = ImageStream(read_folder("hep_images", "labels.csv"), (64, 64, 3), Params.parse({"batch_size": 32}))
     for batch in stream.batches("train", epoch=0):
         step(batch.inputs["images"], batch.y)                   # uint8 (n, 64, 64, 3), int64 (n,)
 
-Only the batches that are under way are in memory. Which images a batch holds, and how they are augmented, depends on
-their names, the parameters, the seed and the epoch, never on threads or timing. See `BatchSource`.
+Only prefetched batches are in memory. The content and augmentation of a batch depend only on the images, the
+parameters, the seed and the epoch, not on threads or timing. See `BatchSource`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -22,49 +23,53 @@ from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.images.augment import augment
 from mlaas4hep.images.decode import decode
 from mlaas4hep.images.folder import ImageFolder
-from mlaas4hep.io.ahead import ahead, in_background
+from mlaas4hep.io.prefetch import map_ordered, prefetch
 from mlaas4hep.stream import PARTS, Batch
-from mlaas4hep.stream.cache import key_of
-from mlaas4hep.stream.census import Composition
+from mlaas4hep.stream.cache import versioned_hash
 from mlaas4hep.stream.labels import Labels
+from mlaas4hep.stream.sample_statistics import Composition
 
 IMAGES = "images"
 """Name of the model's input."""
 
-AHEAD = 4
-"""Batches that wait for the model."""
+PREFETCH = 4
+"""Number of prefetched batches."""
 
-_MOST_EXAMPLES = 32
-_ORDER, _AUGMENTED = range(2)  # streams of random numbers, so that none depends on how much another has drawn
+_IMAGE_PARAMS = {
+    "name", "epochs", "batch_size", "shuffle", "balance", "split", "seed", "patience", "lr_patience", "lr_factor",
+    "checkpoint", "tfaas", "tensorboard", "workers",
+}  # fmt: skip
+_NOT_IN_KEY = {"checkpoint", "tensorboard", "workers"}
+
+_MAX_EXAMPLES = 32
+_ORDER, _AUGMENTATION = range(2)  # independent streams of random numbers
 
 
 class ImageStream:
-    """Labelled images in three parts, each class divided by the same shares.
+    """Labelled images, split class by class into training, validation and test set.
 
     Attributes:
-        images: all of them.
-        params: how to mix and train.
-        shares: of the parts, in each class.
-        part: int8 (images,), the index in PARTS of the part that each belongs to.
+        shares: fractions of the training, validation and test set.
+        part: int8 (images,), index in PARTS of each image's part.
     """
 
     def __init__(
         self, images: ImageFolder, shape: tuple[int, int, int], params: Params, augmented: bool = False
     ) -> None:
-        """Divide images.
+        """Split the images.
 
         Args:
-            shape: height, width and channels that the model takes.
-            augmented: show the model other views of the training images in each epoch; see `augment`.
+            shape: height, width and channels of the model's input.
+            augmented: augment training images in each epoch, see `augment`.
 
         Raises:
-            ConfigError: the params ask for what is for events alone.
+            ConfigError: a parameter applies to events only.
         """
         if isinstance(params.split, dict) or params.kfold or params.balance == "sampling":
-            raise ConfigError("images are divided by shares, and there is no kfold and no balance by sampling for them")
+            raise ConfigError("images support neither 'kfold' nor 'balance': 'sampling' nor expressions in 'split'")
         self.images, self.params, self.shares = images, params, params.split
         self._shape, self._augmented = shape, augmented
-        self.part = _divide(images, self.shares)
+        self.part = _split(images, self.shares)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -78,7 +83,7 @@ class ImageStream:
 
     @cached_property
     def composition(self) -> Composition:
-        """How many images there are of what class in which part."""
+        """Number of images by part and class."""
         events = np.zeros((len(PARTS), len(self.images.classes)), np.int64)
         np.add.at(events, (self.part, self.images.y), 1)
         totals = events.sum(axis=1)
@@ -86,18 +91,23 @@ class ImageStream:
 
     @property
     def training_entries(self) -> int:
-        """How many images are for training."""
+        """Number of training images."""
         return int(self.composition.totals[0])
 
     @property
     def key(self) -> str:
-        """Names the images, what is made of them, and the parameters that matter for that."""
+        """Hash of the images, their shape and augmentation, and the parameters that affect the result."""
         names = hashlib.blake2b(self.images.names.tobytes() + self.images.y.tobytes()).hexdigest()
-        told = self.params.model_dump(exclude={"verbose", "checkpoint", "workers", "tensorboard"})
-        return key_of([names, self.images.classes, self._shape, self._augmented, told])
+        params = {name: value for name, value in self.image_params.items() if name not in _NOT_IN_KEY}
+        return versioned_hash([names, self.images.classes, self._shape, self._augmented, params])
 
-    def leave_raw(self) -> None:
-        """Do nothing: images are scaled in the model."""
+    @property
+    def image_params(self) -> dict[str, Any]:
+        """The parameters that apply to images, by name; `Params` also has those of events."""
+        return self.params.model_dump(include=_IMAGE_PARAMS)
+
+    def disable_normalisation(self) -> None:
+        """Do nothing: the model itself scales images."""
 
     def batches(
         self,
@@ -108,10 +118,10 @@ class ImageStream:
         skip: int = 0,
         balanced: bool = True,
     ) -> Iterator[Batch]:
-        """Yield batches until every image of a part was delivered once; see `DataGenerator.batches`.
+        """Yield each image of a part once, in batches; see `DataGenerator.batches`.
 
         Raises:
-            FileUnreadable: an image cannot be read any more.
+            FileUnreadable: an image can no longer be read.
         """
         shuffle = self.params.shuffle if shuffle is None else shuffle
         order = self._order(part, epoch, shuffle)
@@ -122,26 +132,26 @@ class ImageStream:
         def load(number: int) -> Batch:
             batch = self.load(order[number * size : (number + 1) * size])
             if self._augmented and part == "train" and shuffle:
-                pixels = augment(batch.inputs[IMAGES], self._rng(_AUGMENTED, epoch, number))
+                pixels = augment(batch.inputs[IMAGES], self._rng(_AUGMENTATION, epoch, number))
                 batch = replace(batch, inputs={IMAGES: pixels})
             if factors is not None:
                 batch = replace(batch, weight=factors[batch.y].astype(np.float32))
             return batch
 
-        return in_background(ahead(load, numbers, self.params.workers), AHEAD)
+        return prefetch(map_ordered(load, numbers, self.params.workers), PREFETCH)
 
     def examples(self, count: int, part: str | None = "test") -> Batch:
-        """Return up to `count` images of a part, or of all, and no more than 32: spread over the part."""
-        there = self._order(part, 0, shuffle=False)
-        count = min(count, len(there), _MOST_EXAMPLES)
-        return self.load(there[np.linspace(0, len(there) - 1, count).astype(np.int64)])
+        """Return up to `count` images, at most 32, evenly spread over a part or over all images."""
+        indices = self._order(part, 0, shuffle=False)
+        count = min(count, len(indices), _MAX_EXAMPLES)
+        return self.load(indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)])
 
     def _order(self, part: str | None, epoch: int, shuffle: bool) -> np.ndarray:
-        there = np.arange(len(self.images)) if part is None else np.flatnonzero(self.part == PARTS.index(part))
-        return self._rng(_ORDER, epoch).permutation(there) if shuffle else there
+        indices = np.arange(len(self.images)) if part is None else np.flatnonzero(self.part == PARTS.index(part))
+        return self._rng(_ORDER, epoch).permutation(indices) if shuffle else indices
 
     def load(self, chosen: np.ndarray) -> Batch:
-        """Return some images, by their indices."""
+        """Return the images with these indices as one batch."""
         pixels = np.empty((len(chosen), *self._shape), np.uint8)
         for row, index in enumerate(chosen.tolist()):
             pixels[row] = self._read(index)
@@ -169,19 +179,16 @@ class ImageStream:
         return np.random.default_rng([self.params.seed, *stream])
 
 
-def _divide(images: ImageFolder, shares: list[float]) -> np.ndarray:
-    """Give each class's images to the parts, in the order of a hash of their names."""
+def _split(images: ImageFolder, shares: list[float]) -> np.ndarray:
+    """Assign the images of each class to parts, in the order of a hash of their names."""
     part = np.zeros(len(images), np.int8)
-    hashed = np.array([_hash(name) for name in images.names.tolist()], np.uint64)
+    hashes = [hashlib.blake2b(name, digest_size=8).digest() for name in images.names.tolist()]
+    hashed = np.frombuffer(b"".join(hashes), "<u8")
     for label in range(len(images.classes)):
-        mine = np.flatnonzero(images.y == label)
-        mine = mine[np.argsort(hashed[mine], kind="stable")]
-        test = max(1, round(len(mine) * shares[2]))
-        valid = min(round(len(mine) * shares[1]), len(mine) - test - 1)
-        part[mine[:test]] = PARTS.index("test")
-        part[mine[test : test + valid]] = PARTS.index("valid")
+        members = np.flatnonzero(images.y == label)
+        members = members[np.argsort(hashed[members], kind="stable")]
+        test = max(1, round(len(members) * shares[2]))
+        valid = min(round(len(members) * shares[1]), len(members) - test - 1)
+        part[members[:test]] = PARTS.index("test")
+        part[members[test : test + valid]] = PARTS.index("valid")
     return part
-
-
-def _hash(name: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""What a file holds: the description of a column, and a stretch of its values.
+"""Columns of a file: their descriptions, and arrays of their values.
 
     Jagged(offsets=np.array([0, 2, 2, 3]), content=np.array([41.5, 12.0, 30.1]))   # lists of 2, 0 and 1 values
 
@@ -7,6 +7,7 @@ Flat columns are NumPy arrays of shape (events,), fixed-size ones of shape (even
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,30 +15,32 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep.errors import FileUnreadable
+
 
 class Kind(Enum):
-    """How many numbers a column holds for an event."""
+    """The kinds of columns, by the number of values per event."""
 
     FLAT = "flat"
-    """one number"""
+    """One number."""
     FIXED = "fixed"
-    """the same number of numbers for all events"""
+    """A fixed-size array, of the same size for all events."""
     JAGGED = "jagged"
-    """a list of any length"""
+    """A list of variable length."""
     OTHER = "other"
-    """nothing that a network could be fed with; `Column.reason` says why"""
+    """Not numeric, so that it cannot be a feature; `Column.reason` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a file, before anything of it was read.
+    """Description of a column of a file.
 
     Attributes:
-        name: its name in the file.
-        kind: how many numbers it holds for an event.
-        dtype: the type of one number in native byte order; `object` where kind is OTHER.
-        size: numbers an event where kind is FIXED, else 1.
-        reason: why it cannot be a feature, where kind is OTHER.
+        name: name in the file.
+        kind: number of values per event.
+        dtype: type of the numbers, in native byte order; `object` if kind is OTHER.
+        size: numbers per event if kind is FIXED, else 1.
+        reason: why the column cannot be a feature, if kind is OTHER.
     """
 
     name: str
@@ -46,14 +49,33 @@ class Column:
     size: int = 1
     reason: str = ""
 
+    @classmethod
+    def of(
+        cls, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), is_list: bool = False, typename: str = ""
+    ) -> Column:
+        """Return the description of numbers, of arrays of a shape, or of lists; lists of arrays are unsupported.
+
+        `typename` is the name of the type in messages, if it is not that of `dtype`.
+        """
+        if is_list and shape:
+            return cls.unsupported(name, f"{typename or dtype.name}: lists of arrays")
+        if is_list:
+            return cls(name, Kind.JAGGED, dtype)
+        return cls(name, Kind.FIXED, dtype, math.prod(shape)) if shape else cls(name, Kind.FLAT, dtype)
+
+    @classmethod
+    def unsupported(cls, name: str, reason: str) -> Column:
+        """Return the description of a column that cannot be a feature."""
+        return cls(name, Kind.OTHER, np.dtype(object), reason=reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Jagged:
-    """Lists of numbers, one an event.
+    """One list of numbers per event.
 
     Attributes:
-        offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]]; offsets[0] is 0.
-        content: numbers, (offsets[-1],).
+        offsets: int64 (events + 1,), starting at 0; the list of event i is content[offsets[i]:offsets[i + 1]].
+        content: the numbers of all lists, (offsets[-1],).
     """
 
     offsets: np.ndarray
@@ -69,46 +91,63 @@ class Jagged:
 
 
 Values = np.ndarray | Jagged
-"""Values of one column over some events."""
+"""Values of one column for some events."""
 
 Columns = Mapping[str, Values]
-"""Values of columns by name, all over the same events."""
+"""Values of columns for the same events, by name."""
+
+
+def offsets_of(counts: np.ndarray) -> np.ndarray:
+    """Return the offsets of lists of the given lengths, int64 (lists + 1,)."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
 
 
 def select_events(values: Values, keep: np.ndarray) -> Values:
-    """Return the values of the events where `keep`, bool (events,), is True, in order."""
+    """Return the values of the events for which `keep`, bool (events,), is True."""
     if isinstance(values, Jagged):
         counts = values.counts
-        offsets = np.zeros(int(keep.sum()) + 1, np.int64)
-        np.cumsum(counts[keep], out=offsets[1:])
-        return Jagged(offsets, values.content[np.repeat(keep, counts)])
-    kept: np.ndarray = values[keep]
-    return kept
+        return Jagged(offsets_of(counts[keep]), values.content[np.repeat(keep, counts)])
+    return np.asarray(values[keep])
+
+
+def take_events(values: Values, rows: np.ndarray) -> Values:
+    """Return the values of the events with the given numbers, int64 (events,), in this order."""
+    if not isinstance(values, Jagged):
+        return np.asarray(values[rows])
+    counts = values.counts[rows]
+    offsets = offsets_of(counts)
+    positions = np.arange(offsets[-1]) + np.repeat(values.offsets[rows] - offsets[:-1], counts)
+    return Jagged(offsets, values.content[positions])
 
 
 def slice_events(values: Values, start: int, stop: int) -> Values:
-    """Return the values of the events start <= i < stop, without a copy of the numbers."""
+    """Return the values of the events start <= i < stop, without copying the numbers."""
     if isinstance(values, Jagged):
         offsets = values.offsets[start : stop + 1]
         return Jagged(offsets - offsets[0], values.content[offsets[0] : offsets[-1]])
     return values[start:stop]
 
 
-def join_events(parts: Sequence[Values]) -> Values:
-    """Return the values of some stretches of events, at least one, as those of one stretch."""
+def slice_columns(columns: Columns, start: int, stop: int) -> Columns:
+    """Return the events start <= i < stop of columns; see `slice_events`."""
+    return {name: slice_events(values, start, stop) for name, values in columns.items()}
+
+
+def concatenate_events(parts: Sequence[Values]) -> Values:
+    """Concatenate the values of one or more ranges of events."""
     if len(parts) == 1:
         return parts[0]
     lists = [part for part in parts if isinstance(part, Jagged)]
     if not lists:
         return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
-    counts = np.concatenate([part.counts for part in lists])
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return Jagged(offsets, np.concatenate([part.content for part in lists]))
+    counts, contents = [part.counts for part in lists], [part.content for part in lists]
+    return Jagged(offsets_of(np.concatenate(counts)), np.concatenate(contents))
 
 
-def no_events(available: Mapping[str, Column], names: Iterable[str]) -> dict[str, Values]:
-    """Return columns without events, of the kinds and types that a file's columns have."""
+def empty_columns(available: Mapping[str, Column], names: Iterable[str]) -> dict[str, Values]:
+    """Return columns of a file for zero events."""
     empty: dict[str, Values] = {}
     for name in names:
         column = available[name]
@@ -119,13 +158,41 @@ def no_events(available: Mapping[str, Column], names: Iterable[str]) -> dict[str
     return empty
 
 
-def size_of(values: Values) -> int:
-    """Return how many bytes the values take."""
+def check_readable(available: Mapping[str, Column], names: Iterable[str], location: str) -> None:
+    """Raise FileUnreadable, with the name and the reason, if a column does not hold numbers."""
+    for name in names:
+        if available[name].kind is Kind.OTHER:
+            raise FileUnreadable(
+                f"cannot read branch '{name}' of {location}: {available[name].reason}",
+                hint=f"exclude it: --exclude-branches={name}",
+            )
+
+
+def check_lengths(columns: Columns, entries: int) -> None:
+    """Raise ValueError, with the name, if a column does not have a value, or a list, for every entry."""
+    for name, values in columns.items():
+        if len(values) != entries:
+            raise ValueError(f"'{name}' has {len(values)} entries instead of {entries}")
+
+
+def nbytes(values: Values) -> int:
+    """Return the number of bytes that the values take."""
     return values.content.nbytes + values.offsets.nbytes if isinstance(values, Jagged) else values.nbytes
 
 
-def buffers(values: Values) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return content and offsets as the compiled loops take them: C-contiguous, and no float16."""
+def canonical_bools(numbers: np.ndarray) -> np.ndarray:
+    """Return bools whose bytes are 0 or 1 only, and other numbers unchanged.
+
+    Files may store any byte as a bool, for example from uninitialised flags; every byte except 0 means True. NumPy
+    assumes 0 or 1, and its results for other bytes are undefined.
+    """
+    if numbers.dtype != np.bool_:
+        return numbers
+    return np.asarray(numbers.view(np.uint8) != 0)
+
+
+def kernel_buffers(values: Values) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return content and offsets (None if not jagged) for the compiled loops: C-contiguous, float16 as float32."""
     content = values.content if isinstance(values, Jagged) else values
     if content.dtype == np.float16:
         content = content.astype(np.float32)

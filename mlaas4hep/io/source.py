@@ -1,35 +1,43 @@
-"""One open file, whatever its format and wherever it lies.
+"""The interface of an open file of any format, at any location.
 
-    with open_source("data.root", tree="Events") as source:
-        source.columns["MET_pt"], source.num_entries
-        source.read(["MET_pt", "Muon_pt"], 0, 1000)
+    source.columns["MET_pt"], source.num_entries
+    source.read(["MET_pt", "Muon_pt"], 0, 1000)
 
-A new format is one more module with a class that passes `tests/check_source.py`.
+Each format has a class that implements it, and that passes `tests/check_source.py`. `open_source` opens a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from typing_extensions import Self
 
+from mlaas4hep.io.blocks import ClusterSize
 from mlaas4hep.io.columns import Column, Columns
-from mlaas4hep.io.location import candidates
-from mlaas4hep.io.replicas import PATIENCE, Patience, open_ranges, read_believed
+
+
+class DeclaredFriend(NamedTuple):
+    """A friend tree that a file names.
+
+    Attributes:
+        tree: name of the tree.
+        file: path or URL of its file; "" for the same file.
+    """
+
+    tree: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"'{self.tree}' in {self.file or 'the same file'}"
 
 
 class Source(Protocol):
     """One open file as a table of events.
 
     Attributes:
-        location: the place that is read, fit to be shown.
-        identity: a name of the content that moving or renaming the file does not change.
-        columns: what can be read, in the order of the file, by name.
-        num_entries: number of events.
-        boundaries: entry numbers, from 0 to num_entries, at which reading may start without decompressing anything
-            twice; strictly increasing.
+        identity: identifier of the content, which does not change when the file is moved or renamed.
+        num_entries: number of entries.
     """
 
     identity: str
@@ -37,55 +45,42 @@ class Source(Protocol):
 
     @property
     def location(self) -> str:
-        """See above."""
+        """Path or URL that is read, without credentials."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """See above."""
+        """All columns, in the order of the file, by name."""
 
     @property
     def boundaries(self) -> Sequence[int]:
-        """See above."""
+        """First entry of each cluster, and num_entries; strictly increasing.
+
+        If whole clusters are read, each basket is decompressed once.
+        """
+
+    @property
+    def friends(self) -> Sequence[DeclaredFriend]:
+        """Friend trees that the file names, and that are not read."""
+
+    def cluster_sizes(self, names: Iterable[str]) -> Sequence[ClusterSize]:
+        """Estimate the decoded size of some columns for each cluster; return nothing if the metadata are damaged."""
 
     def read(self, names: Iterable[str], start: int, stop: int) -> Columns:
         """Read the entries start <= i < stop of some columns.
 
+        Returns:
+            The values of stop - start entries, by column.
+
         Raises:
-            BranchNotFound: there is no such column.
-            FileUnreadable: the bytes are damaged; names file, column and entries.
-            Unreachable: no place gives the bytes.
+            BranchNotFound: a column does not exist.
+            FileUnreadable: the data are damaged or incomplete (the message gives file, column and entries), or a column
+                is of `Kind.OTHER` (the message gives the reason).
+            Unreachable: no location can be read.
         """
 
     def close(self) -> None:
-        """Give back the file."""
+        """Close the file."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def open_source(
-    name: str, tree: str = "Events", redirectors: Sequence[str] = (), patience: Patience = PATIENCE
-) -> Source:
-    """Open a file at the first of its places that answers; when that fails later, reading goes on at the next.
-
-    Args:
-        name: path, URL or LFN.
-        tree: name of the tree or RNTuple, with its folders (`boostedAk8/events`); other formats have none.
-        redirectors: where to look for an LFN that is not on disk.
-        patience: how long to wait for servers.
-
-    Raises:
-        FileUnreadable: no place has the file, or it is of no format that can be read.
-        TreeNotFound: the ROOT file has no such tree; the message names those there are.
-    """
-    from mlaas4hep.io.formats import open_format
-
-    ranges = open_ranges(candidates(name, redirectors), patience)
-    try:
-        return read_believed(ranges, lambda: open_format(ranges, tree))
-    except BaseException:
-        ranges.close()
-        raise
+    def __exit__(self, *exception: object) -> None: ...

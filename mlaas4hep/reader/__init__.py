@@ -1,17 +1,19 @@
-"""Floor 2: one file as vectors.
+"""Read one file as vectors of fixed length.
 
     from mlaas4hep import DataReader
     for chunk in DataReader("data.root"):
         chunk.x, chunk.mask, chunk.ids
 
-Many files at once are `stream`'s business.
+The package `stream` reads many files at a time.
 """
 
-from mlaas4hep.methods import METHODS
-from mlaas4hep.reader.data_reader import Chunk, DataReader, ReadOptions
+from mlaas4hep.config import IDENTIFIER
+from mlaas4hep.normalisation_choice import METHODS
+from mlaas4hep.reader.chunk import Chunk
+from mlaas4hep.reader.data_reader import DataReader
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
-from mlaas4hep.reader.selection import IDENTIFIER
-from mlaas4hep.reader.specs import Specs
+from mlaas4hep.reader.read_options import ReadOptions
+from mlaas4hep.specs.specs import Specs
 
 __all__ = ["IDENTIFIER", "METHODS", "Chunk", "DataReader", "Normalisation", "ReadOptions", "Specs", "VectorLayout"]

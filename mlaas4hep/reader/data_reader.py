@@ -1,152 +1,68 @@
-"""One file as vectors.
+"""Read one file as vectors.
 
-    for chunk in DataReader("data.root", branch="Events", selected_branches=["Jet_*", "MET_pt"]):
+    for chunk in DataReader("data.root:Events", selected_branches=["Jet_*", "MET_pt"]):
         train(chunk.x, chunk.mask)
 
-A first pass learns the specs (dimension, extremes, moments of every branch), unless they are given; then the events
-come in chunks, in the order of the file, as rows of a fixed-size matrix. Many files at once are `stream`'s business.
+A first pass computes the specs (dimension, range and moments of every branch) unless they are given. Then the events
+are read in chunks, in the order of the file, as rows of a matrix of fixed width. `stream` reads many files.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep import console
-from mlaas4hep.closing import Closing
-from mlaas4hep.errors import ConfigError, FileUnreadable, SpecsMismatch, Unreachable
-from mlaas4hep.io import Column, Columns, Kind, Source, open_source
-from mlaas4hep.io.ahead import ahead
-from mlaas4hep.io.blocks import READ_ROWS, blocks
-from mlaas4hep.io.location import is_url, shown
-from mlaas4hep.io.replicas import PATIENCE, Patience
-from mlaas4hep.methods import Choice, parse_choice
-from mlaas4hep.reader.derived import Derived
-from mlaas4hep.reader.inputs import VECTOR, Inputs, Parts, branches_of, padded
+from mlaas4hep.closeable import Closeable
+from mlaas4hep.config import IDENTIFIER, FriendParams, InputParams
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable
+from mlaas4hep.expressions.derived import DerivedColumns
+from mlaas4hep.expressions.preproc import Preproc
+from mlaas4hep.expressions.preproc_file import load_preproc
+from mlaas4hep.io import Columns
+from mlaas4hep.io.blocks import READ_ROWS, ClusterSize, split_into_blocks
+from mlaas4hep.io.columns import select_events, slice_columns
+from mlaas4hep.io.prefetch import map_ordered
+from mlaas4hep.io.storage.location import is_url, redacted, split_tree
+from mlaas4hep.list_lengths import MaxLength
+from mlaas4hep.normalisation_choice import NormalisationChoice
+from mlaas4hep.reader.absent_columns import AbsentColumns
+from mlaas4hep.reader.chunk import Chunk
+from mlaas4hep.reader.column_choice import choose_columns
+from mlaas4hep.reader.friends import open_with_friends, unread_friends_notice
+from mlaas4hep.reader.inputs import Inputs, UnpaddedInputs, padded
 from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.memory_check import BLOCK_BYTES, check_memory, row_bytes
 from mlaas4hep.reader.normalise import Normalisation
-from mlaas4hep.reader.preproc import Preproc
-from mlaas4hep.reader.selection import IDENTIFIER, check_kept, flat_columns, match, remaining, select
-from mlaas4hep.reader.skipping import Skipping, Verdicts
-from mlaas4hep.reader.specs import BranchSpecs, Provenance, Specs, check_same
-from mlaas4hep.reader.statistics import Statistics
-
-if TYPE_CHECKING:
-    from mlaas4hep.config import InputParams
+from mlaas4hep.reader.read_options import ReadOptions
+from mlaas4hep.reader.skipping_reader import DamagedClusters, SkippingReader, count_skipped
+from mlaas4hep.specs.specs import Provenance, Specs
+from mlaas4hep.specs.statistics import Statistics
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some consecutive events as vectors.
-
-    Attributes:
-        inputs: float32 tensors (events, ...) and bool masks by name, see `reader.inputs`.
-        x: the vectors, float32 (events, features); normalised values are finite, padding and NaN hold the fill value.
-        mask: bool (events, features), True where a real value stands, False where padding or NaN does.
-        ids: the identifier's columns, each (events,) in the file's own integer type; never features.
-        extra: further flat columns that were asked for, as read, and what was derived, (events,) each.
-        entries: int64 (events,), the entry numbers of the events in the file.
-    """
-
-    inputs: Mapping[str, Any]
-    ids: Mapping[str, np.ndarray]
-    extra: Mapping[str, np.ndarray]
-    entries: np.ndarray
-
-    @property
-    def x(self) -> np.ndarray:
-        x: np.ndarray = self.inputs[VECTOR]
-        return x
-
-    @property
-    def mask(self) -> np.ndarray:
-        mask: np.ndarray = self.inputs["mask"]
-        return mask
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> Chunk:
-        """Return some of the rows: a slice, an index or a bool mask."""
-        return Chunk(
-            {name: values[rows] for name, values in self.inputs.items()},
-            {name: values[rows] for name, values in self.ids.items()},
-            {name: values[rows] for name, values in self.extra.items()},
-            self.entries[rows],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How to read a file; the same for all files of a sample.
-
-    Attributes:
-        branch: name of the tree.
-        selected_branches, exclude_branches: names, globs, `/regular expressions/`, `@files`; None selects every number.
-        identifier: columns that name an event. Those of the default may be missing.
-        nevts: events of each file to read; -1 all; 0 all, with a first pass over the first 20,000 only.
-        chunk_size: events a chunk holds at most.
-        normalise: auto, standard, minmax or none; others for some branches as in "auto,Jet_*=standard".
-        fill: what stands in x where there is no value.
-        preproc: new branches and cuts.
-        redirectors: where LFNs are looked for that are not on disk.
-        extra: flat columns that come along and are no features: names, globs, `/regular expressions/`.
-        derived: further numbers that come along, as expressions, by what they are for.
-        workers: threads that read, decompress and fill the matrix, each a block at a time; the result is the same.
-        patience: how long to wait for servers.
-        on_error: "raise" where bytes are damaged, or "skip" the clusters that cannot be read, see `skipping`.
-        inputs: named tensors in place of one vector of the selected branches.
-    """
-
-    branch: str = "Events"
-    selected_branches: Sequence[str] | None = None
-    exclude_branches: Sequence[str] | None = None
-    identifier: Sequence[str] = IDENTIFIER
-    nevts: int = -1
-    chunk_size: int = 10_000
-    normalise: Choice = "auto"
-    fill: float = np.nan
-    preproc: Preproc | None = None
-    redirectors: Sequence[str] = ()
-    extra: Sequence[str] = ()
-    workers: int = 1
-    patience: Patience = PATIENCE
-    on_error: str = "raise"
-    inputs: Mapping[str, InputParams] = field(default_factory=dict)
-    derived: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.chunk_size < 1:
-            raise ConfigError(f"chunk_size is {self.chunk_size}; a chunk holds at least 1 event")
-        if self.nevts < -1:
-            raise ConfigError(f"nevts is {self.nevts}; it is -1 for all events, or how many")
-        if self.workers < 1:
-            raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
-        if self.on_error not in ("raise", "skip"):
-            raise ConfigError(f"on_error is '{self.on_error}'; it is raise or skip")
-        parse_choice(self.normalise)
-
-
-class DataReader(Closing):
+class DataReader(Closeable):
     """Iterate over one file in chunks of vectors; see the module's docstring.
 
     Attributes:
-        num_entries: events in the file.
-        available: every column of the file, those that are no numbers included, after preprocessing.
-        features: branches that go into the vector: flat ones sorted, then jagged ones sorted.
-        identifier: columns that name an event and are there.
-        extra: flat columns that come along.
-        truncated: by jagged branch, how many values did not fit into the vector so far.
+        identity: an identifier of the file's content, which does not depend on the file's name.
+        friends: the open friend trees.
+        num_entries: number of events in the file.
+        available: every column of the file after preprocessing, including those that are not numeric.
+        features: branches of the vector: flat branches sorted by name, then jagged branches sorted by name.
+        identifier: columns of the file that identify an event.
+        extra: flat columns that are returned in addition to the features.
+        truncated: number of values dropped so far, by jagged branch, and of objects dropped so far, by input.
     """
 
     def __init__(
@@ -161,169 +77,138 @@ class DataReader(Closing):
         specs: str | os.PathLike[str] | Specs | None = None,
         workers: int = 1,
         *,
-        normalise: Choice = "auto",
+        normalise: NormalisationChoice = "auto",
         nan: float = np.nan,
         preproc: str | os.PathLike[str] | Preproc | None = None,
-        redirectors: Sequence[str] = (),
+        redirector: Sequence[str] = (),
         extra: Sequence[str] = (),
-        timeout: float = PATIENCE.timeout,
-        retries: int = PATIENCE.retries,
+        timeout: float = 60.0,
+        retries: int = 4,
         on_error: str = "raise",
         inputs: Mapping[str, Mapping[str, object] | InputParams] | None = None,
+        max_length: MaxLength = None,
+        require_features: bool = True,
+        redirectors: Sequence[str] = (),
+        friends: Mapping[str, str | Mapping[str, object] | FriendParams] | Sequence[str] | None = None,
     ) -> None:
         """Open a file.
 
         Args:
-            fin: path, URL or LFN.
-            specs: a file or a `Specs`; None makes them by a first pass when they are first needed.
-            nan: what stands in x where there is no value.
+            fin: path, URL or LFN; a tree in it (`data.root:Events`) takes precedence over `branch`.
+            branch, selected_branches, exclude_branches, identifier, nevts, chunk_size, workers, normalise, redirector,
+                timeout, retries, on_error, inputs, max_length, friends: as in params.json, see `ReadParams`.
+            specs: a file or a `Specs`; None: the first access to `specs` computes them in a first pass.
+            nan: value of x where there is no measured value.
             preproc: a preproc.json, a Python file with `preprocessing(events)`, or a `Preproc`.
-            inputs: named tensors in place of one vector: {"jets": {"branches": ["Jet_pt"], "length": 8}}.
-            timeout, retries: how long to wait for servers, in seconds, and how often to try again; see `Patience`.
-
-        The rest is described at `ReadOptions`.
+            extra: flat columns to return in addition to the features: names, globs, `/regular expressions/`.
+            require_features: whether a file without features is an error.
+            redirectors: deprecated name of `redirector`.
 
         Raises:
             FileUnreadable: the file cannot be opened.
-            TreeNotFound, BranchNotFound: it lacks the tree, or a branch that is named.
+            TreeNotFound, BranchNotFound: the file lacks the tree or a branch that is named.
             SpecsMismatch: the specs do not belong to the file.
+            ConfigError: an option is invalid.
         """
+        given = {name: value for name, value in locals().items() if name in ReadOptions.model_fields}
+        if redirectors:
+            warnings.warn(
+                "DataReader(redirectors=...) is deprecated; use redirector=...", DeprecationWarning, stacklevel=2
+            )
+        given |= {"redirector": redirector or redirectors, "inputs": inputs or {}}
         if isinstance(preproc, (str, os.PathLike)):
-            preproc = Preproc.load(preproc)
-        options = ReadOptions(
-            branch,
-            selected_branches,
-            exclude_branches,
-            identifier,
-            nevts,
-            chunk_size,
-            normalise,
-            nan,
-            preproc,
-            redirectors,
-            extra,
-            workers,
-            Patience(timeout, retries),
-            on_error,
-            _parsed(inputs) if inputs else {},
-        )
-        self._setup(fin, options, Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs)
+            given["preproc"] = load_preproc(preproc)
+        options = ReadOptions.parse(given, "DataReader")
+        loaded = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
+        self._setup(os.fspath(fin), options, loaded, {})
 
     @classmethod
     def open(
-        cls,
-        fin: str | os.PathLike[str],
-        options: ReadOptions,
-        specs: Specs | None = None,
-        verdicts: Verdicts | None = None,
+        cls, fin: str, options: ReadOptions, specs: Specs | None = None, damaged_clusters: DamagedClusters | None = None
     ) -> Self:
         """Open a file with options that many files share.
 
         Args:
-            verdicts: which of its clusters are known to be damaged, or not, from when it was open before.
+            damaged_clusters: results of the checks by earlier readers of the file; new results are added.
         """
         reader = cls.__new__(cls)
-        reader._setup(fin, options, specs, verdicts)
+        reader._setup(os.fspath(fin), options, specs, {} if damaged_clusters is None else damaged_clusters)
         return reader
 
-    def _setup(
-        self,
-        fin: str | os.PathLike[str],
-        options: ReadOptions,
-        specs: Specs | None,
-        verdicts: Verdicts | None = None,
-    ) -> None:
-        self.options = options
-        self._name = os.fspath(fin)
-        self._source: Source = open_source(self._name, options.branch, options.redirectors, options.patience)
-        self._close = weakref.finalize(self, self._source.close)  # for readers that nobody closes
+    def _setup(self, fin: str, options: ReadOptions, specs: Specs | None, damaged_clusters: DamagedClusters) -> None:
+        _, tree = split_tree(fin)
+        self.options = options = options.model_copy(update={"branch": tree}) if tree else options
+        self._name = fin
+        self._source, self.identity, self.friends = open_with_friends(fin, options)
+        self._close = weakref.finalize(self, self._source.close)  # for readers that are never closed
         try:
-            self._choose_columns(specs)
-        except BaseException:
+            chosen = choose_columns(self._source, options, specs)
+        except BaseException as error:
+            if isinstance(error, BranchNotFound):
+                error.hint = "; ".join(filter(None, [error.hint, self.unread_friends]))
             self._close()
             raise
+        self.available, self.features = chosen.available, chosen.features
+        self.identifier, self.extra = chosen.identifier, chosen.extra
+        self._derived, self._cut, self._specs = chosen.derived, chosen.cut, chosen.specs
+        self._absent = AbsentColumns.of(chosen.absent, chosen.features, options.inputs)
+        self._start = chosen.empty_specs
+        self._non_features = [*self.identifier, *self.extra, *self._derived.names]
+        self._needed = self._needs([*self.features, *self._non_features])
         self.num_entries = self._source.num_entries
-        self.truncated: dict[str, int] = {}
-        known = {} if verdicts is None else verdicts
-        self._skipping = Skipping(self._source, self._needed, self.stop, options.on_error, known)
+        self.truncated: Counter[str] = Counter()
+        self._skipping = SkippingReader(self._source, self._needed, self.stop, options.on_error, damaged_clusters)
         self._lock = Lock()
-        self._threads = options.workers + is_url(self.location)  # one more, which waits for the server
-
-    def _choose_columns(self, specs: Specs | None) -> None:
-        options, where = self.options, f"tree '{self.options.branch}' of {self._source.location}"
-        self.available: Mapping[str, Column] = self._source.columns
-        optional = tuple(options.identifier) == IDENTIFIER
-        self._derived = Derived(options.derived)
-        if options.preproc is not None:
-            self.available = options.preproc.columns(self._source.columns)
-            asked = (
-                options.selected_branches or (),
-                options.exclude_branches or (),
-                options.extra,
-                self._derived.names,
-            )
-            inputs = (one.branches for one in options.inputs.values())
-            identifier = () if optional else options.identifier
-            check_kept(self.available, self._source.columns, chain(*asked, *inputs, identifier), where)
-        self.identifier = flat_columns(self.available, options.identifier, where, optional)
-        self.extra = flat_columns(self.available, match(self.available, options.extra, where), where)
-        self._derived.check(self.available, where)
-        chosen = options.selected_branches
-        if options.inputs:
-            if chosen:
-                raise ConfigError("both selected branches and inputs are given", hint="name all branches in the inputs")
-            chosen = branches_of(options.inputs, self.available, where)
-        gone = (*options.identifier, *self.extra)
-        if specs is not None and not chosen:
-            names = VectorLayout.of(specs).branches
-            self.features = remaining(
-                names, {**self.available, **specs.branches}, options.exclude_branches, gone, where
-            )
-        else:
-            self.features = select(self.available, chosen, options.exclude_branches, gone, where)
-        if specs is None:
-            Inputs.of(self._empty_specs(), options.inputs, options.normalise)  # mistakes show before the first pass
-        else:
-            specs = specs.select(self.features)
-            found = {name: self.available[name] for name in self.features if name in self.available}
-            _check_belongs(specs, found, where)
-            if not specs.events and not specs.legacy and self._source.num_entries:
-                raise SpecsMismatch(
-                    "the specs are of no events, and know nothing of values",
-                    hint="make them of files that have some: reader.py --fin=FILE --fout=specs.json",
-                )
-        self._specs = specs
-        self._beside = [*self.identifier, *self.extra, *self._derived.names]
-        self._needed = self._needs([*self.features, *self._beside])
+        self._threads = options.workers + is_url(self.location)  # one more thread waits for the server
 
     @property
     def location(self) -> str:
-        """The place that was opened."""
+        """The path or URL that was opened."""
         return self._source.location
 
     @property
-    def identity(self) -> str:
-        """A name of the file's content that renaming does not change."""
+    def name(self) -> str:
+        """The name of the file as it was given, with the tree if it was part of it, without passwords and tokens."""
+        return redacted(self._name)
+
+    @property
+    def locations(self) -> list[str]:
+        """The paths or URLs of the file and its friends."""
+        return [self.location, *(friend.source.location for friend in self.friends)]
+
+    @property
+    def content_identity(self) -> str:
+        """An identifier of the content of the file and its friends, which does not depend on their names."""
         return self._source.identity
 
     @property
+    def unread_friends(self) -> str:
+        """A notice about friend trees that ROOT would read together with this one; "" if there are none."""
+        return unread_friends_notice(self._source.friends, self.options.branch)
+
+    @property
     def boundaries(self) -> Sequence[int]:
-        """Where clusters begin, 0 and the number of entries included."""
+        """First entries of the clusters, followed by the number of entries."""
         return self._source.boundaries
+
+    @cached_property
+    def sizes(self) -> Sequence[ClusterSize]:
+        """Memory that the columns take, by cluster; see `Source.cluster_sizes`."""
+        return self._source.cluster_sizes(sorted(self._needed))
 
     @property
     def skipped(self) -> dict[tuple[int, int], str]:
-        """The clusters that cannot be read, as far as is known (with on_error="skip"), and why."""
-        return self._skipping.lost
+        """Reason for each damaged cluster that was found so far (with on_error="skip")."""
+        return self._skipping.damaged
 
     @property
     def stop(self) -> int:
-        """Entries from here on are not read."""
+        """Number of entries to read."""
         return self.num_entries if self.options.nevts < 1 else min(self.options.nevts, self.num_entries)
 
     @property
     def specs(self) -> Specs:
-        """What the data are like; the first call makes a pass over them unless specs were given."""
+        """Specs of the features; the first access makes a pass over the events unless specs were given."""
         if self._specs is None:
             self._specs = self.first_pass()
         return self._specs
@@ -335,12 +220,12 @@ class DataReader(Closing):
 
     @cached_property
     def layout(self) -> VectorLayout:
-        """Which column of x holds what; of the rows of raw numbers, where there are other inputs."""
+        """The branch and index of each column of x, or of the rows of raw values if there are named inputs."""
         return self.inputs.layout
 
     @cached_property
     def normalisation(self) -> Normalisation:
-        """How raw values become those of x."""
+        """The normalisation of each column of x."""
         return Normalisation.of(self.specs, self.layout, self.options.normalise)
 
     @property
@@ -349,89 +234,132 @@ class DataReader(Closing):
         return self.layout.columns
 
     def first_pass(self) -> Specs:
-        """Pass over the events and learn the specs, whatever specs there are already."""
+        """Read the events and return their specs, even if specs were given."""
         stop = min(2 * READ_ROWS, self.stop) if self.options.nevts == 0 else self.stop
-        kinds = {name: self._kind(name) for name in self.features}
+        kinds = {name: self.available[name].kind for name in self.features}
         counters: SimpleQueue[Statistics] = SimpleQueue()
         for _ in range(self._threads):
             counters.put(Statistics(kinds))
 
-        def learn(block: tuple[int, int]) -> int:
-            values, entries = self._read(*block)
-            mine = counters.get()
-            mine.add(values, len(entries))
-            counters.put(mine)
+        def accumulate(block: tuple[int, int]) -> int:
+            values, entries = self.read_columns(*block)
+            statistics = counters.get()
+            statistics.add(values, len(entries))
+            counters.put(statistics)
             return block[1] - block[0]
 
         with console.progress("first pass", stop) as bar:
-            for count in ahead(learn, blocks(self._source.boundaries, stop), self._threads):
+            for count in map_ordered(accumulate, self.blocks(READ_ROWS, stop), self._threads):
                 bar.advance(count)
         parts = [counters.get().specs() for _ in range(self._threads)]
-        whole = Specs.merge_all([self._empty_specs(), *(part for part in parts if part is not None)])
-        lost = sum(max(min(end, stop) - begin, 0) for begin, end in self.skipped)
-        file = Provenance(shown(self._name), self.identity, self.num_entries, stop - lost)
-        return Specs(whole.branches, whole.events, (file,))
+        whole = Specs.merge_all([self._start, *(part for part in parts if part is not None)])
+        file = Provenance(self.name, self.identity, self.num_entries, stop - count_skipped(self.skipped, stop))
+        return self.options.limited(Specs(whole.branches, whole.events, (file,), tuple(sorted(self._absent.columns))))
 
     def read_block(self, start: int, stop: int, raw: bool = False, pad: bool = True, features: bool = True) -> Chunk:
-        """Read the entries start <= i < stop that pass the cuts as one chunk, of whatever size.
+        """Read the entries start <= i < stop that pass the cuts as one chunk of any size.
 
         Args:
-            raw: make rows of numbers as they are in the file (`layout`), NaN where there is none, whatever the inputs.
-            pad: give every event room for as many objects; else inputs of objects are `Objects`, and have no mask.
-            features: without them, only identifiers and what comes along are read, and there are no inputs.
+            raw: return rows of raw values (see `layout`), with NaN for missing values, instead of the inputs.
+            pad: pad objects to the same number in every event; otherwise they are `Objects` without a mask.
+            features: if False, read identifiers and extra columns only.
 
         Raises:
-            FileUnreadable: the bytes cannot be had or are damaged.
+            FileUnreadable: the bytes cannot be read or are damaged.
         """
-        values, entries = self._read(start, stop, None if features else self._beside)
-        parts: Parts = {}
+        values, entries = self.read_columns(start, stop, None if features else self._non_features)
+        return self._make(values, entries, raw, pad, features)
+
+    def read_pieces(self, start: int, stop: int, raw: bool = False, most: int = 0) -> Iterator[Chunk]:
+        """Read the entries start <= i < stop that pass the cuts as several chunks.
+
+        Chunks that would take more than BLOCK_BYTES together are made one by one, when they are needed.
+
+        Args:
+            raw: see `read_block`.
+            most: maximum number of events per chunk; 0: as many as fit into BLOCK_BYTES.
+        """
+        values, entries = self.read_columns(start, stop)
+        width = row_bytes(self.inputs, raw)
+        size, most = len(entries) * width, most or max(BLOCK_BYTES // width, 1)
+        count = max(1, -(-len(entries) // most))
+        edges = [len(entries) * i // count for i in range(count + 1)]
+        spans = [(begin, end) for begin, end in pairwise(edges) if end > begin]
+        if size <= BLOCK_BYTES:
+            whole = self._make(values, entries, raw)
+            return (whole[begin:end] for begin, end in spans)
+        return (self._make(slice_columns(values, begin, end), entries[begin:end], raw) for begin, end in spans)
+
+    def _make(
+        self, values: Columns, entries: np.ndarray, raw: bool = False, pad: bool = True, features: bool = True
+    ) -> Chunk:
+        """Make a chunk from columns; see `read_block`."""
+        parts: UnpaddedInputs = {}
         truncated: Mapping[str, int] = {}
         if not features:
             pass
         elif raw:
-            parts, truncated = self.inputs.rows(values, len(entries))
+            parts, truncated = self.inputs.raw_vectors(values, len(entries))
         else:
-            parts, truncated = self.inputs.make(values, len(entries), self.options.fill)
-        self._note(truncated)
+            parts, truncated = self.inputs.make(values, len(entries), self.options.nan)
+        with self._lock:
+            self.truncated.update(truncated)
         return Chunk(
-            padded(parts, self.options.fill) if pad else parts,
+            padded(parts, self.options.nan) if pad else parts,
             _flat(values, self.identifier),
             {**_flat(values, self.extra), **self._derived.evaluate(values, len(entries))},
             entries,
         )
 
-    def blocks(self, target: int | None = None) -> list[tuple[int, int]]:
-        """Return the stretches of entries that are best read at a time."""
-        return blocks(self._source.boundaries, self.stop, target or max(self.options.chunk_size, READ_ROWS))
+    def blocks(self, target: int | None = None, stop: int | None = None) -> list[tuple[int, int]]:
+        """Return (start, stop) of the blocks of entries in which to read the file."""
+        target = target or max(self.options.chunk_size, READ_ROWS)
+        return split_into_blocks(self._source.boundaries, stop or self.stop, target, self.sizes)
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events."""
-        self.inputs  # noqa: B018  made here, once, and not by several threads
-        for block in ahead(lambda span: self.read_block(*span), self.blocks(), self._threads):
-            pieces = max(1, -(-len(block) // self.options.chunk_size))
-            edges = [len(block) * i // pieces for i in range(pieces + 1)]
-            for begin, end in pairwise(edges):
-                if end > begin:
-                    yield block[begin:end]
-            del block  # or its memory could not be used for the next
+        """Yield all events once, in the order of the file, in chunks of at most `chunk_size` events.
+
+        Raise ConfigError if a chunk takes more memory than is available.
+        """
+        size = self.options.chunk_size
+        check_memory(self.inputs, min(size, self.stop), "chunk", "--chunk-size")
+
+        def load(block: tuple[int, int]) -> Iterator[Chunk]:
+            return self.read_pieces(*block, most=size)
+
+        for chunks in map_ordered(load, self.blocks(), self._threads):
+            yield from chunks
+            del chunks  # frees its memory for the next
 
     def close(self) -> None:
         """Close the file."""
         self._close()
 
     def unique(self, name: str) -> np.ndarray:
-        """Return the different values of a flat column over all events that pass the cuts, sorted."""
-        seen = [np.unique(cast(np.ndarray, self._read(*block, (name,))[0][name])) for block in self.blocks()]
+        """Return the distinct values of a flat column over all events that pass the cuts, sorted."""
+        seen = [np.unique(cast(np.ndarray, self.read_columns(*block, (name,))[0][name])) for block in self.blocks()]
         return np.unique(np.concatenate(seen)) if seen else np.empty(0)
 
-    def read_columns(self, start: int, stop: int) -> tuple[Columns, np.ndarray]:
-        """Return all that a chunk is made of, by branch, and the entries that pass the cuts, int64 (events,)."""
-        return self._read(start, stop)
+    def sum_before_cuts(self, weight: DerivedColumns) -> int:
+        """Return the exact sum of the only expression in `weight` over the events to read, in units of 2^-1074.
+
+        Events that fail cuts count; those in damaged clusters do not.
+
+        Raises:
+            BranchNotFound: the file lacks a branch of the expression.
+            ConfigError: the expression is not a finite number for some event.
+        """
+        weight.check(self._source.columns, f"tree '{self.options.branch}' of {self._source.location}")
+        names, total = sorted(weight.names), 0
+        for block in self.blocks():
+            values, entries = self._skipping.read(names, *block)
+            total += weight.exact_sum(values, len(entries))
+        return total
 
     def identifiers(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return the identifier's columns of all entries, those that do not pass the cuts included, (entries,) each.
+        """Return the identifiers of all entries, including those that fail the cuts, (entries,) each.
 
-        Columns that only preprocessing makes are left out; where a cluster is lost, they may be 0.
+        Columns that preprocessing defines are left out. In damaged clusters, the values may be 0.
         """
         names = [name for name in self.identifier if name in self._source.columns]
         parts = [self._identifiers(names, span, reason) for span, reason in self._skipping.spans(start, stop)]
@@ -447,49 +375,24 @@ class DataReader(Closing):
                 raise
         return {name: np.zeros(span[1] - span[0], self.available[name].dtype) for name in names}
 
-    def _read(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
-        """Read and preprocess `names`, or else all that a chunk is made of; return them and the surviving entries."""
+    def read_columns(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
+        """Return columns (default: all) of the entries start <= i < stop that pass the cuts, and these entries."""
         needed = self._needed if names is None else self._needs(names)
         values, entries = self._skipping.read(sorted(needed), start, stop)
         if self.options.preproc is not None:
             values, kept = self.options.preproc.apply(values)
             entries = entries[kept]
-        return values, entries
+        if self._cut is not None:
+            kept = self._cut.passes(values)
+            values, entries = {name: select_events(column, kept) for name, column in values.items()}, entries[kept]
+        return self._absent.add_to(values, len(entries), names), entries
 
     def _needs(self, names: Sequence[str]) -> set[str]:
-        """Return the columns of the file that some columns after preprocessing are made of."""
+        """Return the columns of the file from which preprocessing computes some columns."""
+        present = {*names, *(self._cut.expression.names if self._cut else ())} - self._absent.columns.keys()
         preproc = self.options.preproc
-        return preproc.needs(self._source.columns, set(names)) if preproc else set(names)
-
-    def _note(self, truncated: Mapping[str, int]) -> None:
-        with self._lock:
-            for name, count in truncated.items():
-                self.truncated[name] = self.truncated.get(name, 0) + count
-
-    def _kind(self, name: str) -> Kind:
-        return self.available[name].kind
-
-    def _empty_specs(self) -> Specs:
-        """Specs of no events; fixed branches have their size already."""
-        columns = {name: self.available[name] for name in self.features}
-        dims = {name: 0 if column.kind is Kind.JAGGED else column.size for name, column in columns.items()}
-        return Specs({name: BranchSpecs(column.kind, dims[name]) for name, column in columns.items()})
-
-
-def _parsed(inputs: Mapping[str, Mapping[str, object] | InputParams]) -> Mapping[str, InputParams]:
-    from mlaas4hep.config import parse_inputs  # with pydantic, which takes a quarter of a second
-
-    return parse_inputs(inputs)
-
-
-def _check_belongs(specs: Specs, found: Mapping[str, Column], where: str) -> None:
-    check_same(specs.branches, found, where)
-    for name, branch in specs.branches.items():
-        if branch.kind is Kind.FIXED and branch.dim != found[name].size:
-            raise SpecsMismatch(
-                f"the specs do not belong to {where}: '{name}' has {found[name].size} numbers, not {branch.dim}"
-            )
+        return preproc.needs(self._source.columns, present) if preproc else present
 
 
 def _flat(values: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
-    return {name: cast(np.ndarray, values[name]) for name in names}  # `flat_columns` saw to that
+    return {name: cast(np.ndarray, values[name]) for name in names}  # checked by `flat_columns`

@@ -1,13 +1,13 @@
-"""What a model is given: one vector of everything, or several named tensors.
+"""The inputs of a model: one vector of all features, or several named tensors.
 
     inputs = Inputs.of(specs, {"jets": InputParams(branches=["Jet_pt", "Jet_eta"], length=8, sort="-Jet_pt"),
                                "event": InputParams(branches=["MET_pt"])})
     inputs.shapes                                   # {"jets": (8, 2), "event": (1,)}
-    parts, lost = inputs.make(values, events)
+    parts, dropped = inputs.make(values, events)
     padded(parts, fill=0.0)          # "jets" (n, 8, 2), "jets_mask" (n, 8), "event" (n, 1), "event_mask" (n, 1)
 
-Without names there is one input, "x", the vector of all branches, and its "mask". Whatever the inputs are, `layout` is
-one row of raw numbers that holds all that they are made of: what a server is sent.
+If no inputs are named, there is one input "x", the vector of all branches, with its "mask". In any case, `layout`
+describes a vector of the raw values of all branches in use. Clients send such vectors to a server.
 """
 
 from __future__ import annotations
@@ -16,36 +16,33 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlaas4hep.config import InputParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Kind
-from mlaas4hep.methods import Choice
+from mlaas4hep.normalisation_choice import NormalisationChoice
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.objects import ObjectLayout, Objects, make_objects
 from mlaas4hep.reader.selection import match
-from mlaas4hep.reader.specs import Specs
 from mlaas4hep.reader.vectors import vectorise
-
-if TYPE_CHECKING:
-    from mlaas4hep.config import InputParams
+from mlaas4hep.specs.specs import Specs
 
 VECTOR = "x"
-"""The input that there is where none is named."""
+"""Name of the input if no inputs are named."""
 
 Arrays = dict[str, np.ndarray]
 """Inputs and their masks by name."""
 
-Parts = dict[str, np.ndarray | Objects]
-"""The same, where the objects of all events do not have their room yet."""
+UnpaddedInputs = dict[str, np.ndarray | Objects]
+"""Inputs and their masks by name, with objects that are not padded yet."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor that a model is given, and how it is made."""
+    """One input tensor of a model, and how it is computed."""
 
     name: str
     layout: VectorLayout | ObjectLayout
@@ -58,45 +55,47 @@ class Input:
 
     @property
     def branches(self) -> list[str]:
-        """What it is made of, a branch that orders it included."""
+        """The branches that it is computed from, including the one that sorts objects."""
         return self.layout.needed if isinstance(self.layout, ObjectLayout) else list(self.layout.branches)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one event: (features,), or (objects, features)."""
+        """Shape per event: (features,) or (objects, features)."""
         return self.layout.shape if isinstance(self.layout, ObjectLayout) else (self.layout.width,)
 
-    def make(self, values: Columns, events: int, fill: float) -> tuple[Parts, dict[str, int]]:
-        """Return the objects, or the vectors and their mask, by name; and by input or branch, how much did not fit."""
+    def make(self, values: Columns, events: int, fill: float) -> tuple[UnpaddedInputs, dict[str, int]]:
+        """Compute the tensor for some events; see `Inputs.make`."""
         if isinstance(self.layout, ObjectLayout):
-            objects, count = make_objects(values, events, self.layout, self.normalisation, fill)
-            return {self.name: objects}, {self.name: count} if count else {}
-        x, mask, lost = vectorise(values, events, self.layout, self.normalisation, fill)
-        return {self.name: x, self.mask: mask}, lost
+            objects, dropped = make_objects(values, events, self.layout, self.normalisation, fill)
+            return {self.name: objects}, {self.name: dropped} if dropped else {}
+        x, mask, truncated = vectorise(values, events, self.layout, self.normalisation, fill)
+        return {self.name: x, self.mask: mask}, truncated
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a model is given; see the module's docstring.
+    """All inputs of a model; see the module's docstring.
 
     Attributes:
-        members: the inputs, in the order in which they were named.
-        layout: of the raw numbers that all of them are made of.
+        members: the inputs, in the order of the parameters.
+        layout: layout of a vector with the raw values of all branches in use.
     """
 
     members: tuple[Input, ...]
     layout: VectorLayout
 
     @classmethod
-    def of(cls, specs: Specs, params: Mapping[str, InputParams] | None = None, normalise: Choice = "auto") -> Inputs:
-        """Lay out the branches of some specs.
+    def of(
+        cls, specs: Specs, params: Mapping[str, InputParams] | None = None, normalise: NormalisationChoice = "auto"
+    ) -> Inputs:
+        """Create the inputs for the branches of some specs.
 
         Args:
-            params: what the inputs are called and made of; none: a vector of all branches.
-            normalise: how, where an input does not say it for itself.
+            params: parameters of the inputs by name; without any, there is one vector of all branches.
+            normalise: normalisation of inputs that do not define their own.
 
         Raises:
-            ConfigError: an input cannot be made of its branches.
+            ConfigError: an input cannot be computed from its branches.
             BranchNotFound: the specs lack a branch.
         """
         if not params:
@@ -108,41 +107,41 @@ class Inputs:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one event, by name, without masks."""
+        """Per-event shape of each input, without masks."""
         return {one.name: one.shape for one in self.members}
 
     @property
     def width(self) -> int:
-        """Numbers an event, masks not counted."""
+        """Number of values per event in all inputs, without masks."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
-    def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[Parts, dict[str, int]]:
-        """Make the inputs of some events; `padded` makes tensors of objects.
+    def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[UnpaddedInputs, dict[str, int]]:
+        """Compute the inputs for some events, with objects that are not padded yet; see `padded`.
 
         Args:
-            values: every branch, over the same events.
-            fill: what stands where there is no value.
+            values: every branch, for the same events.
+            fill: value of missing values.
 
         Returns:
-            by name, objects, or vectors, float32 (events, features), and bool masks of the same shape; and how much did
-            not fit: values by branch, or objects by input.
+            By name, `Objects`, or vectors, float32 (events, features), with bool masks of the same shape; and the
+            numbers of dropped values by branch, and of dropped objects by input.
         """
-        arrays: Parts = {}
-        lost: dict[str, int] = {}
+        arrays: UnpaddedInputs = {}
+        dropped: dict[str, int] = {}
         for one in self.members:
-            mine, cut = one.make(values, events, fill)
-            arrays |= mine
-            lost |= cut
-        return arrays, lost
+            tensors, counts = one.make(values, events, fill)
+            arrays |= tensors
+            dropped |= counts
+        return arrays, dropped
 
-    def rows(self, values: Columns, events: int) -> tuple[Parts, dict[str, int]]:
-        """Make rows of raw numbers as `layout` has them, NaN where there is none, as if they were the only input."""
-        x, mask, lost = vectorise(values, events, self.layout, None, np.nan)
-        return {VECTOR: x, mask_of(VECTOR): mask}, lost
+    def raw_vectors(self, values: Columns, events: int) -> tuple[UnpaddedInputs, dict[str, int]]:
+        """Compute vectors of raw values with NaN for missing ones, as described by `layout`, as the input "x"."""
+        x, mask, truncated = vectorise(values, events, self.layout, None, np.nan)
+        return {VECTOR: x, mask_of(VECTOR): mask}, truncated
 
 
 def padded(parts: Mapping[str, np.ndarray | Objects], fill: float) -> Arrays:
-    """Return tensors: float32 (events, length, features) and bool (events, length) for objects."""
+    """Return the arrays with objects padded to float32 (events, length, features) and masks bool (events, length)."""
     arrays: Arrays = {}
     for name, part in parts.items():
         if isinstance(part, Objects):
@@ -153,24 +152,37 @@ def padded(parts: Mapping[str, np.ndarray | Objects], fill: float) -> Arrays:
 
 
 def mask_of(name: str) -> str:
-    """Return what the mask of an input is called."""
+    """Return the name of the mask of an input."""
     return "mask" if name == VECTOR else f"{name}_mask"
 
 
-def branches_of(params: Mapping[str, InputParams], columns: Mapping[str, object], where: str) -> list[str]:
-    """Return the columns that some inputs are made of.
+def branches_of(
+    params: Mapping[str, InputParams], columns: Mapping[str, object], where: str, optional: bool = False
+) -> list[str]:
+    """Return the columns that inputs are computed from.
 
-    Raises:
-        BranchNotFound: a column is missing.
+    Raise BranchNotFound if the file, `where`, lacks one, unless it is `optional`.
     """
-    wanted = [pattern for one in params.values() for pattern in (*one.branches, *([one.key] if one.key else []))]
-    return match(columns, wanted, where)
+    return match(columns, patterns_of(params), where, optional)
 
 
-def _input(name: str, specs: Specs, params: InputParams, normalise: Choice) -> Input:
-    where = f"what input '{name}' can be made of"
-    branches = [branch for pattern in params.branches for branch in match(specs.branches, [pattern], where)]
-    branches = list(dict.fromkeys(branches))  # in the order asked for, each once
+def patterns_of(params: Mapping[str, InputParams]) -> list[str]:
+    """Return the patterns of the branches that inputs are computed from."""
+    return [pattern for one in params.values() for pattern in (*one.branches, *([one.key] if one.key else []))]
+
+
+def _input(name: str, specs: Specs, params: InputParams, normalise: NormalisationChoice) -> Input:
+    where = f"the branches that input '{name}' can use"
+    left_out = {branch: None for branch in specs.missing if branch not in specs.branches}
+    branches = [
+        branch
+        for pattern in params.branches
+        for branch in match(specs.branches, [pattern], where, bool(match(left_out, [pattern], where, True)))
+    ]
+    if not branches:
+        what = f"some of the files lack all branches of input '{name}'"
+        raise ConfigError(what, hint='set "missing_branches" to "nan" in the params, or leave the input out')
+    branches = list(dict.fromkeys(branches))  # in the order of the patterns, without duplicates
     choice = params.normalise if params.normalise is not None else normalise
     layout: VectorLayout | ObjectLayout
     if params.length is None:
@@ -185,6 +197,6 @@ def _check_lists(name: str, branches: Sequence[str], specs: Specs) -> None:
     for branch in branches:
         if specs.branches[branch].kind is Kind.FLAT:
             raise ConfigError(
-                f"input '{name}' has a length, but '{branch}' is one number an event",
-                hint="put it into an input without length",
+                f"input '{name}' has a length, but '{branch}' is one number per event",
+                hint="move it to an input without a length",
             )

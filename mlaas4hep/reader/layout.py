@@ -1,28 +1,31 @@
-"""Specs → which column of the matrix holds what, and columns of a file → that matrix.
+"""The layout of vectors: which columns belong to which branch.
 
     layout = VectorLayout.of(specs)
     x, truncated = layout.assemble(source.read(layout.branches, 0, 1000), 1000)
 
-Flat and fixed branches come first in sorted order, then jagged ones in sorted order, each of the latter two as
+Flat and fixed branches come first, then jagged ones, both sorted by name. Fixed and jagged branches have the columns
 name_0 ... name_{dim-1}. The same specs always give the same layout.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from mlaas4hep.comma_lists import list_setting
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Jagged, Kind
-from mlaas4hep.reader.specs import Specs
+from mlaas4hep.reader.selection import pattern_of
+from mlaas4hep.specs.specs import Specs
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The columns first <= j < first + width of the matrix, which hold one branch."""
+    """The columns of one branch: first <= j < first + width."""
 
     branch: str
     kind: Kind
@@ -32,16 +35,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """Which column of the matrix holds what; see the module's docstring."""
+    """The columns of each branch; see the module's docstring."""
 
     slots: tuple[Slot, ...]
 
     @classmethod
     def of(cls, specs: Specs) -> VectorLayout:
-        """Lay out the branches of some specs.
+        """Return the layout of the branches of some specs.
 
         Raises:
-            ConfigError: two branches give columns of the same name (`a_0`, and the list `a`).
+            ConfigError: two branches have a column of the same name (a number `a_0` and a list `a`).
         """
         names = sorted(specs.branches, key=lambda name: (specs.branches[name].kind is Kind.JAGGED, name))
         slots, first = [], 0
@@ -50,10 +53,11 @@ class VectorLayout:
             slots.append(Slot(name, branch.kind, first, branch.dim))
             first += branch.dim
         layout = cls(tuple(slots))
-        repeated = [name for name, times in Counter(layout.columns).items() if times > 1]
+        repeated, owner = _repeated_column(slots)
         if repeated:
             raise ConfigError(
-                f"two branches would both have a column '{repeated[0]}'", hint="leave one out with exclude_branches"
+                f"two branches would have a column '{repeated}'",
+                hint="exclude one: " + list_setting("exclude-branches", "exclude_branches", [pattern_of(owner)]),
             )
         return layout
 
@@ -64,66 +68,80 @@ class VectorLayout:
 
     @cached_property
     def branches(self) -> list[str]:
-        """Names of the branches, in order."""
+        """Names of the branches, in the order of the layout."""
         return [slot.branch for slot in self.slots]
 
     @cached_property
     def columns(self) -> list[str]:
-        """Names of the columns, in order."""
+        """Names of the columns."""
         return [name for slot in self.slots for name in _column_names(slot)]
 
     def assemble(self, values: Columns, events: int) -> tuple[np.ndarray, dict[str, int]]:
-        """Write columns of a file into a matrix.
-
-        Args:
-            values: every branch of the layout, over the same events.
-            events: how many events these are.
+        """Return the raw vectors of some events, given every branch of the layout.
 
         Returns:
-            float32 (events, width), NaN where a list has ended (and where the data say NaN); and for each jagged branch
-            that had lists longer than its width, how many values were cut off.
+            float32 (events, width), NaN for padding (and for NaN in the data); and the number of dropped values of each
+            jagged branch that has lists longer than its width.
         """
         x = np.full((events, self.width), np.nan, np.float32)
         truncated: dict[str, int] = {}
-        present = _Presence(events)
-        with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, as the specs count it
+        padder = _ListPadder(events)
+        # float64 values beyond float32's range become infinite, as in the specs; signalling NaNs are "invalid"
+        with np.errstate(over="ignore", invalid="ignore"):
             for slot in self.slots:
                 block, data = x[:, slot.first : slot.first + slot.width], values[slot.branch]
                 if isinstance(data, Jagged):
-                    lost = present.write(block, data)
-                    if lost:
-                        truncated[slot.branch] = lost
+                    dropped = padder.write(block, data)
+                    if dropped:
+                        truncated[slot.branch] = dropped
                 else:
                     block[:] = data if data.ndim == 2 else data[:, None]
         return x, truncated
 
     def to_json(self) -> dict[str, list[int | str]]:
-        """Return branch → [first column, width, kind]."""
+        """Return [first column, width, kind] by branch."""
         return {slot.branch: [slot.first, slot.width, slot.kind.value] for slot in self.slots}
 
 
-class _Presence:
-    """Which cells of a jagged branch have a value; remembered, since the branches of one collection share it."""
+class _ListPadder:
+    """Writes lists into a matrix; keeps the mask for the next branch, which often has lists of the same lengths."""
 
     def __init__(self, events: int) -> None:
         self._offsets = np.zeros(events + 1, np.int64)
-        self._cells = np.zeros((events, 0), bool)
+        self._mask = np.zeros((events, 0), bool)
 
     def write(self, block: np.ndarray, data: Jagged) -> int:
-        """Write lists into a (events, width) view; return how many values did not fit."""
+        """Write lists into a view (events, width) and return the number of dropped values."""
         width = block.shape[1]
-        if self._cells.shape[1] != width or not np.array_equal(self._offsets, data.offsets):
-            self._offsets, self._cells = data.offsets, np.arange(width) < data.counts[:, None]
+        if self._mask.shape[1] != width or not np.array_equal(self._offsets, data.offsets):
+            self._offsets, self._mask = data.offsets, np.arange(width) < data.counts[:, None]
         content = data.content
-        lost = int(np.maximum(data.counts - width, 0).sum())
-        if lost:
+        dropped = int(np.maximum(data.counts - width, 0).sum())
+        if dropped:
             position = np.arange(len(content)) - np.repeat(data.offsets[:-1], data.counts)
             content = content[position < width]
-        block[self._cells] = content
-        return lost
+        block[self._mask] = content
+        return dropped
 
 
 def _column_names(slot: Slot) -> list[str]:
     if slot.kind is Kind.FLAT:
         return [slot.branch]
     return [f"{slot.branch}_{index}" for index in range(slot.width)]
+
+
+def _repeated_column(slots: Sequence[Slot]) -> tuple[str, str]:
+    """Return a column name that two branches share, and the first of the two branches; "" and "" if there is none.
+
+    Two columns can only have the same name if one of them is a flat branch, such as `a_0`, and the other an element of
+    a branch `a`. The check therefore does not create the names of all columns, which may be hundreds of millions.
+    """
+    owners = {slot.branch: slot for slot in slots if slot.kind is not Kind.FLAT}
+    for slot in slots:
+        branch, _, index = slot.branch.rpartition("_")
+        owner = owners.get(branch)
+        if slot.kind is not Kind.FLAT or owner is None or not re.fullmatch("0|[1-9][0-9]{0,17}", index):
+            continue
+        if int(index) < owner.width:
+            return slot.branch, min(slot, owner, key=lambda one: one.first).branch
+    return "", ""

@@ -1,8 +1,8 @@
-"""Columns of a file → the normalised matrix and its mask, in one go.
+"""Conversion of the columns of a file to normalised vectors.
 
     x, mask, truncated = vectorise(source.read(layout.branches, 0, 1000), 1000, layout, normalisation, fill=0.0)
 
-The compiled loop (`kernel.cpp`) does it where it is there; `with_numpy` is what it must agree with, bit by bit.
+The compiled loop (`kernel.cpp`) is used if it is available. `with_numpy` gives the same bits, and is used otherwise.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io import Columns
-from mlaas4hep.io.columns import buffers
-from mlaas4hep.io.recycler import MEMORY
+from mlaas4hep.io.buffer_pool import BUFFER_POOL
+from mlaas4hep.io.columns import kernel_buffers
 from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.normalise import Normalisation
 
@@ -20,33 +20,25 @@ Vectors = tuple[np.ndarray, np.ndarray, dict[str, int]]
 
 
 def vectorise(
-    values: Columns,
-    events: int,
-    layout: VectorLayout,
-    normalisation: Normalisation | None,
-    fill: float = np.nan,
+    values: Columns, events: int, layout: VectorLayout, normalisation: Normalisation | None, fill: float = np.nan
 ) -> Vectors:
-    """Make vectors of events.
+    """Return the vectors of some events, given every branch of the layout.
 
     Args:
-        values: every branch of the layout, over the same events.
-        events: how many events these are.
-        normalisation: None leaves values as they are.
-        fill: what stands where there is no value.
+        normalisation: normalisation of the vectors; None keeps the raw values.
+        fill: value of padding and NaN.
 
     Returns:
-        x, float32 (events, features); mask, bool (events, features), True where a value stands; and for each jagged
-        branch that had lists longer than its width, how many values were cut off.
+        x, float32 (events, features); mask, bool (events, features), True for values; and the number of dropped values
+        of each jagged branch that has lists longer than its width.
     """
-    if KERNEL is None:
-        return with_numpy(values, events, layout, normalisation, fill)
-    return with_kernel(values, events, layout, normalisation, fill)
+    return (with_numpy if KERNEL is None else with_kernel)(values, events, layout, normalisation, fill)
 
 
 def with_numpy(
     values: Columns, events: int, layout: VectorLayout, normalisation: Normalisation | None, fill: float
 ) -> Vectors:
-    """Do what `vectorise` says, step by step."""
+    """Return the vectors of some events, computed with NumPy; see `vectorise`."""
     x, truncated = layout.assemble(values, events)
     if normalisation is not None:
         return x, normalisation.apply(x, fill), truncated
@@ -57,20 +49,16 @@ def with_numpy(
 
 
 def with_kernel(
-    values: Columns,
-    events: int,
-    layout: VectorLayout,
-    normalisation: Normalisation | None,
-    fill: float,
+    values: Columns, events: int, layout: VectorLayout, normalisation: Normalisation | None, fill: float
 ) -> Vectors:
-    """Do what `vectorise` says, compiled."""
-    columns = [buffers(values[slot.branch]) for slot in layout.slots]
+    """Return the vectors of some events, computed by the compiled loop; see `vectorise`."""
+    columns = [kernel_buffers(values[slot.branch]) for slot in layout.slots]
     widths = np.array([slot.width for slot in layout.slots], np.int64)
-    curves = bends = None
-    if normalisation is not None and not normalisation.is_plain:
-        curves, bends = normalisation.curves, normalisation.bends
-    x = MEMORY.empty((events, layout.width), np.float32)
-    mask = MEMORY.empty((events, layout.width), bool)
+    constants = uses_asinh = None
+    if normalisation is not None and not normalisation.is_identity:
+        constants, uses_asinh = normalisation.constants, normalisation.uses_asinh
+    x = BUFFER_POOL.empty((events, layout.width), np.float32)
+    mask = BUFFER_POOL.empty((events, layout.width), bool)
     assert KERNEL is not None
-    lost = KERNEL.assemble(columns, events, widths, curves, bends, fill, x, mask)
-    return x, mask, {slot.branch: count for slot, count in zip(layout.slots, lost, strict=True) if count}
+    dropped = KERNEL.assemble(columns, events, widths, constants, uses_asinh, fill, x, mask)
+    return x, mask, {slot.branch: count for slot, count in zip(layout.slots, dropped, strict=True) if count}

@@ -1,41 +1,47 @@
-"""What a server is told when it starts.
+"""The settings of a server.
 
     settings = Settings(models_dir="tfaas_models", port=8083, workers=2)
 
-A plain value, so that worker processes can be told the same.
+Settings can be sent to worker processes as JSON.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlaas4hep.protocol.limits import DEFAULTS, Limits
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a person may choose.
+    """The options of `tfaas_server.py`.
 
     Attributes:
-        models_dir: where the models are kept; made where it does not exist.
-        host, port: address to listen on; port 0 takes a free one.
-        allowed_host: names besides those of loopback that clients may send as `Host`; see `origins`.
-        base_path: stands in front of every route, as in "/tfaas".
-        workers: processes that answer.
-        max_upload: the largest body that is taken, in bytes; an archive may unpack to four times that.
-        rate: requests a second that one address may send to one worker; 0: any number.
-        timeout: seconds in which a client must send a request's headers, and then go on sending or reading.
-        token_file: tokens, one a line; who sends one is known.
-        cert, key: of the server; with them it speaks TLS.
-        capath: file or folder of the authorities whose client certificates are believed; who has one is known.
-        allow_dn: names of the certificates that may change models, in slash form; none: all, if there is no `gridmap`.
-        gridmap: grid-mapfile with more of these names.
-        trust: files with the public keys of those whose signed models are trusted, separated by commas.
-        model_memory: GB that a model may take that is not trusted.
-        load_time, run_time: seconds in which such a model must be loaded, and must answer.
-        model_processes: such models that may be in processes of their own at a time, for each worker.
-        private: only who is known may ask; otherwise they alone may change models, where there is a way to be known.
-        read_only: nobody may change models.
+        models_dir: folder of the models; created if it does not exist.
+        host, port: address to listen on; 0 selects a free port.
+        allowed_host: values of the `Host` header to accept besides the names of loopback; see `origins`.
+        base_path: prefix of every route, as in "/tfaas".
+        workers: number of server processes.
+        max_upload: largest body of a request, in bytes; an archive may unpack to `limits.archive_ratio` times as much.
+        rate: requests per second that one address may send to one worker; 0: no limit.
+        timeout: seconds that a client has for the headers of a request, and for pauses while it sends or reads.
+        token_file: file of tokens, one per line; clients with a token are authenticated.
+        cert, key: PEM files of the server's certificate and private key; they switch TLS on.
+        capath: file or folder of certificate authorities; clients with a certificate of one of them are authenticated.
+        allow_dn: names, in slash form, of the certificates that may change models; empty: all, unless `gridmap` is set.
+        gridmap: grid-mapfile with further names of certificates that may change models.
+        trust: files of public keys, comma-separated; models signed by one of them are trusted.
+        model_memory: memory limit of an untrusted model, in GB.
+        load_time, run_time: seconds that an untrusted model may take to load, and for one run.
+        model_processes: number of subprocesses for untrusted models, per worker.
+        private: require authentication for every request. Without it, only changes of models require authentication,
+            and only if `token_file` or `capath` is set.
+        read_only: refuse all changes of models.
         verbose: log every request.
+        limits: all other limits.
     """
 
     models_dir: str
@@ -61,9 +67,20 @@ class Settings:
     private: bool = False
     read_only: bool = False
     verbose: bool = False
+    limits: Limits = DEFAULTS
+
+    def to_json(self) -> str:
+        """Return the settings as JSON for `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Read settings that `to_json` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        return cls(**{**content, "limits": Limits(**content["limits"])})
 
     @property
     def base(self) -> str:
-        """`base_path` with a slash in front and none behind; "" for none."""
+        """`base_path` with a leading slash and without a trailing one; "" if there is none."""
         base = self.base_path.strip("/")
         return f"/{base}" if base else ""

@@ -1,14 +1,13 @@
-"""Several processes that answer at one socket, and the one that looks after them.
+"""Several server processes that share one listening socket, and their supervisor.
 
-    run_workers(settings, listening, "ready")    # returns when it was told to stop
+    run_workers(settings, listening, "ready")    # returns after SIGTERM or SIGINT
 
-A worker that dies is replaced; when this process dies, be it by kill -9, the workers end too, since each holds the
-other end of a pipe to it. What they have in common is on disk: the models, and the counters of `metrics`.
+A worker that dies is replaced. A socket pair connects each worker to the supervisor: the worker exits when the
+supervisor exits, even after kill -9. The workers share state only on disk: the models, and the counters of `metrics`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -20,62 +19,62 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mlaas4hep.errors import ServiceError
-from mlaas4hep.serving.metrics import SHARED
+from mlaas4hep.serving.http.metrics import SHARED
+from mlaas4hep.serving.process import run
 from mlaas4hep.serving.settings import Settings
 
-_FINISH = 9.7  # seconds that workers may take to end; they end themselves a little earlier
+_KILL = 0.97  # fraction of the stop time after which workers are killed; they normally exit a little earlier
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
-    line: socket.socket
+    connection: socket.socket
     ready: bool = False
 
 
 def run_workers(settings: Settings, listening: socket.socket, ready: str) -> None:
-    """Start the workers, say that they are ready, and replace those that die, until SIGTERM or SIGINT.
+    """Start the workers, print `ready` once all are, and replace those that die, until SIGTERM or SIGINT.
 
     Raises:
-        ServiceError: a worker cannot start.
+        ServiceError: a worker exited before all were ready.
     """
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-metrics-") as shared, _signals() as stop:
         selector = selectors.DefaultSelector()
         selector.register(stop, selectors.EVENT_READ)
         workers = [_start(settings, listening, shared, selector) for _ in range(settings.workers)]
-        said = False
+        announced = False
         try:
             while True:
                 events = [key.fileobj for key, _ in selector.select()]
                 if stop in events:
                     return
-                for worker in [worker for worker in workers if worker.line in events]:
-                    if worker.line.recv(1):
+                for worker in [worker for worker in workers if worker.connection in events]:
+                    if worker.connection.recv(1):
                         worker.ready = True
                         continue
                     workers.remove(worker)
-                    code = _bury(worker, shared, selector)
-                    if not said:
-                        raise ServiceError(
-                            f"a worker ends as soon as it starts, with exit code {code}", hint="see what it says above"
-                        )
+                    code = _remove(worker, shared, selector)
+                    if not announced:
+                        what = f"a worker exited during startup, with exit code {code}"
+                        raise ServiceError(what, hint="see its messages above")
                     workers.append(_start(settings, listening, shared, selector))
-                    print(f"a worker ended with exit code {code}, and another one has its place", file=sys.stderr)
-                if not said and all(worker.ready for worker in workers):
-                    said = True
+                    print(f"a worker exited with code {code} and was replaced", file=sys.stderr)
+                if not announced and all(worker.ready for worker in workers):
+                    announced = True
                     print(ready, file=sys.stderr, flush=True)
         finally:
-            _end(workers)
+            _stop(workers, _KILL * settings.limits.stop_time)
 
 
 def _start(settings: Settings, listening: socket.socket, shared: str, selector: selectors.BaseSelector) -> _Worker:
     ours, theirs = socket.socketpair()
     command = [
         sys.executable, "-m", "mlaas4hep.serving.workers", str(listening.fileno()), str(theirs.fileno()),
-        json.dumps(asdict(settings)),
+        settings.to_json(),
     ]  # fmt: skip
     with theirs:
         process = subprocess.Popen(
@@ -83,27 +82,27 @@ def _start(settings: Settings, listening: socket.socket, shared: str, selector: 
             pass_fds=(listening.fileno(), theirs.fileno()),
             env={**os.environ, SHARED: shared},
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which tells the workers
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the workers
         )
     selector.register(ours, selectors.EVENT_READ)
     return _Worker(process, ours)
 
 
-def _bury(worker: _Worker, shared: str, selector: selectors.BaseSelector) -> int:
-    """Clear up after a worker that has ended; return its exit code."""
+def _remove(worker: _Worker, shared: str, selector: selectors.BaseSelector) -> int:
+    """Release the resources of a worker that has exited; return its exit code."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    selector.unregister(worker.line)
-    worker.line.close()
+    selector.unregister(worker.connection)
+    worker.connection.close()
     code = worker.process.wait()
     mark_process_dead(worker.process.pid, shared)  # type: ignore[no-untyped-call]
     return code
 
 
-def _end(workers: list[_Worker]) -> None:
+def _stop(workers: list[_Worker], seconds: float) -> None:
     for worker in workers:
         worker.process.terminate()
-    until = time.monotonic() + _FINISH
+    until = time.monotonic() + seconds
     for worker in workers:
         try:
             worker.process.wait(max(0.0, until - time.monotonic()))
@@ -114,7 +113,7 @@ def _end(workers: list[_Worker]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """Give a socket that can be read when SIGTERM or SIGINT has come."""
+    """Yield a socket that becomes readable after SIGTERM or SIGINT."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -129,19 +128,17 @@ def _signals() -> Iterator[socket.socket]:
         sender.close()
 
 
-def _main(listening_fd: int, line_fd: int, settings: Settings) -> None:
-    """Be a worker."""
-    from mlaas4hep.serving.server import run
-
-    line = socket.socket(fileno=line_fd)
-    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
-    run(settings, socket.socket(fileno=listening_fd), lambda: line.sendall(b"r"))
+def _main(listening_fd: int, supervisor_fd: int, settings: Settings) -> None:
+    """Entry point of a worker process."""
+    supervisor = socket.socket(fileno=supervisor_fd)
+    threading.Thread(target=_terminate_after, args=(supervisor,), daemon=True).start()
+    run(settings, socket.socket(fileno=listening_fd), lambda: supervisor.sendall(b"r"))
 
 
-def _end_with(line: socket.socket) -> None:
-    line.recv(1)  # nothing is ever sent: it returns when the other end is gone
+def _terminate_after(supervisor: socket.socket) -> None:
+    supervisor.recv(1)  # the supervisor never sends anything: this returns when it has exited
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]), Settings(**json.loads(sys.argv[3])))
+    _main(int(sys.argv[1]), int(sys.argv[2]), Settings.from_json(sys.argv[3]))

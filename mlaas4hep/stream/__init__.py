@@ -1,4 +1,4 @@
-"""Floor 3: many files at once, mixed, shuffled, split, as batches.
+"""Read many files at once and yield shuffled batches of their events.
 
 from mlaas4hep import DataGenerator
 generator = DataGenerator(["ggH.root", "VBF.root"], labels=["ggH", "VBF"])

@@ -1,9 +1,9 @@
-"""Some events of a sample, with all that training needs to know of them.
+"""A batch of events: inputs, labels, weights and where the events come from.
 
     batch.x, batch.mask, batch.y, batch.weight
     batch.inputs["jets"], batch.inputs["jets_mask"]
 
-How the events of a batch are chosen is decided in `generator`.
+`generator` decides which events a batch contains.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Batch:
     """Some events of a sample.
 
     Attributes:
-        inputs: what a model is given, by name: float32 tensors (events, ...), normalised, 0 where there is no value,
-            and bool masks; see `reader.inputs`. In a block that batches are made of, objects may be `Objects` instead.
-        y: int64 (events,), the class of each event.
-        weight: float32 (events,).
-        ids: the identifier's columns, uint64 (events,) each; int64 or float64 where a file has signed or real ones.
-        part: int8 (events,), the index in PARTS of the part that the event belongs to.
-        file: int32 (events,), index of the file that the event came from.
-        entry: int64 (events,), number of the event in that file; -1 for the shuffled copies of `contrast`.
-        x: the vectors, float32 (events, features), where the params name no inputs.
-        mask: bool (events, features), True where a value stands.
+        inputs: the inputs of the model, by name: float32 tensors (events, ...), normalised, 0 where a value is missing,
+            and bool masks; see `reader.inputs`. Blocks that are not yet cut into batches may hold `Objects` instead.
+        y: class of each event, int64 (events,); flags of a multilabel task or targets: float32 (events, classes).
+        weight: weight of each event, float32 (events,).
+        ids: the identifier's columns, uint64 (events,) each; int64 or float64 if a file has signed or floating ones.
+        part: index in PARTS of each event's part, int8 (events,).
+        file: index of each event's file, int32 (events,).
+        entry: entry number of each event in its file, int64 (events,); -1 for shuffled copies.
+        x: float32 (events, features), if the params define no inputs.
+        mask: bool (events, features), True where x has a value.
     """
 
     inputs: Mapping[str, Any]
@@ -43,36 +43,34 @@ class Batch:
 
     @property
     def x(self) -> np.ndarray:
-        x: np.ndarray = self.inputs["x"]
-        return x
+        return np.asarray(self.inputs["x"])
 
     @property
     def mask(self) -> np.ndarray:
-        mask: np.ndarray = self.inputs["mask"]
-        return mask
+        return np.asarray(self.inputs["mask"])
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Self:
-        """Return some of the events: a slice, an index or a bool mask."""
+        """Return the events that a slice, an array of indices or a bool mask selects."""
         return self.map(lambda values: values[rows])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Return the events of at least one part, in order."""
+        """Return the events of one or more batches, in order."""
         first, *others = parts
         if not others:
             return first
         return first.map(lambda *columns: np.concatenate(columns), *others)
 
-    def map(self, do: Callable[..., Any], *others: Self) -> Self:
-        """Return a batch of what `do` makes of each array, and of the same array of other batches."""
-        made: dict[str, Any] = {}
+    def map(self, function: Callable[..., Any], *others: Self) -> Self:
+        """Apply a function to each array, together with the corresponding arrays of other batches."""
+        result: dict[str, Any] = {}
         for field in fields(self):
-            mine, theirs = getattr(self, field.name), [getattr(other, field.name) for other in others]
-            if isinstance(mine, Mapping):
-                made[field.name] = {name: do(mine[name], *(each[name] for each in theirs)) for name in mine}
+            first, rest = getattr(self, field.name), [getattr(other, field.name) for other in others]
+            if isinstance(first, Mapping):
+                result[field.name] = {name: function(first[name], *(each[name] for each in rest)) for name in first}
             else:
-                made[field.name] = do(mine, *theirs)
-        return type(self)(**made)
+                result[field.name] = function(first, *rest)
+        return type(self)(**result)

@@ -1,4 +1,4 @@
-"""What training asks of a sample, whatever it consists of: events in files (`DataGenerator`), or images in a folder."""
+"""The interface between training and a sample: `DataGenerator` for events in files, `ImageStream` for images."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Protocol
 
 from mlaas4hep.config import Params
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.labels import Labels
+from mlaas4hep.stream.sample_statistics import Composition
 
 
 class BatchSource(Protocol):
-    """A labelled sample in three parts; "events" stands for whatever it consists of."""
+    """A labelled sample, split into three parts. An event may also be an image."""
 
     @property
     def params(self) -> Params:
-        """How to mix and train."""
+        """The params."""
 
     @property
     def labels(self) -> Labels:
-        """What the model learns to tell apart."""
+        """The labels of the sample."""
 
     @property
     def composition(self) -> Composition:
-        """How many events there are of what class in which part."""
+        """Number of events of each class in each part."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of one event, by input, without masks."""
+        """Per-event shape of each input, masks excluded."""
 
     @property
     def training_entries(self) -> int:
-        """About how many entries the training part has, before cuts."""
+        """Approximate number of entries in the training part, before cuts."""
 
-    def leave_raw(self) -> None:
-        """Normalise nothing, where the params leave that open."""
+    def disable_normalisation(self) -> None:
+        """Use raw values if `normalise` of the params is "auto"."""
 
     def batches(
         self,
@@ -46,7 +46,7 @@ class BatchSource(Protocol):
         skip: int = 0,
         balanced: bool = True,
     ) -> Iterator[Batch]:
-        """Yield batches until every event of a part was delivered once; see `DataGenerator.batches`."""
+        """Yield each event of a part once, in batches; see `DataGenerator.batches`."""
 
     def examples(self, count: int, part: str | None = "test") -> Batch:
-        """Return up to `count` events of a part, or of all."""
+        """Return up to `count` events of a part; None: of the whole sample."""

@@ -1,12 +1,12 @@
-"""Many files at once as batches: mixed, shuffled, split into parts, every event once an epoch.
+"""Yield the events of many files in batches: mixed, shuffled, split into parts, each event once per epoch.
 
     generator = DataGenerator(["ggH.root", "VBF.root"], labels=["ggH", "VBF"], params={"batch_size": 512})
     for epoch in range(10):
         for batch in generator.batches("train", epoch):
             step(batch.x, batch.mask, batch.y, batch.weight)
 
-Which events a batch holds depends on the files, the parameters, the seed and the epoch, never on the number of workers
-or on timing.
+The content of a batch depends on the files, the params, the seed and the epoch, never on the number of workers or on
+timing.
 """
 
 from __future__ import annotations
@@ -21,84 +21,99 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.closing import Closing
-from mlaas4hep.config import Params
+from mlaas4hep.closeable import Closeable
+from mlaas4hep.config import Params, parse_params
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io.ahead import in_background
+from mlaas4hep.expressions.preproc import Preproc
+from mlaas4hep.io.prefetch import prefetch
 from mlaas4hep.reader import Specs, VectorLayout
-from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.memory_check import BLOCK_BYTES, check_memory, row_bytes
+from mlaas4hep.samples.fileset import Files
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.census import Composition
-from mlaas4hep.stream.contrast import with_shuffled_copies
+from mlaas4hep.stream.interleaving import Block, BlockQueue, balanced_shares, distribute_files, proportional_shares
 from mlaas4hep.stream.labels import Labels
-from mlaas4hep.stream.lanes import Block, Lane, even_shares, make_lanes, shares
-from mlaas4hep.stream.picks import Picks, rebatch
-from mlaas4hep.stream.sample import Sample, parse_params
+from mlaas4hep.stream.row_selection import RowSelection, rebatch
+from mlaas4hep.stream.sample import Sample
+from mlaas4hep.stream.sample_statistics import Composition
+from mlaas4hep.stream.shuffled_copies import add_shuffled_copies
 from mlaas4hep.stream.split import PARTS
 
-# One stream of random numbers for each use, so that none depends on how much another has drawn.
+# Keys of independent streams of random numbers.
 _ORDER, _ROWS, _CHUNK, _COPIES, _REPEATS = range(5)
 
-AHEAD = 4
-"""Batches that wait for who trains on them."""
+PREFETCH = 4
+"""Number of prefetched batches."""
 
 
-class DataGenerator(Closing):
-    """Files and labels as batches; see the module's docstring.
+class DataGenerator(Closeable):
+    """Yield the events of many files in batches; see the module's docstring.
 
     Attributes:
-        params: how to read and mix.
+        params: the params.
         sample: the files, their labels and their specs.
     """
 
     def __init__(
         self,
-        files: str | Sequence[str | os.PathLike[str]],
+        files: Files,
         labels: str | Sequence[object] | None = None,
         params: Params | Mapping[str, Any] | None = None,
         specs: str | os.PathLike[str] | Specs | None = None,
         *,
         preproc: str | os.PathLike[str] | Preproc | None = None,
         fold: int = 0,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Open the files, read the labels, and make a first pass over the events unless specs are given.
+        """Open the files and read the labels. Without `specs`, compute them in a first pass over the events.
 
         Args:
-            files: a list of files, or the path of a text file with one a line, a comma list, or a glob.
-            labels: one a file; or the path of a text file with one a line, a comma list, or the name of a branch;
-                None: the events are told from copies of themselves, see `contrast`.
-            params: the content of params.json, or a part of it.
-            specs: a file or a `Specs`.
+            files: a list of files; the path of a samples file or of a text file with one file per line, a
+                comma-separated list, or a glob; or the content of a samples file, see `config.samples`.
+            labels: one label per file; or the path of a text file with one label per line, a comma-separated list, or
+                the name of a branch. None: the labels of the samples; if there are none either, the model learns to
+                separate the events from shuffled copies of them, see `shuffled_copies`.
+            params: all or some of the keys of params.json.
+            specs: a `Specs`, or the path of a file of specs.
             preproc: new branches and cuts, see `DataReader`.
-            fold: which of `kfold` folds is the test part.
+            fold: index of the fold, of `kfold` folds, that is the test part.
+            left_out: reasons by name of the files to leave out, because an earlier part of the run did; all others must
+                be readable. None: with on_error="skip", leave out the files that cannot be read.
 
         Raises:
-            FileUnreadable, TreeNotFound, BranchNotFound: a file cannot be read as asked.
-            ConfigError: params or labels make no sense.
-            SpecsMismatch: the files do not have the same branches, or not those of the specs.
+            FileUnreadable, TreeNotFound, BranchNotFound: a file, its tree or a branch of it cannot be read.
+            ConfigError: params or labels are invalid.
+            SpecsMismatch: the branches of the files differ from each other, or from those of the specs.
         """
         self.params = parse_params(params)
-        self.sample = Sample(files, labels, self.params, specs, preproc, fold)
-        lanes = make_lanes(self.sample.entries, self.sample.groups, self.sample.plan.lanes)
+        self.sample = Sample(files, labels, self.params, specs, preproc, fold, left_out)
+        queues = distribute_files(self.sample.entries, self.sample.groups, self.sample.plan.queues)
         if self.params.mix == "sequential":
-            lanes = [list(range(len(self.sample.files)))]
-        self._lanes = [lane for lane in lanes if sum(self.sample.entries[file] for file in lane)]
-        self._at: dict[str, Any] = {}
-        self._begin: Mapping[str, Any] | None = None
+            queues = [list(range(len(self.sample.files)))]
+        self._check_memory()
+        self._queues = [queue for queue in queues if sum(self.sample.entries[file] for file in queue)]
+        self._position: dict[str, Any] = {}
+        self._resume_from: Mapping[str, Any] | None = None
+
+    def _check_memory(self) -> None:
+        """Raise ConfigError if a batch or a chunk takes more memory than is available."""
+        inputs, entries = self.sample.inputs, self.num_entries
+        for name, noun in (("batch_size", "batch"), ("chunk_size", "chunk")):
+            if name == "batch_size" or all(isinstance(member.layout, VectorLayout) for member in inputs.members):
+                check_memory(inputs, min(getattr(self.params, name), entries), noun, f"'{name}' in params.json")
 
     @property
     def specs(self) -> Specs:
-        """What one pass over all files learnt."""
+        """Statistics of each branch over all files."""
         return self.sample.specs
 
     @property
     def layout(self) -> VectorLayout:
-        """Which column of x holds what; of the rows of raw numbers, where there are other inputs."""
+        """The columns of x; or, if the params define inputs, of the rows of raw numbers."""
         return self.sample.inputs.layout
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one event, by input, without masks: {"x": (features,)} where the params name no inputs."""
+        """Per-event shape of each input, masks excluded; {"x": (features,)} if the params define no inputs."""
         return self.sample.inputs.shapes
 
     @property
@@ -108,36 +123,36 @@ class DataGenerator(Closing):
 
     @property
     def labels(self) -> Labels:
-        """What the model learns to tell apart."""
+        """The labels of the sample."""
         return self.sample.labels
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; y counts them from 0."""
+        """Names of the classes, in the order of their numbers in y."""
         return self.labels.classes
 
     @property
     def composition(self) -> Composition:
-        """How many events there are of what class in which part."""
+        """Number of events of each class in each part."""
         return self.sample.composition
 
     @property
     def num_entries(self) -> int:
-        """Events of all files, before cuts."""
+        """Number of entries in all files, before cuts."""
         return sum(self.sample.entries)
 
     @property
     def training_entries(self) -> int:
-        """About how many of these are for training."""
-        return int(self.num_entries * self.sample.split.share_of_training)
+        """Approximate number of entries in the training part, before cuts."""
+        return int(self.num_entries * self.sample.split.training_share)
 
-    def leave_raw(self) -> None:
-        """Normalise nothing, where `normalise` of the params is "auto"."""
+    def disable_normalisation(self) -> None:
+        """Use raw values if `normalise` of the params is "auto"."""
         if self.params.normalise == "auto":
             self.sample.renormalise("none")
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield every event of the sample once, whatever its part, in the order of epoch 0."""
+        """Yield each event of all parts once, in batches, in the order of epoch 0."""
         return self.batches()
 
     def batches(
@@ -149,57 +164,58 @@ class DataGenerator(Closing):
         skip: int = 0,
         balanced: bool = True,
     ) -> Iterator[Batch]:
-        """Yield batches until every event of a part was delivered once.
+        """Yield each event of a part once, in batches.
 
         Args:
             part: "train", "valid" or "test"; None: all events.
-            epoch: together with the seed it decides the order.
-            shuffle: whether the order is random; None: as the params say.
-            shard: (rank, world size): of so many processes each gets other events, and together they get all.
-            skip: begin after so many batches.
-            balanced: whether `balance` of the params counts.
+            epoch: number of the epoch; the order of the events depends on it and on the seed.
+            shuffle: whether the order is random; None: `shuffle` of the params.
+            shard: rank and world size; the shards of all ranks are disjoint and contain all events together.
+            skip: number of batches to skip.
+            balanced: whether to apply `balance` of the params.
 
         Yields:
-            Batch of n events, n <= batch_size; the last may be short. In the training part, with `balance`, events
-            of smaller classes have larger weights, or come several times.
+            Batches of `batch_size` events; the last one may be shorter. If `balance` of the params is set, events of
+            smaller classes have larger weights, or occur several times.
 
         Raises:
+            ConfigError: the part or the rank is invalid, or a label, a weight or a split is invalid for an event.
             FileUnreadable: a file cannot be read any more, or is damaged.
         """
         if part is not None and part not in PARTS:
-            raise ConfigError(f"there is no part '{part}'", hint="parts are " + ", ".join(PARTS))
+            raise ConfigError(f"unknown part '{part}'", hint="the parts are " + ", ".join(PARTS))
         rank, world = shard
         if not 0 <= rank < world:
-            raise ConfigError(f"there is no rank {rank} among {world}", hint="ranks count from 0")
-        order = self.params.shuffle if shuffle is None else shuffle
-        position = {"part": part, "epoch": epoch, "shuffle": order, "shard": [rank, world]}
-        if self._begin is not None and {key: self._begin[key] for key in position} == position:
-            skip, self._begin = max(skip, self._begin["batches"]), None
+            raise ConfigError(f"invalid rank {rank} for world size {world}", hint="ranks count from 0")
+        shuffle = self.params.shuffle if shuffle is None else shuffle
+        position = {"part": part, "epoch": epoch, "shuffle": shuffle, "shard": [rank, world]}
+        if self._resume_from is not None and {key: self._resume_from[key] for key in position} == position:
+            skip, self._resume_from = max(skip, self._resume_from["batches"]), None
         balance = self.params.balance if balanced else "none"
-        found = rebatch(self._chunks(part, epoch, order, rank, world, balance), self.params.batch_size)
-        weighed = self._weighed(part, balance, (picks.gather() for picks in islice(found, skip, None)))
-        self._at = {**position, "batches": skip}
-        return _counted(in_background(weighed, AHEAD), self._at)
+        selections = rebatch(self._chunks(part, epoch, shuffle, rank, world, balance), self.params.batch_size)
+        batches = (selection.gather() for selection in islice(selections, skip, None))
+        self._position = {**position, "batches": skip}
+        return _count(prefetch(self._weighted(part, balance, batches), PREFETCH), self._position)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the latest call of `batches` stands, as plain numbers and texts."""
-        return {"key": self.sample.key, **self._at}
+        """Return the position of the latest call of `batches`, as JSON values."""
+        return {"key": self.sample.key, **self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next call of `batches` for the same part and epoch go on with the next event.
+        """Restore a position: the next call of `batches` for the same part and epoch continues there.
 
         Raises:
-            ConfigError: the state is that of other files, labels, preprocessing or parameters.
+            ConfigError: the state was saved with other files, labels, preprocessing or params.
         """
         if state.get("key") != self.sample.key:
             raise ConfigError(
-                "the state belongs to other files, labels, preprocessing or parameters",
-                hint="begin anew, or give what was given when it was saved",
+                "the state was saved with other files, labels, preprocessing or params",
+                hint="use the same ones as when it was saved, or start from the beginning",
             )
-        self._begin = state if "batches" in state else None
+        self._resume_from = state if "batches" in state else None
 
-    def _weighed(self, part: str | None, balance: str, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Let classes count alike in training and validation, where that is asked for."""
+    def _weighted(self, part: str | None, balance: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Scale the weights so that classes have equal sums in training and validation, if `balance` is "weights"."""
         factors = None
         if balance == "weights" and part in ("train", "valid"):
             factors = self.sample.composition.factors("weights")
@@ -210,49 +226,52 @@ class DataGenerator(Closing):
                 yield replace(batch, weight=(batch.weight * factors[batch.y]).astype(np.float32))
 
     def examples(self, count: int, part: str | None = "test", raw: bool = False) -> Batch:
-        """Return up to `count` events of a part, or of all, from each file in turn.
+        """Return up to `count` events of a part, taken from each file in turn.
 
         Args:
-            raw: as rows of numbers as they are in the files (`layout`), NaN where there is none.
+            count: maximum number of events.
+            part: "train", "valid" or "test"; None: the whole sample.
+            raw: whether to return rows of unnormalised numbers (`layout`), NaN where a value is missing.
         """
         by_file = []
+        rows = min(self.sample.plan.rows, max(BLOCK_BYTES // row_bytes(self.sample.inputs, raw), 1))
         for file in range(len(self.sample.files)):
-            for start, stop in self.sample.blocks(file, self.sample.plan.rows)[:1]:
+            for start, stop in self.sample.survey.blocks(file, rows)[:1]:
                 events = self.sample.load(file, start, stop, raw)
-                by_file.append(Picks.of(events, _rows_of(events, part)).gather())
+                by_file.append(RowSelection.of(events, _rows_of(events, part)).gather())
         events = Batch.concatenate(by_file)
         rank = np.concatenate([np.arange(len(batch)) for batch in by_file])
         return events[np.argsort(rank, kind="stable")[:count]]
 
     def _chunks(
         self, part: str | None, epoch: int, shuffle: bool, rank: int, world: int, balance: str
-    ) -> Iterator[Picks]:
-        """Yield the part's events of chunks of about chunk_size entries, mixed as the params say."""
+    ) -> Iterator[RowSelection]:
+        """Yield mixed chunks of about chunk_size entries, reduced to the events of the part."""
         owners = self._owners(world)
         blocks = [
-            [block for block in self._blocks(files, epoch, shuffle) if owners[block] == rank] for files in self._lanes
+            [block for block in self._blocks(files, epoch, shuffle) if owners[block] == rank] for files in self._queues
         ]
-        lengths = [sum(block.stop - block.start for block in lane) for lane in blocks]
+        lengths = [sum(block.stop - block.start for block in queue) for queue in blocks]
         count = -(-sum(lengths) // self.params.chunk_size)
-        classes = [self.sample.groups[files[0]] for files in self._lanes]  # a lane has one
-        divide = partial(even_shares, classes) if self.params.mix == "balanced" else shares
+        classes = [self.sample.groups[files[0]] for files in self._queues]  # all files of a queue have the same class
+        divide = partial(balanced_shares, classes) if self.params.mix == "balanced" else proportional_shares
         with ThreadPoolExecutor(self.params.workers) as pool:
-            lanes = [self._open_lane(lane, part, epoch, shuffle, balance, pool) for lane in blocks]
+            queues = [self._open_queue(queue, part, epoch, shuffle, balance, pool) for queue in blocks]
             for index in range(count):
-                pairs = zip(lanes, divide(lengths, index, count), strict=True)
-                pieces = [piece for lane, share in pairs for piece in lane.take(share)]
+                pairs = zip(queues, divide(lengths, index, count), strict=True)
+                pieces = [piece for queue, share in pairs for piece in queue.take(share)]
                 if not pieces:
                     continue
-                chunk = Picks.concatenate(pieces)
+                chunk = RowSelection.concatenate(pieces)
                 if shuffle:
                     chunk = chunk[self._rng(_CHUNK, epoch, index).permutation(len(chunk))]
-                if self.sample.labels.contrast:
+                if self.sample.labels.uses_shuffled_copies:
                     rng = self._rng(_COPIES, epoch if shuffle else 0, index)
-                    chunk = Picks.of(with_shuffled_copies(chunk.gather(), rng))
+                    chunk = RowSelection.of(add_shuffled_copies(chunk.gather(), rng))
                 if len(chunk):
                     yield chunk
 
-    def _open_lane(
+    def _open_queue(
         self,
         blocks: Sequence[Block],
         part: str | None,
@@ -260,40 +279,40 @@ class DataGenerator(Closing):
         shuffle: bool,
         balance: str,
         pool: ThreadPoolExecutor,
-    ) -> Lane:
+    ) -> BlockQueue:
         rates = None
         if balance == "sampling" and part == "train":
             rates = self.sample.composition.factors("sampling")
 
-        def load(block: Block) -> Picks:
+        def load(block: Block) -> RowSelection:
             events = self.sample.load(block.file, block.start, block.stop)
             rows = _rows_of(events, part)
             if rates is not None:
-                rows = _repeated(rows, rates[events.y[rows]], self._rng(_REPEATS, epoch, block.file, block.start))
+                rows = _repeat(rows, rates[events.y[rows]], self._rng(_REPEATS, epoch, block.file, block.start))
             if shuffle:
                 rows = self._rng(_ROWS, epoch, block.file, block.start).permutation(rows)
-            return Picks.of(events, rows)
+            return RowSelection.of(events, rows)
 
-        return Lane(iter(blocks), load, pool, max(1, self.params.workers // len(self._lanes)))
+        return BlockQueue(iter(blocks), load, pool, max(1, self.params.workers // len(self._queues)))
 
     def _owners(self, world: int) -> dict[Block, int]:
-        """Give each block of a file to one of so many ranks, in turn to the one that has the fewest events."""
+        """Assign each block to one of `world` ranks, always to the one with the fewest events so far."""
         owners: dict[Block, int] = {}
         events = [0] * world
-        for files in self._lanes:
+        for files in self._queues:
             for block in self._blocks(files, 0, shuffle=False):
                 owners[block] = rank = events.index(min(events))
                 events[rank] += block.stop - block.start
         return owners
 
     def _blocks(self, files: Sequence[int], epoch: int, shuffle: bool) -> Iterator[Block]:
-        """Yield the blocks of a lane in the order in which they are read: files shuffled, and blocks within a file."""
+        """Yield the blocks of a queue in reading order: the files, and the blocks within a file, may be shuffled."""
         rng = self._rng(_ORDER, epoch, files[0])
         sequential = self.params.mix == "sequential"
         for file in rng.permutation(files).tolist() if shuffle and not sequential else files:
-            cut = self.sample.blocks(file, self.sample.plan.rows)
-            for index in rng.permutation(len(cut)) if shuffle else range(len(cut)):
-                yield Block(file, *cut[index])
+            ranges = self.sample.survey.blocks(file, self.sample.plan.rows)
+            for index in rng.permutation(len(ranges)) if shuffle else range(len(ranges)):
+                yield Block(file, *ranges[index])
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.params.seed, *stream])
@@ -303,7 +322,7 @@ class DataGenerator(Closing):
         self.sample.close()
 
 
-def _counted(batches: Iterator[Batch], position: dict[str, Any]) -> Iterator[Batch]:
+def _count(batches: Iterator[Batch], position: dict[str, Any]) -> Iterator[Batch]:
     for batch in batches:
         position["batches"] += 1
         yield batch
@@ -313,8 +332,8 @@ def _rows_of(events: Batch, part: str | None) -> np.ndarray:
     return np.arange(len(events)) if part is None else np.flatnonzero(events.part == PARTS.index(part))
 
 
-def _repeated(rows: np.ndarray, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return each row as often as its rate says, on average."""
-    whole = np.floor(rates)
-    times = (whole + (rng.uniform(size=len(rows)) < rates - whole)).astype(np.int64)
+def _repeat(rows: np.ndarray, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Repeat each row so that the mean number of occurrences is its rate."""
+    least = np.floor(rates)
+    times = (least + (rng.uniform(size=len(rows)) < rates - least)).astype(np.int64)
     return np.repeat(rows, times)

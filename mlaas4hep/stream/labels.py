@@ -1,13 +1,15 @@
-"""What the model learns to tell apart.
+"""Labels of events: classes, multilabel flags or regression targets.
 
-    labels = resolve_labels("labels.txt", files)
+    labels = labels_by_file(["ggH", "VBF"], ["a.root", "b.root"])
+    labels.encode(file=1, events=3, columns={})        # array([1, 1, 1])
 
-Labels are one a file (a list, a comma list, a file with one a line), or the values of a branch, or which of several
-branches is not 0 (`label_*`), or none: then the model learns to tell the events from copies of themselves (`contrast`).
-Classes are numbered in sorted order, numbers by value and names by alphabet; of branches as in the file.
+In a classification, the class of an event is the label of its file (a list, a comma-separated list, a file with one
+label per line), the value of a branch, or the one of several branches (`label_*`) that is not 0. Without labels, the
+model learns to separate the events from shuffled copies of them (`shuffled_copies`). Classes are sorted, numbers by
+value and names alphabetically; classes that are branches keep the order of the file.
 
-Events of several labels at the same time (multilabel) have one branch for each. Numbers to be estimated (regression)
-are branches too, or one number a file.
+In a multilabel task, an event may have several labels, each of which is a branch. The targets of a regression are
+branches too, or one number per file.
 """
 
 from __future__ import annotations
@@ -19,28 +21,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlaas4hep.comma_lists import abbreviated, split_list
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.input_files import FOLDER, check_is_file, read_lines, special_kind
-from mlaas4hep.lists import some, split_list
-from mlaas4hep.reader.specs import FLOAT32_MAX
+from mlaas4hep.io.formats.row_files import is_number
+from mlaas4hep.specs.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the model learns to tell apart.
+    """The source of the labels, and their encoding as y.
 
     Attributes:
-        classes: names of the classes, y counts them from 0; of the labels that an event may have; or of the targets.
-        by_file: the class of each file, or None.
-        by_number: the target of each file, or None.
-        branches: the branch that holds the class, or one for each class, of which one is 1 and the others are 0; or one
-            for each label or target. With neither, events are told from shuffled copies.
-        values: the one branch's value for each class, sorted.
-        task: whether y is a class, labels or targets.
-        centre, spread: of regression, mean and standard deviation of each target in the sample.
+        classes: names of the classes, of the flags of a multilabel task, or of the targets.
+        by_file: class of each file, or None.
+        by_number: target of each file, or None.
+        branches: the branch that holds the class; or one branch per class, exactly one of which is not 0; or one branch
+            per flag or target. If files have no labels either, the second class is shuffled copies.
+        values: sorted value of each class, if one branch holds the class.
+        task: whether y is a class, flags or targets.
+        centre, spread: mean and standard deviation of each target of a regression.
     """
 
     classes: tuple[str, ...]
@@ -53,72 +56,70 @@ class Labels:
     spread: tuple[float, ...] = ()
 
     @property
-    def contrast(self) -> bool:
-        """Whether there are no labels, and shuffled copies stand in for a second class."""
+    def uses_shuffled_copies(self) -> bool:
+        """Whether there are no labels, and the second class is shuffled copies of the events."""
         return self.by_file is None and self.by_number is None and not self.branches
 
-    def of(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return y of some events of a file: int64 (events,), or float32 (events, classes) of labels and targets.
+    def encode(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return y of some events of a file, given the label branches, (events,) each.
 
-        Args:
-            columns: the label branches, (events,) each.
+        Returns:
+            int64 (events,) in a classification, else float32 (events, classes).
 
         Raises:
-            ConfigError: a label branch has a value that was not seen before, or that is no number, or an event is of no
-                class, or of two.
+            ConfigError: a label branch has an unknown class or a value that is not finite, or an event does not belong
+                to exactly one class.
         """
         if self.task != "classification":
-            return self._numbers(file, events, columns)
+            return self._flags_or_targets(file, events, columns)
         if self.by_file is not None:
             return np.full(events, self.by_file[file], np.int64)
         if not self.branches:
             return np.ones(events, np.int64)
         if self.values is None:
-            return self._only_one([columns[name] != 0 for name in self.branches])
+            return self._class_of_flags([columns[name] != 0 for name in self.branches])
         column = columns[self.branches[0]]
         index = np.minimum(np.searchsorted(self.values, column), len(self.values) - 1)
-        strange = self.values[index] != column
-        if strange.any():
-            value = column[strange][0]
+        unknown = self.values[index] != column
+        if unknown.any():
+            value = column[unknown][0]
             raise ConfigError(
-                f"label branch '{self.branches[0]}' has the value {value}, which is no class of {some(self.classes)}",
-                hint="the file was changed after it was first read: run again",
+                f"label branch '{self.branches[0]}' has the value {value}; the classes are {abbreviated(self.classes)}",
+                hint="the file has changed since it was first read: run again",
             )
         return index.astype(np.int64)
 
-    def _numbers(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _flags_or_targets(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         if self.by_number is not None:
             return np.full((events, 1), self.by_number[file], np.float32)
         for name in self.branches:
             if not (np.abs(columns[name]) <= FLOAT32_MAX).all():
                 raise ConfigError(
-                    f"label branch '{name}' of an event is no finite number (of float32)",
-                    hint="cut such events away with --preproc",
+                    f"label branch '{name}' has a value that is not a finite float32 number",
+                    hint="remove such events with a cut in --preproc",
                 )
         y = np.stack([columns[name] for name in self.branches], axis=1)
         return (y != 0 if self.task == "multilabel" else y).astype(np.float32)
 
-    def _only_one(self, flags: Sequence[np.ndarray]) -> np.ndarray:
+    def _class_of_flags(self, flags: Sequence[np.ndarray]) -> np.ndarray:
         one_hot = np.stack(flags, axis=1)
         count = one_hot.sum(axis=1)
         if (count != 1).any():
-            found = int(count[count != 1][0])
+            wrong = int(count[count != 1][0])
             raise ConfigError(
-                f"an event has {found} of the labels {', '.join(self.branches)}, not 1",
-                hint="cut such events away with --preproc, or set 'task' to 'multilabel' in the params",
+                f"an event has {wrong} of the labels {', '.join(self.branches)} instead of 1",
+                hint="remove such events with a cut in --preproc, or set 'task' to 'multilabel' in the params",
             )
-        chosen: np.ndarray = one_hot.argmax(axis=1)
-        return chosen
+        return np.asarray(one_hot.argmax(axis=1))
 
 
-CONTRAST = Labels(("shuffled", "event"))
+SHUFFLED_COPIES = Labels(("shuffled", "event"))
 
 
 def read_labels(text: str) -> list[str] | str:
-    """Return what `--labels` means: a label a file, or the name of a branch, or a pattern of several.
+    """Parse `--labels`: return one label per file, or the name or pattern of branches.
 
-    Raises:
-        FileUnreadable: it looks like a file and is none.
+    Raise FileUnreadable if the text looks like the path of a file that does not exist.
     """
     if os.path.isfile(text):
         return read_lines(text)
@@ -126,45 +127,40 @@ def read_labels(text: str) -> list[str] | str:
     if looks_like_file or special_kind(text) != FOLDER:  # a branch may have the name of a folder
         check_is_file(text)
     labels = split_list(text)
+    if len(labels) == 1 and text.lstrip().startswith('"'):  # a name with a comma
+        return labels[0]
     if "," in text and labels != [text]:
         return labels
     if is_pattern(text):
         return text
     if looks_like_file:
-        raise FileUnreadable(f"there is no file {text}", hint="--labels takes a file, a comma list or a branch")
+        raise FileUnreadable(
+            f"file not found: {text}", hint="--labels takes a file, a comma-separated list or a branch"
+        )
     return text
 
 
 def label_branches(wanted: str | Sequence[object] | None, task: TaskName) -> tuple[str, ...]:
-    """Return which branches hold the labels, as names or patterns; none if files have labels, or nothing has."""
+    """Return names or patterns of the label branches; none if each file has one label, or there are no labels."""
     if wanted is None:
         return ()
     if isinstance(wanted, str):
         return (wanted,)
     names = [str(label) for label in wanted]
-    if task == "multilabel" or (task == "regression" and not any(map(_is_number, names))):
+    if task == "multilabel" or (task == "regression" and not any(map(is_number, names))):
         return tuple(names)
     return ()
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def is_pattern(text: str) -> bool:
-    """Whether it is a glob or /regular expression/ of branches."""
+    """Return whether a text is a glob or a /regular expression/ of branches."""
     return any(sign in text for sign in "*?[") or (len(text) > 2 and text[0] == text[-1] == "/")
 
 
 def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
-    """Return labels of which each file has one.
+    """Return labels that give each file a class.
 
-    Raises:
-        ConfigError: there are more or fewer than files, or all are the same.
+    Raise ConfigError if the numbers of labels and files differ, or all labels are equal.
     """
     _check_count(labels, files)
     names = [str(label) for label in labels]
@@ -174,25 +170,25 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the different ones of some labels, numbers first and by value, names by alphabet."""
+    """Return the distinct labels: numbers first, sorted by value, then names, sorted alphabetically."""
     return tuple(sorted(set(labels), key=_sort_key))
 
 
 def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
-    """Return labels that a branch holds, given all its different values, sorted.
+    """Return labels whose classes are the sorted distinct values of a branch.
 
     Raises:
-        ConfigError: its values are no classes: not whole numbers, only one, or more than MAX_CLASSES.
+        ConfigError: the values are not integers, or there is only one, or more than MAX_CLASSES.
     """
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
         raise ConfigError(
-            f"label branch '{branch}' holds numbers that are not whole",
-            hint="classes are whole numbers; to estimate a number set 'task' to 'regression' in the params",
+            f"label branch '{branch}' has values that are not integers",
+            hint="classes are integers; to estimate a number, set 'task' to 'regression' in the params",
         )
     if len(values) > MAX_CLASSES:
         raise ConfigError(
-            f"label branch '{branch}' has {len(values)} different values, more than {MAX_CLASSES}",
-            hint="to estimate a number set 'task' to 'regression' in the params; or make classes of it with --preproc",
+            f"label branch '{branch}' has {len(values)} distinct values, more than {MAX_CLASSES}",
+            hint="to estimate a number, set 'task' to 'regression' in the params; or define classes with --preproc",
         )
     classes = tuple(str(int(value)) for value in values)
     _check_classes(classes, f"all events have '{branch}' =")
@@ -200,41 +196,30 @@ def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
 
 
 def labels_by_branches(branches: Sequence[str]) -> Labels:
-    """Return labels that are flags, a branch for each class.
-
-    Raises:
-        ConfigError: there is only one.
-    """
+    """Return labels with one branch of flags per class; raise ConfigError if there is only one."""
     _check_classes(branches, "there is one label branch,")
     return Labels(tuple(branches), branches=tuple(branches))
 
 
-def flags_by_branches(branches: Sequence[str]) -> Labels:
-    """Return labels of which an event may have any number, a branch for each."""
-    return Labels(tuple(branches), branches=tuple(branches), task="multilabel")
-
-
 def targets_by_file(labels: Sequence[object], files: Sequence[str], events: Sequence[int]) -> Labels:
-    """Return a target of which each file has one value.
-
-    Args:
-        events: of each file.
+    """Return a regression target that has one value per file, given the number of events of each file.
 
     Raises:
-        ConfigError: there are more or fewer than files, one is no number, or all are the same.
+        ConfigError: the numbers of labels and files differ, a label is not a finite number, or all are equal.
     """
     _check_count(labels, files)
     try:
         values = np.array([float(str(label)) for label in labels])
     except ValueError as error:
         raise ConfigError(
-            f"the labels of a regression are numbers: {error}", hint="give one number a file, or names of branches"
+            f"the labels of a regression must be numbers: {error}",
+            hint="give one number per file, or names of branches",
         ) from error
     for label, value in zip(labels, values, strict=True):
         if not abs(value) <= FLOAT32_MAX:
             raise ConfigError(
-                f"the labels of a regression are numbers, and '{label}' is no finite one (of float32)",
-                hint="give one number a file, or names of branches",
+                f"the labels of a regression must be finite float32 numbers, not '{label}'",
+                hint="give one number per file, or names of branches",
             )
     weight = np.maximum(np.array(events, np.float64), 1e-9)
     centre = float(np.average(values, weights=weight))
@@ -245,10 +230,9 @@ def targets_by_file(labels: Sequence[object], files: Sequence[str], events: Sequ
 
 
 def targets_by_branches(branches: Sequence[str], centre: Sequence[float], spread: Sequence[float]) -> Labels:
-    """Return targets that branches hold, given mean and standard deviation of each.
+    """Return regression targets that are branches, given mean and standard deviation of each.
 
-    Raises:
-        ConfigError: one is the same in all events.
+    Raise ConfigError if a target has the same value in all events.
     """
     _check_spread(branches, spread)
     names = tuple(branches)
@@ -259,27 +243,24 @@ def _check_spread(names: Sequence[str], spread: Sequence[float]) -> None:
     for name, value in zip(names, spread, strict=True):
         if not value > 0 or not np.isfinite(value):
             raise ConfigError(
-                f"'{name}' is the same in all events: there is nothing to estimate",
-                hint="leave it out of --labels, or give files in which it differs",
+                f"target '{name}' has the same value in all events",
+                hint="remove it from --labels, or give files in which it differs",
             )
 
 
 def _check_count(labels: Sequence[object], files: Sequence[str]) -> None:
     if len(labels) != len(files):
         raise ConfigError(
-            f"there are {len(labels)} labels for {len(files)} files", hint="give one label a file, in the same order"
+            f"there are {len(labels)} labels for {len(files)} files", hint="give one label per file, in the same order"
         )
 
 
 def _check_classes(classes: Sequence[str], what: str) -> None:
     if len(classes) < 2:
         only = classes[0] if classes else "nothing"
-        raise ConfigError(f"{what} {only}: there is nothing to tell apart", hint="give two classes, or no labels")
+        raise ConfigError(f"{what} {only}: a classification needs two classes", hint="give two classes, or no labels")
 
 
 def _sort_key(name: str) -> tuple[bool, float, str]:
-    try:
-        number = float(name)
-    except ValueError:
-        number = math.nan
+    number = float(name) if is_number(name) else math.nan
     return (True, 0.0, name) if math.isnan(number) else (False, number, name)

@@ -1,11 +1,18 @@
-"""Floor 4: from batches to a model that an analysis can use.
+"""Training, checkpoints, ONNX export, bundles and scoring.
 
     from mlaas4hep.training import train_model
     trained = train_model(["ggH.root", "VBF.root"], ["ggH", "VBF"], "ex_pytorch.py", fout="model")
 
-Each framework is imported by its own module alone, when a model of it is trained.
+A framework is imported only if a model of this framework is trained.
 """
 
-from mlaas4hep.training.run import train_model
+from typing import TYPE_CHECKING
+
+from mlaas4hep.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from mlaas4hep.training.run import train_model
 
 __all__ = ["train_model"]
+
+__getattr__ = lazy_names(__name__, {"train_model": "mlaas4hep.training.run"})

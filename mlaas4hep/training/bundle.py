@@ -1,22 +1,23 @@
-"""One directory for each trained model: everything that inference, or a colleague, needs.
+"""Bundles: one directory per trained model, with everything that inference needs.
 
     write_bundle("model", trained)
 
     model.onnx      raw branch values → probabilities, normalisation and padding inside the graph
     model.keras | model.pt      the model in its framework's own format
     model.py        the model file
-    specs.json, preproc.json | preproc.py    what one pass over the data learnt; new branches and cuts, if any
+    specs.json, preproc.json | preproc.py    statistics of the sample; new branches and cuts, if any
     training.json   files, labels, parameters, versions
-    metrics.json, epochs.csv    figures of every epoch and of the test part; every epoch as a table
-    folds/0, ...    with `kfold`, the model, its graph and its specs that never saw fold 0; model.onnx is their mean
-    labels.txt, params.json, upload.json    what a TFaaS server is told
-    assets/, variables/, saved_model.pb    the graph as SavedModel, which a stock TFaaS server runs
-    model.pb, params_tfaas.json, upload_tfaas.json    the same as a frozen graph, for its form
-    model_quantized.onnx, params_quantized.json, upload_quantized.json    of images, if asked for: the same in 8 bits
-    example.json    a few events of the test part with their true labels, as tfaas_client.py --predict takes them
-    report.html     the run for people
+    skipped.json    files that could not be read and were left out, if any
+    metrics.json, epochs.csv    metrics of every epoch and of the test set; every epoch as a table
+    folds/0, ...    with `kfold`: the model that was not trained on fold 0, its graph and specs; model.onnx is the mean
+    labels.txt, params.json, upload.json    input of tfaas_client.py --upload
+    assets/, variables/, saved_model.pb    the graph as SavedModel, for stock TFaaS servers
+    model.pb, params_tfaas.json, upload_tfaas.json    the graph as frozen graph, for the upload form of stock TFaaS
+    model_quantized.onnx, params_quantized.json, upload_quantized.json    for images, optional: the 8-bit model
+    example.json    a few events of the test set with their labels, as input of tfaas_client.py --predict
+    report.html     a human-readable report of the run
 
-A bundle appears whole or not at all; loading one never unpickles anything.
+A bundle is written atomically. Loading a bundle never unpickles anything.
 """
 
 from __future__ import annotations
@@ -27,142 +28,51 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import mlaas4hep
 from mlaas4hep import console
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, first_line, require
+from mlaas4hep.backends.task import TOLERANCE
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.files import new_directory, write_json
+from mlaas4hep.io.storage.location import redacted
+from mlaas4hep.onnx_to_tf.saved_model import FETCHED, SERVED
+from mlaas4hep.report.run_page import write_report
 from mlaas4hep.signing import sign
-from mlaas4hep.stream import BatchSource
-from mlaas4hep.training.backend import Backend
-from mlaas4hep.training.content import Content
 from mlaas4hep.training.destination import is_bundle
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.loop import History, Scored
-from mlaas4hep.training.metrics import auc_uncertainty, effective_events
-from mlaas4hep.training.model_file import ModelFile
-from mlaas4hep.training.report import write_report
-from mlaas4hep.training.saved_model import FETCHED, SERVED
-from mlaas4hep.training.task import TOLERANCE
+from mlaas4hep.training.trained import Fit, TrainedModel
+from mlaas4hep.version import __version__
+from mlaas4hep.write_errors import write_errno
 
-COMPARED, EXAMPLES = 400, 8
-"""Events whose scores are compared, and those that a bundle brings along."""
+COMPARED_EVENTS, EXAMPLE_EVENTS = 400, 8
+"""Number of events whose scores are compared with the ONNX graph, and number of events in example.json."""
 
-ALONE = 5
-"""Events of these that are scored one by one, too."""
-
-MORE_FIGURES = ("auc_uncertainty", "events")
-"""What metrics.json has of the test part beside the figures of a task and the model file's own metrics."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One model that was trained.
-
-    Attributes:
-        source: of the events as the model saw them.
-        history: figures of every epoch.
-        train, valid, test: scores of the parts, by the weights of the best epoch.
-    """
-
-    backend: Backend
-    source: BatchSource
-    history: History
-    train: Scored
-    valid: Scored
-    test: Scored
-
-    def metrics(self) -> dict[str, Any]:
-        """Return figures of both parts and of every epoch."""
-        return {
-            "test": _finite({**self.test.figures(), "events": len(self.test.y)}),
-            "train": _finite(self.train.figures()),
-            "best_epoch": self.history.best,
-            "epochs": [_finite(epoch) for epoch in self.history.to_json()],
-        }
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model, or one for each fold, and the run that it came from.
-
-    Attributes:
-        name: of the model on a server.
-        source: of the whole sample.
-        content: what is said of it.
-        fits: the one model, or one for each fold.
-        key: names events, parameters and model file.
-        more: what the model file's own `metrics` say of the test part.
-    """
-
-    name: str
-    file: ModelFile
-    source: BatchSource
-    content: Content
-    fits: tuple[Fit, ...]
-    key: str
-    more: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def backend(self) -> Backend:
-        """The model; of folds the first one."""
-        return self.fits[0].backend
-
-    @property
-    def folds(self) -> bool:
-        """Whether there is a model for each fold."""
-        return bool(self.source.params.kfold)
-
-    @cached_property
-    def test(self) -> Scored:
-        """Scores of the test part; of folds every event, scored by the model that did not see it."""
-        parts = [fit.test for fit in self.fits]
-        y, scores, weight = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "scores", "weight")
-        )
-        return Scored(y, scores, weight, parts[0].task)
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the content of metrics.json."""
-        test: dict[str, float | int] = {**self.test.figures(), **self.more}
-        if len(self.source.labels.classes) == 2 and self.test.task.name == "classification":
-            background, signal = (effective_events(self.test.weight[self.test.y == label]) for label in (0, 1))
-            test["auc_uncertainty"] = auc_uncertainty(test["auc"], signal, background)
-        test["events"] = len(self.test.y)
-        folds = {"folds": [fit.metrics() for fit in self.fits]} if self.folds else {}
-        return {**self.fits[0].metrics(), "test": _finite(test), **folds}
-
-
-def _finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """Return figures with None for what is no number, as the AUC of a part without one of the classes."""
-    return {key: value if np.isfinite(value) else None for key, value in figures.items()}
+SINGLE_EVENTS = 5
+"""Number of compared events that are also scored one by one."""
 
 
 def model_name(path: Path, name: str = "") -> str:
-    """Return the model's name on a server: the one given, or the folder's with all but letters and digits as `_`."""
+    """Return the name of the model on a server: `name`, or the folder's name with other characters replaced by `_`."""
     return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
 
 
-def write_bundle(path: Path, trained: Trained, log: EpochLog, signing_key: Any = None) -> None:
-    """Write a bundle, replacing one that is there.
+def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: Any = None) -> None:
+    """Write a bundle, replacing an existing one.
 
     Args:
         signing_key: private key that signs the ONNX files; None: they are not signed.
 
     Raises:
-        ConfigError: the model cannot be had as ONNX; the bundle is there all the same, without what a server needs.
+        ConfigError: the ONNX export failed. The bundle is written nevertheless, without the files for servers.
         FileUnreadable: the folder cannot be written.
     """
-    content, problem, more = trained.content, "", {}
-    example = content.example(trained.name, EXAMPLES)
-    with new_directory(path, alone=True, is_ours=is_bundle) as folder:
+    content, problem, derived = trained.content, "", {}
+    example = content.example(trained.name, EXAMPLE_EVENTS)
+    with new_directory(path, exclusive=True, is_ours=is_bundle) as folder:
         training = _training(trained, _save_models(folder, trained))
         (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
         labels = "".join(f"{label}\n" for label in trained.source.labels.classes)
@@ -175,44 +85,56 @@ def write_bundle(path: Path, trained: Trained, log: EpochLog, signing_key: Any =
         write_report(folder / "report.html", trained, training)
         try:
             _write_onnx(folder, trained)
-        except Exception as error:  # whatever an exporter raises, the trained model must not be lost
+        except Exception as error:  # the trained model must not be lost, whatever an exporter raises
+            if write_errno(error):  # not a failed export: without its graph the bundle would look complete
+                raise
             (folder / "model.onnx").unlink(missing_ok=True)
-            problem = str(error) if isinstance(error, MLaaS4HEPError) else first_line(error)
+            problem = str(error) if isinstance(error, MLaaS4HEPError) else error_summary(error)
         else:
             write_json(folder / "params.json", tfaas_params(trained, "model.onnx"))
             write_json(folder / "upload.json", upload_spec(trained, "model.onnx", "params.json"))
             _write_for_tfaas(folder, trained)
-            more = content.after_graph(folder, trained)
-            for graph in sorted(folder.rglob("*.onnx")) if signing_key else ():
-                sign(graph, signing_key)
-        write_json(folder / "metrics.json", {**trained.metrics(), **more})
+            derived = content.write_derived(folder, trained)
+            if signing_key is not None:
+                sign_bundle(folder, signing_key)
+        write_json(folder / "metrics.json", {**trained.metrics(), **derived})
     log.remove()
     if problem and training["model"]:
-        raise ConfigError(f"the trained model is in {path}, but it cannot be served, for want of ONNX: {problem}")
+        raise ConfigError(f"the trained model is in {path}, but it cannot be served: the ONNX export failed: {problem}")
     if problem:
-        raise ConfigError(f"{path} has the figures, but no model, which could be kept as ONNX alone: {problem}")
+        raise ConfigError(f"{path} contains the metrics, but not the model, which can only be saved as ONNX: {problem}")
 
 
-def _save_models(folder: Path, trained: Trained) -> str:
-    """Write the models in the framework's own format; return the name of the file, of folds that in each folder."""
+def sign_bundle(folder: Path, key: Any) -> int:
+    """Sign the ONNX files of a bundle; return the number of files that did not have this signature.
+
+    Raises:
+        ConfigError: see `signing.sign`.
+        FileUnreadable: a file cannot be written.
+    """
+    return sum([sign(graph, key) for graph in sorted(folder.rglob("*.onnx"))])
+
+
+def _save_models(folder: Path, trained: TrainedModel) -> str:
+    """Write the models in the framework's own format; return the file name, which is the same for all folds."""
     if not trained.folds:
         return trained.backend.save(folder)
     for fold, fit in enumerate(trained.fits):
-        mine = folder / "folds" / str(fold)
-        mine.mkdir(parents=True)
-        name = fit.backend.save(mine)
-        trained.content.write(mine, fold)
+        fold_folder = folder / "folds" / str(fold)
+        fold_folder.mkdir(parents=True)
+        name = fit.backend.save(fold_folder)
+        trained.content.write(fold_folder, fold)
     return name
 
 
-def _write_onnx(folder: Path, trained: Trained) -> None:
-    """Write the graph of the model; of folds that of each, and their mean."""
+def _write_onnx(folder: Path, trained: TrainedModel) -> None:
+    """Write the ONNX graph of the model; with folds the graph of each model, and their mean."""
     onnx = require("onnx", "keras", "writing ONNX")
     from mlaas4hep.training import onnx_graph
 
-    def describe(graph: Any, path: Path) -> None:
-        about = {"mlaas4hep.name": trained.name, **trained.content.metadata()}
-        onnx_graph.describe(graph, trained.source.labels.classes, about)
+    def save(graph: Any, path: Path) -> None:
+        metadata = {"mlaas4hep.name": trained.name, **trained.content.graph_metadata()}
+        onnx_graph.set_metadata(graph, trained.source.labels.classes, metadata)
         onnx.save(graph, str(path))
 
     graphs, expected = [], []
@@ -220,32 +142,32 @@ def _write_onnx(folder: Path, trained: Trained) -> None:
         path = folder / (f"folds/{fold}/model.onnx" if trained.folds else "model.onnx")
         fit.backend.export(path)
         network = onnx.load(str(path))
-        graphs.append(trained.content.graph(network, fit.backend.takes, fold))
-        describe(graphs[-1], path)
-        expected.append(_scores_of_examples(fit, trained))
-        _check_onnx(path, trained, expected[-1])
+        graphs.append(trained.content.scoring_graph(network, fit.backend.takes, fold))
+        save(graphs[-1], path)
+        expected.append(_compared_scores(fit, trained))
+        _check_graph(path, trained, expected[-1])
     if trained.folds:
-        describe(onnx_graph.mean(graphs), folder / "model.onnx")
-        _check_onnx(folder / "model.onnx", trained, np.stack(expected).mean(axis=0))
+        save(onnx_graph.mean(graphs), folder / "model.onnx")
+        _check_graph(folder / "model.onnx", trained, np.stack(expected).mean(axis=0))
 
 
-def _write_for_tfaas(folder: Path, trained: Trained) -> None:
-    """Write what a stock TFaaS server takes: the folder as SavedModel, and a frozen graph to upload by form."""
+def _write_for_tfaas(folder: Path, trained: TrainedModel) -> None:
+    """Write the files for stock TFaaS servers: the folder as SavedModel, and a frozen graph for the upload form."""
     if not trained.source.params.tfaas:
-        return  # a server of ours needs none of it
+        return  # our server does not need them
     if importlib.util.find_spec("tensorflow") is None:
         console.notice(
-            "the bundle is for our own server alone, and not for stock TFaaS, for want of TensorFlow; install it:"
-            " pip install 'mlaas4hep[keras]', or set 'tfaas' to false in the params"
+            "the bundle works only with our own server, not with stock TFaaS, because TensorFlow is not installed;"
+            " install it: pip install 'mlaas4hep[keras]', or set 'tfaas' to false in the params"
         )
         return
-    from mlaas4hep.training.saved_model import write_frozen_graph, write_saved_model
+    from mlaas4hep.onnx_to_tf.saved_model import write_frozen_graph, write_saved_model
 
     try:
         write_frozen_graph(folder / "model.onnx", folder / "model.pb")
         write_saved_model(folder / "model.onnx", folder)
     except ConfigError as error:
-        console.notice(f"the bundle is for our own server alone, and not for stock TFaaS: {error}")
+        console.notice(f"the bundle works only with our own server, not with stock TFaaS: {error}")
         for name in ("assets", "variables"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in ("model.pb", "saved_model.pb"):
@@ -255,51 +177,51 @@ def _write_for_tfaas(folder: Path, trained: Trained) -> None:
     write_json(folder / "upload_tfaas.json", upload_spec(trained, "model.pb", "params_tfaas.json"))
 
 
-def _scores_of_examples(fit: Fit, trained: Trained) -> np.ndarray:
-    """Return the framework's scores of some events.
-
-    Raises:
-        ConfigError: it gives other scores for an event alone, as clients send them, than among others.
-    """
-    events = fit.source.examples(COMPARED, part=None)
+def _compared_scores(fit: Fit, trained: TrainedModel) -> np.ndarray:
+    """Return the scores that the framework computes for some events, compared with those of single events."""
+    events = fit.source.examples(COMPARED_EVENTS, part=None)
     scores = fit.backend.predict(events.inputs)
-    alone = [fit.backend.predict(events[row : row + 1].inputs) for row in range(min(ALONE, len(events)))]
-    worst = trained.test.task.difference(np.concatenate(alone), scores[:ALONE])
-    if not worst <= TOLERANCE:
+    single = [fit.backend.predict(events[row : row + 1].inputs) for row in range(min(SINGLE_EVENTS, len(events)))]
+    difference = trained.test.task.max_difference(np.concatenate(single), scores[:SINGLE_EVENTS])
+    if not difference <= TOLERANCE:
         raise ConfigError(
-            f"the model of {trained.file.path} gives an event alone other scores than among others, by up to"
-            f" {worst:.2g}",
-            hint="they must depend on nothing but the event: on no mean over the batch, on nothing random",
+            f"the scores of the model of {trained.file.path} depend on the other events in the batch: they differ by up"
+            f" to {difference:.2g}",
+            hint="predictions must not be random, and must not use means over the batch",
         )
     return scores
 
 
-def _check_onnx(path: Path, trained: Trained, expected: np.ndarray) -> None:
-    """Compare the graph's scores for raw events, also one by one, with the framework's for the same events."""
+def _check_graph(path: Path, trained: TrainedModel, expected: np.ndarray) -> None:
+    """Raise ConfigError if the scores of an ONNX graph differ from those of the framework, also for single events."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        return  # an extra of the server; the tests compare in any case
-    raw = trained.content.raw(COMPARED)
+        return  # onnxruntime is optional for training
+    raw = trained.content.raw_events(COMPARED_EVENTS)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    rows = [raw, *(raw[row : row + 1] for row in range(min(ALONE, len(raw))))]
-    found = np.concatenate([session.run(["scores"], {"inputs": each})[0] for each in rows])
-    worst = trained.test.task.difference(found, np.concatenate([expected, expected[:ALONE]]))
-    if not worst <= TOLERANCE:
+    rows = [raw, *(raw[row : row + 1] for row in range(min(SINGLE_EVENTS, len(raw))))]
+    scores = np.concatenate([session.run(["scores"], {"inputs": each})[0] for each in rows])
+    difference = trained.test.task.max_difference(scores, np.concatenate([expected, expected[:SINGLE_EVENTS]]))
+    if not difference <= TOLERANCE:
         raise ConfigError(
-            f"the ONNX graph of {trained.file.path} gives other scores than the model, by up to {worst:.2g}",
-            hint="the model may do something random, or that ONNX cannot express, when it predicts",
+            f"the scores of the ONNX graph of {trained.file.path} differ from those of the model by up to"
+            f" {difference:.2g}",
+            hint="the prediction may be random, or use operations that ONNX does not support",
         )
 
 
-def _training(trained: Trained, model: str) -> dict[str, Any]:
-    packages = ["mlaas4hep", "numpy", *trained.content.packages, *_packages(trained.backend.framework)]
+def _training(trained: TrainedModel, model: str) -> dict[str, Any]:
+    framework = trained.backend.framework
+    packages = ["mlaas4hep", "numpy", *trained.content.packages, "torch" if framework == "pytorch" else framework]
+    if framework == "keras":
+        packages.append(sys.modules["keras"].backend.backend())
     return {
         "format": 1,
-        "mlaas4hep": mlaas4hep.__version__,
+        "mlaas4hep": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "name": trained.name,
-        "framework": trained.backend.framework,
+        "framework": framework,
         "model": model,
         "model_file": trained.file.path.name,
         "size": trained.backend.size(),
@@ -307,20 +229,13 @@ def _training(trained: Trained, model: str) -> dict[str, Any]:
         "task": trained.test.task.name,
         "folds": trained.source.params.kfold,
         "outputs": trained.backend.outputs,
-        "command": sys.argv,
-        "params": trained.source.params.model_dump(),
+        "command": [",".join(map(redacted, argument.split(","))) for argument in sys.argv],
+        "params": trained.content.params(),
         "classes": list(trained.source.labels.classes),
         "inputs": {name: list(shape) for name, shape in trained.source.shapes.items()},
-        **trained.content.about(),
+        **trained.content.describe(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
-
-
-def _packages(framework: str) -> list[str]:
-    """Return what computes: of Keras also what it computes with."""
-    if framework == "keras":
-        return ["keras", sys.modules["keras"].backend.backend()]
-    return ["torch"] if framework == "pytorch" else [framework]
 
 
 def _version(package: str) -> str | None:
@@ -330,9 +245,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def tfaas_params(trained: Trained, model: str, name: str = "") -> dict[str, Any]:
-    """Return params.json for a server, with the file of the model and, where it is another one, its name."""
+def tfaas_params(trained: TrainedModel, model: str, name: str = "") -> dict[str, Any]:
+    """Return the content of params.json for a server.
+
+    Args:
+        model: name of the model's file.
+        name: name of the model on the server, if it differs from `trained.name`.
+    """
     classes = ", ".join(trained.source.labels.classes)
+    feed, fetch = "inputs", "scores"
+    if trained.content.channels and not model.endswith(".pb"):  # stock TFaaS uses the names in the SavedModel
+        feed, fetch = f"serving_default_{SERVED}", FETCHED
     return {
         "name": name or trained.name,
         "model": model,
@@ -342,7 +265,8 @@ def tfaas_params(trained: Trained, model: str, name: str = "") -> dict[str, Any]
         "options": [],
         "op": "",
         "img_channels": trained.content.channels,
-        **_fed_with_images(trained, model),
+        "input_name": feed,
+        "output_name": fetch,
         "input_node": "inputs",
         "output_node": "scores",
         "inputNode": "inputs",
@@ -350,13 +274,6 @@ def tfaas_params(trained: Trained, model: str, name: str = "") -> dict[str, Any]
     }
 
 
-def _fed_with_images(trained: Trained, model: str) -> dict[str, str]:
-    """Return what a stock server feeds and fetches; of the folder that it takes for a SavedModel that one's names."""
-    if trained.content.channels and not model.endswith(".pb"):
-        return {"input_name": f"serving_default_{SERVED}", "output_name": FETCHED}
-    return {"input_name": "inputs", "output_name": "scores"}
-
-
-def upload_spec(trained: Trained, model: str, params: str, name: str = "") -> dict[str, str]:
-    """Return upload.json for the client; see `tfaas_params`."""
+def upload_spec(trained: TrainedModel, model: str, params: str, name: str = "") -> dict[str, str]:
+    """Return the content of upload.json for the client; see `tfaas_params`."""
     return {"model": model, "labels": "labels.txt", "name": name or trained.name, "params": params}

@@ -1,4 +1,4 @@
-"""Where a run writes: its bundle, and the files beside it. Nothing that a run did not write is replaced.
+"""Checks of the folder of a bundle: a run replaces only files that a run has written.
 
 check_bundle_destination(Path("model"))
 is_bundle(Path("model"))
@@ -14,55 +14,55 @@ from pathlib import Path
 
 from mlaas4hep.errors import ConfigError
 
-_FILES = {
+_FILE_NAMES = {
     "model.onnx", "model.keras", "model.pt", "model.ubj", "model.py", "specs.json", "preproc.json", "preproc.py",
     "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
     "epochs.csv", "saved_model.pb", "model.pb", "params_tfaas.json", "upload_tfaas.json", "model_quantized.onnx",
-    "params_quantized.json", "upload_quantized.json", "variables/variables.index",
+    "params_quantized.json", "upload_quantized.json", "skipped.json", "variables/variables.index",
 }  # fmt: skip
-_FOLDERS = re.compile(r"assets|variables|folds|folds/\d+")
-_NUMBERED = re.compile(r"variables/variables\.data-\d+-of-\d+|folds/\d+/(?P<file>[^/]+)")
+_FOLDER_NAMES = re.compile(r"assets|variables|folds|folds/\d+")
+_NUMBERED_FILE_NAMES = re.compile(r"variables/variables\.data-\d+-of-\d+|folds/\d+/(?P<file>[^/]+)")
 
 
 def check_bundle_destination(path: Path) -> None:
-    """Check that a bundle may be written to a path, before hours of training.
+    """Check that a bundle can be written to a path, before a long training.
 
     Raises:
-        ConfigError: something other than a bundle has this name, or the folder cannot be written.
+        ConfigError: the path is a file, or a folder with other files than those of a bundle, or is not writable.
     """
     if path.is_file():
-        raise ConfigError(f"{path} is a file", hint="name a new folder")
+        raise ConfigError(f"{path} is a file", hint="choose a new folder")
     ancestor = next(folder for folder in path.absolute().parents if folder.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write {path}: {ancestor} is no folder that may be written")
+        raise ConfigError(f"cannot write {path}: {ancestor} is not a writable folder")
     if os.path.islink(path):
         check_bundle_destination(Path(os.path.realpath(path)))
-    elif path.is_dir() and (other := _other_content(path)):
-        raise ConfigError(f"{path} holds something else than a bundle: {other}", hint="name a new folder")
+    elif path.is_dir() and (other := _foreign_file(path)):
+        raise ConfigError(f"{path} contains files that are not part of a bundle: {other}", hint="choose a new folder")
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a folder is empty, or holds a bundle and nothing else."""
-    return path.is_dir() and not path.is_symlink() and not _other_content(path)
+    """Return whether a folder is empty, or contains a bundle and nothing else."""
+    return path.is_dir() and not path.is_symlink() and not _foreign_file(path)
 
 
-def _other_content(folder: Path) -> str:
-    """Return the name of something in a folder that no bundle has; "" if there is nothing."""
+def _foreign_file(folder: Path) -> str:
+    """Return the name of a file or folder that does not belong to a bundle; "" if there is none."""
     names = sorted(entry.relative_to(folder).as_posix() for entry in folder.rglob("*"))
     for name in names:
         entry = folder / name
-        if entry.is_symlink() or not (_FOLDERS.fullmatch(name) if entry.is_dir() else _is_file_of_bundle(name)):
+        if entry.is_symlink() or not (_FOLDER_NAMES.fullmatch(name) if entry.is_dir() else _is_bundle_file(name)):
             return name
-    return "" if not names or _is_ours(folder / "training.json") else names[0]
+    return "" if not names or _is_written_by_mlaas4hep(folder / "training.json") else names[0]
 
 
-def _is_file_of_bundle(name: str) -> bool:
-    numbered = _NUMBERED.fullmatch(name)
-    return name in _FILES or bool(numbered and numbered["file"] in (None, *_FILES))
+def _is_bundle_file(name: str) -> bool:
+    numbered = _NUMBERED_FILE_NAMES.fullmatch(name)
+    return name in _FILE_NAMES or bool(numbered and numbered["file"] in (None, *_FILE_NAMES))
 
 
-def _is_ours(training: Path) -> bool:
-    """Return whether training.json was written by this package."""
+def _is_written_by_mlaas4hep(training: Path) -> bool:
+    """Return whether this package has written a training.json."""
     with suppress(OSError, ValueError):
         content = json.loads(training.read_text(encoding="utf-8"))
         return isinstance(content, dict) and "mlaas4hep" in content

@@ -1,4 +1,4 @@
-"""What a bundle and its report say of events: their branches, how they were normalised, what of them matters.
+"""The description of events in a bundle and its report: files, branches, normalisation, importance of branches.
 
 content = EventContent(generator, [generator])
 """
@@ -8,62 +8,72 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.files import write_json
-from mlaas4hep.reader.preproc_script import ScriptPreproc
-from mlaas4hep.reader.specs import FLOAT32_MAX
-from mlaas4hep.stream import Batch, DataGenerator
-from mlaas4hep.stream.contrast import with_shuffled_copies
-from mlaas4hep.training import plots
-from mlaas4hep.training.content import WORDS, Section, in_words
-from mlaas4hep.training.importance import EVENTS, Importance, permutation_importance
-from mlaas4hep.training.page import details, number, paragraph, table
+from mlaas4hep.io.storage.location import redacted
+from mlaas4hep.reader.friends import features_by_friend
+from mlaas4hep.report import plots
+from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
+from mlaas4hep.report.page import details, number, paragraph, table
+from mlaas4hep.samples.skipped_file import write_skipped_file
+from mlaas4hep.specs.specs import FLOAT32_MAX
+from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream.sample import Sample
+from mlaas4hep.stream.shuffled_copies import add_shuffled_copies
+from mlaas4hep.training.loop import PART_NAMES
+from mlaas4hep.training.trained import SampleContent, Section, TrainedModel, describe_split
 
-if TYPE_CHECKING:
-    from mlaas4hep.training.bundle import Trained
 
-
-class EventContent:
-    """The events of files; see `Content`."""
+class EventContent(SampleContent):
+    """Implementation of `SampleContent` for events."""
 
     channels = 0
     packages: Sequence[str] = ("uproot", "awkward")
 
     def __init__(self, generator: DataGenerator, by_fold: Sequence[DataGenerator]) -> None:
-        """Speak of a sample; `by_fold` is it as each of the models sees it."""
+        """Describe a sample; `by_fold` has the generator of each fold, or only `generator`."""
         self._generator = generator
         self._by_fold = by_fold
 
-    def about(self) -> dict[str, Any]:
-        """Return what training.json says of the events."""
+    def params(self) -> dict[str, Any]:
+        """Return all parameters."""
+        return self._generator.params.model_dump()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entries of training.json about the events."""
         generator, sample = self._generator, self._generator.sample
         by_file = sample.labels.by_file or [None] * len(sample.files)
+        aliases = dict.fromkeys(alias for file in sample.readers.inputs for alias in file.options.friends)
         return {
-            "identifier": list(sample.identifier),
+            "identifier": list(sample.survey.identifier),
             "normalise": self._by_fold[0].sample.options.normalise,
             "files": [
-                {
-                    "name": name,
-                    "entries": entries,
-                    **({"label": sample.labels.classes[label]} if label is not None else {}),
-                }
+                {"name": redacted(name), "entries": entries}
+                | ({} if label is None else {"label": sample.labels.classes[label]})
                 for name, entries, label in zip(sample.files, sample.entries, by_file, strict=True)
             ],
+            "samples": _samples(sample),
+            "left_out": [{"name": redacted(file.name), "reason": file.reason} for file in sample.survey.left_out],
+            "missing_branches": list(sample.specs.missing),
             "label_branches": list(sample.labels.branches),
-            "contrast": sample.labels.contrast,
+            "contrast": sample.labels.uses_shuffled_copies,
             "columns": generator.columns,
+            "friend_features": features_by_friend(generator.specs.branches, aliases),
         }
 
     def write(self, folder: Path, fold: int | None = None) -> None:
-        """Write the specs; with those of the whole sample also its preprocessing.
+        """Write the specs; for the whole sample also the preprocessing.
 
-        Expressions travel with the bundle; a Python file is kept beside them for people, and never run from there.
+        A Python preprocessing is written for documentation only: scoring runs it only if --preproc names it.
         """
         generator = self._generator if fold is None else self._by_fold[fold]
         generator.specs.save(str(folder / "specs.json"))
+        if fold is None:
+            write_skipped_file(folder / "skipped.json", generator.sample.skipped_samples())
         preproc = generator.sample.options.preproc
         if preproc is None or fold is not None:
             return
@@ -73,9 +83,9 @@ class EventContent:
             write_json(folder / "preproc.json", preproc.to_json())
 
     def example(self, name: str, count: int) -> dict[str, Any]:
-        """Return some events of the test part with their labels."""
+        """Return some events of the test set with their labels."""
         events, classes = self._generator.examples(count, raw=True), self._generator.classes
-        x = np.clip(events.x, -FLOAT32_MAX, FLOAT32_MAX)  # JSON has no infinity, and the model takes it for this
+        x = np.clip(events.x, -FLOAT32_MAX, FLOAT32_MAX)  # JSON has no infinity; the graph clips to the same range
         return {
             "model": name,
             "keys": self._generator.columns,
@@ -83,64 +93,86 @@ class EventContent:
             "labels": [classes[y] if np.ndim(y) == 0 else y.tolist() for y in events.y],
         }
 
-    def raw(self, count: int) -> np.ndarray:
-        """Return rows of numbers as they are in the files, float32 (events, columns), NaN where there is none."""
+    def raw_events(self, count: int) -> np.ndarray:
+        """Return unnormalised rows, float32 (events, columns), NaN for missing values."""
         return self._generator.examples(count, part=None, raw=True).x
 
-    def graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
+    def scoring_graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
         """Return the ONNX graph from raw rows to scores."""
-        from mlaas4hep.training.onnx_graph import with_inputs
+        from mlaas4hep.training.onnx_graph import prepend_inputs
 
-        return with_inputs(network, self._by_fold[fold].sample.inputs, takes, self._generator.layout)
+        return prepend_inputs(network, self._by_fold[fold].sample.inputs, takes, self._generator.layout)
 
-    def metadata(self) -> dict[str, str]:
-        """Return what a graph says of its rows."""
-        from mlaas4hep.training.onnx_graph import about_rows
+    def graph_metadata(self) -> dict[str, str]:
+        """Return the metadata that describe the columns of the graph's input."""
+        from mlaas4hep.training.onnx_graph import column_metadata
 
-        return about_rows(self._generator.layout)
+        return column_metadata(self._generator.layout)
 
-    def after_graph(self, folder: Path, trained: Trained) -> dict[str, Any]:
-        """Write nothing more."""
-        return {}
+    def skipped_data(self) -> Sequence[str]:
+        """Return messages about data that could not be read."""
+        return self._generator.sample.data_notices()
 
-    def losses(self) -> Sequence[str]:
-        """Return what was not read, or not whole, a line each."""
-        return self._generator.sample.losses()
+    def sample_section(self, training: Mapping[str, Any]) -> str:
+        """Return HTML about the files and the split of the sample."""
+        return paragraph(_split(self._generator)) + _yields(self._generator) + _files(training)
 
-    def sample(self, training: Mapping[str, Any]) -> str:
-        """Return how the parts were made, and of which files."""
-        return paragraph(_split(self._generator)) + _files(training)
+    def metrics(self) -> dict[str, Any]:
+        """Return the yields, for metrics.json."""
+        return {"yields": [one.to_json() for one in self._generator.sample.yields]}
 
-    def before(self) -> Sequence[Section]:
-        """Return the sections in front of the training's."""
+    def first_sections(self) -> Sequence[Section]:
+        """Return the section about the branches."""
         return [("Features", lambda: _features(self._by_fold[0]))]
 
-    def after(self, trained: Trained) -> Sequence[Section]:
-        """Return the sections behind the scores'."""
+    def last_sections(self, trained: TrainedModel) -> Sequence[Section]:
+        """Return the section about the importance of branches."""
         return [("Importance", lambda: _importance(trained, self._by_fold[0]))]
 
 
 def _split(generator: DataGenerator) -> str:
     split = generator.sample.split
     if split.expressions:
-        return "; ".join(f"{WORDS[part]}: {text}" for part, text in split.expressions.items()) + "; training: the rest."
-    train, test = split.share_of_training, 1 / split.folds if split.folds else split.shares[-1]
-    shares = in_words([train, 1 - train - test, test])
-    shares = f"For each of the {split.folds} models {shares}" if split.folds else shares
-    identity = ", ".join(generator.sample.identifier)
-    return f"{shares}, by a hash of the event's identity" + (f" ({identity})." if identity else ".")
+        chosen = "; ".join(f"{PART_NAMES[part]}: {text}" for part, text in split.expressions.items())
+        return f"{chosen}; training: all other events."
+    train, test = split.training_share, 1 / split.folds if split.folds else split.shares[-1]
+    shares = describe_split([train, 1 - train - test, test])
+    shares = f"For each of the {split.folds} models: {shares}" if split.folds else shares
+    identity = ", ".join(generator.sample.survey.identifier)
+    return f"{shares}, chosen by a hash of the event's identifier" + (f" ({identity})." if identity else ".")
+
+
+def _yields(generator: DataGenerator) -> str:
+    lumi = generator.params.lumi
+    caption = "Yields after cuts" + (f", scaled to {lumi:g}/fb." if lumi else ".")
+    rows = [
+        [one.sample or "all", one.label, f"{one.events:,}", f"{one.weighted:.6g}", f"{one.error:.3g}"]
+        for one in generator.sample.yields
+    ]
+    return table(caption, ["sample", "label", "events", "sum of weights", "±"], rows, 2)
+
+
+def _samples(sample: Sample) -> dict[str, Any]:
+    """Return the parameters of the samples that have names, with the factors of their weights."""
+    scales = dict(zip(sample.fileset.sample_of, sample.scales, strict=True))
+    named = zip(sample.fileset.names, sample.fileset.samples, strict=True) if sample.fileset.has_names else ()
+    return {
+        name: {**one.model_dump(exclude={"files", "reasons"}, exclude_defaults=True), "scale": scales[index]}
+        for index, (name, one) in enumerate(named)
+    }
 
 
 def _files(training: Mapping[str, Any]) -> str:
-    labelled = any("label" in file for file in training["files"])
-    rows = [
-        [file["name"], *([file["label"]] if labelled else []), f"{file['entries']:,}"] for file in training["files"]
-    ]
-    return details(
-        f"{len(rows)} file{'s' * (len(rows) > 1)}",
-        table("Before cuts.", ["file", *(["label"] if labelled else []), "events"], rows, 1 + labelled),
-        opened=len(rows) <= 20,
-    )
+    files = training["files"]
+    columns = ["name", "label"] if any("label" in file for file in files) else ["name"]
+    rows = [[*(file[column] for column in columns), f"{file['entries']:,}"] for file in files]
+    content = table("Before cuts.", ["file", *columns[1:], "events"], rows, len(columns))
+    shown = details(f"{len(rows)} file{'s' * (len(rows) > 1)}", content, opened=len(rows) <= 20)
+    left_out = [[file["name"], file["reason"]] for file in training.get("left_out", ())]
+    if left_out:
+        content = table("They cannot be read; skipped.json lists them.", ["file", "reason"], left_out)
+        shown += details(f"{len(left_out)} file{'s' * (len(left_out) > 1)} left out", content, opened=True)
+    return shown
 
 
 def _features(generator: DataGenerator) -> str:
@@ -151,40 +183,25 @@ def _features(generator: DataGenerator) -> str:
     head = ["branch", "kind", "dim", "min", "max", "mean", "std", "NaN", "inf"]
     shapes = ", ".join(f"{name} ({' × '.join(map(str, shape))})" for name, shape in generator.shapes.items())
     return paragraph(
-        f"{len(rows)} branches as {generator.layout.width} columns; the model is given {shapes}, normalised:"
+        f"{len(rows)} branches in {generator.layout.width} columns. Inputs of the model: {shapes}. Normalisation:"
         f" {generator.sample.options.normalise}."
     ) + details("Every branch", table("Over all events, before normalisation.", head, rows, 2))
 
 
-def _importance(trained: Trained, generator: DataGenerator) -> str:
-    events = _some_events(generator)
+def _importance(trained: TrainedModel, generator: DataGenerator) -> str:
+    events, seed = generator.examples(MAX_EVENTS), generator.params.seed
+    if generator.sample.labels.uses_shuffled_copies:
+        events = add_shuffled_copies(events, np.random.default_rng(seed))
     if len(events) < 2:
-        return paragraph("Not known: there are no events of the test part at the beginning of the files.")
-    found = permutation_importance(
-        trained.backend, events, generator.sample.inputs, trained.test.task, generator.params.seed
+        return paragraph("Unknown: the beginning of the files contains no events of the test set.")
+    result = permutation_importance(trained.backend, events, generator.sample.inputs, trained.test.task, seed)
+    rows = [[drop.branch, f"{drop.value:.5f}", f"{drop.uncertainty:.5f}"] for drop in result.drops]
+    description = (
+        f"{result.change[0].upper()}{result.change[1:]} when the values of a branch are permuted among events:"
+        f" {result.events:,} events of the test set, {result.repeats} permutations. These branches were selected with"
+        f" fewer events from {result.tried} of {result.branches} branches. A branch without information is at 0 within"
+        " its error. Strongly correlated branches may each look unimportant."
     )
-    rows = [[drop.branch, f"{drop.value:.5f}", f"{drop.uncertainty:.5f}"] for drop in found.drops]
-    what = "drop of the AUC" if found.measure == "AUC" else "rise of the loss"
-    return plots.draw(
-        [(partial(plots.importance, found), f"The {len(rows)} most important branches.")],
-        paragraph(_tried(found))
-        + details("In numbers", table("Most important first.", ["branch", what, "±"], rows, 1)),
-    )
-
-
-def _some_events(generator: DataGenerator) -> Batch:
-    events = generator.examples(EVENTS)
-    if generator.sample.labels.contrast:
-        return with_shuffled_copies(events, np.random.default_rng(generator.params.seed))
-    return events
-
-
-def _tried(found: Importance) -> str:
-    figure = "the AUC drops" if found.measure == "AUC" else "the loss rises"
-    tried = f"all {found.tried}" if found.tried == found.branches else f"{found.tried} of {found.branches}"
-    return (
-        f"By how much {figure} when the values of a branch are dealt out to other events: {found.events:,} events of"
-        f" the test part, {found.repeats} times. A first look at fewer events, of {tried} branches, chose these."
-        " The errors say by how much a branch that tells nothing scatters around 0. Of branches that tell the same,"
-        " each may look unimportant."
-    )
+    numbers = table("Most important first.", ["branch", result.change, "±"], rows, 1)
+    drawing = partial(plots.importance, result), f"The {len(rows)} most important branches."
+    return plots.draw([drawing], paragraph(description) + details("In numbers", numbers))

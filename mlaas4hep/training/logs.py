@@ -1,4 +1,4 @@
-"""What happens in training, as it happens, for other programs: a table of epochs, and TensorBoard's event files.
+"""Logs of the epochs, written during training: a CSV table, and event files for TensorBoard.
 
 log = EpochLog(Path("model.epochs.csv"), tensorboard="runs")
 log.add(epoch, fold=0)
@@ -10,58 +10,64 @@ from __future__ import annotations
 import csv
 import io
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mlaas4hep import console
-from mlaas4hep.errors import require
-from mlaas4hep.files import check_destination, new_file, remove_unfinished
-from mlaas4hep.training.loop import Epoch, flat
+from mlaas4hep.errors import error_text, require
+from mlaas4hep.files import check_writable, new_file, remove_unfinished
+from mlaas4hep.training.history import Epoch
 
 _FIRST_COLUMNS = b"fold,epoch,"
 
 
 class EpochLog:
-    """Every epoch of a run; the table is written anew after each, once a second at most."""
+    """The epochs of a run. The table is rewritten after each epoch, but at most once per second."""
 
     def __init__(self, path: Path, tensorboard: str = "") -> None:
-        """Log to a CSV file, and to a folder of TensorBoard's, unless that is "".
+        """Create a log.
+
+        Args:
+            path: path of the CSV file.
+            tensorboard: folder of event files for TensorBoard; "": none are written.
 
         Raises:
             PackageMissing: TensorBoard is not installed.
-            FileUnreadable: its folder cannot be written.
+            FileUnreadable: the folder cannot be written.
         """
         self.path = path
         self._rows: list[dict[str, Any]] = []
-        self._written = float("-inf")
+        self._last_write = float("-inf")
         self._failed = False
         self._folder = tensorboard
         self._writers: dict[int, Any] = {}
         if tensorboard:
             require("tensorboard.summary", "tensorboard", "writing event files")
-            check_destination(Path(tensorboard, "events"))
+            check_writable(Path(tensorboard, "events"))
 
-    def add(self, epoch: Epoch, fold: int = 0, known: bool = False) -> None:
-        """Log an epoch; one that is `known` was logged by the run that this one goes on with."""
-        self._rows.append({"fold": fold, **flat(epoch)})
-        if time.monotonic() - self._written > 1:  # trees have many rounds a second
+    def add(self, epoch: Epoch, fold: int = 0, restored: bool = False) -> None:
+        """Log an epoch; one that was `restored` from a checkpoint is in the event files already."""
+        self._rows.append({"fold": fold, **epoch.to_json()})
+        if time.monotonic() - self._last_write > 1:  # boosted trees have many rounds per second
             self._write()
-            self._written = time.monotonic()
-        if self._folder and not known:
-            self._to_tensorboard(epoch, fold)
+            self._last_write = time.monotonic()
+        if self._folder and not restored:
+            with self._explain_tensorboard():
+                self._to_tensorboard(epoch, fold)
 
     def _write(self) -> None:
         try:
-            with new_file(self.path, alone=True) as temporary:
+            with new_file(self.path, exclusive=True) as temporary:
                 temporary.write_text(self.text(), encoding="utf-8")
-        except OSError as error:  # the bundle will have it
+        except OSError as error:  # the bundle contains the table in any case
             if not self._failed:
-                console.notice(f"training goes on without a table of epochs: {error}")
+                console.notice(f"training continues without a table of epochs: {error}")
             self._failed = True
 
     def text(self) -> str:
-        """Return the table as CSV, a line an epoch."""
+        """Return the table as CSV, one line per epoch."""
         text = io.StringIO()
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -75,18 +81,30 @@ class EpochLog:
             self._writers[fold] = summary.Writer(str(Path(self._folder, f"fold{fold}") if fold else self._folder))
         writer = self._writers[fold]
         values = {"loss/training": epoch.train_loss, "seconds": epoch.seconds, "waiting": epoch.waiting}
-        values |= {f"{name}/validation": value for name, value in epoch.figures.items()}
+        values |= {f"{name}/validation": value for name, value in epoch.metrics.items()}
         for name, value in values.items():
             writer.add_scalar(name, float(value), epoch.epoch)
         writer.flush()
 
+    @contextmanager
+    def _explain_tensorboard(self) -> Iterator[None]:
+        """Continue without event files if they cannot be written; TensorFlow raises its own types of errors."""
+        try:
+            yield
+        except Exception as error:
+            reason = f"cannot write {self._folder}: {error_text(error)}"
+            console.notice(f"training continues without event files for TensorBoard: {reason}")
+            self._folder = ""
+            self._writers.clear()
+
     def close(self) -> None:
-        """Close TensorBoard's files."""
-        for writer in self._writers.values():
-            writer.close()
+        """Close the event files."""
+        with self._explain_tensorboard():
+            for writer in self._writers.values():
+                writer.close()
 
     def remove(self) -> None:
-        """Delete the table; a bundle has it."""
+        """Delete the table, of which the bundle has a copy."""
         self.path.unlink(missing_ok=True)
         remove_unfinished(self.path)
 

@@ -1,42 +1,44 @@
-"""Epochs over the whole sample, until the validation loss gets no better.
+"""The training loop: epochs over the whole sample, with early stopping.
 
     history = train(source, backend, params)
 
-The loop knows neither files nor frameworks; the weights of the best epoch are the ones that stay. With a checkpoint,
-a run that was killed goes on from its last batch that was saved, and ends as it would have.
+The loop depends on no framework and no file format. At the end the model has the weights of the best epoch. A run that
+was stopped or killed can continue from its last checkpoint, and ends with the same result.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlaas4hep import console
+from mlaas4hep.backends.protocol import Backend, OneShotBackend, StepwiseBackend
+from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, BatchSource
-from mlaas4hep.stream.census import Composition
 from mlaas4hep.stream.labels import Labels
+from mlaas4hep.stream.sample_statistics import Composition
 from mlaas4hep.stream.split import PARTS
-from mlaas4hep.training.backend import AtOnce, Backend, Stepwise
-from mlaas4hep.training.checkpoint import Checkpoint, Standing
-from mlaas4hep.training.stopping import PATIENCE, Stop, Stopped
-from mlaas4hep.training.task import Task
+from mlaas4hep.training.callbacks import CONTINUE_FROM_CHECKPOINT, GRACE_SECONDS, Callbacks, Stopped
+from mlaas4hep.training.checkpoint import Checkpoint, TrainingState
+from mlaas4hep.training.history import Epoch, History
+
+PART_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The events of one part, with the model's scores.
+class Predictions:
+    """The events of a set (training, validation or test), with the model's scores.
 
     Attributes:
-        y: as batches have it.
+        y: labels or targets, as in `Batch.y`.
         scores: float32 (events, outputs).
         weight: float32 (events,).
-        task: what the scores are.
+        task: defines the metrics of the scores.
     """
 
     y: np.ndarray
@@ -44,269 +46,201 @@ class Scored:
     weight: np.ndarray
     task: Task
 
-    def figures(self) -> dict[str, float]:
-        """Return the figures of merit, see `Task.figures`."""
-        return self.task.figures(self.y, self.scores, self.weight)
+    def metrics(self) -> dict[str, float]:
+        """Return metrics by name, see `Task.metrics`."""
+        return self.task.metrics(self.y, self.scores, self.weight)
 
     def members(self, index: int) -> np.ndarray:
-        """Return which events are of a class, or have a label, bool (events,)."""
-        found: np.ndarray = self.y == index if self.y.ndim == 1 else self.y[:, index] > 0
-        return found
+        """Return a mask of the events that belong to a class or have a label, bool (events,)."""
+        mask: np.ndarray = self.y == index if self.y.ndim == 1 else self.y[:, index] > 0
+        return mask
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One pass over the training part; of models that are trained at once, one of their rounds.
+def train(
+    source: BatchSource,
+    backend: Backend,
+    params: Params,
+    callbacks: Callbacks | None = None,
+    fold: int = 0,
+    checkpoint: Checkpoint | None = None,
+    resume: bool = False,
+) -> History:
+    """Train for `params.epochs`, or until the validation loss has not improved for `params.patience` epochs.
 
-    Attributes:
-        epoch: its number, from 1.
-        train_loss: mean over the epoch, by signed weights as that of the validation part, as the framework sees it
-            (dropout on, weights moving).
-        figures: of the validation part, after the epoch, see `Task.figures`.
-        seconds: of training, without validation.
-        events: of the training part, shuffled copies included.
-        waiting: seconds of those in which training waited for data.
-        learning_rate: of the optimizer, where `lr_patience` of the params may change it.
+    Args:
+        callbacks: called after every epoch.
+        fold: index of the fold, passed to the callbacks.
+        checkpoint: file for the state of the training; None: it is not saved. One-shot models have no checkpoints.
+        resume: continue from the checkpoint, if it exists.
+
+    Raises:
+        ConfigError: the loss is not finite.
+        Stopped: `callbacks.stop_training` was set.
     """
-
-    epoch: int
-    train_loss: float
-    figures: dict[str, float]
-    seconds: float
-    events: int
-    waiting: float = 0.0
-    learning_rate: float | None = None
-
-    @property
-    def loss(self) -> float:
-        """Loss of the validation part."""
-        return self.figures["loss"]
-
-
-@dataclass(frozen=True)
-class History:
-    """What happened in training.
-
-    Attributes:
-        epochs: their figures, in order.
-        best: the number of the epoch whose weights stay.
-    """
-
-    epochs: tuple[Epoch, ...]
-    best: int
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the epochs as plain dicts."""
-        return [flat(epoch) for epoch in self.epochs]
-
-
-def flat(epoch: Epoch) -> dict[str, Any]:
-    """Return an epoch as a plain dict, with the figures among the rest."""
-    found = asdict(epoch)
-    figures = found.pop("figures")
-    if epoch.learning_rate is None:
-        del found["learning_rate"]
-    return {**found, **figures}
-
-
-Report = Callable[[Epoch, bool], None]
-"""Called after every epoch, with whether it is the best so far."""
+    callbacks = callbacks or Callbacks()
+    if isinstance(backend, OneShotBackend):
+        with callbacks.interrupt_after(GRACE_SECONDS):
+            return _train_one_shot(source, backend, callbacks, fold)
+    assert isinstance(backend, StepwiseBackend)
+    with callbacks.interrupt_after():
+        return _StepwiseTraining(source, backend, params, callbacks, fold, checkpoint).train(resume)
 
 
 @dataclass
-class Control:
-    """How a run is watched and stopped from outside.
+class _StepwiseTraining:
+    """Trains a model batch by batch."""
 
-    Attributes:
-        report: what is told of every epoch.
-        recall: what is told of those that were before a checkpoint.
-        checkpoint: where the run's standing is kept, if anywhere.
-        resume: whether to go on from there.
-        stop: whether training is to stop after the batch under way.
-    """
+    _source: BatchSource
+    _backend: StepwiseBackend
+    _params: Params
+    _callbacks: Callbacks
+    _fold: int
+    _checkpoint: Checkpoint | None
 
-    report: Report | None = None
-    recall: Report | None = None
-    checkpoint: Checkpoint | None = None
-    resume: bool = False
-    stop: Stop = field(default_factory=Stop)
+    def __post_init__(self) -> None:
+        self._state = TrainingState()
+        self._best = self._backend.snapshot()
+        self._last_save = time.monotonic()
 
-
-def train(source: BatchSource, backend: Backend, params: Params, control: Control | None = None) -> History:
-    """Train until `params.epochs` have passed or the validation loss got no better for `params.patience` of them.
-
-    Raises:
-        ConfigError: the loss is no number.
-        Stopped: `control.stop` said so.
-    """
-    control = control or Control()
-    if isinstance(backend, AtOnce):
-        with control.stop.looked_for(PATIENCE):
-            return _train_at_once(source, backend, control)
-    assert isinstance(backend, Stepwise)
-    with control.stop.looked_for():
-        return _Run(source, backend, params, control).train()
-
-
-class _Run:
-    """A training that goes step by step."""
-
-    def __init__(self, source: BatchSource, backend: Stepwise, params: Params, control: Control) -> None:
-        self._source, self._backend, self._params, self._control = source, backend, params, control
-        self._now = Standing()
-        self._best = backend.snapshot()
-        self._saved = time.monotonic()
-
-    def train(self) -> History:
-        """Train to the end, or from where a checkpoint stands."""
-        self._go_on()
-        now = self._now
-        while not now.finished:
-            train_loss = self._epoch()
-            figures = evaluate(self._source, self._backend, "valid", True, self._stop_if_asked).figures()
-            if not np.isfinite(train_loss) or not np.isfinite(figures["loss"]):
+    def train(self, resume: bool) -> History:
+        """Train to the end, from the start or from the checkpoint."""
+        if resume:
+            self._restore()
+        state = self._state
+        while not state.finished:
+            train_loss = self._train_epoch()
+            metrics = evaluate(self._source, self._backend, "valid", True, self._check_stop).metrics()
+            if not np.isfinite(train_loss) or not np.isfinite(metrics["loss"]):
                 raise ConfigError(
-                    f"the loss of epoch {now.epoch + 1} is not a number",
+                    f"the loss of epoch {state.epoch + 1} is not finite",
                     hint="lower the learning rate, or set 'normalise' to 'auto' in the params of events",
                 )
             rate = self._backend.scale_learning_rate(1.0) if self._params.lr_patience else None
-            epoch = Epoch(now.epoch + 1, train_loss, figures, now.seconds, now.events, now.waiting, rate)
-            improved = now.epoch == 0 or figures["loss"] < now.epochs[now.best]["figures"]["loss"]
-            now.epochs.append(asdict(epoch))
+            epoch = Epoch(state.epoch + 1, train_loss, metrics, state.seconds, state.events, state.waiting, rate)
+            improved = state.epoch == 0 or epoch.loss < state.epochs[state.best].loss
+            state.epochs.append(epoch)
             if improved:
-                now.best, self._best = now.epoch, self._backend.snapshot()
-            if self._control.report:
-                self._control.report(epoch, improved)
-            now.finished = self._is_over(now.epoch)
-            self._slow_down()
-            now.epoch += 1
-            now.batches = now.events = 0
-            now.loss = now.weight = now.seconds = now.waiting = 0.0
+                state.best, self._best = state.epoch, self._backend.snapshot()
+            self._callbacks.end_epoch(epoch, improved, self._fold)
+            state.finished = self._is_last(state.epoch)
+            self._reduce_learning_rate()
+            state.epoch += 1
+            state.batches = state.events = 0
+            state.loss = state.weight = state.seconds = state.waiting = 0.0
             self._save()
         self._backend.restore(self._best)
         return self._history()
 
-    def _go_on(self) -> None:
-        found = self._control.checkpoint.load() if self._control.checkpoint and self._control.resume else None
-        if found is None:
+    def _restore(self) -> None:
+        """Continue from the checkpoint, if it exists."""
+        saved = self._checkpoint.load() if self._checkpoint else None
+        if saved is None:
             return
-        self._now, state, self._best = found
+        self._state, state, self._best = saved
         self._backend.load_state(state)
-        self._now.finished = self._is_over(self._now.epoch - 1)
-        recall(self._history(), self._control)
+        self._state.finished = self._is_last(self._state.epoch - 1)
+        self._callbacks.restore_epochs(self._history(), self._fold)
 
     def _history(self) -> History:
-        return History(tuple(Epoch(**epoch) for epoch in self._now.epochs), self._now.best + 1)
+        return History(tuple(self._state.epochs), self._state.best + 1)
 
-    def _is_over(self, epoch: int) -> bool:
-        """Whether an epoch is the last one."""
-        return epoch - self._now.best >= self._params.patience or epoch + 1 >= self._params.epochs
+    def _is_last(self, epoch: int) -> bool:
+        """Return whether training ends after an epoch (index from 0)."""
+        return epoch - self._state.best >= self._params.patience or epoch + 1 >= self._params.epochs
 
-    def _slow_down(self) -> None:
-        """Lower the learning rate where the validation loss got no better for `lr_patience` epochs at this one."""
-        now, patience = self._now, self._params.lr_patience
-        if patience and not now.finished and now.epoch - max(now.best, now.slowed) >= patience:
-            now.slowed = now.epoch
+    def _reduce_learning_rate(self) -> None:
+        """Lower the learning rate if the validation loss has not improved for `lr_patience` epochs."""
+        state, patience = self._state, self._params.lr_patience
+        if patience and not state.finished and state.epoch - max(state.best, state.slowed) >= patience:
+            state.slowed = state.epoch
             rate = self._backend.scale_learning_rate(self._params.lr_factor)
-            console.notice(f"no better for {patience} epochs: the learning rate is {rate:.2g} from now on")
+            console.notice(f"no improvement for {patience} epochs: learning rate reduced to {rate:.2g}")
 
-    def _epoch(self) -> float:
-        """Train on the rest of the epoch under way; return its mean loss."""
-        now = self._now
-        total = self._source.training_entries
-        title = f"epoch {now.epoch + 1}/{self._params.epochs}"
-        before, start = now.seconds, time.perf_counter()
-        with console.progress(title, total) as bar:
-            bar.advance(now.events)
+    def _train_epoch(self) -> float:
+        """Train on the rest of the current epoch; return the mean loss of the epoch."""
+        state = self._state
+        title = f"epoch {state.epoch + 1}/{self._params.epochs}"
+        before, start = state.seconds, time.perf_counter()
+        with console.progress(title, self._source.training_entries) as bar:
+            bar.advance(state.events)
             for loss, size in self._backend.steps(self._batches(bar)):
-                now.loss, now.weight = now.loss + loss * size, now.weight + float(self._taken.weight.sum(dtype=float))
-                now.batches, now.events = now.batches + 1, now.events + len(self._taken)
-                now.seconds = before + time.perf_counter() - start
-                self._stop_if_asked()
-                if time.monotonic() - self._saved >= 60 * self._params.checkpoint:
+                state.loss += loss * size
+                state.weight += float(self._batch.weight.sum(dtype=float))
+                state.batches, state.events = state.batches + 1, state.events + len(self._batch)
+                state.seconds = before + time.perf_counter() - start
+                self._check_stop()
+                if time.monotonic() - self._last_save >= 60 * self._params.checkpoint:
                     self._save()
-        return float(now.loss / now.weight) if now.weight else float("nan")
+        return float(state.loss / state.weight) if state.weight else float("nan")
 
     def _batches(self, bar: console.Progress) -> Iterator[Batch]:
-        """Yield the batches of the epoch under way, and count the time until they come."""
-        now = self._now
-        batches = self._source.batches("train", now.epoch, skip=now.batches)
+        """Yield the remaining batches of the current epoch, and measure the time spent waiting for them."""
+        state = self._state
+        batches = self._source.batches("train", state.epoch, skip=state.batches)
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
-            now.waiting += time.perf_counter() - start
+            state.waiting += time.perf_counter() - start
             if batch is None:
                 return
-            self._taken = batch
+            self._batch = batch
             yield batch
-            bar.advance(int((batch.entry >= 0).sum()), self._in_words)
+            bar.advance(int((batch.entry >= 0).sum()), self._progress)
 
-    def _in_words(self) -> str:
-        now = self._now
-        loss = f"loss {float(now.loss / now.weight):.4f}, " if now.weight > 0 else ""
-        return f"{loss}waiting {now.waiting / max(now.seconds, 1e-9):.0%}"
+    def _progress(self) -> str:
+        state = self._state
+        loss = f"loss {float(state.loss / state.weight):.4f}, " if state.weight > 0 else ""
+        return f"{loss}waiting {state.waiting / max(state.seconds, 1e-9):.0%}"
 
-    def _stop_if_asked(self) -> None:
-        now = self._now
-        if self._control.stop.asked:
-            hint = "the same command with --resume goes on from there" if self._save() else ""
-            raise Stopped(f"stopped in epoch {now.epoch + 1} after {now.batches} batches", hint=hint)
+    def _check_stop(self) -> None:
+        """Save a checkpoint and raise Stopped if `stop_training` is set."""
+        if self._callbacks.stop_training:
+            hint = CONTINUE_FROM_CHECKPOINT if self._save() else ""
+            state = self._state
+            raise Stopped(f"stopped in epoch {state.epoch + 1} after {state.batches} batches", hint=hint)
 
     def _save(self) -> bool:
-        """Keep a checkpoint; return whether there is one."""
-        now, self._saved = self._now, time.monotonic()
-        if not self._control.checkpoint:
+        """Save a checkpoint; return whether there is one."""
+        state, self._last_save = self._state, time.monotonic()
+        if not self._checkpoint:
             return False
-        now.loss = float(now.loss)
-        return self._control.checkpoint.save(now, self._backend.state(), self._best)
+        state.loss = float(state.loss)
+        return self._checkpoint.save(state, self._backend.state(), self._best)
 
 
-def recall(history: History, control: Control) -> None:
-    """Tell of the epochs that were before."""
-    lowest = float("inf")
-    for epoch in history.epochs:
-        if control.recall:
-            control.recall(epoch, epoch.loss < lowest)
-        lowest = min(lowest, epoch.loss)
-
-
-def _train_at_once(source: BatchSource, backend: AtOnce, control: Control) -> History:
-    """Let a model train itself; every round is an epoch of the history."""
-    rounds: list[Epoch] = []
+def _train_one_shot(source: BatchSource, backend: OneShotBackend, callbacks: Callbacks, fold: int) -> History:
+    """Train a model that has its own loop; each of its rounds becomes an epoch of the history."""
+    epochs: list[Epoch] = []
     start = time.perf_counter()
     count = int(source.composition.totals[PARTS.index("train")])
 
-    def report(number: int, train_loss: float, figures: dict[str, float], best: bool) -> None:
+    def check_stop() -> None:
+        if callbacks.stop_training:
+            raise Stopped("stopped while training a model that has no checkpoints")
+
+    def checked(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            check_stop()
+            yield batch
+
+    def report(number: int, train_loss: float, metrics: dict[str, float], best: bool) -> None:
         nonlocal start
         now = time.perf_counter()
-        rounds.append(Epoch(number, train_loss, figures, now - start, count))
+        epochs.append(Epoch(number, train_loss, metrics, now - start, count))
         start = now
-        if control.report:
-            control.report(rounds[-1], best)
-        _check_at_once(control)
+        callbacks.end_epoch(epochs[-1], best, fold)
+        check_stop()
 
-    kept = backend.fit(
-        lambda epoch: _while_not_stopped(source.batches("train", epoch), control),
-        lambda: _while_not_stopped(source.batches("valid", shuffle=False), control),
+    best = backend.fit(
+        lambda epoch: checked(source.batches("train", epoch)),
+        lambda: checked(source.batches("valid", shuffle=False)),
         report,
     )
-    if not rounds:
-        figures = [evaluate(source, backend, part, balanced=True).figures() for part in ("train", "valid")]
-        rounds.append(Epoch(1, figures[0]["loss"], figures[1], time.perf_counter() - start, count))
-        if control.report:
-            control.report(rounds[-1], True)
-    return History(tuple(rounds), kept or 1)
-
-
-def _while_not_stopped(batches: Iterator[Batch], control: Control) -> Iterator[Batch]:
-    for batch in batches:
-        _check_at_once(control)
-        yield batch
-
-
-def _check_at_once(control: Control) -> None:
-    if control.stop.asked:
-        raise Stopped("stopped in the training of a model that is trained in one go")
+    if not epochs:
+        train, valid = (evaluate(source, backend, part, balanced=True).metrics() for part in ("train", "valid"))
+        epochs.append(Epoch(1, train["loss"], valid, time.perf_counter() - start, count))
+        callbacks.end_epoch(epochs[-1], True, fold)
+    return History(tuple(epochs), best or 1)
 
 
 def evaluate(
@@ -314,48 +248,52 @@ def evaluate(
     backend: Backend,
     part: str,
     balanced: bool = False,
-    between: Callable[[], None] | None = None,
-) -> Scored:
-    """Return the scores of all events of a part.
+    after_batch: Callable[[], None] | None = None,
+) -> Predictions:
+    """Return the scores of all events of a set.
 
     Args:
-        balanced: as training sees them, with `balance` of the params; else each once and with its own weight.
-        between: called after each batch.
+        part: "train", "valid" or "test".
+        balanced: apply `balance` of the params, as in training.
+        after_batch: called after each batch.
     """
-    found = []
+    parts = []
     for batch in source.batches(part, shuffle=False, balanced=balanced):
-        found.append((batch.y, backend.predict(batch.inputs), batch.weight))
-        if between:
-            between()
-    y, scores, weight = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Scored(y, scores, weight, Task.of(source.labels))
+        parts.append((batch.y, backend.predict(batch.inputs), batch.weight))
+        if after_batch:
+            after_batch()
+    y, scores, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Predictions(y, scores, weight, Task.of(source.labels))
 
 
 def check_parts(source: BatchSource) -> None:
-    """Raise ConfigError, before hours of training, if a part of the sample, or a class, is empty, or has no weight."""
+    """Check, before a long training, that every set and every class has events and a positive sum of weights.
+
+    Raises:
+        ConfigError: a set or a class has no events, or its weights do not add up to more than 0.
+    """
     composition = source.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
         if not events:
             raise ConfigError(
-                f"no event falls into the {part} part",
-                hint="more events are needed, or another 'identifier' in the params: the split goes by it",
+                f"the {PART_NAMES[part]} set has no events",
+                hint="use more events, or another 'identifier' in the params, whose hash determines the split",
             )
         if not weight > 0:
             raise ConfigError(
-                f"the weights of the {part} part add up to {weight:.4g}, and must to more than 0",
-                hint=f"look at 'weight' in the params: '{source.params.weight}'",
+                f"the weights of the {PART_NAMES[part]} set add up to {weight:.4g}; the sum must be positive",
+                hint=f"check 'weight' in the params: '{source.params.weight}'",
             )
     _check_classes(source.labels, composition)
     composition.factors(source.params.balance)
 
 
 def _check_classes(labels: Labels, composition: Composition) -> None:
-    if labels.task == "regression" or labels.contrast:
+    if labels.task == "regression" or labels.uses_shuffled_copies:
         return
     for name, events in zip(labels.classes, composition.events.sum(axis=0), strict=True):
         if not events:
-            raise ConfigError(
-                f"no event has the label '{name}'", hint="look at files and cuts, or leave it out of --labels"
-            )
+            hint = "check the files and cuts, or remove the label"
+            raise ConfigError(f"no event has the label '{name}'", hint=hint)
     if labels.task == "classification" and (composition.events[0] > 0).sum() < 2:
-        raise ConfigError("all events of the train part have the same label", hint="more events are needed")
+        raise ConfigError("all events of the training set have the same label", hint="use more events")

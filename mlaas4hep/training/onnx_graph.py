@@ -1,16 +1,17 @@
-"""One ONNX graph from raw branch values to probabilities: the inputs of any network made inside of it.
+"""ONNX graphs from unnormalised branch values to scores.
 
-    graph = with_inputs(onnx.load("network.onnx"), inputs, ("jets", "jets_mask", "event"))
+    graph = prepend_inputs(onnx.load("network.onnx"), inputs, ("jets", "jets_mask", "event"))
 
-The graph's input is `inputs`, float32 (events, columns), rows of raw numbers as `inputs.layout` has them, NaN where
-there is no value; its output is `scores`. Choosing columns, sorting and cutting lists, masks, normalisation and padding
-are what `reader.inputs` does, with the formula of `reader.normalise`.
+The graph's input is `inputs`, float32 (events, columns): rows with the columns of `inputs.layout`, NaN for missing
+values. Its output is `scores`. The graph selects columns, sorts, truncates and pads lists, computes masks and
+normalises as `reader.inputs` and `reader.normalise` do.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,33 +25,33 @@ from mlaas4hep.reader.objects import ObjectLayout
 INPUT, OUTPUT = "inputs", "scores"
 
 
-def with_inputs(
+def prepend_inputs(
     network: onnx.ModelProto, inputs: Inputs, takes: Sequence[str], layout: VectorLayout | None = None
 ) -> onnx.ModelProto:
-    """Return a network's graph with all that makes its inputs in front of it.
+    """Prepend the computation of a network's inputs to its graph.
 
     Args:
-        network: a graph from inputs and masks to probabilities.
-        takes: what the inputs of the network are, in order: names of inputs and of their masks.
-        layout: of the graph's rows, where they have room for more than the inputs need.
+        network: graph from inputs and masks to scores.
+        takes: names of the inputs and masks of the network, in order.
+        layout: layout of the rows, if they have more columns than `inputs.layout`.
     """
     opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
-    front = _Front(layout or inputs.layout)
+    builder = _InputGraphBuilder(layout or inputs.layout)
     for one in inputs.members:
         if {one.name, one.mask} & set(takes):
-            front.add(one)
-    first = front.model(takes, opset, network)
+            builder.add(one)
+    input_graph = builder.build(takes, opset, network)
     network = compose.add_prefix(network, "network/")
-    whole = compose.merge_models(
-        first, network, io_map=[(name, slot.name) for name, slot in zip(takes, network.graph.input, strict=True)]
+    merged = compose.merge_models(
+        input_graph, network, io_map=[(name, slot.name) for name, slot in zip(takes, network.graph.input, strict=True)]
     )
-    _rename_output(whole.graph, OUTPUT)
-    onnx.checker.check_model(whole)
-    return whole
+    _rename_output(merged.graph, OUTPUT)
+    onnx.checker.check_model(merged)
+    return merged
 
 
-def with_names(network: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a network of one input that takes raw events as it is, with the names that servers look for."""
+def rename_input_and_output(network: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a network with a single input, whose input and output are renamed to `inputs` and `scores`."""
     network = compose.add_prefix(network, "network/")
     (slot,) = network.graph.input
     _rename(network.graph, slot.name, INPUT)
@@ -61,11 +62,9 @@ def with_names(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def mean(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """Return a graph of the mean of the scores of several that take the same rows."""
-    parts = [
-        compose.add_prefix(graph, f"fold{fold}/", rename_inputs=False, rename_nodes=True)
-        for fold, graph in enumerate(graphs)
-    ]
+    """Return a graph that computes the mean of the scores of several graphs with the same input."""
+    add_prefix = partial(compose.add_prefix, rename_inputs=False, rename_nodes=True)
+    parts = [add_prefix(graph, f"fold{fold}/") for fold, graph in enumerate(graphs)]
     first = parts[0]
     scores = [f"fold{fold}/{OUTPUT}" for fold in range(len(parts))]
     last = helper.make_node("Mean", scores, [OUTPUT])
@@ -77,56 +76,50 @@ def mean(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         [array for part in parts for array in part.graph.initializer],
     )
     functions = {(one.domain, one.name): one for part in parts for one in part.functions}
-    made = helper.make_model(
-        graph,
-        ir_version=first.ir_version,
-        opset_imports=list(first.opset_import),
-        functions=list(functions.values()),
+    model = helper.make_model(
+        graph, ir_version=first.ir_version, opset_imports=list(first.opset_import), functions=list(functions.values())
     )
-    onnx.checker.check_model(made)
-    return made
+    onnx.checker.check_model(model)
+    return model
 
 
-def about_rows(layout: VectorLayout) -> dict[str, str]:
-    """Return the entries that tell a server the names of the columns, and the branches that they come from."""
+def column_metadata(layout: VectorLayout) -> dict[str, str]:
+    """Return the metadata entries with the names of the columns, and with the branches that they contain."""
     return {"mlaas4hep.keys": json.dumps(layout.columns), "mlaas4hep.branches": json.dumps(layout.to_json())}
 
 
-def describe(model: onnx.ModelProto, classes: Sequence[str], more: Mapping[str, str]) -> None:
-    """Write into a graph what a server needs to know: the names of its classes, and what else there is to say."""
-    helper.set_model_props(model, {**more, "mlaas4hep.labels": json.dumps(list(classes))})
+def set_metadata(model: onnx.ModelProto, classes: Sequence[str], metadata: Mapping[str, str]) -> None:
+    """Set the metadata of a graph: the names of its classes, and further entries."""
+    helper.set_model_props(model, {**metadata, "mlaas4hep.labels": json.dumps(list(classes))})
 
 
-class _Front:
-    """The graph from rows of raw numbers to inputs and masks, as it grows."""
+class _InputGraphBuilder:
+    """Builds the graph from rows of unnormalised values to inputs and masks."""
 
     def __init__(self, layout: VectorLayout) -> None:
         self._layout = layout
         self._nodes: list[Any] = []
-        self._constants: dict[str, np.ndarray] = {
-            "zero": np.zeros(1, np.float32),
-            "nan": np.full(1, np.nan, np.float32),
-        }
+        self._constants = {"zero": np.zeros(1, np.float32), "nan": np.full(1, np.nan, np.float32)}
         self._outputs: dict[str, Any] = {}
 
     def add(self, one: Input) -> None:
-        """Make an input and its mask."""
+        """Add the computation of an input and its mask."""
         if isinstance(one.layout, ObjectLayout):
             raw, mask = self._objects(one.name, one.layout)
         else:
             raw = self._columns(one.name, [(slot.branch, slot.width) for slot in one.layout.slots])
             mask = self._node("Not", [self._node("IsNaN", [raw], f"{one.name}/missing")], f"{one.name}/valid")
         vector = not isinstance(one.layout, ObjectLayout)
-        self._normalise(one, raw, one.normalisation.columns if vector else one.normalisation.curves.T,
-                        one.normalisation.curved if vector else one.normalisation.bends)  # fmt: skip
+        self._normalise(one, raw, one.normalisation.column_constants if vector else one.normalisation.constants.T,
+                        one.normalisation.column_uses_asinh if vector else one.normalisation.uses_asinh)  # fmt: skip
         self._node("Cast", [mask], one.mask, to=TensorProto.FLOAT)
         for name, shape in ((one.name, one.shape), (one.mask, one.shape[:1])):
             self._outputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["events", *shape])
 
-    def model(self, takes: Sequence[str], opset: int, like: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the graph with some of the inputs and masks as its outputs."""
+    def build(self, takes: Sequence[str], opset: int, like: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the graph, with the inputs and masks in `takes` as its outputs."""
         needed, nodes = set(takes), []
-        for node in reversed(self._nodes):  # a mask that nobody takes need not be made
+        for node in reversed(self._nodes):  # masks that the network does not take are left out
             if needed & set(node.output):
                 nodes.append(node)
                 needed |= set(node.input)
@@ -141,72 +134,71 @@ class _Front:
         return helper.make_model(graph, ir_version=like.ir_version, opset_imports=imports)
 
     def _columns(self, name: str, branches: Sequence[tuple[str, int]]) -> str:
-        """Take the first columns of some branches, as many of each as is said, from the rows."""
+        """Select the first `width` columns of each (branch, width)."""
         first = {slot.branch: slot.first for slot in self._layout.slots}
         index = [first[branch] + number for branch, width in branches for number in range(width)]
         if index == list(range(self._layout.width)):
             return INPUT
-        places = self._constant(f"{name}/places", np.array(index, np.int64))
-        return self._node("Gather", [INPUT, places], f"{name}/columns", axis=1)
+        indices = self._constant(f"{name}/indices", np.array(index, np.int64))
+        return self._node("Gather", [INPUT, indices], f"{name}/columns", axis=1)
 
     def _objects(self, name: str, layout: ObjectLayout) -> tuple[str, str]:
-        """Return raw objects, (events, length, features), sorted and cut or padded, and which there are."""
+        """Return unnormalised objects (events, length, features), sorted, truncated and padded, and their mask."""
         widths = {slot.branch: slot.width for slot in self._layout.slots}
-        found = min(widths[branch] for branch in layout.needed)
-        flat = self._columns(name, [(branch, found) for branch in layout.branches])
-        shape = self._constant(f"{name}/shape", np.array([-1, len(layout.branches), found], np.int64))
+        longest = min(widths[branch] for branch in layout.needed)
+        flat = self._columns(name, [(branch, longest) for branch in layout.branches])
+        shape = self._constant(f"{name}/shape", np.array([-1, len(layout.branches), longest], np.int64))
         raw = self._node("Reshape", [flat, shape], f"{name}/by_feature")
         raw = self._node("Transpose", [raw], f"{name}/by_object", perm=[0, 2, 1])
         if layout.sort:
-            raw = self._sorted(name, layout, raw, found)
-        if found > layout.length:
+            raw = self._sorted(name, layout, raw, longest)
+        if longest > layout.length:
             edges = [self._constant(f"{name}/{edge}", np.array([value], np.int64))
                      for edge, value in (("from", 0), ("to", layout.length), ("axis", 1))]  # fmt: skip
             raw = self._node("Slice", [raw, *edges], f"{name}/cut")
-        elif found < layout.length:
-            pads = self._constant(f"{name}/pads", np.array([0, 0, 0, 0, layout.length - found, 0], np.int64))
+        elif longest < layout.length:
+            pads = self._constant(f"{name}/pads", np.array([0, 0, 0, 0, layout.length - longest, 0], np.int64))
             raw = self._node("Pad", [raw, pads, "nan"], f"{name}/padded")
-        there = self._node("Not", [self._node("IsNaN", [raw], f"{name}/missing")], f"{name}/valid")
+        valid = self._node("Not", [self._node("IsNaN", [raw], f"{name}/missing")], f"{name}/valid")
         last = self._constant(f"{name}/last", np.array([2], np.int64))
-        number = self._node("Cast", [there], f"{name}/number", to=TensorProto.FLOAT)
-        known = self._node("ReduceSum", [number, last], f"{name}/known", keepdims=0)
-        return raw, self._node("Greater", [known, "zero"], f"{name}/is_object")
+        number = self._node("Cast", [valid], f"{name}/number", to=TensorProto.FLOAT)
+        count = self._node("ReduceSum", [number, last], f"{name}/known", keepdims=0)
+        return raw, self._node("Greater", [count, "zero"], f"{name}/is_object")
 
-    def _sorted(self, name: str, layout: ObjectLayout, raw: str, found: int) -> str:
-        """Put objects in the order of a branch, those without a number there last, equal ones as they come."""
-        key = self._columns(f"{name}/key", [(layout.sort, found)])
-        last = self._constant(f"{name}/behind", np.array([-np.inf if layout.descending else np.inf], np.float32))
-        odd = self._node("IsNaN", [key], f"{name}/odd")
-        key = self._node("Where", [odd, last, key], f"{name}/ranked")
-        count = self._constant(f"{name}/count", np.array([found], np.int64))
+    def _sorted(self, name: str, layout: ObjectLayout, raw: str, longest: int) -> str:
+        """Sort objects by a branch, stably; objects for which it is NaN come last."""
+        key = self._columns(f"{name}/key", [(layout.sort, longest)])
+        last = self._constant(f"{name}/last_key", np.array([-np.inf if layout.descending else np.inf], np.float32))
+        missing = self._node("IsNaN", [key], f"{name}/no_key")
+        key = self._node("Where", [missing, last, key], f"{name}/sort_key")
+        count = self._constant(f"{name}/count", np.array([longest], np.int64))
         outputs = [f"{name}/ordered", f"{name}/order"]
-        self._nodes.append(
-            helper.make_node("TopK", [key, count], outputs, axis=1, largest=int(layout.descending), sorted=1)
-        )
+        options = {"axis": 1, "largest": int(layout.descending), "sorted": 1}
+        self._nodes.append(helper.make_node("TopK", [key, count], outputs, **options))
         axis = self._constant(f"{name}/new_axis", np.array([2], np.int64))
         order = self._node("Unsqueeze", [outputs[1], axis], f"{name}/order3")
         shape = self._node("Shape", [raw], f"{name}/all")
         order = self._node("Expand", [order, shape], f"{name}/order_of_all")
         return self._node("GatherElements", [raw, order], f"{name}/sorted", axis=1)
 
-    def _normalise(self, one: Input, raw: str, constants: np.ndarray, curved: np.ndarray) -> None:
-        """Write the formula of `reader.normalise`; 0 where there is no value."""
+    def _normalise(self, one: Input, raw: str, constants: np.ndarray, uses_asinh: np.ndarray) -> None:
+        """Add the formula of `reader.normalise`; missing values become 0."""
         name = one.name
         missing = self._node("IsNaN", [raw], f"{name}/no_value")
         value = raw
-        if not one.normalisation.is_plain:
+        if not one.normalisation.is_identity:
             low, high, centre, scale, offset, gain = (
                 self._constant(f"{name}/{what}", np.ascontiguousarray(row))
                 for what, row in zip(("low", "high", "centre", "scale", "offset", "gain"), constants, strict=True)
             )
             value = self._node("Where", [missing, centre, raw], f"{name}/present")
-            value = self._node("Max", [value, low], f"{name}/above")
+            value = self._node("Max", [value, low], f"{name}/clipped_below")
             value = self._node("Min", [value, high], f"{name}/clipped")
             value = self._node("Sub", [value, centre], f"{name}/shifted")
-            straight = self._node("Mul", [value, scale], f"{name}/straight")
-            bent = self._node("Asinh", [straight], f"{name}/bent")
-            bends = self._constant(f"{name}/bends", curved)
-            value = self._node("Where", [bends, bent, straight], f"{name}/shaped")
+            linear = self._node("Mul", [value, scale], f"{name}/linear")
+            asinh = self._node("Asinh", [linear], f"{name}/asinh")
+            condition = self._constant(f"{name}/uses_asinh", uses_asinh)
+            value = self._node("Where", [condition, asinh, linear], f"{name}/scaled")
             value = self._node("Sub", [value, offset], f"{name}/centred")
             value = self._node("Mul", [value, gain], f"{name}/z")
         self._node("Where", [missing, "zero", value], name)

@@ -1,11 +1,11 @@
-"""Scores of a bundle for every event of some files, as a friend of the tree that they came from.
+"""Score all events of files with a bundle; the scores are a friend of the input tree.
 
-    for path, events in score_files("model", ["data.root"], "scores"):
+    for path, events, messages in score_files("model", ["data.root"], "scores"):
         print(path)                     # scores/data.scores.root
 
-Each file gets one of its own with the same events in the same order: its identifiers, its scores, and whether the event
-passes the cuts of the bundle; where it does not, or could not be read, the scores are NaN. Of a bundle with folds, each
-event is scored by the model that did not see it.
+There is one output file per input file, with the same events in the same order: their identifiers, their scores, and
+whether they pass the cuts of the bundle. Scores are NaN for events that do not pass the cuts or cannot be read. With
+folds, an event is scored by the model that was not trained on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
@@ -24,38 +24,45 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, require, said
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, error_text, require
+from mlaas4hep.expressions.preproc import Preproc
+from mlaas4hep.expressions.preproc_file import load_preproc, preproc_from_json
 from mlaas4hep.files import check_replaceable, new_file
 from mlaas4hep.input_files import check_is_file, read_json
-from mlaas4hep.io.ahead import ahead
-from mlaas4hep.io.location import expand, read_file_list
-from mlaas4hep.io.replicas import Patience
-from mlaas4hep.io.source import open_source
+from mlaas4hep.io.opening import open_source
+from mlaas4hep.io.prefetch import map_ordered
+from mlaas4hep.io.storage.location import output_stems
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
-from mlaas4hep.reader.losses import losses
-from mlaas4hep.reader.preproc import Preproc
+from mlaas4hep.reader.data_notices import dropped_data_notices
+from mlaas4hep.samples.bad_files import left_out_notices
+from mlaas4hep.samples.file_selection import FileSelection
+from mlaas4hep.samples.fileset import Files, Fileset
+from mlaas4hep.samples.input_files import input_files
+from mlaas4hep.samples.readers import SampleReaders
+from mlaas4hep.samples.skipped_file import is_skipped_file, skipped_samples, write_skipped_file
 from mlaas4hep.stream.split import fold_of, identity_hash
+from mlaas4hep.training.bundle_description import BundleDescription, read_description
 
 FORMATS = {"root": ".root", "rntuple": ".root", "parquet": ".parquet"}
-"""What scores are written as, and how their files end."""
+"""Output formats, and the suffixes of their files."""
 
 TREE = "scores"
 PASSES = "passes_cuts"
 
-Columns = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A bundle that is ready to score events.
+    """A bundle, loaded for scoring.
 
     Attributes:
-        names: of the scores, one for each output.
-        folds: number of models of which each knows all events but one part; 0: there is one model.
+        sessions: ONNX Runtime sessions: one, or one per fold.
+        names: names of the scores, one per output.
     """
 
     path: Path
-    training: Mapping[str, Any]
+    training: BundleDescription
     specs: Specs
     preproc: Preproc | None
     sessions: Sequence[Any]
@@ -63,173 +70,208 @@ class Scorer:
 
     @classmethod
     def load(cls, bundle: str | os.PathLike[str], preproc: str | None = None) -> Scorer:
-        """Read a bundle; nothing in it is run but its ONNX graphs and expressions.
+        """Load a bundle. Only its ONNX graphs and expressions are run, no Python code.
 
         Args:
-            preproc: the Python file that made its branches, which is run: your own, or that of the bundle.
+            preproc: Python file with the preprocessing of the bundle, which is run.
 
         Raises:
-            FileUnreadable, ConfigError: it is no bundle, or lacks something.
+            FileUnreadable, ConfigError: the folder is not a bundle, or is incomplete.
             PackageMissing: ONNX Runtime is not installed.
         """
         path = Path(bundle)
-        if not path.is_dir():
+        if not os.path.isdir(path):  # `Path.is_dir` raises an OSError for a name that is too long
             check_is_file(path, hint="--predict takes the folder of a bundle")
-        training = read_json(path / "training.json")
-        if not isinstance(training, dict) or "params" not in training:
-            raise ConfigError(f"{path} is no bundle of a training", hint="--predict takes the folder of --fout")
-        made = None
+        training = read_description(path)
+        loaded = None
         if preproc:
-            made = Preproc.load(preproc)
+            loaded = load_preproc(preproc)
         elif (path / "preproc.json").exists():
-            made = Preproc.from_json(read_json(path / "preproc.json"))
+            loaded = preproc_from_json(read_json(path / "preproc.json"))
         elif (path / "preproc.py").exists():
             raise ConfigError(
-                f"the branches of {path} are made by Python code, which is not run unasked",
-                hint=f"read it, and give it: --preproc={path / 'preproc.py'}",
+                f"the branches of {path} are computed by Python code, which is only run if --preproc names it",
+                hint=f"read the code, then use --preproc={path / 'preproc.py'}",
             )
-        folds = training.get("folds", 0)
-        graphs = [path / f"folds/{fold}/model.onnx" for fold in range(folds)] or [path / "model.onnx"]
+        graphs = [path / f"folds/{fold}/model.onnx" for fold in range(training.folds)] or [path / "model.onnx"]
         for graph in graphs:
             check_is_file(graph)
         sessions = [open_session(graph) for graph in graphs]
         specs = Specs.load(str(path / "specs.json"))
-        return cls(path, training, specs, made, sessions, _names(training))
+        return cls(path, training, specs, loaded, sessions, _names(training))
 
-    @property
-    def folds(self) -> int:
-        """Number of models of which each knows all events but one part; 0: there is one."""
-        return len(self.sessions) if self.training.get("folds", 0) else 0
+    def read_options(self, params: Params) -> ReadOptions:
+        """Return the read options of the training; `params` define the access to the files.
 
-    def open(self, file: str, params: Params) -> DataReader:
-        """Open a file as the bundle's events were read; `params` say how to reach it.
+        The friends in `params`, if any, replace those of the training, for files in other places.
+        """
+        trained_with = self.training.params
+        options = {
+            "branch": trained_with.branch,
+            "friends": params.friends or trained_with.friends,
+            "identifier": self.training.identifier,
+            "inputs": trained_with.inputs,
+            "normalise": "none",
+            "preproc": self.preproc,
+            "redirector": params.redirector or trained_with.redirector,
+            **{name: getattr(params, name) for name in ("workers", "timeout", "retries", "on_error", "max_bad")},
+        }
+        return ReadOptions.parse(options)
+
+    def check(self, reader: DataReader) -> None:
+        """Check that the events of a file can be scored.
 
         Raises:
-            SpecsMismatch, BranchNotFound, FileUnreadable: it has not what the bundle needs.
+            SpecsMismatch: specs.json and training.json contradict each other.
+            ConfigError: an identifier of the file has the name of a score.
         """
-        known = Params.parse(self.training["params"], str(self.path / "training.json"))
-        options = ReadOptions(
-            branch=known.branch,
-            identifier=self.training["identifier"],
-            normalise="none",
-            preproc=self.preproc,
-            redirectors=params.redirector or known.redirector,
-            workers=params.workers,
-            patience=Patience(params.timeout, params.retries),
-            on_error=params.on_error,
-            inputs=known.inputs,
-        )
-        reader = DataReader.open(file, options, self.specs)
-        if reader.columns != self.training["columns"]:
-            reader.close()
-            raise SpecsMismatch(f"the specs of {self.path} give other columns than its training.json")
-        return reader
+        if reader.columns != self.training.columns:
+            raise SpecsMismatch(f"the columns of specs.json and training.json in {self.path} differ")
+        _column_types(self, reader)
 
-    def score(self, rows: np.ndarray, ids: Columns, entries: np.ndarray, identity: str) -> np.ndarray:
-        """Return the scores of some events, float32 (events, outputs).
+    @contextmanager
+    def explain_missing_friends(self) -> Iterator[None]:
+        """Set a hint if a file lacks branches of friends that it was not opened with."""
+        try:
+            yield
+        except SpecsMismatch as error:
+            alias = next((one for one in self.training.friend_features if f"{one}." in error.what), None)
+            if alias is not None:
+                error.hint = (
+                    f"the model needs the friend '{alias}'; name it in 'friends' of --params, or in a samples file"
+                )
+            raise
+
+    def score(self, rows: np.ndarray, ids: Arrays, entries: np.ndarray, identity: str) -> np.ndarray:
+        """Return scores, float32 (events, outputs).
 
         Args:
-            rows: float32 (events, columns), raw, NaN where there is no value.
-            ids, entries, identity: what names the events and their file.
+            rows: unnormalised, float32 (events, columns), NaN for missing values.
+            ids: identifier columns of the events.
+            entries: entry numbers of the events.
+            identity: identity of the file, see `DataReader.identity`.
         """
-        if not self.folds:
-            return _run(self.sessions[0], rows)
-        fold = fold_of(identity_hash(ids, entries, identity), self.folds)
+        if not self.training.folds:
+            return self._run(self.sessions[0], rows)
+        fold = fold_of(identity_hash(ids, entries, identity), self.training.folds)
         scores = np.empty((len(rows), len(self.names)), np.float32)
         for index, session in enumerate(self.sessions):
-            mine = fold == index
-            if mine.any():
-                scores[mine] = _run(session, rows[mine])
+            held_out = fold == index
+            if held_out.any():
+                scores[held_out] = self._run(session, rows[held_out])
+        return scores
+
+    def _run(self, session: Any, rows: np.ndarray) -> np.ndarray:
+        try:
+            scores = np.asarray(session.run(["scores"], {"inputs": rows})[0])
+        except Exception as error:  # the errors of onnxruntime have no common base class
+            raise ConfigError(f"the model of {self.path} cannot score events: {error_text(error)}") from error
+        if scores.shape != (len(rows), len(self.names)):
+            raise ConfigError(
+                f"the model of {self.path} returns scores of shape {scores.shape} for {len(rows)} events, but"
+                f" training.json declares {len(self.names)} scores per event"
+            )
         return scores
 
 
 def score_files(
     bundle: str | os.PathLike[str],
-    files: str | Sequence[str | os.PathLike[str]],
+    files: Files,
     fout: str | os.PathLike[str],
     kind: str = "root",
     params: Params | None = None,
     preproc: str | None = None,
 ) -> Iterator[tuple[Path, int, list[str]]]:
-    """Score the events of files; yield, for each, what was written, its events, and in words what was lost.
+    """Score the events of files.
 
     Args:
-        files: as of `DataGenerator`.
-        fout: folder for the scores.
-        kind: one of FORMATS.
-        params: how to reach files: redirector, timeout, retries, workers, on_error.
+        files: see `DataGenerator`.
+        fout: folder of the output files.
+        kind: output format, one of FORMATS.
+        params: access to the files: friends, redirector, timeout, retries, workers, on_error, max_bad.
         preproc: see `Scorer.load`.
 
+    Trees, cuts and friends of a samples file apply; `nevts` does not. With on_error="skip", files that cannot be read
+    are left out, and skipped.json in `fout` lists them.
+
+    Yields:
+        For each file the path of the output, its number of events, and messages about events that could not be read.
+
     Raises:
-        ConfigError: two files would have scores of the same name, or a file of such a name exists and holds no scores.
-        MLaaS4HEPError: the bundle, or a file, cannot be read, or does not belong to the other.
+        ConfigError: two files would have the same output file, or an output file exists and does not contain scores.
+        MLaaS4HEPError: the bundle or a file cannot be read, or they do not match.
     """
     params = params or Params.parse({})
     if kind == "parquet":
         require("pyarrow.parquet", "formats", "Parquet")
-    names = read_file_list(files) if isinstance(files, str) else expand(os.fspath(file) for file in files)
-    if not names:
-        raise ConfigError("there are no files to score")
-    paths = [Path(fout, f"{_stem(name)}.scores{FORMATS[kind]}") for name in names]
-    twice = {path for path in paths if paths.count(path) > 1}
-    if twice:
+    fileset = Fileset.of(files)
+    named = zip(fileset.files, fileset.trees, strict=True)
+    stems = output_stems([f"{name}:{tree}" if tree else name for name, tree in named])
+    paths = [Path(fout, f"{stem}.scores{FORMATS[kind]}") for stem in stems]
+    duplicates = {path for path in paths if paths.count(path) > 1}
+    if duplicates:
         raise ConfigError(
-            f"two files would have their scores in {min(twice)}", hint="score them into folders of their own"
+            f"the scores of two files would be written to {min(duplicates)}",
+            hint="name each file once; score different files of the same name separately, with different --fout",
         )
     for path in paths:
-        check_replaceable(path, _holds_scores, "scores of MLaaS4HEP", "move it, or name another folder")
+        check_replaceable(path, _contains_scores, "scores of MLaaS4HEP", "move it, or choose another folder")
+    skipped = Path(fout, "skipped.json")
+    check_replaceable(skipped, is_skipped_file, "files that were left out", "move it, or choose another folder")
     scorer = Scorer.load(bundle, preproc)
-
-    def look(name: str) -> None:
-        with scorer.open(name, params) as reader:
-            _types(scorer, reader)
-
-    for _ in ahead(look, names, min(params.workers, len(names))):
-        pass  # so that the last file does not fail when the others were written
-    for name, path in zip(names, paths, strict=True):
-        with scorer.open(name, params) as reader:
-            events = _write(scorer, reader, path, kind)
-            yield path, events, losses(reader.truncated, reader.skipped, scorer.specs)
+    with closing(SampleReaders(input_files(fileset, scorer.read_options(params)), scorer.specs)) as readers:
+        readers.change_options(nevts=-1)
+        selection = FileSelection(readers)
+        with scorer.explain_missing_friends():
+            for _ in selection.readable(scorer.check, params.workers):
+                pass  # check all files before any output is written
+        for index, number in enumerate(selection.indices):
+            with readers.borrow(index) as reader:
+                events = _write(scorer, reader, paths[number], kind)
+                yield paths[number], events, dropped_data_notices(reader.truncated, reader.skipped, scorer.specs)
+    write_skipped_file(skipped, skipped_samples(fileset, selection.left_out))
+    for line in left_out_notices(selection.left_out):
+        console.notice(line)
 
 
 def _write(scorer: Scorer, reader: DataReader, path: Path, kind: str) -> int:
-    def block(span: tuple[int, int]) -> dict[str, np.ndarray]:
-        return _score_block(scorer, reader, *span)
-
     writer = _parquet if kind == "parquet" else partial(_root, rntuple=kind == "rntuple")
     with (
         new_file(path) as temporary,
-        writer(temporary, _types(scorer, reader)) as add,
+        writer(temporary, _column_types(scorer, reader)) as add,
         console.progress(f"scores of {path.name}", reader.num_entries) as bar,
     ):
-        for columns in ahead(block, reader.blocks(), reader.options.workers):
+        score = partial(_score_block, scorer, reader)
+        for columns in map_ordered(score, reader.blocks(), reader.options.workers):
             add(columns)
             bar.advance(len(columns[PASSES]))
     return reader.num_entries
 
 
-def _score_block(scorer: Scorer, reader: DataReader, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Return the columns of all entries of a stretch, those that do not pass the cuts included."""
-    chunk = reader.read_block(start, stop, raw=True)
+def _score_block(scorer: Scorer, reader: DataReader, span: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return the output columns of the entries start <= i < stop, including entries that do not pass the cuts."""
+    start, stop = span
     scores = np.full((stop - start, len(scorer.names)), np.nan, np.float32)
     passes = np.zeros(stop - start, bool)
-    rows = chunk.entries - start
-    passes[rows] = True
-    scores[rows] = scorer.score(chunk.x, chunk.ids, chunk.entries, reader.identity)
+    for chunk in reader.read_pieces(start, stop, raw=True):
+        rows = chunk.entries - start
+        passes[rows] = True
+        scores[rows] = scorer.score(chunk.x, chunk.ids, chunk.entries, reader.identity)
     ids = reader.identifiers(start, stop)
     return {**ids, **dict(zip(scorer.names, scores.T, strict=True)), PASSES: passes}
 
 
-def _types(scorer: Scorer, reader: DataReader) -> dict[str, np.dtype[Any]]:
+def _column_types(scorer: Scorer, reader: DataReader) -> dict[str, np.dtype[Any]]:
     types = {name: values.dtype for name, values in reader.identifiers(0, 0).items()}
     clash = sorted({*scorer.names, PASSES} & set(types))
     if clash:
-        raise ConfigError(f"an identifier is called '{clash[0]}', and so is a score")
+        what = f"'{clash[0]}' is the name of an identifier and of a score"
+        raise ConfigError(what, hint="use other 'identifier' branches")
     return {**types, **dict.fromkeys(scorer.names, np.dtype(np.float32)), PASSES: np.dtype(bool)}
 
 
-def _holds_scores(path: Path) -> bool:
-    """Return whether a file holds scores: a table or tree with the column that says which events pass the cuts."""
+def _contains_scores(path: Path) -> bool:
+    """Return whether a file has a tree or table with the column PASSES."""
     try:
         with open_source(str(path), TREE) as source:
             return PASSES in source.columns
@@ -238,7 +280,7 @@ def _holds_scores(path: Path) -> bool:
 
 
 @contextmanager
-def _root(path: Path, types: Mapping[str, np.dtype[Any]], rntuple: bool) -> Iterator[Callable[[Columns], None]]:
+def _root(path: Path, types: Mapping[str, np.dtype[Any]], rntuple: bool) -> Iterator[Callable[[Arrays], None]]:
     import uproot
 
     with uproot.recreate(path) as file:
@@ -247,7 +289,7 @@ def _root(path: Path, types: Mapping[str, np.dtype[Any]], rntuple: bool) -> Iter
 
 
 @contextmanager
-def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callable[[Columns], None]]:
+def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callable[[Arrays], None]]:
     pyarrow, parquet = (require(name, "formats", "Parquet") for name in ("pyarrow", "pyarrow.parquet"))
     schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(dtype)) for name, dtype in types.items()])
     with parquet.ParquetWriter(path, schema) as writer:
@@ -255,49 +297,38 @@ def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callabl
 
 
 def open_session(path: Path) -> Any:
-    """Return a bundle's graph, to be run by onnxruntime.
+    """Load an ONNX graph of a bundle.
 
     Raises:
-        ConfigError: it is not there, or damaged.
+        ConfigError: the graph does not exist, or is damaged.
         PackageMissing: onnxruntime is not installed.
     """
     runtime = require("onnxruntime", "server", "scoring")
     if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent}", hint="name that of a trained model")
+        raise ConfigError(f"folder {path.parent} does not exist", hint="use the folder of a trained model")
     if not path.exists():
-        raise ConfigError(f"there is no {path}", hint="the bundle has no ONNX graph; train it anew")
+        raise ConfigError(f"{path} does not exist", hint="the bundle has no ONNX graph; train the model again")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.log_severity_level = 4  # errors are raised
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise ConfigError(f"onnxruntime cannot load {path}: {said(error)}", hint="train the model anew") from error
+    except Exception as error:  # the errors of onnxruntime have no common base class
+        what = f"onnxruntime cannot load {path}: {error_text(error)}"
+        raise ConfigError(what, hint="train the model again") from error
 
 
-def _run(session: Any, rows: np.ndarray) -> np.ndarray:
-    scores: np.ndarray = session.run(["scores"], {"inputs": rows})[0]
-    return scores
+def _names(training: BundleDescription) -> tuple[str, ...]:
+    """Return the names of the scores: score_CLASS, for two classes only of the second; for regression estimate_TARGET.
 
-
-def _names(training: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the scores are called: score_CLASS, of two classes that of the second alone; or estimate_TARGET.
-
-    What is no letter, digit or _ becomes _; a name that is taken by a class before gets _2, _3, ... behind it.
+    Characters other than letters, digits and _ are replaced by _. Duplicate names get a suffix _2, _3, ...
     """
-    kind, classes = training.get("task", "classification"), training["classes"]
-    if kind == "classification" and training["outputs"] == 1:
+    kind, classes = training.task, training.classes
+    if kind == "classification" and training.outputs == 1:
         classes = classes[1:]
     names: list[str] = []
     for text in classes:
-        plain = f"{'estimate' if kind == 'regression' else 'score'}_{_plain(text)}"
+        letters = re.sub(r"\W", "_", text, flags=re.ASCII)
+        plain = f"{'estimate' if kind == 'regression' else 'score'}_{letters}"
         numbered = (f"{plain}_{number}" for number in count(2))
         names.append(next(name for name in chain([plain], numbered) if name not in names))
     return tuple(names)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
-
-
-def _stem(name: str) -> str:
-    return Path(name.partition("?")[0].rpartition("://")[2]).stem

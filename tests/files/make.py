@@ -13,6 +13,14 @@ TREES = {"leaves": "Events", "physlite": "CollectionTree", "edm4hep": "events", 
 ENTRIES = [0, 1, 2, 38, 39, 40, 41, 58, 59]
 """Some at the beginning, at the border of the two clusters, and at the end."""
 
+STRUCT_MEMBERS = {
+    "leaves": ["two.a", "two.b"],
+    "physlite": [f"{branch}.{member}" for branch in ("p4", "p4s") for member in ("fP.fX", "fP.fY", "fP.fZ", "fE")],
+    "edm4hep": [],
+    "delphes": ["P4/P4.fP.fX", "P4/P4.fP.fY", "P4/P4.fP.fZ"],
+}
+"""Members of structs that are stored whole, by file."""
+
 IN_MEMORY = 0x03000000
 """Bits of fBits that ROOT sets itself when it makes an object (kIsOnHeap, kNotDeleted), whatever the file says."""
 
@@ -52,10 +60,11 @@ def values(tree, name, formula):
     return found
 
 
-def read_tree(file, name):
-    """Return the truth of a tree by the full paths of its branches."""
+def read_tree(file, name, members):
+    """Return the truth of a tree by the full paths of its branches, and of some members of structs."""
     tree = file.Get(name)
-    return {path: values(tree, path, formula) for path, formula in branches(tree)}
+    formulas = dict(branches(tree)) | {member: member.split("/")[-1] for member in members}
+    return {path: values(tree, path, formula) for path, formula in formulas.items()}
 
 
 FIELDS = "bits i8 u8 i16 u64 b f d d32 _weight vf vb Jets:pt arr arr2 half cut steps opt opti"
@@ -105,7 +114,9 @@ def main():
     for stem, name in TREES.items():
         getattr(ROOT, f"write_{stem}")()
         file = ROOT.TFile(f"{stem}.root")
-        truth[stem] = read_tree(file, name)
+        truth[stem] = read_tree(file, name, STRUCT_MEMBERS[stem])
+    ROOT.gROOT.LoadMacro(f"{FOLDER}/structs.C+")
+    ROOT.write_structs()
     ROOT.write_rntuple()
     truth["rntuple"] = read_ntuple("rntuple.root")
     (FOLDER / "truth.json").write_text(json.dumps({"entries": ENTRIES, **truth}))

@@ -12,12 +12,13 @@ from pathlib import Path
 from fuzz.checks import Fault, Parse, Target
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.images.decode import decode
-from mlaas4hep.serving import archive
-from mlaas4hep.serving.keras_archive import rewritten
+from mlaas4hep.protocol.limits import Limits
+from mlaas4hep.serving.frameworks.keras_archive import checked_archive
+from mlaas4hep.serving.store import archive
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 _BLOCK = 512
-_LIMITS = archive.Limits(members=100, size=2_000_000)
+_LIMITS, _LARGEST = Limits(archive_members=100), 2_000_000
 
 
 def _tar(folder: Path, stack: ExitStack) -> Parse:
@@ -27,16 +28,13 @@ def _tar(folder: Path, stack: ExitStack) -> Parse:
     def parse(data: bytes) -> None:
         for content in (data, with_checksums(data)):
             try:
-                archive.inspect(io.BytesIO(content), _LIMITS)
+                archive.inspect(io.BytesIO(content), _LIMITS, _LARGEST)
             except ConfigError:
                 continue
             target.mkdir(parents=True)
-            archive.unpack(io.BytesIO(content), target, _LIMITS)
+            archive.unpack(io.BytesIO(content), target, _LIMITS, _LARGEST)
             unpacked = [Path(parent) / name for parent, _, names in os.walk(target) for name in names]
-            if (
-                any(path.is_symlink() for path in unpacked)
-                or sum(path.stat().st_size for path in unpacked) > _LIMITS.size
-            ):
+            if any(path.is_symlink() for path in unpacked) or sum(path.stat().st_size for path in unpacked) > _LARGEST:
                 raise Fault("more was unpacked than allowed")
             if os.listdir(folder) != ["in"] or os.listdir(folder / "in") != ["model"]:
                 raise Fault("a file was written outside of the folder")
@@ -67,7 +65,7 @@ def _keras(folder: Path, stack: ExitStack) -> Parse:
             file.writestr("metadata.json", "{}")
             file.writestr("config.json", "{}" if is_weights else data)
             file.writestr("model.weights.h5", data if is_weights else valid_weights)
-        with rewritten(path):
+        with checked_archive(path):
             pass
 
     return parse

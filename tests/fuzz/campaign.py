@@ -82,12 +82,16 @@ def keep(folder: Path, what: str, data: bytes) -> Path:
     return path
 
 
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a temporary folder, in memory if possible."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None)
+
+
 @contextmanager
 def opened(target: Target) -> Iterator[Parse]:
-    """Open a target in a temporary folder, in memory if possible."""
-    memory = Path("/dev/shm")
-    place = memory if memory.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=place) as folder, ExitStack() as stack:
+    """Open a target in a temporary folder."""
+    with temporary_folder() as folder, ExitStack() as stack:
         yield target.open(Path(folder), stack)
 
 
@@ -100,7 +104,7 @@ def quick(target: Target, parse: Parse, faults: Faults, count: int, seconds: flo
     """Try the corpus, and `count` damaged variants of it."""
     corpus = corpus_of(target)
     end = time.monotonic() + seconds
-    variants = itertools.islice(Mutations(corpus, seed=1, largest=target.largest), count)
+    variants = itertools.islice(Mutations(corpus, 1, target.largest, target.mutate), count)
     for data in itertools.chain(corpus, variants):
         faults.check(parse, data)
         if time.monotonic() > end:
@@ -110,12 +114,17 @@ def quick(target: Target, parse: Parse, faults: Faults, count: int, seconds: flo
 def find_leak(target: Target, parse: Parse, faults: Faults, seconds: float) -> str | None:
     """Try the same inputs again and again; return a description of the leak if memory grows meanwhile."""
     corpus = corpus_of(target)
-    inputs = [*corpus, *itertools.islice(Mutations(corpus, seed=2, largest=target.largest), 100)]
-    sizes = []
+    inputs = [*corpus, *itertools.islice(Mutations(corpus, 2, target.largest, target.mutate), 100)]
+    sizes: list[int] = []
     for _ in range(_ROUNDS):
         end = time.monotonic() + seconds / _ROUNDS
-        for data in _again_until(inputs, end):
+        tried = 0
+        for data in inputs if not sizes else _again_until(inputs, end):
             faults.check(parse, data)
+            tried += 1
+            if not sizes and time.monotonic() > end:
+                break
+        inputs = inputs if sizes else inputs[:tried]  # as many as there is time for
         gc.collect()
         sizes.append(psutil.Process().memory_info().rss)
     if sizes[-1] - sizes[0] > _LEAK and sizes[-1] > sizes[-2] + _LEAK / 10:

@@ -8,7 +8,7 @@ A crash or a hang ends the process instead; the process that started it notices 
 from __future__ import annotations
 
 import logging
-import resource
+import random
 import time
 import traceback
 from collections.abc import Callable
@@ -16,10 +16,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from peak_memory import peak_memory, reset_peak_memory
+
 from mlaas4hep.errors import MLaaS4HEPError
 
 Parse = Callable[[bytes], None]
 """Feeds one input to a parser; raises `MLaaS4HEPError` if the parser rejects it, anything else is a fault."""
+
+Mutate = Callable[[bytes, random.Random], bytes | None]
+"""Returns a variant of an input that keeps its structure; None if the input has no such structure."""
 
 SECONDS = 5.0
 """Processor time that one input may take; with coverage instrumentation, and on any machine."""
@@ -37,12 +42,14 @@ class Target:
         open: prepares the parser in an empty folder; what it enters on the stack is closed at the end.
         largest: bytes of an input.
         variants: how many damaged inputs `make test` tries.
+        mutate: makes some of the variants; without it, bytes are changed at random.
     """
 
     name: str
     open: Callable[[Path, ExitStack], Parse]
     largest: int = 8192
     variants: int = 200
+    mutate: Mutate | None = None
 
 
 class Fault(AssertionError):
@@ -71,7 +78,7 @@ class ErrorLog(logging.Handler):
 
 def find_fault(parse: Parse, data: bytes) -> str | None:
     """Feed one input to a parser; return a description of the fault, whose first line tells faults apart."""
-    began, peak = time.process_time(), _peak_memory()
+    began, before = time.process_time(), reset_peak_memory()
     try:
         parse(data)
     except MLaaS4HEPError as error:
@@ -79,16 +86,12 @@ def find_fault(parse: Parse, data: bytes) -> str | None:
             return f"error message of several lines: {type(error).__name__}\n{error}"
     except Exception as error:
         return f"{_place_of(error)}\n{traceback.format_exc()}"
-    seconds, memory = time.process_time() - began, _peak_memory() - peak
+    seconds, memory = time.process_time() - began, peak_memory() - before
     if seconds > SECONDS:
         return f"slow\n{seconds:.1f} s of processor time"
     if memory > MEMORY:
         return f"memory\nthe peak memory rose by {memory / 1e6:.0f} MB"
     return None
-
-
-def _peak_memory() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _place_of(error: BaseException) -> str:

@@ -13,13 +13,14 @@ import uproot
 import xxhash
 
 from fuzz.checks import Fault, Parse, Target
+from fuzz.root_mutations import mutate_root
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound
 from mlaas4hep.io import Jagged, Kind, open_source
-from mlaas4hep.io.basket_reader import BasketReader
-from mlaas4hep.io.baskets import Plan, Unexpected, decode
-from mlaas4hep.io.byte_ranges import LocalRanges
-from mlaas4hep.io.compression import DamagedBlock, decompress
+from mlaas4hep.io.root.basket_reader import BasketReader
+from mlaas4hep.io.root.baskets import BasketLayout, UnsupportedBasket, decode
+from mlaas4hep.io.root.compression import DamagedBlock, decompress
+from mlaas4hep.io.storage.byte_ranges import LocalRanges
 
 _MOST_EVENTS = 5000
 _MOST_FAILURES = 3
@@ -100,8 +101,8 @@ def _tree_record(folder: Path, stack: ExitStack) -> Parse:
     return parse
 
 
-_PLANS = [
-    Plan(np.dtype(kind), shape, header, np.empty(0, np.int64), np.ones(1, np.int64), np.ones(1, np.int64))
+_LAYOUTS = [
+    BasketLayout(np.dtype(kind), shape, header, np.empty(0, np.int64), np.ones(1, np.int64), np.ones(1, np.int64))
     for kind, shape, header in [
         (">f4", (), 0),
         (">f4", None, 0),
@@ -124,32 +125,32 @@ def _basket(folder: Path, stack: ExitStack) -> Parse:
     def parse(data: bytes) -> None:
         if len(data) < 2:
             return
-        plan, entries = _PLANS[data[0] % len(_PLANS)], data[1]
+        layout, entries = _LAYOUTS[data[0] % len(_LAYOUTS)], data[1]
         for basket in (data[2:], consistent(data[2:])):
             if not basket:
                 continue
             path.write_bytes(basket)
             edges, size = np.array([0, entries], np.int64), np.array([len(basket)], np.int64)
-            own = Plan(plan.dtype, plan.shape, plan.header, edges, np.zeros(1, np.int64), size)
+            own = BasketLayout(layout.dtype, layout.shape, layout.header, edges, np.zeros(1, np.int64), size)
             _compare(own, path, basket)
 
     return parse
 
 
-def _compare(plan: Plan, path: Path, basket: bytes) -> None:
+def _compare(layout: BasketLayout, path: Path, basket: bytes) -> None:
     try:
-        expected = decode(plan, 0, memoryview(basket))
-    except Unexpected:
+        expected = decode(layout, 0, memoryview(basket))
+    except UnsupportedBasket:
         expected = None
-    if KERNEL is None or not plan.edges[-1]:
+    if KERNEL is None or not layout.edges[-1]:
         return
     with closing(LocalRanges(str(path))) as ranges:
-        found = BasketReader(ranges).read({"x": plan}, 0, int(plan.edges[-1])).get("x")
+        found = BasketReader(ranges).read({"x": layout}, 0, int(layout.edges[-1])).get("x")
     if found is None or expected is None:
         if found is not expected:
             raise Fault("the compiled loop knows a basket that NumPy refuses, or the other way round")
         return
-    _check("x", found, int(plan.edges[-1]))
+    _check("x", found, int(layout.edges[-1]))
     one, other = ((part.content, part.offsets) if isinstance(part, Jagged) else (part,) for part in (found, expected))
     if [part.tobytes() for part in one] != [part.tobytes() for part in other]:
         raise Fault("the compiled loop and NumPy decode a basket differently")
@@ -185,7 +186,8 @@ def _block(folder: Path, stack: ExitStack) -> Parse:
 
 
 TARGETS = [
-    Target("root_file", _whole_file(".root"), 32_768, variants=100),
+    Target("root_file", _whole_file(".root"), 32_768, variants=50, mutate=mutate_root),
+    Target("rntuple", _whole_file(".root"), 16_384, variants=50, mutate=mutate_root),
     Target("tree_record", _tree_record),
     Target("basket", _basket, 4096),
     Target("block", _block, 4096),

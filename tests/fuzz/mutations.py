@@ -7,7 +7,12 @@ next(mutations)
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from fuzz.checks import Mutate
+
+STRUCTURED = 0.6
+"""Share of the variants that keep the structure of the input, if the target knows how to make them."""
 
 _NUMBERS = [
     number.to_bytes(size, order, signed=number < 0)
@@ -24,16 +29,22 @@ TOKENS = [
 
 
 class Mutations(Iterator[bytes]):
-    """An endless sequence of variants of the originals."""
+    """An endless sequence of variants of the originals; `mutate` makes some of them, see `Target`."""
 
-    def __init__(self, originals: Sequence[bytes], seed: int, largest: int) -> None:
+    def __init__(self, originals: Sequence[bytes], seed: int, largest: int, mutate: Mutate | None = None) -> None:
+        self._mutate = mutate
         self._originals = list(originals) or [b""]
         self._random = random.Random(seed)
         self._largest = largest
 
     def __next__(self) -> bytes:
         """Return the next variant."""
-        data = bytearray(self._random.choice(self._originals))
+        original = self._random.choice(self._originals)
+        if self._mutate and self._random.random() < STRUCTURED:
+            variant = self._mutate(original, self._random)
+            if variant is not None:
+                return variant[: self._largest]
+        data = bytearray(original)
         for _ in range(self._random.choice((1, 1, 1, 2, 2, 4, 8))):
             self._change(data)
         return bytes(data[: self._largest])
@@ -62,6 +73,17 @@ class Mutations(Iterator[bytes]):
             data[at : at + length] = other[start : start + rng.choice((4, 64, 512))]
         else:
             del data[at:]
+
+
+def guided(mutate: Mutate, change_bytes: Callable[[bytes, int], bytes]) -> Callable[[bytes, int, int], bytes]:
+    """Return a mutator for libFuzzer, whose own one is `change_bytes`."""
+
+    def change(data: bytes, largest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        variant = mutate(data, rng) if rng.random() < STRUCTURED else None
+        return change_bytes(data, largest) if variant is None else variant[:largest]
+
+    return change
 
 
 def escaped(token: bytes) -> str:

@@ -2,9 +2,15 @@
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "requests": ("http", "json_rows", "json_bodies", "protobuf", "oip", "multipart"),
-    "models": ("params", "onnx_metadata", "onnx_model"),
-    "uploads": ("tar", "keras", "image", "client_http", "client_answers"),
-    "files": ("root_file", "tree_record", "basket", "block", "parquet", "arrow", "avro", "csv", "json_lines"),
+    "models": ("params", "onnx_metadata", "onnx_bounds", "onnx_model"),
+    "uploads": ("tar", "keras", "image", "client_http", "client_answers", "remote_file"),
+    "descriptions": (
+        *("specs", "preproc", "run_params", "bundle", "upload_spec", "event_rows", "label_files", "page_files"),
+    ),
+    "files": (
+        *("root_file", "rntuple", "tree_record", "basket", "block"),
+        *("parquet", "arrow", "avro", "csv", "json_lines"),
+    ),
 }  # fmt: skip
 
 NAMES = tuple(name for group in GROUPS.values() for name in group)

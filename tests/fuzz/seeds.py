@@ -5,6 +5,7 @@ PYTHONPATH=tests python -m fuzz.seeds      # needs all optional packages; existi
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -31,6 +32,7 @@ def main() -> None:
             **_root_files(Path(folder)),
             **_tables(Path(folder)),
             **_answers(),
+            **_descriptions(Path(folder)),
         }
     for target, several in seeds.items():
         for name, content in several.items():
@@ -102,6 +104,7 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
     return {
         "multipart": {
             "upload": form(files, name="m"),
+            "base64": form({**files, "model": ("model.onnx", base64.b64encode(onnx_model()))}, name="m"),
             "image": form({"image": ("a.png", _image(image, "PNG"))}, model="pixels"),
             "delete": form({}, model="m"),
             "headers": form({"model": ('a"; filename*=utf-8\'\'%41', b"x")}, name="x").replace(b"\r\n\r\n", more),
@@ -114,6 +117,7 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
         },
         "onnx_metadata": {"columns": keys + b"\0" + branches, "no-branches": keys + b"\0{}"},
         "onnx_model": {"rows": trained_model(), "images": image_model()},
+        "onnx_bounds": {"rows": onnx_model(), "images": image_model(), **_graphs()},
         "tar": {
             "ustar": _tar(bundle, tarfile.USTAR_FORMAT),
             "gnu": _tar(bundle, tarfile.GNU_FORMAT, "m" + "o" * 120),
@@ -129,6 +133,33 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "progressive": _image(image.convert("L"), "JPEG", progressive=True),
         },
     }  # fmt: skip
+
+
+def _graphs() -> dict[str, bytes]:
+    """Return graphs with trees, with shapes that depend on the rows, with loops, and with a recurrent layer."""
+    from serving_fixtures import onnx
+    from test_deadlines import looping_model
+    from test_model_limits import graph, growing_model, node
+    from test_onnx_bounds import peak_model, squares_model, tree_model
+
+    weights = np.ones((4, 3, 1, 1), np.float32)
+    gates = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+    recurrent = [
+        node("Unsqueeze", "x axis", "steps"),
+        onnx.helper.make_node("LSTM", ["steps", "w", "r"], ["all", "y"], hidden_size=2),
+    ]
+    return {
+        "trees": tree_model([1, 0, 0], [b"a", b"b"]),
+        "shapes": squares_model(3),
+        "peak": peak_model(),
+        "loop": looping_model(),
+        "growing": growing_model(),
+        "recurrent": graph(recurrent, {**gates, "axis": np.array([0])}),
+        "convolution": graph(
+            [node("Reshape", "x shape", "images"), node("Conv", "images w", "y")],
+            {"shape": np.array([-1, 3, 1, 1]), "w": weights},
+        ),
+    }
 
 
 def _image(image: Any, kind: str, **options: Any) -> bytes:
@@ -193,11 +224,20 @@ def _root_files(folder: Path) -> dict[str, dict[str, bytes]]:
     rntuple = (CORPUS.parent / "files" / "rntuple.root").read_bytes()
     baskets, blocks = _baskets()
     return {
-        "root_file": {**files, "rntuple": rntuple},
+        "root_file": files,
+        "rntuple": {"root": rntuple, "plain": _rntuple(folder / "plain.root", columns)},
         "tree_record": {"record": record},
         "basket": baskets,
         "block": blocks,
     }  # fmt: skip
+
+
+def _rntuple(path: Path, columns: dict[str, Any]) -> bytes:
+    """Return an RNTuple without compression, so that damage reaches the parser."""
+    with uproot.recreate(path, compression=None, uuid_function=_uuid) as file:
+        ntuple = file.mkrntuple("Events", {name: values for name, values in columns.items() if name != "flags"})
+        ntuple.extend({name: values for name, values in columns.items() if name != "flags"})
+    return path.read_bytes()
 
 
 def _uuid() -> Any:
@@ -285,6 +325,7 @@ def _answers() -> dict[str, dict[str, bytes]]:
     body = json.dumps(metadata).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     compressed = zlib.compress(body, wbits=31)
+    remote = b"HTTP/1.1 200 OK\r\nAccept-Ranges: bytes\r\n"
     return {
         "client_answers": {
             "models": models,
@@ -292,6 +333,13 @@ def _answers() -> dict[str, dict[str, bytes]]:
             "binary": json.dumps(binary).encode() + b"\0" + np.array([0.25, 0.5], "<f4").tobytes(),
             "scores": b"[[0.1], [0.2]]",
             "labels": b'{"filename": "a", "labels": [{"label": "x", "probability": 0.5}]}',
+        },
+        "remote_file": {
+            "parts": remote + b"Content-Length: 50\r\n\r\n\0\0HTTP/1.1 206 X\r\nContent-Range: bytes 0-49/50\r\n"
+            b"Content-Length: 50\r\n\r\n" + bytes(range(50, 100)),
+            "whole": remote + b"Content-Length: 90\r\n\r\n\0\0" + remote + b"Content-Length: 90\r\n\r\n" + b"x" * 90,
+            "missing": b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n\0\0HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n",
+            "moved": b"HTTP/1.1 302 X\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n\0\0HTTP/1.1 503 X\r\n\r\n",
         },
         "client_http": {
             "length": head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
@@ -302,6 +350,64 @@ def _answers() -> dict[str, dict[str, bytes]]:
             "continue": b"HTTP/1.1 100 Continue\r\n\r\n" + head + b"Connection: close\r\n\r\n" + models,
         },
     }
+
+
+def _descriptions(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Return files of text that come with data and models."""
+    from serving_fixtures import params
+    from tinyroot import write_tree
+
+    from mlaas4hep.config import Params
+    from mlaas4hep.reader import DataReader, ReadOptions
+
+    write_tree(folder / "two.root", {name: np.array([1, 2, 3, 4], "f4") for name in ("MET_phi", "MET_pt")})
+    write_tree(folder / "lists.root", {"n": np.arange(4), "pt": ak.Array([[1.5], [], [2.5, 1e30], [3.5]])})
+    with DataReader.open(str(folder / "lists.root"), ReadOptions(identifier=[])) as reader:
+        specs = reader.specs
+    with DataReader.open(str(folder / "two.root"), ReadOptions(identifier=[])) as reader:
+        own = json.dumps(reader.specs.to_json()).encode()
+    original = {"fkeys": ["MET_pt"], "jkeys": ["pt"], "jdim": {"pt": 2}, "nans": {"MET_pt": 0.5, "pt": 0},
+                "minv": {"MET_pt": 0.5, "pt": 1}, "maxv": {"MET_pt": 99.5, "pt": 7}}  # fmt: skip
+    cuts = {
+        "new_branch": {"ht": {"def": "sum(pt) + met", "type": "flat", "cut_1": "ht > 0", "remove": "False"},
+                       "half": {"def": "pt / 2", "type": "jagged", "cut": ["half > 0", "all"],
+                                "remove": "True", "keys_to_remove": ["eta"]}},
+        "flat_cut": {"n": {"cut": "n >= 0", "remove": "False"}},
+        "jagged_cut": {"pt": {"cut": ["pt > 1", "any"], "remove": "False"}},
+    }  # fmt: skip
+    training = {"params": Params.parse({"identifier": []}).model_dump(), "identifier": [],
+                "columns": ["MET_phi", "MET_pt"], "classes": ["a", "b"], "outputs": 1,
+                "task": "classification"}  # fmt: skip
+    inputs = {"jets": {"branches": "Jet_*", "length": 4, "sort": "-Jet_pt", "normalise": {"Jet_pt": "minmax"}}}
+    spec = {"model": "model.onnx", "labels": "labels.txt", "name": "htautau", "params": "params.json"}
+    expressions = {
+        "sums": "sum(pt[pt > 1]) + met*2 - n",
+        "index": "pt[:,0] + box[:,1] // n",
+        "cut": "good & (min(abs(eta)) < 2.4) | !(n == 1)",
+        "power": "where(met > 0, met**2, -met) % 3",
+        "functions": "(any(pt > 1) ^ all(eta < 9)) & (mean(pt) > max(1, count(index)) | deltaphi(met, n) != erf(met))",
+    }
+    return {
+        "specs": {"lists": json.dumps(specs.to_json()).encode(), "original": json.dumps(original).encode()},
+        "preproc": {"original": json.dumps(cuts).encode(),
+                    "short": b'{"define": {"ht": "sum(pt)"}, "cut": "n >= 1 & ht > 1", "cut_2": ["eta > 0", "any"]}',
+                    **{name: text.encode() for name, text in expressions.items()}},
+        "run_params": {"friends": b'{"friends": {"a": {"file": "{stem}.root", "index": {"run": "r"}}, "b": ":t"}}',
+                       "friends_list": b'{"friends": ["s/{dir}.root:t", ":u"]}',
+                       "friends_text": json.dumps({"friends": '{"a": {"index": "run,event"}}'}).encode(),
+                       "inputs": json.dumps({"inputs": inputs, "split": [0.5, 0.25, 0.25]}).encode(),
+                       "original": json.dumps(Params.parse({}).model_dump()).encode()},
+        "bundle": {"plain": json.dumps(training).encode() + b"\0" + own,
+                   "cut": json.dumps(training).encode() + b"\0" + own + b'\0{"cut": "MET_pt > 1"}'},
+        "upload_spec": {"both": json.dumps(spec).encode() + b"\0" + json.dumps(params()).encode()},
+        "event_rows": {"row": b'{"keys": ["a", "b"], "values": [1, [2, null]], "model": "m"}',
+                       "rows": b'{"keys": ["a", "b"], "values": [[1, 2.5], [NaN, null]], "labels": ["x", 1]}'},
+        "label_files": {"images": b'image,label\nring/a.png,ring\n"d.png",blob\nc,blob\n', "lines": b"0\n1.5 # no\n",
+                        "tabs": b"label\tfile\nx\ta.png\n"},
+        "page_files": {"metrics": b'm{"test": {"auc": 0.8, "loss": null}, "train": {}, "best_epoch": 3}',
+                       "training": b't{"classes": ["a"], "files": [{"name": "x", "label": 1, "entries": 5}]}',
+                       "example": b'e{"keys": ["a"], "values": [[1], [[2, null]]], "labels": ["a", [1]]}'},
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from serving_fixtures import onnx, onnx_model, trained_model, write_bundle
 from uvicorn.server import ServerState
 
 from fuzz.checks import ErrorLog, Fault, Parse, Target
-from mlaas4hep.serving.app import create_app_and_shortcut
-from mlaas4hep.serving.connections import Connection
+from fuzz.json_mutations import mutate_json
+from mlaas4hep.serving.app import create_app_and_fast_path
+from mlaas4hep.serving.http.fast_path import connection_class
 from mlaas4hep.serving.settings import Settings
 
 BOUNDARY = b"fuzz-7d1c0a"
@@ -56,10 +57,10 @@ class InProcessServer:
         write_bundle(self.models / "plain", "plain", onnx_model())
         write_bundle(self.models / "pixels", "pixels", image_model())
         settings = Settings(str(self.models), max_upload=1_000_000, timeout=5)
-        app, shortcut = create_app_and_shortcut(settings)
+        app, fast_path = create_app_and_fast_path(settings)
         config = uvicorn.Config(
             app,
-            http=Connection.customised(settings.timeout, shortcut),
+            http=connection_class(fast_path, timeout=settings.timeout),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -201,6 +202,7 @@ def _multipart(server: InProcessServer, data: bytes) -> None:
     headers = f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
     for method, path in (("POST", "/upload"), ("POST", "/image"), ("DELETE", "/delete")):
         server.post(path, data, headers, method)
+    server.post("/upload", data, f"{headers}Content-Encoding: base64\r\n")
     server.remove_uploads()
 
 
@@ -247,14 +249,6 @@ def _params(server: InProcessServer, data: bytes) -> None:
     server.remove_uploads()
 
 
-def _onnx_metadata(server: InProcessServer, data: bytes) -> None:
-    """The input is the metadata `mlaas4hep.keys` and `mlaas4hep.branches` as JSON, with a zero byte in between."""
-    keys, _, branches = data.decode(errors="replace").partition("\0")
-    model = onnx.ModelProto.FromString(onnx_model())
-    onnx.helper.set_model_props(model, {"mlaas4hep.keys": keys, "mlaas4hep.branches": branches})
-    _try_model(server, model.SerializeToString())
-
-
 def _onnx_model(server: InProcessServer, data: bytes) -> None:
     """The input is the model file."""
     _try_model(server, data)
@@ -271,12 +265,11 @@ def _try_model(server: InProcessServer, model: bytes) -> None:
 
 TARGETS = [
     Target("http", _served(_http)),
-    Target("json_rows", _served(_json_rows)),
-    Target("json_bodies", _served(_json_bodies)),
+    Target("json_rows", _served(_json_rows), mutate=mutate_json),
+    Target("json_bodies", _served(_json_bodies), mutate=mutate_json),
     Target("protobuf", _served(_protobuf)),
-    Target("oip", _served(_oip)),
-    Target("multipart", _served(_multipart), variants=100),
-    Target("params", _served(_params), 4096, variants=60),
-    Target("onnx_metadata", _served(_onnx_metadata), 4096, variants=60),
-    Target("onnx_model", _served(_onnx_model), 4096, variants=60),
+    Target("oip", _served(_oip), mutate=mutate_json),
+    Target("multipart", _served(_multipart), variants=40),
+    Target("params", _served(_params), 4096, variants=60, mutate=mutate_json),
+    Target("onnx_model", _served(_onnx_model), 4096, variants=4),
 ]

@@ -1,0 +1,65 @@
+"""Create the backend of a model.
+
+    backend = make_backend(file, {"x": (73,)}, Task.classification(2), params)
+
+Each framework has its own module. It is imported only after the user's model file has built a model of that framework,
+so that the other frameworks need not be installed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.protocol import Backend, Shapes
+from mlaas4hep.backends.task import Task
+from mlaas4hep.config import Params
+from mlaas4hep.errors import ConfigError
+
+
+def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) -> Backend:
+    """Build the model of a model file and wrap it in the backend of its framework.
+
+    Args:
+        shapes: per-event shape of each input.
+        params: its seed initialises all random number generators.
+
+    Raises:
+        ConfigError: the framework is not supported, or the model does not fit the inputs or the labels.
+    """
+    _seed_everything(params.seed)
+    model = file.build(shapes, task)
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if "keras" in packages:
+        from mlaas4hep.backends.keras import KerasBackend
+
+        return KerasBackend(model, file, shapes, task)
+    if "torch" in packages:
+        from mlaas4hep.backends.torch import TorchBackend
+
+        return TorchBackend(model, file, shapes, task, params)
+    if "xgboost" in packages:
+        from mlaas4hep.backends.xgboost import XGBoostBackend
+
+        return XGBoostBackend(model, file, shapes, task, params)
+    if "sklearn" in packages:
+        from mlaas4hep.backends.sklearn import SklearnBackend
+
+        return SklearnBackend(model, file, shapes, task, params)
+    raise ConfigError(
+        f"the function model of {file.path} returns a {type(model).__module__}.{type(model).__qualname__}",
+        hint="it must be a Keras model, a torch.nn.Module, or an estimator of scikit-learn or XGBoost",
+    )
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, and the frameworks that the model file has imported."""
+    import random
+    import sys
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  model files may use the global generator
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(seed)

@@ -1,0 +1,1 @@
+"""Search for events that occur more than once, in one file or in several."""

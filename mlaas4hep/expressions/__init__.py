@@ -1,0 +1,1 @@
+"""Expressions over branches, and preprocessing with new branches and cuts."""

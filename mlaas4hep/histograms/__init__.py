@@ -1,0 +1,1 @@
+"""Histograms of every branch, as a PDF and as an HTML page."""

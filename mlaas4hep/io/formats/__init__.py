@@ -1,0 +1,1 @@
+"""Detection of file formats, and readers of all formats except ROOT."""

@@ -1,0 +1,1 @@
+"""Read structs in TTrees, whose members become columns."""

@@ -1,0 +1,1 @@
+"""Read bytes of files on disk, on XRootD, HTTP and S3 servers, with timeouts, retries and replicas."""

@@ -1,0 +1,1 @@
+"""Code shared by client and server: params.json, limits, safe reading of regular files."""

@@ -1,0 +1,60 @@
+"""Features that a file lacks although other files of the sample have them: all of their values are missing.
+
+    absent = AbsentColumns.of({"Jet_puId": column}, features, inputs)
+    absent.add_to(values, events)["Jet_puId"]        # NaN for each jet
+
+A flat column is NaN, and so is each number of a fixed-size column. Lists are empty, unless they belong to the objects
+of an input: there they have a NaN for each object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from typing_extensions import Self
+
+from mlaas4hep.config import InputParams
+from mlaas4hep.io import Column, Columns, Jagged, Kind
+from mlaas4hep.io.columns import Values
+from mlaas4hep.reader.inputs import branches_of
+
+
+@dataclass(frozen=True)
+class AbsentColumns:
+    """The columns that a file lacks.
+
+    Attributes:
+        columns: their descriptions, by name.
+        siblings: a column of the file that has the same objects, by name of the absent column.
+    """
+
+    columns: Mapping[str, Column]
+    siblings: Mapping[str, str]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Column], features: Sequence[str], inputs: Mapping[str, InputParams]) -> Self:
+        """Find the siblings of absent columns among the features, given the inputs of the model."""
+        siblings: dict[str, str] = {}
+        for name, one in inputs.items() if columns else ():
+            if one.length is not None:
+                members = branches_of({name: one}, dict.fromkeys(features), "", optional=True)
+                present = [member for member in members if member not in columns]
+                siblings |= {member: present[0] for member in members if member in columns and present}
+        return cls(columns, siblings)
+
+    def add_to(self, values: Columns, events: int, names: Sequence[str] | None = None) -> Columns:
+        """Return the values of some events with the absent columns among `names`; None: with all of them."""
+        wanted = self.columns if names is None else [name for name in names if name in self.columns]
+        return {**values, **{name: self._missing(name, values, events) for name in wanted}} if wanted else values
+
+    def _missing(self, name: str, values: Columns, events: int) -> Values:
+        column = self.columns[name]
+        if column.kind is not Kind.JAGGED:
+            shape = (events, column.size) if column.kind is Kind.FIXED else (events,)
+            return np.full(shape, np.nan, np.float32)
+        sibling = values.get(self.siblings.get(name, ""))
+        if isinstance(sibling, Jagged):
+            return Jagged(sibling.offsets, np.full(len(sibling.content), np.nan, np.float32))
+        return Jagged(np.zeros(events + 1, np.int64), np.empty(0, np.float32))

@@ -1,0 +1,82 @@
+"""Options for reading that all files of a sample share.
+
+ReadOptions.parse({"branch": "Events", "selected_branches": ["Jet_*"], "workers": 4})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from mlaas4hep.config import FilesParams
+from mlaas4hep.config.checked import Names
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.expressions.preproc import Preproc
+from mlaas4hep.io import Column, Kind
+from mlaas4hep.io.storage.replicas import RetryPolicy
+from mlaas4hep.list_lengths import MaxLength, parse_max_length
+from mlaas4hep.reader.selection import match
+from mlaas4hep.specs.specs import Specs
+
+
+class ReadOptions(FilesParams):
+    """The options for reading (see `FilesParams`), and further options for programs.
+
+    Attributes:
+        nan: value of x where there is no measured value.
+        preproc: new branches and cuts.
+        extra: flat columns to return in addition to the features: names, globs, `/regular expressions/`.
+        derived: expressions whose values to return in addition to the features, by name.
+        exclude_missing: whether patterns of excluded branches may match nothing in a file.
+        require_features: whether a file without features is an error.
+        cut: condition that events must pass, after the preprocessing; "": all pass.
+        optional_branches: whether patterns of selected branches and of inputs may match nothing in a file.
+        all_features: the features of all files together, by name; those that a file lacks are missing values. None:
+            the options select the features.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=True)
+
+    nan: float = np.nan
+    preproc: Preproc | None = None
+    extra: Names = Field([])
+    derived: dict[str, str] = Field({})
+    exclude_missing: bool = False
+    require_features: bool = True
+    cut: str = ""
+    optional_branches: bool = False
+    all_features: dict[str, Column] | None = None
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """Timeout and retries for servers."""
+        return RetryPolicy(self.timeout, self.retries)
+
+    def limited(self, specs: Specs) -> Specs:
+        """Return specs whose lists are no longer than `max_length`, except for lists that become objects."""
+        lists = [name for name, branch in specs.branches.items() if branch.kind is Kind.JAGGED]
+        lengths = max_lengths(self.max_length, lists, specs.branches)
+        for one in self.inputs.values():
+            if one.length is not None:  # objects are sorted before they are cut
+                for name in match(dict.fromkeys(lists), [*one.branches, *filter(None, [one.key])], "", True):
+                    lengths.pop(name, None)
+        return specs.with_max_lengths(lengths)
+
+
+def max_lengths(choice: MaxLength, lists: Sequence[str], branches: Iterable[str]) -> dict[str, int]:
+    """Return the maximum number of values by list branch; the last of several matching patterns counts.
+
+    Raises:
+        BranchNotFound: a pattern matches none of the branches of the vectors.
+        ConfigError: a pattern matches no list.
+    """
+    default, some = parse_max_length(choice)
+    lengths = dict.fromkeys(lists, default) if default is not None else {}
+    for pattern, length in some.items():
+        found = set(match(dict.fromkeys(branches), [pattern], "the vectors")).intersection(lists)
+        if not found:
+            raise ConfigError(f"branch '{pattern}' is not a list, so max_length does not apply to it")
+        lengths.update((name, length) for name in lists if name in found)
+    return lengths

@@ -1,0 +1,68 @@
+"""Terminal output of a training run: one line per epoch, and the result.
+
+print_epoch(epoch, best=True)
+print_result(trained, Path("model"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlaas4hep import console
+from mlaas4hep.report.page import metric_title
+from mlaas4hep.shell import quoted
+
+if TYPE_CHECKING:
+    from mlaas4hep.training.history import Epoch
+    from mlaas4hep.training.trained import TrainedModel
+
+
+def print_epoch(epoch: Epoch, best: bool, fold: int | None = None, noun: str = "events") -> None:
+    """Print one line per epoch.
+
+    Args:
+        epoch: the losses and metrics of the epoch.
+        best: whether the epoch is the best so far.
+        fold: index of the fold; None without cross-validation.
+        noun: plural noun for the events, such as "images".
+    """
+    metrics = format_metrics({name: value for name, value in epoch.metrics.items() if name != "loss"})
+    console.print_line(
+        f"{'' if fold is None else f'fold {fold}  '}epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}"
+        f"  validation loss {epoch.loss:.4f}{metrics}  {epoch.seconds:6.1f} s"
+        f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} {noun}/s"
+        f"  {epoch.waiting / max(epoch.seconds, 1e-9):.0%} data wait{'  best so far' if best else ''}"
+    )
+
+
+def format_metrics(metrics: Mapping[str, float | None], uncertainty: float | None = None) -> str:
+    """Format metrics as names and values, each after two spaces.
+
+    Args:
+        metrics: values by name; None for a value that is undefined.
+        uncertainty: standard error of the AUC.
+    """
+    formatted = []
+    for name, value in metrics.items():
+        error = f" +- {uncertainty:.4f}" if name == "auc" and uncertainty else ""
+        shown = f"{value:.4g}" if value and abs(value) >= 10 else f"{value or 0:.4f}"
+        if value is None:
+            shown = "undefined: a class is missing" if name == "auc" else "not a number"
+        formatted.append(f"  {metric_title(name)} {shown}{error}")
+    return "".join(formatted)
+
+
+def print_result(trained: TrainedModel, folder: Path, noun: str = "events") -> None:
+    """Print the metrics on the test set and the paths of the outputs; for `noun` see `print_epoch`."""
+    for line in trained.content.skipped_data():
+        console.notice(line)
+    metrics = dict(trained.metrics()["test"])
+    events, uncertainty = metrics.pop("events"), metrics.pop("auc_uncertainty", None)
+    weights = f"weights of epoch {trained.fits[0].history.best}"
+    if trained.folds:
+        weights = "each event scored by the model that was not trained on it"
+    console.print_line(f"Test  : {events} {noun}{format_metrics(metrics, uncertainty)}  ({weights})")
+    console.print_line(f"Report: {folder / 'report.html'}")
+    console.print_line(f"Bundle: {folder} (serve it: tfaas_client.py --upload={quoted(str(folder / 'upload.json'))})")

@@ -1,0 +1,1 @@
+"""The files of samples: their names, their readers, and what they contain."""

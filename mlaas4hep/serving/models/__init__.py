@@ -1,0 +1,1 @@
+"""Running models: predictors, child processes, limits, batching."""

@@ -1,0 +1,1 @@
+"""The TFaaS protocol and the Open Inference Protocol."""

@@ -1,0 +1,132 @@
+"""Predictions in JSON: a coroutine for the route, and a fast path for connections that skip ASGI.
+
+    scores = await predict(service, body)
+    fast_path.handle(scope, headers, url, body, respond)  # calls respond(RawResponse(200, lines, b"[0.5]")) once
+
+Most requests are predictions, and for a single row the task, scope and messages of ASGI cost more than the model. Both
+ways give the same response; see `serving.http.fast_path`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+from starlette.types import Scope
+
+from mlaas4hep.serving.http.bodies import LARGE_BODY, SMALL_BODY, run_aside
+from mlaas4hep.serving.http.middleware import Headers, Middleware, RequestContext
+from mlaas4hep.serving.http.responses import array_to_json, error_response, header_lines, to_json
+from mlaas4hep.serving.models.predictor import Model
+from mlaas4hep.serving.models.rows import Matrix, Request, Rows, parse_request
+from mlaas4hep.serving.service import Service
+
+_OK = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+_NEED_ASGI = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})  # headers
+
+
+async def predict(service: Service, body: bytes | bytearray) -> Matrix:
+    """Return the scores for a JSON request: (n, k) for a list of rows, (k,) for a single row.
+
+    Raises:
+        ConfigError: the request is invalid, or does not fit the model.
+        UnknownModel: the model does not exist.
+    """
+    model, rows = await read_rows(service, "json", body, parse_request)
+    scores = await service.score(model, rows.matrix)
+    return scores if rows.many else scores[0]
+
+
+async def read_rows(
+    service: Service, kind: str, body: bytes | bytearray, parse: Callable[[bytes | bytearray], Request]
+) -> tuple[Model, Rows]:
+    """Return the model of a request and its rows; `kind` is its format, see `Parsers.rows`."""
+    if len(body) >= LARGE_BODY:
+        return await service.parsers.rows(kind, bytearray(body), service.model)
+    request = await run_aside(len(body), parse, body)
+    model = await service.model(request.model)
+    return model, await run_aside(len(body), model.predictor.rows, request)
+
+
+class RawResponse(NamedTuple):
+    """A response whose body is complete; `headers` are lines, as they are sent."""
+
+    status: int
+    headers: bytes
+    body: bytes
+
+
+Respond = Callable[[RawResponse], None]
+
+
+class FastPath:
+    """Answers small requests for predictions without ASGI.
+
+    Args:
+        paths: of the prediction routes, including the base path.
+    """
+
+    def __init__(self, middleware: Middleware, service: Service, paths: Iterable[str]) -> None:
+        self._middleware = middleware
+        self._service = service
+        self._paths = {path.encode(): path for path in paths}
+
+    def accepts(self, method: bytes, url: bytes, headers: Headers) -> bool:
+        """Return whether a request can take the fast path: a small prediction without special headers."""
+        length = headers.get(b"content-length", b"")
+        return (
+            url in self._paths
+            and method == b"POST"
+            and _NEED_ASGI.isdisjoint(headers)
+            and 0 < len(length) < 10
+            and int(length) < SMALL_BODY
+        )
+
+    def handle(self, scope: Scope, headers: Headers, url: bytes, body: bytes, respond: Respond) -> None:
+        """Start to answer a request.
+
+        Args:
+            scope: of ASGI; method and path may be missing.
+            headers: those of the scope, by name.
+            url: of a request that was accepted.
+            respond: called once, with the response.
+        """
+        scope["method"], scope["path"] = "POST", self._paths[url]
+        context = self._middleware.enter(scope, headers)
+        try:
+            self._middleware.check(context)
+            request = parse_request(body)
+            model = self._service.loaded(request.model)
+            if model is not None:
+                rows = model.predictor.rows(request)
+                if self._service.queue(model, rows.matrix, partial(self._finish, context, respond, rows.many)):
+                    return
+            done = partial(self._finish, context, respond, True)
+            scores = asyncio.ensure_future(predict(self._service, body))
+            scores.add_done_callback(lambda task: done(task.exception() or task.result()))
+        except Exception as error:
+            self._end(context, respond, error)
+
+    def _finish(self, context: RequestContext, respond: Respond, many: bool, scores: Matrix | BaseException) -> None:
+        """Respond with all scores, or with those of a single row."""
+        if isinstance(scores, BaseException):
+            self._end(context, respond, scores)
+        elif scores.nbytes < SMALL_BODY:
+            self._end(context, respond, to_json(scores if many else scores[0]))
+        else:
+            end = partial(self._end, context, respond)
+            pieces = asyncio.ensure_future(run_aside(scores.nbytes, array_to_json, scores if many else scores[0]))
+            pieces.add_done_callback(lambda task: end(task.exception() or b"".join(task.result())))
+
+    def _end(self, context: RequestContext, respond: Respond, result: bytes | BaseException) -> None:
+        if isinstance(result, BaseException):
+            response = error_response(context.what, result)
+            status = response.status_code
+            headers = header_lines((*response.raw_headers, (b"x-request-id", context.number)))
+            respond(RawResponse(status, headers, bytes(response.body)))
+        else:
+            status = 200
+            respond(RawResponse(status, _OK % (len(result), context.number), result))
+        self._middleware.leave(context, status)

@@ -1,0 +1,32 @@
+"""The routes of the protobuf protocol of TFaaS; its messages are in `proto_messages`.
+
+    curl $url/proto --data-binary @row.pb
+
+A message holds one event, so its size limit is below that of JSON bodies.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from mlaas4hep.serving.http.bodies import read_body, run_aside
+from mlaas4hep.serving.protocols.predictions import read_rows
+from mlaas4hep.serving.protocols.proto_messages import read_row, write_predictions
+from mlaas4hep.serving.service import service_of
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of this protocol."""
+    return [Route(path, predict, methods=["POST"]) for path in ("/proto", "/predict/proto")]
+
+
+async def predict(request: Request) -> Response:
+    """POST /proto, POST /predict/proto: return the scores of one row."""
+    service = service_of(request)
+    body = await read_body(request.headers.raw, request.receive, service.limits.protobuf_body)
+    model, rows = await read_rows(service, "proto", body, read_row)
+    scores = await service.score(model, rows.matrix)
+    predictions = await run_aside(scores.nbytes, write_predictions, scores[0], model.predictor.labels)
+    return Response(predictions, media_type="application/octet-stream")

@@ -1,0 +1,1 @@
+"""The model store on disk: uploads, archives, model folders, and the lock."""

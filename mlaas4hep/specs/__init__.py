@@ -1,0 +1,1 @@
+"""Specs: the statistics of every branch, collected in one pass over the data."""

@@ -5,7 +5,7 @@
 //   assemble(columns, events, widths, constants, uses_asinh, fill, x, mask)     columns -> matrix
 //   assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x)     columns -> objects
 //   gather(sources, block, row, out)                             rows of blocks -> a batch
-//   gather_objects(sources, offsets, block, row, length, fill, x, mask)
+//   gather_objects(sources, offsets, cells, block, row, length, fill, x, mask)
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
 // Each has an equivalent in NumPy (in `io.root.baskets`, `reader.vectors`, `reader.objects`, `specs.specs` and
@@ -913,17 +913,23 @@ PyObject *gather(PyObject *, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-// gather_objects(sources, offsets, block, row, length, fill, x, mask): the same for objects. The offsets of a source give the
-// objects of an event, at most `length`. In x each event has `length` objects, padded with the fill value.
+// gather_objects(sources, offsets, cells, block, row, length, fill, x, mask): the same for objects. The offsets of a source give
+// the objects of an event, at most `length`. In x each event has `length` places, with the fill value where there is no object.
+// The cells of a source give the place of each object in its event; None: the objects have the first places.
 PyObject *gather_objects(PyObject *, PyObject *args) {
-    PyObject *list, *offsets_list, *block_object, *row_object, *x_object, *mask_object;
+    PyObject *list, *offsets_list, *cells_list, *block_object, *row_object, *x_object, *mask_object;
     Py_ssize_t length;
     double fill;
-    if (!PyArg_ParseTuple(args, "OOOOndOO", &list, &offsets_list, &block_object, &row_object, &length, &fill, &x_object,
-                          &mask_object))
+    if (!PyArg_ParseTuple(args, "OOOOOndOO", &list, &offsets_list, &cells_list, &block_object, &row_object, &length, &fill,
+                          &x_object, &mask_object))
         return nullptr;
     Buffer block, row, x, mask;
-    std::vector<Buffer> sources, offsets;
+    std::vector<Buffer> sources, offsets, cells;
+    const bool has_cells = cells_list != Py_None;
+    if (has_cells && (!PyList_Check(cells_list) || !PyList_Check(list) || PyList_GET_SIZE(cells_list) != PyList_GET_SIZE(list))) {
+        PyErr_SetString(PyExc_TypeError, "cells: neither None nor a list as long as that of the sources");
+        return nullptr;
+    }
     if (!PyList_Check(list) || !PyList_Check(offsets_list) || PyList_GET_SIZE(list) != PyList_GET_SIZE(offsets_list)) {
         PyErr_SetString(PyExc_TypeError, "sources and offsets: not two lists of the same length");
         return nullptr;
@@ -938,14 +944,20 @@ PyObject *gather_objects(PyObject *, PyObject *args) {
         return nullptr;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i)
         if (!sources.emplace_back().take(PyList_GET_ITEM(list, i), "f", false, "source") ||
-            !offsets.emplace_back().take(PyList_GET_ITEM(offsets_list, i), INT64, false, "offsets"))
+            !offsets.emplace_back().take(PyList_GET_ITEM(offsets_list, i), INT64, false, "offsets") ||
+            (has_cells && !cells.emplace_back().take(PyList_GET_ITEM(cells_list, i), "i", false, "cells")))
             return nullptr;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t from = block.data<int64_t>()[i], at = row.data<int64_t>()[i];
         bool valid = from >= 0 && from < static_cast<int64_t>(sources.size()) && at >= 0 && at + 1 < offsets[from].size();
         if (valid) {
             const int64_t begin = offsets[from].data<int64_t>()[at], end = offsets[from].data<int64_t>()[at + 1];
-            valid = begin >= 0 && begin <= end && end - begin <= length && end * features <= sources[from].size();
+            valid = begin >= 0 && begin <= end && end - begin <= length && end * features <= sources[from].size() &&
+                    (!has_cells || end <= cells[from].size());
+            for (int64_t k = begin; valid && has_cells && k < end; ++k) {
+                const int64_t cell = cells[from].data<int32_t>()[k];
+                valid = cell >= 0 && cell < length;
+            }
         }
         if (!valid) {
             PyErr_SetString(PyExc_IndexError, "row out of range, or with too many objects");
@@ -957,6 +969,17 @@ PyObject *gather_objects(PyObject *, PyObject *args) {
         const int64_t from = block.data<int64_t>()[i], at = row.data<int64_t>()[i];
         const int64_t begin = offsets[from].data<int64_t>()[at], kept = offsets[from].data<int64_t>()[at + 1] - begin;
         float *to = x.data<float>() + i * length * features;
+        if (has_cells) {
+            std::fill(to, to + length * features, static_cast<float>(fill));
+            std::memset(mask.data<uint8_t>() + i * length, 0, static_cast<size_t>(length));
+            for (int64_t k = begin; k < begin + kept; ++k) {
+                const int64_t cell = cells[from].data<int32_t>()[k];
+                std::memcpy(to + cell * features, sources[from].data<float>() + k * features,
+                            static_cast<size_t>(features) * sizeof(float));
+                mask.data<uint8_t>()[i * length + cell] = 1;
+            }
+            continue;
+        }
         std::memcpy(to, sources[from].data<float>() + begin * features, static_cast<size_t>(kept * features) * sizeof(float));
         std::fill(to + kept * features, to + length * features, static_cast<float>(fill));
         uint8_t *is_object = mask.data<uint8_t>() + i * length;

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import BranchNotFound, FileUnreadable
-from mlaas4hep.io import Jagged, Kind
+from mlaas4hep.io import Jagged, Kind, Nested
 
 SINGLE = 100
 """How many columns are read on their own, too: a column does not depend on which others are read with it."""
@@ -62,32 +62,50 @@ def check_sizes(source, names, whole):
     spans = list(pairwise(boundaries))
     assert all(0 <= size.unit <= stop - start for size, (start, stop) in zip(sizes, spans, strict=True))
     estimated = sum(size.entry_bytes * (stop - start) for size, (start, stop) in zip(sizes, spans, strict=True))
-    numbers = [values.content if isinstance(values, Jagged) else values for values in whole.values()]
-    assert estimated >= 0.7 * sum(values.nbytes for values in numbers)
+    assert estimated >= 0.7 * sum(numbers_of(values).nbytes for values in whole.values())
+
+
+def numbers_of(values):
+    """All numbers of a column."""
+    if isinstance(values, Nested):
+        return values.lists.content
+    return values.content if isinstance(values, Jagged) else values
 
 
 def check_values(values, column, events):
     """Values have the shape and the type that the column's description says, in native byte order."""
-    if column.kind is Kind.JAGGED:
+    if column.kind is Kind.NESTED:
+        assert isinstance(values, Nested)
+        check_offsets(values.offsets, events, len(values.lists))
+        check_offsets(values.lists.offsets, len(values.lists), len(values.lists.content))
+        assert column.size == 0 or (values.lists.counts == column.size).all()
+    elif column.kind is Kind.JAGGED:
         assert isinstance(values, Jagged)
-        assert values.offsets.dtype == np.int64
-        assert values.offsets[0] == 0
-        assert values.offsets[-1] == len(values.content)
-        assert len(values) == events
-        assert (values.counts >= 0).all()
-        numbers = values.content
+        check_offsets(values.offsets, events, len(values.content))
     else:
         assert values.shape == ((events, column.size) if column.kind is Kind.FIXED else (events,))
-        numbers = values
+    numbers = numbers_of(values)
     assert numbers.dtype == column.dtype
     assert numbers.dtype.isnative
     if numbers.dtype == bool:
         assert numbers.view(np.uint8).max(initial=0) <= 1
 
 
+def check_offsets(offsets, lists, items):
+    """These are the offsets of so many lists with so many items together."""
+    assert offsets.dtype == np.int64
+    assert offsets[0] == 0
+    assert offsets[-1] == items
+    assert len(offsets) == lists + 1
+    assert (np.diff(offsets) >= 0).all()
+
+
 def check_slice(whole, part, start, stop):
     """What was read of a stretch is the same stretch of what was read of all."""
-    if isinstance(whole, Jagged):
+    if isinstance(whole, Nested):
+        np.testing.assert_array_equal(part.counts, whole.counts[start:stop])
+        check_slice(whole.lists, part.lists, *whole.offsets[[start, stop]])
+    elif isinstance(whole, Jagged):
         np.testing.assert_array_equal(part.counts, whole.counts[start:stop])
         np.testing.assert_array_equal(part.content, whole.content[whole.offsets[start] : whole.offsets[stop]])
     else:

@@ -467,7 +467,7 @@ def test_regular_awkward_arrays_are_fixed_size_columns() -> None:
     np.testing.assert_array_equal(after, values)
 
 
-@pytest.mark.parametrize("values", [["a"], [["a"]], [[[1]]], [{"x": 1}], [1, [2]]], ids=str)
+@pytest.mark.parametrize("values", [["a"], [["a"]], [[[["a"]]]], [[[[1]]]], [{"x": 1}], [1, [2]]], ids=str)
 def test_awkward_arrays_without_numbers_are_refused(values: list[Any]) -> None:
     with pytest.raises(ConfigError, match="type"):
         from_awkward(ak.Array(values))

@@ -18,6 +18,7 @@ from tinyroot import write_tree
 
 from mlaas4hep.errors import FileUnreadable, TreeNotFound
 from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io.formats.awkward_bridge import to_awkward
 from mlaas4hep.reader import DataReader
 
 EVENTS = 700
@@ -183,8 +184,8 @@ def test_missing_values_are_nan_and_members_of_structs_are_named_with_dots(tmp_p
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     with open_source(str(tmp_path / "a.parquet")) as source:
         reasons = {name: column.reason for name, column in source.columns.items() if column.kind is Kind.OTHER}
-        assert reasons == {"name": "text", "deep": "lists of lists", "when": "datetime64[ms]: not a number"}
-        found = source.read(["n", "x", "ok", "muon.pt", "muon.q", "pair", "MET.pt"], 0, 3)
+        assert reasons == {"name": "text", "when": "datetime64[ms]: not a number"}
+        found = source.read(["n", "x", "ok", "muon.pt", "muon.q", "deep", "pair", "MET.pt"], 0, 3)
         for name, values in found.items():
             check_values(values, source.columns[name], 3)
     np.testing.assert_array_equal(found["n"], [1, np.nan, 3])
@@ -192,6 +193,7 @@ def test_missing_values_are_nan_and_members_of_structs_are_named_with_dots(tmp_p
     np.testing.assert_array_equal(found["ok"], [1, 0, np.nan])
     assert found["muon.pt"].content.tolist() == [1.5, 2.5]
     assert found["muon.q"].offsets.tolist() == [0, 2, 2, 2]
+    assert to_awkward(found["deep"]).tolist() == [[[1]], [], [[2, 3]]]
     assert found["pair"].tolist() == [[1, 2], [3, 4], [5, 6]]
     assert found["MET.pt"].tolist() == [1, 2, 3]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io import Jagged, Kind
+from mlaas4hep.io import Jagged, Kind, Nested
 from mlaas4hep.reader import Specs, VectorLayout
 from mlaas4hep.specs.specs import BranchSpecs
 
@@ -41,6 +41,28 @@ def test_two_branches_with_a_column_of_the_same_name_are_refused():
     with pytest.raises(ConfigError, match="two branches would have a column 'a_0'"):
         layout_of(a=(Kind.JAGGED, 2), a_0=(Kind.FLAT, 1))
     layout_of(a=(Kind.JAGGED, 2), a_2=(Kind.FLAT, 1), a_01=(Kind.FLAT, 1), a_x=(Kind.FLAT, 1), b_0=(Kind.FLAT, 1))
+
+
+@pytest.mark.parametrize("other", ["a_1_0", "a_1"])
+def test_values_of_inner_lists_may_have_the_name_of_no_other_column(other):
+    nested = BranchSpecs(Kind.NESTED, 2, inner=3)
+    kind = Kind.FLAT if other == "a_1_0" else Kind.JAGGED
+    with pytest.raises(ConfigError, match="two branches would have a column 'a_1_0'"):
+        VectorLayout.of(Specs({"a": nested, other: BranchSpecs(kind, 1)}))
+    free = {"a_2_5": BranchSpecs(Kind.FLAT, 1), "a_0": BranchSpecs(Kind.FLAT, 1), "a_2": BranchSpecs(Kind.JAGGED, 4)}
+    layout = VectorLayout.of(Specs({"a": nested, **free}))
+    assert len(set(layout.columns)) == layout.width == 12
+    assert layout.to_json()["a_0"] == [0, 1, "flat"]
+    assert layout.to_json()["a_1"] == [9, 3, "jagged"]
+
+
+def test_lists_of_lists_are_padded_and_dropped_values_are_counted():
+    values = Nested(np.array([0, 2, 2, 5]), jagged([1], [2, 3], [4, 5, 6], [], [7]))
+    layout = VectorLayout.of(Specs({"h": BranchSpecs(Kind.NESTED, 2, inner=2)}))
+    assert layout.columns == ["h_0_0", "h_0_1", "h_1_0", "h_1_1"]
+    x, truncated = layout.assemble({"h": values}, 3)
+    np.testing.assert_array_equal(x, [[1, NAN, 2, 3], [NAN] * 4, [4, 5, NAN, NAN]])
+    assert truncated == {"h": 2}
 
 
 def test_a_layout_does_not_create_the_names_of_a_billion_columns():

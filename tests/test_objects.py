@@ -9,7 +9,8 @@ from numbers_of import tables
 from test_statistics import expected, needs_kernel
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io import Jagged
+from mlaas4hep.io import Jagged, Nested
+from mlaas4hep.io.formats.awkward_bridge import to_awkward
 from mlaas4hep.reader import METHODS, Normalisation, objects
 from mlaas4hep.reader.objects import ObjectLayout, Objects, gather, make_objects, with_kernel, with_numpy
 
@@ -63,7 +64,7 @@ def test_random_lists_give_the_same_bits_compiled(block, length, method, fill, d
 def test_events_of_several_blocks_are_padded_the_same_compiled(counts, data):
     rng = np.random.default_rng(0)
     sources = [
-        Objects(rng.normal(size=(sum(some), 3)).astype("f4"), np.concatenate([[0], np.cumsum(some)]), 4)
+        Objects(rng.normal(size=(sum(some), 3)).astype("f4"), np.concatenate([[0], np.cumsum(some)]), (4,))
         for some in counts
     ]
     block = np.array(data.draw(st.lists(st.integers(0, len(sources) - 1), max_size=20)), np.int64)
@@ -76,14 +77,72 @@ def test_events_of_several_blocks_are_padded_the_same_compiled(counts, data):
         assert np.array_equal(one, other)
 
 
+def nested(events, seed=0, names=("x", "y")):
+    """Lists of lists of the same lengths, and a list in no order."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 6, events))])
+    inner = np.concatenate([[0], np.cumsum(rng.integers(0, 5, offsets[-1]))])
+    table = {name: Nested(offsets, Jagged(inner, rng.permutation(inner[-1]))) for name in names}
+    return {**table, "index": Jagged(offsets, rng.permutation(offsets[-1]).astype("f4"))}
+
+
+@pytest.mark.parametrize(("length", "inner"), [(1, 1), (3, 2), (8, 8)])
+@pytest.mark.parametrize("sort", ["", "index"])
+def test_parts_of_objects_agree_with_awkward_array(length, inner, sort):
+    table = nested(200)
+    layout = ObjectLayout("hits", ("x", "y"), length, sort, True, inner)
+    made, lost = make_objects(table, 200, layout, None)
+    x, mask = made.pad(fill=-1)
+    arrays = {name: to_awkward(values) for name, values in table.items()}
+    order = ak.argsort(arrays["index"], ascending=False) if sort else ak.local_index(arrays["index"])
+    for index, name in enumerate(layout.branches):
+        kept = ak.pad_none(arrays[name][order], length, clip=True)
+        truth = ak.pad_none(ak.fill_none(kept, [], axis=1), inner, axis=2, clip=True)
+        assert np.array_equal(x[..., index], ak.to_numpy(ak.fill_none(truth, -1, axis=2)))
+        assert np.array_equal(mask, ak.to_numpy(~ak.is_none(truth, axis=2)))
+    assert lost == len(table["x"].lists.content) - mask.sum()
+
+
+@needs_kernel
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_parts_of_objects_have_the_same_bits_compiled(method):
+    table = nested(300, seed=1)
+    layout = ObjectLayout("hits", ("x", "y"), 4, "index", False, 3)
+    normalisation = Normalisation.of(expected([(table, 300)]), layout, method) if method else None
+    rows = np.random.default_rng(0).integers(0, 300, 100)
+    found = make_objects(table, 300, layout, normalisation)[0].pad(rows, -2.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "KERNEL", None)
+        truth = make_objects(table, 300, layout, normalisation)[0].pad(rows, -2.0)
+    for one, other in zip(found, truth, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_parts_of_different_lengths_are_refused():
+    table = {**nested(20), "z": nested(20, seed=2)["x"]}
+    with pytest.raises(ConfigError, match="'x' and 'z' have lists of different lengths"):
+        make_objects(table, 20, ObjectLayout("hits", ("x", "z"), 4, inner_length=4), None)
+    other = Nested(table["x"].offsets, Jagged(table["x"].lists.offsets * 2, np.tile(table["x"].lists.content, 2)))
+    with pytest.raises(ConfigError, match="'x' and 'w' have lists of different lengths"):
+        make_objects({**table, "w": other}, 20, ObjectLayout("hits", ("x", "w"), 4, inner_length=4), None)
+
+
+@needs_kernel
+def test_the_compiled_loop_refuses_cells_out_of_range():
+    for cells in (np.array([0, 4], np.int32), np.array([0, -1], np.int32), np.array([0], np.int32)):
+        source = Objects(np.zeros((2, 1), np.float32), np.array([0, 2]), (2, 2), cells)
+        with pytest.raises(IndexError):
+            gather([source], np.array([0]), np.array([0]))
+
+
 @needs_kernel
 def test_the_compiled_loop_refuses_indices_out_of_range():
-    source = Objects(np.zeros((3, 2), np.float32), np.array([0, 2, 3]), 2)
+    source = Objects(np.zeros((3, 2), np.float32), np.array([0, 2, 3]), (2,))
     for block, row in [(0, 2), (0, -1), (1, 0)]:
         with pytest.raises(IndexError):
             gather([source], np.array([block]), np.array([row]))
     with pytest.raises(IndexError):
-        gather([Objects(source.content, np.array([0, 4]), 4)], np.array([0]), np.array([0]))
+        gather([Objects(source.content, np.array([0, 4]), (4,))], np.array([0]), np.array([0]))
 
 
 def test_equal_keys_keep_their_order_and_nan_comes_last():

@@ -12,6 +12,7 @@ from tinyroot import write_tree
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.io import Kind, open_source
+from mlaas4hep.io.formats.awkward_bridge import to_awkward
 from mlaas4hep.io.root import basket_reader
 from mlaas4hep.reader import DataReader
 
@@ -105,8 +106,10 @@ def test_packed_arrays_have_the_length_of_their_leaf_if_its_title_has_none():
         vertex = source.read(["vertex/d[3]", "vertex/e[2][2]"], 0, 20)
         np.testing.assert_array_equal(vertex["vertex/d[3]"], np.arange(20)[:, None] + np.arange(3))
         np.testing.assert_array_equal(vertex["vertex/e[2][2]"], np.tile([0, 25, 50, 75], (20, 1)))
-        for name in ("hits/hits.p[3]", "hits/hits.q[2]"):  # of each hit; the title is p[hits_]
-            assert reasons(source)[name] == "packed numbers: lists of arrays"
+        hits = source.read(["hits/hits.p[3]", "hits/hits.q[2]"], 0, 20)  # of each hit; the title is p[hits_]
+        truth = [[[i, i + 1, i + 2]] * (i % 3) for i in range(20)]
+        assert to_awkward(hits["hits/hits.p[3]"]).tolist() == truth
+        assert to_awkward(hits["hits/hits.q[2]"]).tolist() == [[[0, 25]] * (i % 3) for i in range(20)]
 
 
 def test_packed_arrays_of_a_file_of_scikit_hep_have_three_numbers():

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from test_statistics import expected
 
 from mlaas4hep.config import parse_inputs
-from mlaas4hep.io import Jagged, Kind
+from mlaas4hep.io import Jagged, Kind, Nested
 from mlaas4hep.reader import METHODS, Normalisation, Specs, VectorLayout
 from mlaas4hep.reader.inputs import Inputs, padded
 from mlaas4hep.specs.specs import BranchSpecs
@@ -136,3 +136,44 @@ def test_the_graph_computes_objects_as_the_reader_does(method, opset, length, so
     found = session.run(["scores"], {"inputs": rows["x"]})[0]
     truth = np.concatenate([values.reshape(150, -1).astype(np.float32) for _, values in taken], axis=1)
     np.testing.assert_allclose(found, truth, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("sort", ["", "pt", "-pt"])
+@pytest.mark.parametrize(("length", "inner"), [(2, 2), (3, 9), (9, 3), (8, 8)])
+@pytest.mark.parametrize("opset", [13, 18])
+def test_the_graph_computes_parts_of_objects_as_the_reader_does(opset, length, inner, sort):
+    rng = np.random.default_rng(length)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 7, 150))])
+    hits = np.concatenate([[0], np.cumsum(rng.integers(0, 6, offsets[-1]))])
+    table = {
+        "pt": Jagged(offsets, rng.exponential(30, offsets[-1]).round().astype("f4")),  # many are the same
+        "x": Nested(offsets, Jagged(hits, rng.normal(size=hits[-1]).astype("f4"))),
+        "y": Nested(offsets, Jagged(hits, rng.integers(0, 1000, hits[-1]))),
+        "met": rng.exponential(50, 150),
+    }
+    table["x"].lists.content[::7] = np.nan
+    specs = expected([(table, 150)])
+    params = {"hits": {"branches": ["x", "y"], "length": length, "inner_length": inner, "sort": sort},
+              "event": {"branches": ["met", "x"]}}  # fmt: skip
+    inputs = Inputs.of(specs, parse_inputs(params))
+    arrays = padded(inputs.make(table, 150)[0], 0.0)
+    assert arrays["hits"].shape == (150, length, inner, 2)
+    assert arrays["hits_mask"].shape == (150, length, inner)
+    rows, _ = inputs.raw_vectors(table, 150)
+    taken = [(name, arrays[name]) for name in ("event", "hits_mask", "hits", "event_mask")]
+    graph = prepend_inputs(identity_network(taken, opset), inputs, [name for name, _ in taken])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(["scores"], {"inputs": rows["x"]})[0]
+    truth = np.concatenate([values.reshape(150, -1).astype(np.float32) for _, values in taken], axis=1)
+    np.testing.assert_allclose(found, truth, rtol=2e-6, atol=2e-6)
+
+
+def test_rows_with_longer_inner_lists_than_the_inputs_give_the_same_scores():
+    lists = Jagged(np.array([0, 3, 4]), np.array([1, 2, 3, 4], "f4"))
+    wide = {"x": Nested(np.array([0, 2]), lists)}
+    narrow = {"x": Nested(np.array([0, 1]), Jagged(np.array([0, 2]), np.array([1, 2], "f4")))}
+    inputs, rows = Inputs.of(expected([(narrow, 1)]), {}, "none"), Inputs.of(expected([(wide, 1)]))
+    x, _ = rows.raw_vectors(wide, 1)
+    graph = prepend_inputs(identity_network([("x", np.zeros((1, 2)))], 18), inputs, ["x"], rows.layout)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(["scores"], {"inputs": x["x"]})[0].tolist() == [[1, 2]]

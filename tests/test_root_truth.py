@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uproot
 from check_source import check_source
 
-from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io import Jagged, Kind, Nested, open_source
+from mlaas4hep.io.formats.awkward_bridge import to_awkward
 
 FILES = Path(__file__).parent / "files"
 TRUTH = json.loads((FILES / "truth.json").read_text())
@@ -18,35 +20,23 @@ TREES = {
 
 LEFT_OUT = {
     "leaves": {
-        "m2": "float[][2]: lists of arrays",
         "text": "char*: not a number",
     },
     "physlite": {
-        "AnalysisJetsAuxDyn.SumPtTrk": "std::vector<std::vector<float>>: lists of lists",
-        "AnalysisJetsAuxDyn.NumTrkPt500": "std::vector<std::vector<int32_t>>: lists of lists",
-        "vvv": "std::vector<std::vector<std::vector<float>>>: lists of lists",
+        "vvv": "std::vector<std::vector<std::vector<float>>>: lists of lists of lists",
         "names": "std::vector<std::string>: not a number",
         "name": "std::string: not a number",
         "title": "TString: not a number",
     },
     "edm4hep": {
-        "MCParticles/MCParticles.covMatrix[6]": "float[][6]: lists of arrays",
-        "MCParticles/MCParticles.point[3]": "float[][3]: lists of arrays",
-        "MCParticles/MCParticles.times": "std::vector<unknown>[]: lists of lists",
+        "MCParticles/MCParticles.times": "std::vector<unknown>[]: lists of lists of packed numbers",
         "whole": "vector<edm::MCParticleData>: its member 'times' is of type vector<Double32_t>",
     },
-    "delphes": {
-        "Particle/Particle.fMother[2]": "int32_t[][2]: lists of arrays",
-        "Particle/Particle.fDaughter[2]": "int32_t[][2]: lists of arrays",
-        "Jet/Jet.Tau[5]": "float[][5]: lists of arrays",
-    },
+    "delphes": {},
     "rntuple": {
-        "vv": "lists of lists",
-        "va": "lists of lists",
         "vs": "text",
         "s": "text",
         "var": "several types in one column",
-        "Hits.moments": "lists of lists",
     },
 }
 """What cannot be a feature, and why."""
@@ -56,7 +46,19 @@ def open_file(stem):
     return open_source(str(FILES / f"{stem}.root"), TREES[stem])
 
 
+NESTED = {
+    "leaves": {"m2"},
+    "physlite": {"AnalysisJetsAuxDyn.SumPtTrk", "AnalysisJetsAuxDyn.NumTrkPt500"},
+    "edm4hep": {"MCParticles/MCParticles.covMatrix[6]", "MCParticles/MCParticles.point[3]"},
+    "delphes": {"Particle/Particle.fMother[2]", "Particle/Particle.fDaughter[2]", "Jet/Jet.Tau[5]"},
+    "rntuple": {"vv", "va", "Hits.moments"},
+}
+"""What has lists of lists."""
+
+
 def numbers(values, entry):
+    if isinstance(values, Nested):
+        values = values.flattened
     if isinstance(values, Jagged):
         return values.content[values.offsets[entry] : values.offsets[entry + 1]]
     return np.ravel(values[entry])
@@ -72,6 +74,23 @@ def test_every_column_has_the_numbers_that_root_reads(stem):
             for entry, truth in zip(ENTRIES, TRUTH[stem][name], strict=True):
                 exact = np.array(truth, source.columns[name].dtype)
                 np.testing.assert_array_equal(numbers(found[name], entry), exact, f"{name}, entry {entry}")
+
+
+@pytest.mark.parametrize("stem", TREES)
+def test_lists_of_lists_have_the_lengths_that_uproot_reads(stem):
+    with open_file(stem) as source, uproot.open(f"{FILES / stem}.root") as file:
+        names = [name for name, column in source.columns.items() if column.kind is Kind.NESTED]
+        assert set(names) == NESTED[stem]
+        found = source.read(names, 0, source.num_entries)
+        for name in names:
+            tree = file[TREES[stem]]
+            if stem == "rntuple":
+                field, _, member = name.partition(".")
+                truth = tree.arrays([field])[field]
+                truth = truth[member] if member else truth
+            else:
+                truth = tree[name].array()
+            assert to_awkward(found[name]).tolist() == truth.tolist()
 
 
 @pytest.mark.parametrize("stem", TREES)

@@ -160,7 +160,7 @@ def test_specs_of_different_branches_cannot_be_merged():
     one = Specs({"x": of([1.0])})
     with pytest.raises(SpecsMismatch, match="missing: x; not in the specs: y"):
         one.merge(Specs({"y": of([1.0])}))
-    with pytest.raises(SpecsMismatch, match="flat in one and jagged in the other: x"):
+    with pytest.raises(SpecsMismatch, match="of different kinds: x"):
         one.merge(Specs({"x": BranchSpecs(Kind.JAGGED, 2)}))
 
 

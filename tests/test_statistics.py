@@ -15,7 +15,9 @@ needs_kernel = pytest.mark.skipif(KERNEL is None, reason="the compiled loops wer
 
 
 def kind_of(values):
-    return Kind.JAGGED if isinstance(values, Jagged) else Kind.FLAT if values.ndim == 1 else Kind.FIXED
+    if isinstance(values, np.ndarray):
+        return Kind.FLAT if values.ndim == 1 else Kind.FIXED
+    return Kind.JAGGED if isinstance(values, Jagged) else Kind.NESTED
 
 
 def expected(blocks):

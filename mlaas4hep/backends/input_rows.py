@@ -64,7 +64,7 @@ class InputRows:
         from onnx import TensorProto, compose, helper, numpy_helper
 
         constants = {"nan": np.full(1, np.nan, np.float32), "half": np.full(1, 0.5, np.float32),
-                 "last": np.array([2], np.int64), "column": np.array([column or 0], np.int64)}  # fmt: skip
+                 "last": np.array([-1], np.int64), "column": np.array([column or 0], np.int64)}  # fmt: skip
         nodes, flat = [], []
         for name, shape in self.shapes.items():
             value = name

@@ -25,7 +25,7 @@ from mlaas4hep.client.bodies import opened
 from mlaas4hep.client.events import Events, rows_per_request
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io import Kind, Nested, open_source
 from mlaas4hep.io.blocks import split_into_blocks
 from mlaas4hep.io.columns import Columns, Values, slice_events
 from mlaas4hep.io.formats.detect import SUPPORTED_FORMATS
@@ -35,10 +35,13 @@ _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class _KeySource(NamedTuple):
-    """The branch that a key refers to, and the list element if it refers to one."""
+    """The branch that a key refers to, and the indices of an element of its lists; () for the whole branch.
+
+    Two indices refer to a list of lists, one to the list of all its values.
+    """
 
     branch: str
-    element: int | None
+    indices: tuple[int, ...]
 
 
 def is_event_file(path: str) -> bool:
@@ -119,32 +122,39 @@ class EventFile(Closeable):
         columns = self._source.columns
         if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)", key)):
             column = columns.get(parts[1])
-            if column and column.kind in (Kind.JAGGED, Kind.FIXED):
-                return _KeySource(parts[1], int(parts[2]))
+            if column and column.kind in (Kind.JAGGED, Kind.FIXED, Kind.NESTED):
+                return _KeySource(parts[1], (int(parts[2]),))
+        if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)_(\d+)", key)):
+            column = columns.get(parts[1])
+            if column and column.kind is Kind.NESTED:
+                return _KeySource(parts[1], (int(parts[2]), int(parts[3])))
         if key in columns and columns[key].kind is Kind.OTHER:
             reason = columns[key].reason
             raise ConfigError(f"branch '{key}' of {self._source.location} is not numeric: {reason}")
-        return _KeySource(key, None)
+        return _KeySource(key, ())
 
 
 def _rows(columns: Columns, sources: Sequence[_KeySource], start: int, stop: int) -> list[list[Any]]:
     """Return the events start <= i < stop, each as a list of Python numbers, None and lists."""
-    values = [_to_list(slice_events(columns[branch], start, stop), element) for branch, element in sources]
+    values = [_to_list(slice_events(columns[branch], start, stop), indices) for branch, indices in sources]
     return list(map(list, zip(*values, strict=True)))
 
 
-def _to_list(values: Values, element: int | None) -> list[Any]:
+def _to_list(values: Values, indices: tuple[int, ...]) -> list[Any]:
     """Return the values of a branch, or one element of each of its lists, None if a list is shorter."""
-    if isinstance(values, Jagged):
-        numbers, edges = _numbers(values.content), values.offsets.tolist()
-        if element is None:
-            return [numbers[begin:end] for begin, end in pairwise(edges)]
-        return [numbers[begin + element] if begin + element < end else None for begin, end in pairwise(edges)]
-    if values.ndim == 1:
-        return _numbers(values)
-    if element is not None:
-        return _numbers(values[:, element]) if element < values.shape[1] else [None] * len(values)
-    return [_numbers(row) for row in values]
+    if isinstance(values, np.ndarray):
+        if values.ndim == 1:
+            return _numbers(values)
+        if indices:
+            return _numbers(values[:, indices[0]]) if indices[0] < values.shape[1] else [None] * len(values)
+        return [_numbers(row) for row in values]
+    if isinstance(values, Nested) and len(indices) < 2:
+        values = values.flattened
+    items = _to_list(values.lists, indices[1:]) if isinstance(values, Nested) else _numbers(values.content)
+    edges = list(pairwise(values.offsets.tolist()))
+    if not indices:
+        return [items[begin:end] for begin, end in edges]
+    return [items[begin + indices[0]] if begin + indices[0] < end else None for begin, end in edges]
 
 
 def _numbers(values: np.ndarray) -> list[Any]:

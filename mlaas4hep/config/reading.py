@@ -29,7 +29,7 @@ def _check_normalise(choice: str | dict[str, str] | None) -> str | dict[str, str
     return choice
 
 
-def _check_max_length(choice: int | str | dict[str, int] | None) -> int | str | dict[str, int] | None:
+def _check_max_length(choice: int | str | dict[str, int | str] | None) -> int | str | dict[str, int | str] | None:
     parse_max_length(choice)
     return choice
 
@@ -39,6 +39,11 @@ class InputParams(CheckedModel):
 
     branches: Names = Field(min_length=1, description="features, in this order: names, globs, `/regexes/`, `@files`")
     length: int | None = Field(None, ge=1, description="maximum number of objects per event; null: a flat vector")
+    inner_length: int | None = Field(
+        None,
+        ge=1,
+        description="maximum number of parts per object, such as hits of a track; for lists of lists (`nested: pad`)",
+    )
     sort: str = Field("", description="branch that orders the objects; `-branch`: largest first; empty: as in the file")
     normalise: Annotated[str | dict[str, str] | None, AfterValidator(_check_normalise)] = Field(
         None, description="normalisation of this input; null: as `normalise` of all inputs"
@@ -62,6 +67,8 @@ def _check_inputs(inputs: dict[str, InputParams]) -> dict[str, InputParams]:
             raise ValueError(f"'{name}' cannot name an input; it becomes an argument of the model, as in jets or event")
         if one.sort and one.length is None:
             raise ValueError(f"input '{name}' has 'sort' but no 'length'; only objects can be sorted")
+        if one.inner_length is not None and one.length is None:
+            raise ValueError(f"input '{name}' has 'inner_length' but no 'length'; set the maximum number of objects")
     return inputs
 
 
@@ -99,9 +106,20 @@ class ReadParams(CheckedModel):
     normalise: Annotated[str | dict[str, str], AfterValidator(_check_normalise), Option(metavar="HOW")] = Field(
         "auto", description="auto, standard, minmax or none; per branch: `auto,Jet_*=standard`"
     )
+    nested: Annotated[Literal["exclude", "flatten", "pad"], Option(metavar="HOW")] = Field(
+        "exclude",
+        description="lists of lists: exclude: leave these branches out; flatten: one list per event; pad: columns"
+        " `branch_i_j` for value j of list i",
+    )
     max_length: Annotated[
-        int | str | dict[str, int] | None, AfterValidator(_check_max_length), Option(metavar="N", default="all values")
-    ] = Field(None, description="maximum number of values per list in a vector; per branch: `20,Jet_*=10`")
+        int | str | dict[str, int | str] | None,
+        AfterValidator(_check_max_length),
+        Option(metavar="N", default="all values"),
+    ] = Field(
+        None,
+        description="maximum number of values per list in a vector; per branch: `20,Jet_*=10`;"
+        " for lists of lists: `hits=8x30`",
+    )
     redirector: Annotated[Names, Option(metavar="LIST", default="none")] = Field(
         [], description="XRootD servers to try, in this order, for LFNs that are not on disk: `root://host[:port]`"
     )

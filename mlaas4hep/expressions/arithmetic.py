@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mlaas4hep.io import Jagged
-from mlaas4hep.io.columns import offsets_of
+from mlaas4hep.io import Jagged, Nested
+from mlaas4hep.io.columns import Values, offsets_of
 
 Value: TypeAlias = "np.ndarray | Jagged"
 """One number per event (events,), a constant (), or one list per event."""
@@ -26,7 +26,7 @@ class ExpressionTypeError(ValueError):
     """A function cannot be applied to the given values; the message gives the reason, but not the position."""
 
 
-def promote(column: np.ndarray | Jagged) -> Value:
+def promote(column: Values) -> Value:
     """Convert a column to the type that expressions compute in: bool, int64 or float64, as in C++ and Python.
 
     So float32 values are compared with 0.1, not with the float32 nearest to 0.1, and differences of unsigned integers
@@ -34,8 +34,13 @@ def promote(column: np.ndarray | Jagged) -> Value:
     of 2^63 or more stay uint64.
 
     Raises:
-        ExpressionTypeError: the column is not numeric.
+        ExpressionTypeError: the column is not numeric, or has lists of lists.
     """
+    if isinstance(column, Nested):
+        raise ExpressionTypeError(
+            "this branch has lists of lists, which expressions do not support; with nested=flatten, it has one list per"
+            " event"
+        )
     if isinstance(column, Jagged):
         return Jagged(column.offsets, _promote_numbers(column.content))
     if column.ndim > 1:

@@ -23,7 +23,8 @@ from mlaas4hep.errors import nearest
 from mlaas4hep.expressions import arithmetic, functions, grammar
 from mlaas4hep.expressions.arithmetic import ExpressionTypeError, Value
 from mlaas4hep.expressions.functions import FUNCTIONS
-from mlaas4hep.io import Columns, Jagged
+from mlaas4hep.io import Columns, Jagged, Nested
+from mlaas4hep.io.columns import Values
 
 if TYPE_CHECKING:
     import awkward as ak
@@ -116,8 +117,8 @@ class Expression:
     @overload
     def evaluate(self, arrays: Columns) -> np.ndarray | Jagged: ...
     @overload
-    def evaluate(self, arrays: Mapping[str, np.ndarray | Jagged | ak.Array]) -> np.ndarray | Jagged | ak.Array: ...
-    def evaluate(self, arrays: Mapping[str, np.ndarray | Jagged | ak.Array]) -> np.ndarray | Jagged | ak.Array:
+    def evaluate(self, arrays: Mapping[str, Values | ak.Array]) -> np.ndarray | Jagged | ak.Array: ...
+    def evaluate(self, arrays: Mapping[str, Values | ak.Array]) -> np.ndarray | Jagged | ak.Array:
         """Evaluate the expression for all events, in bool, int64 and float64.
 
         Division by zero gives infinity. A function outside its domain gives NaN, as does an index beyond the end of a
@@ -137,7 +138,9 @@ class Expression:
             KeyError: `arrays` lacks a branch.
         """
         columns = {name: arrays[name] for name in self.names}
-        awkward_names = [name for name, values in columns.items() if not isinstance(values, (np.ndarray, Jagged))]
+        awkward_names = [
+            name for name, values in columns.items() if not isinstance(values, (np.ndarray, Jagged, Nested))
+        ]
         if awkward_names:
             from mlaas4hep.io.formats.awkward_bridge import from_awkward, to_awkward
 

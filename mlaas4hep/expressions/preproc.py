@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlaas4hep.io import Column, Columns, Jagged
+from mlaas4hep.io import Column, Columns, Jagged, Kind, Nested
+from mlaas4hep.io.columns import Values
 
 
 class Preproc(ABC):
@@ -49,7 +50,7 @@ class Preproc(ABC):
         """
 
     @abstractmethod
-    def apply(self, columns: Columns) -> tuple[dict[str, np.ndarray | Jagged], np.ndarray]:
+    def apply(self, columns: Columns) -> tuple[dict[str, Values], np.ndarray]:
         """Compute the new columns and drop the events that fail the cuts.
 
         Args:
@@ -70,8 +71,10 @@ class Preproc(ABC):
         return self.to_json()
 
 
-def describe_column(name: str, values: np.ndarray | Jagged) -> Column:
+def describe_column(name: str, values: Values) -> Column:
     """Return the description of a new column."""
+    if isinstance(values, Nested):
+        return Column(name, Kind.NESTED, values.lists.content.dtype, 0)
     if isinstance(values, Jagged):
         return Column.of(name, values.content.dtype, is_list=True)
     return Column.of(name, values.dtype, values.shape[1:])

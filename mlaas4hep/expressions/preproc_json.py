@@ -22,7 +22,7 @@ from mlaas4hep.expressions.cut import Cut, check_kind
 from mlaas4hep.expressions.expression import Expression
 from mlaas4hep.expressions.preproc import Preproc, count_events, describe_column
 from mlaas4hep.io import Column, Columns, Jagged, Kind
-from mlaas4hep.io.columns import empty_columns, select_events
+from mlaas4hep.io.columns import Values, empty_columns, select_events
 
 _SECTIONS = {
     "new_branch": ("def", "type", "remove", "keys_to_remove"),
@@ -116,7 +116,7 @@ class JsonPreproc(Preproc):
         new = {one.name: describe_column(one.name, values[one.name]) for one in self.definitions}
         return {name: column for name, column in {**available, **new}.items() if name not in self.removed}
 
-    def apply(self, columns: Columns) -> tuple[dict[str, np.ndarray | Jagged], np.ndarray]:
+    def apply(self, columns: Columns) -> tuple[dict[str, Values], np.ndarray]:
         """See `Preproc.apply`."""
         values = self._with_new_branches(columns)
         kept = np.ones(count_events(columns), bool)
@@ -133,7 +133,7 @@ class JsonPreproc(Preproc):
         """Return the content of the file."""
         return dict(self.content)
 
-    def _with_new_branches(self, columns: Columns) -> dict[str, np.ndarray | Jagged]:
+    def _with_new_branches(self, columns: Columns) -> dict[str, Values]:
         """Return the columns and those new branches that can be computed from them."""
         values = dict(columns)
         for definition in self.definitions:

@@ -20,8 +20,8 @@ from typing_extensions import Self
 from mlaas4hep.errors import BranchNotFound, ConfigError, nearest
 from mlaas4hep.expressions.preproc import Preproc, count_events, describe_column
 from mlaas4hep.input_files import read_text
-from mlaas4hep.io import Column, Columns, Jagged, Kind
-from mlaas4hep.io.columns import empty_columns, select_events
+from mlaas4hep.io import Column, Columns, Kind
+from mlaas4hep.io.columns import Values, empty_columns, select_events
 from mlaas4hep.io.formats.awkward_bridge import from_awkward, to_awkward
 from mlaas4hep.user_code import raise_config_error, run_file
 
@@ -106,7 +106,7 @@ class ScriptPreproc(Preproc):
             columns[name] = before if (before.kind, before.dtype) == (after.kind, after.dtype) else after
         return columns
 
-    def apply(self, columns: Columns) -> tuple[dict[str, np.ndarray | Jagged], np.ndarray]:
+    def apply(self, columns: Columns) -> tuple[dict[str, Values], np.ndarray]:
         """Run the function; see `Preproc.apply`."""
         inputs = columns.keys() if self.branches is None else {*self.branches}
         events = count_events(columns)
@@ -135,7 +135,7 @@ class ScriptPreproc(Preproc):
                 raise ConfigError(f"branch '{name}' of {self.path} cannot be used: {available[name].reason}")
         return set(self.branches)
 
-    def _call(self, columns: Columns, events: int) -> tuple[dict[str, np.ndarray | Jagged], np.ndarray]:
+    def _call(self, columns: Columns, events: int) -> tuple[dict[str, Values], np.ndarray]:
         """Return the columns that the function returns, and which events it kept, bool (events,)."""
         import awkward as ak
 
@@ -151,7 +151,7 @@ class ScriptPreproc(Preproc):
         kept = self._kept(result, events)
         return {name: self._column(name, result[name]) for name in names if name != POSITION}, kept
 
-    def _column(self, name: str, array: Any) -> np.ndarray | Jagged:
+    def _column(self, name: str, array: Any) -> Values:
         if str(array.type.content).endswith("unknown"):
             raise ConfigError(
                 f"column '{name}' of {self.path} has an unknown type if there are no events",

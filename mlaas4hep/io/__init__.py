@@ -4,8 +4,8 @@ with open_source("data.root", tree="Events") as source:
     source.read(["MET_pt"], 0, 1000)
 """
 
-from mlaas4hep.io.columns import Column, Columns, Jagged, Kind
+from mlaas4hep.io.columns import Column, Columns, Jagged, Kind, Nested
 from mlaas4hep.io.opening import open_source
 from mlaas4hep.io.source import Source
 
-__all__ = ["Column", "Columns", "Jagged", "Kind", "Source", "open_source"]
+__all__ = ["Column", "Columns", "Jagged", "Kind", "Nested", "Source", "open_source"]

@@ -2,7 +2,8 @@
 
     Jagged(offsets=np.array([0, 2, 2, 3]), content=np.array([41.5, 12.0, 30.1]))   # lists of 2, 0 and 1 values
 
-Flat columns are NumPy arrays of shape (events,), fixed-size ones of shape (events, size), jagged ones `Jagged`.
+Flat columns are NumPy arrays of shape (events,), fixed-size ones of shape (events, size), jagged ones `Jagged`, and
+lists of lists `Nested`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,8 +28,15 @@ class Kind(Enum):
     """A fixed-size array, of the same size for all events."""
     JAGGED = "jagged"
     """A list of variable length."""
+    NESTED = "nested"
+    """A list of lists."""
     OTHER = "other"
     """Not numeric, so that it cannot be a feature; `Column.reason` says why."""
+
+    @property
+    def depth(self) -> int:
+        """Number of lists of variable length around a number: 0, 1 or 2."""
+        return {Kind.JAGGED: 1, Kind.NESTED: 2}.get(self, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Column:
         name: name in the file.
         kind: number of values per event.
         dtype: type of the numbers, in native byte order; `object` if kind is OTHER.
-        size: numbers per event if kind is FIXED, else 1.
+        size: numbers per event if kind is FIXED; numbers per inner list if kind is NESTED, 0 if they vary; else 1.
         reason: why the column cannot be a feature, if kind is OTHER.
     """
 
@@ -50,17 +58,10 @@ class Column:
     reason: str = ""
 
     @classmethod
-    def of(
-        cls, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), is_list: bool = False, typename: str = ""
-    ) -> Column:
-        """Return the description of numbers, of arrays of a shape, or of lists; lists of arrays are unsupported.
-
-        `typename` is the name of the type in messages, if it is not that of `dtype`.
-        """
-        if is_list and shape:
-            return cls.unsupported(name, f"{typename or dtype.name}: lists of arrays")
+    def of(cls, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), is_list: bool = False) -> Column:
+        """Return the description of numbers, of arrays of a shape, or of lists of either."""
         if is_list:
-            return cls(name, Kind.JAGGED, dtype)
+            return cls(name, Kind.NESTED if shape else Kind.JAGGED, dtype, math.prod(shape))
         return cls(name, Kind.FIXED, dtype, math.prod(shape)) if shape else cls(name, Kind.FLAT, dtype)
 
     @classmethod
@@ -90,7 +91,33 @@ class Jagged:
         return np.diff(self.offsets)
 
 
-Values = np.ndarray | Jagged
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """One list of lists of numbers per event.
+
+    Attributes:
+        offsets: int64 (events + 1,), starting at 0; event i has the lists offsets[i] <= j < offsets[i + 1].
+        lists: the inner lists of all events.
+    """
+
+    offsets: np.ndarray
+    lists: Jagged
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of lists per event, int64 (events,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def flattened(self) -> Jagged:
+        """All numbers of an event as one list, without a copy of the numbers."""
+        return Jagged(self.lists.offsets[self.offsets], self.lists.content)
+
+
+Values = np.ndarray | Jagged | Nested
 """Values of one column for some events."""
 
 Columns = Mapping[str, Values]
@@ -104,30 +131,61 @@ def offsets_of(counts: np.ndarray) -> np.ndarray:
     return offsets
 
 
+def lists_of(offsets: np.ndarray, content: np.ndarray) -> Jagged | Nested:
+    """Return lists of numbers, content (numbers,), or of arrays, content (arrays, *shape)."""
+    if content.ndim == 1:
+        return Jagged(offsets, content)
+    return Nested(offsets, _equal_lists(len(content), math.prod(content.shape[1:]), content.reshape(-1)))
+
+
+def split_lists(lists: Jagged, size: int) -> Nested:
+    """Split each list into lists of `size` numbers; raise ValueError if its length is not a multiple of `size`."""
+    if (lists.offsets % size).any():
+        raise ValueError(f"the length of a list is not a multiple of {size}")
+    return Nested(lists.offsets // size, _equal_lists(len(lists.content) // size, size, lists.content))
+
+
+def _equal_lists(count: int, size: int, content: np.ndarray) -> Jagged:
+    return Jagged(np.arange(count + 1, dtype=np.int64) * size, content)
+
+
 def select_events(values: Values, keep: np.ndarray) -> Values:
     """Return the values of the events for which `keep`, bool (events,), is True."""
+    if isinstance(values, np.ndarray):
+        return np.asarray(values[keep])
+    counts = values.counts
+    offsets, kept = offsets_of(counts[keep]), np.repeat(keep, counts)
     if isinstance(values, Jagged):
-        counts = values.counts
-        return Jagged(offsets_of(counts[keep]), values.content[np.repeat(keep, counts)])
-    return np.asarray(values[keep])
+        return Jagged(offsets, values.content[kept])
+    return Nested(offsets, _lists(select_events(values.lists, kept)))
 
 
 def take_events(values: Values, rows: np.ndarray) -> Values:
     """Return the values of the events with the given numbers, int64 (events,), in this order."""
-    if not isinstance(values, Jagged):
+    if isinstance(values, np.ndarray):
         return np.asarray(values[rows])
     counts = values.counts[rows]
     offsets = offsets_of(counts)
     positions = np.arange(offsets[-1]) + np.repeat(values.offsets[rows] - offsets[:-1], counts)
-    return Jagged(offsets, values.content[positions])
+    if isinstance(values, Jagged):
+        return Jagged(offsets, values.content[positions])
+    return Nested(offsets, _lists(take_events(values.lists, positions)))
 
 
 def slice_events(values: Values, start: int, stop: int) -> Values:
     """Return the values of the events start <= i < stop, without copying the numbers."""
+    if isinstance(values, np.ndarray):
+        return values[start:stop]
+    offsets = values.offsets[start : stop + 1]
+    begin, end = offsets[0], offsets[-1]
     if isinstance(values, Jagged):
-        offsets = values.offsets[start : stop + 1]
-        return Jagged(offsets - offsets[0], values.content[offsets[0] : offsets[-1]])
-    return values[start:stop]
+        return Jagged(offsets - begin, values.content[begin:end])
+    return Nested(offsets - begin, _lists(slice_events(values.lists, begin, end)))
+
+
+def _lists(values: Values) -> Jagged:
+    assert isinstance(values, Jagged)
+    return values
 
 
 def slice_columns(columns: Columns, start: int, stop: int) -> Columns:
@@ -139,23 +197,32 @@ def concatenate_events(parts: Sequence[Values]) -> Values:
     """Concatenate the values of one or more ranges of events."""
     if len(parts) == 1:
         return parts[0]
-    lists = [part for part in parts if isinstance(part, Jagged)]
-    if not lists:
-        return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
-    counts, contents = [part.counts for part in lists], [part.content for part in lists]
-    return Jagged(offsets_of(np.concatenate(counts)), np.concatenate(contents))
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(cast(Sequence[np.ndarray], parts))
+    lists = cast(Sequence[Jagged | Nested], parts)
+    offsets = offsets_of(np.concatenate([part.counts for part in lists]))
+    if isinstance(parts[0], Jagged):
+        return Jagged(offsets, np.concatenate([part.content for part in cast(Sequence[Jagged], parts)]))
+    return Nested(offsets, _lists(concatenate_events([part.lists for part in cast(Sequence[Nested], parts)])))
 
 
 def empty_columns(available: Mapping[str, Column], names: Iterable[str]) -> dict[str, Values]:
     """Return columns of a file for zero events."""
-    empty: dict[str, Values] = {}
-    for name in names:
-        column = available[name]
-        if column.kind is Kind.JAGGED:
-            empty[name] = Jagged(np.zeros(1, np.int64), np.empty(0, column.dtype))
-        else:
-            empty[name] = np.empty((0, column.size) if column.kind is Kind.FIXED else 0, column.dtype)
-    return empty
+    return {name: _empty(available[name]) for name in names}
+
+
+def _empty(column: Column) -> Values:
+    if column.kind.depth:
+        return empty_lists(column, 0)
+    return np.empty((0, column.size) if column.kind is Kind.FIXED else 0, column.dtype)
+
+
+def empty_lists(column: Column, events: int) -> Jagged | Nested:
+    """Return an empty list for each event, or an empty list of lists."""
+    offsets, numbers = np.zeros(events + 1, np.int64), np.empty(0, column.dtype)
+    if column.kind is Kind.JAGGED:
+        return Jagged(offsets, numbers)
+    return Nested(offsets, Jagged(np.zeros(1, np.int64), numbers))
 
 
 def check_readable(available: Mapping[str, Column], names: Iterable[str], location: str) -> None:
@@ -177,7 +244,9 @@ def check_lengths(columns: Columns, entries: int) -> None:
 
 def nbytes(values: Values) -> int:
     """Return the number of bytes that the values take."""
-    return values.content.nbytes + values.offsets.nbytes if isinstance(values, Jagged) else values.nbytes
+    if isinstance(values, np.ndarray):
+        return values.nbytes
+    return values.offsets.nbytes + (values.content.nbytes if isinstance(values, Jagged) else nbytes(values.lists))
 
 
 def canonical_bools(numbers: np.ndarray) -> np.ndarray:
@@ -191,7 +260,7 @@ def canonical_bools(numbers: np.ndarray) -> np.ndarray:
     return np.asarray(numbers.view(np.uint8) != 0)
 
 
-def kernel_buffers(values: Values) -> tuple[np.ndarray, np.ndarray | None]:
+def kernel_buffers(values: np.ndarray | Jagged) -> tuple[np.ndarray, np.ndarray | None]:
     """Return content and offsets (None if not jagged) for the compiled loops: C-contiguous, float16 as float32."""
     content = values.content if isinstance(values, Jagged) else values
     if content.dtype == np.float16:

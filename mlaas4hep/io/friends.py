@@ -26,7 +26,6 @@ from mlaas4hep.io.blocks import READ_ROWS, ClusterSize, split_into_blocks
 from mlaas4hep.io.columns import (
     Column,
     Columns,
-    Jagged,
     Kind,
     Values,
     check_readable,
@@ -215,10 +214,10 @@ class Friend:
 
 def _fill(column: Column, values: Values, exists: np.ndarray) -> Values:
     """Return the values of all entries, given those of the entries that exist."""
-    if isinstance(values, Jagged):
+    if not isinstance(values, np.ndarray):
         counts = np.zeros(len(exists), np.int64)
         counts[exists] = values.counts
-        return Jagged(offsets_of(counts), values.content)
+        return replace(values, offsets=offsets_of(counts))
     filled = np.full((len(exists), *values.shape[1:]), np.nan, column.dtype)
     filled[exists] = values
     return filled

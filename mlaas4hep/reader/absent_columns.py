@@ -4,7 +4,7 @@
     absent.add_to(values, events)["Jet_puId"]        # NaN for each jet
 
 A flat column is NaN, and so is each number of a fixed-size column. Lists are empty, unless they belong to the objects
-of an input: there they have a NaN for each object.
+of an input: there they have a NaN for each object, or for each part of an object.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from typing_extensions import Self
 
 from mlaas4hep.config import InputParams
-from mlaas4hep.io import Column, Columns, Jagged, Kind
-from mlaas4hep.io.columns import Values
+from mlaas4hep.io import Column, Columns, Jagged, Kind, Nested
+from mlaas4hep.io.columns import Values, empty_lists
 from mlaas4hep.reader.inputs import branches_of
 
 
@@ -51,10 +51,16 @@ class AbsentColumns:
 
     def _missing(self, name: str, values: Columns, events: int) -> Values:
         column = self.columns[name]
-        if column.kind is not Kind.JAGGED:
+        if not column.kind.depth:
             shape = (events, column.size) if column.kind is Kind.FIXED else (events,)
             return np.full(shape, np.nan, np.float32)
         sibling = values.get(self.siblings.get(name, ""))
         if isinstance(sibling, Jagged):
-            return Jagged(sibling.offsets, np.full(len(sibling.content), np.nan, np.float32))
-        return Jagged(np.zeros(events + 1, np.int64), np.empty(0, np.float32))
+            return _missing_lists(sibling)
+        if isinstance(sibling, Nested):
+            return Nested(sibling.offsets, _missing_lists(sibling.lists))
+        return empty_lists(column, events)
+
+
+def _missing_lists(lists: Jagged) -> Jagged:
+    return Jagged(lists.offsets, np.full(len(lists.content), np.nan, np.float32))

@@ -17,6 +17,7 @@ from mlaas4hep.expressions.derived import DerivedColumns, check_branches
 from mlaas4hep.expressions.expression import Expression
 from mlaas4hep.io import Column, Kind, Source
 from mlaas4hep.io.columns import empty_columns
+from mlaas4hep.io.nested_lists import describe_nested
 from mlaas4hep.reader.friends import keys_of_friends
 from mlaas4hep.reader.inputs import Inputs, branches_of
 from mlaas4hep.reader.layout import VectorLayout
@@ -58,10 +59,8 @@ class ChosenColumns:
 
     @property
     def empty_specs(self) -> Specs:
-        """Specs of the features from no events: fixed branches have their size, jagged ones the dimension 0."""
-        columns = {name: self.available[name] for name in self.features}
-        dims = {name: 0 if column.kind is Kind.JAGGED else column.size for name, column in columns.items()}
-        return Specs({name: BranchSpecs(column.kind, dims[name]) for name, column in columns.items()})
+        """Specs of the features from no events: fixed branches have their size, lists have the length 0."""
+        return Specs({name: _empty_specs(self.available[name]) for name in self.features})
 
 
 def choose_columns(source: Source, options: ReadOptions, specs: Specs | None) -> ChosenColumns:
@@ -75,7 +74,10 @@ def choose_columns(source: Source, options: ReadOptions, specs: Specs | None) ->
     where = f"tree '{options.branch}' of {source.location}"
     optional = tuple(options.identifier) == IDENTIFIER
     derived = DerivedColumns(options.derived)
-    available = source.columns if options.preproc is None else options.preproc.columns(source.columns)
+    available = source.columns
+    if options.preproc is not None:
+        after = options.preproc.columns(available)
+        available = {name: describe_nested(column, options.nested) for name, column in after.items()}
     if options.preproc is not None:
         requested = (options.selected_branches, options.exclude_branches, options.extra, derived.names)
         inputs = (one.branches for one in options.inputs.values())
@@ -120,6 +122,11 @@ def choose_columns(source: Source, options: ReadOptions, specs: Specs | None) ->
     if specs is None and not options.optional_branches:  # reports mistakes before the first pass
         Inputs.of(options.limited(found.empty_specs), options.inputs, options.normalise)
     return found
+
+
+def _empty_specs(column: Column) -> BranchSpecs:
+    dim = 0 if column.kind.depth else column.size
+    return BranchSpecs(column.kind, dim, inner=column.size if column.kind is Kind.NESTED else 1)
 
 
 def _cut(text: str, available: Mapping[str, Column], where: str) -> Cut | None:

@@ -29,7 +29,7 @@ def dropped_data_notices(truncated: Mapping[str, int], skipped: Mapping[EntryRan
     lines = [
         f"{count} values of '{name}' were dropped: vectors keep {specs.branches[name].dim} numbers of each list"
         if name in specs.branches
-        else f"{count} objects of input '{name}' were dropped, since they are beyond its length"
+        else f"{count} objects (or parts of objects) of input '{name}' were dropped, since they are beyond its length"
         for name, count in truncated.items()
     ]
     lines += skipped_notices(skipped)

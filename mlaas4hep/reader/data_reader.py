@@ -33,6 +33,7 @@ from mlaas4hep.expressions.preproc_file import load_preproc
 from mlaas4hep.io import Columns
 from mlaas4hep.io.blocks import READ_ROWS, ClusterSize, split_into_blocks
 from mlaas4hep.io.columns import select_events, slice_columns
+from mlaas4hep.io.nested_lists import flatten_nested
 from mlaas4hep.io.prefetch import map_ordered
 from mlaas4hep.io.storage.location import is_url, redacted, split_tree
 from mlaas4hep.list_lengths import MaxLength
@@ -90,13 +91,14 @@ class DataReader(Closeable):
         require_features: bool = True,
         redirectors: Sequence[str] = (),
         friends: Mapping[str, str | Mapping[str, object] | FriendParams] | Sequence[str] | None = None,
+        nested: str = "exclude",
     ) -> None:
         """Open a file.
 
         Args:
             fin: path, URL or LFN; a tree in it (`data.root:Events`) takes precedence over `branch`.
             branch, selected_branches, exclude_branches, identifier, nevts, chunk_size, workers, normalise, redirector,
-                timeout, retries, on_error, inputs, max_length, friends: as in params.json, see `ReadParams`.
+                timeout, retries, on_error, inputs, max_length, nested, friends: as in params.json, see `ReadParams`.
             specs: a file or a `Specs`; None: the first access to `specs` computes them in a first pass.
             nan: value of x where there is no measured value.
             preproc: a preproc.json, a Python file with `preprocessing(events)`, or a `Preproc`.
@@ -382,6 +384,8 @@ class DataReader(Closeable):
         if self.options.preproc is not None:
             values, kept = self.options.preproc.apply(values)
             entries = entries[kept]
+            if self.options.nested == "flatten":
+                values = flatten_nested(values)
         if self._cut is not None:
             kept = self._cut.passes(values)
             values, entries = {name: select_events(column, kept) for name, column in values.items()}, entries[kept]

@@ -13,6 +13,7 @@ from mlaas4hep.comma_lists import list_setting
 from mlaas4hep.config import IDENTIFIER
 from mlaas4hep.io import Source, open_source
 from mlaas4hep.io.friends import Friend, FriendedSource, open_friends
+from mlaas4hep.io.nested_lists import with_nested
 from mlaas4hep.io.source import DeclaredFriend
 from mlaas4hep.io.storage.location import split_tree
 from mlaas4hep.reader.read_options import ReadOptions
@@ -40,13 +41,13 @@ def open_with_friends(name: str, options: ReadOptions) -> OpenedFile:
 
     main = open_tree(name, options.branch)
     if not options.friends:
-        return OpenedFile(main, main.identity, ())
+        return OpenedFile(with_nested(main, options.nested), main.identity, ())
     try:
         friends = open_friends(main, split_tree(name)[0], options.branch, options.friends, open_tree)
     except BaseException:
         main.close()
         raise
-    return OpenedFile(FriendedSource(main, friends), main.identity, friends)
+    return OpenedFile(with_nested(FriendedSource(main, friends), options.nested), main.identity, friends)
 
 
 def keys_of_friends(options: ReadOptions) -> set[str]:

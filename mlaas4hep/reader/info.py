@@ -32,12 +32,12 @@ def as_text(reader: DataReader, events: int | None = None) -> str:
     branches = reader.specs.branches
     lines = [f"Number of events  : {reader.num_entries if events is None else events}"]
     for label, jagged in (("# flat branches   ", False), ("# jagged branches ", True)):
-        of_kind = {name: branch for name, branch in branches.items() if (branch.kind is Kind.JAGGED) == jagged}
+        of_kind = {name: branch for name, branch in branches.items() if bool(branch.kind.depth) == jagged}
         lines.append(f"{label}: {len(of_kind)}")
         for name, branch in of_kind.items():
             invalid = "".join(f", {n} {what}" for what, n in (("NaN", branch.nan), ("inf", branch.inf)) if n)
             values = f"values in [{branch.minimum}, {branch.maximum}] range" if branch.count else "no values"
-            lines.append(f"{name} {values}, dim={branch.dim}{invalid}")
+            lines.append(f"{name} {values}, dim={_dimensions(branch)}{invalid}")
     left_out = _left_out(reader)
     if left_out:
         lines.append(f"# left out        : {len(left_out)}")
@@ -91,6 +91,7 @@ def as_json(reader: DataReader, name: str = "", events: int | None = None) -> di
             "mean": branch.mean if branch.count else None,
             "std": branch.std if branch.count else None,
             "exact_in_float32": key not in inexact,
+            **({"inner": branch.inner} if branch.kind is Kind.NESTED else {}),
         }
         for key, branch in specs.branches.items()
     }
@@ -117,7 +118,12 @@ def _row(reader: DataReader, name: str, branch: BranchSpecs) -> tuple[str, ...]:
     numbers = (branch.minimum, branch.maximum, branch.mean) if branch.count else (None, None, None)
     invalid = f"{branch.nan}, {branch.inf}" if branch.nan or branch.inf else ""
     dtype = reader.available[name].dtype.name + INEXACT * any(inexact_branches(Specs({name: branch})))
-    return name, branch.kind.value, dtype, str(branch.dim), *map(_number, numbers), invalid
+    return name, branch.kind.value, dtype, _dimensions(branch), *map(_number, numbers), invalid
+
+
+def _dimensions(branch: BranchSpecs) -> str:
+    """Return the size or maximum length of a branch; `8x30` for 8 lists of 30 numbers."""
+    return f"{branch.dim}x{branch.inner}" if branch.kind is Kind.NESTED else str(branch.dim)
 
 
 def _number(value: float | int | None) -> str:

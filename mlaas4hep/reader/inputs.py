@@ -60,8 +60,13 @@ class Input:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape per event: (features,) or (objects, features)."""
+        """Shape per event: (features,), (objects, features) or (objects, parts, features)."""
         return self.layout.shape if isinstance(self.layout, ObjectLayout) else (self.layout.width,)
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Shape per event of its mask."""
+        return self.layout.mask_shape if isinstance(self.layout, ObjectLayout) else self.shape
 
     def make(self, values: Columns, events: int, fill: float) -> tuple[UnpaddedInputs, dict[str, int]]:
         """Compute the tensor for some events; see `Inputs.make`."""
@@ -141,7 +146,7 @@ class Inputs:
 
 
 def padded(parts: Mapping[str, np.ndarray | Objects], fill: float) -> Arrays:
-    """Return the arrays with objects padded to float32 (events, length, features) and masks bool (events, length)."""
+    """Return the arrays with objects padded to float32 (events, *shape, features), and masks bool (events, *shape)."""
     arrays: Arrays = {}
     for name, part in parts.items():
         if isinstance(part, Objects):
@@ -188,15 +193,31 @@ def _input(name: str, specs: Specs, params: InputParams, normalise: Normalisatio
     if params.length is None:
         layout = VectorLayout.of(Specs({branch: specs.branches[branch] for branch in branches}))
     else:
-        _check_lists(name, branches, specs)
-        layout = ObjectLayout(name, tuple(branches), params.length, params.key, params.descending)
+        _check_lists(name, branches, params, specs)
+        layout = ObjectLayout(name, tuple(branches), params.length, params.key, params.descending, params.inner_length)
     return Input(name, layout, Normalisation.of(specs, layout, choice))
 
 
-def _check_lists(name: str, branches: Sequence[str], specs: Specs) -> None:
+def _check_lists(name: str, branches: Sequence[str], params: InputParams, specs: Specs) -> None:
     for branch in branches:
-        if specs.branches[branch].kind is Kind.FLAT:
+        kind = specs.branches[branch].kind
+        if kind is Kind.FLAT:
             raise ConfigError(
                 f"input '{name}' has a length, but '{branch}' is one number per event",
                 hint="move it to an input without a length",
             )
+        if kind is Kind.NESTED and params.inner_length is None:
+            raise ConfigError(
+                f"input '{name}' has no inner_length, but '{branch}' has lists of lists",
+                hint='set "inner_length" to the maximum length of the inner lists, or "nested" to "flatten"',
+            )
+        if kind is not Kind.NESTED and params.inner_length is not None:
+            raise ConfigError(
+                f"input '{name}' has an inner_length, but '{branch}' does not have lists of lists",
+                hint='move it to an input without "inner_length", or set "nested" to "pad" if it has',
+            )
+    if params.key and specs.branches[params.key].kind is Kind.NESTED:
+        raise ConfigError(
+            f"input '{name}' cannot be sorted by '{params.key}', which has lists of lists",
+            hint="sort by a branch with one number per object",
+        )

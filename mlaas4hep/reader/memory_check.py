@@ -13,7 +13,6 @@ import json
 from mlaas4hep.available_memory import available_memory
 from mlaas4hep.comma_lists import join_list
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io import Kind
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.selection import pattern_of
@@ -71,7 +70,7 @@ def _gigabytes(size: float) -> str:
 def _widest_list(inputs: Inputs) -> Slot | None:
     """Return the columns of the branch with most of them, if it is a list."""
     widest = max(inputs.layout.slots, key=lambda slot: slot.width, default=None)
-    return widest if widest is not None and widest.kind is Kind.JAGGED else None
+    return widest if widest is not None and widest.kind.depth else None
 
 
 def _reason(inputs: Inputs, widest: Slot | None) -> str:

@@ -4,19 +4,24 @@
     objects, dropped = make_objects(source.read(layout.needed, 0, 1000), 1000, layout, normalisation)
     x, mask = objects.pad()
 
+With `inner_length`, the branches have lists of lists, such as the hits of each track, and the objects have parts:
+
+    layout = ObjectLayout("tracks", ("Track_hit_x", "Track_hit_y"), length=8, inner_length=20)
+
 The compiled loop (`kernel.cpp`) is used if it is available. `with_numpy` gives the same bits, and is used otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io import Columns, Jagged, Kind
+from mlaas4hep.io import Columns, Jagged, Kind, Nested
 from mlaas4hep.io.buffer_pool import BUFFER_POOL
 from mlaas4hep.io.columns import Values, kernel_buffers, offsets_of
 from mlaas4hep.reader.layout import Slot
@@ -25,23 +30,25 @@ from mlaas4hep.reader.normalise import Normalisation
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """The objects of some events, without padding.
+    """The objects of some events, or the parts of their objects, without padding.
 
     Attributes:
-        content: float32 (objects, features).
+        content: float32 (objects, features), or (parts, features).
         offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]].
-        length: maximum number of objects per event.
+        shape: (maximum number of objects per event,), or (objects per event, parts per object).
+        cells: int32 (parts,), the place of each part among the objects × parts of its event; None for objects.
     """
 
     content: np.ndarray
     offsets: np.ndarray
-    length: int
+    shape: tuple[int, ...]
+    cells: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def pad(self, rows: np.ndarray | None = None, fill: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Return x, float32 (events, length, features), and mask, bool (events, length), True for objects.
+        """Return x, float32 (events, *shape, features), and mask, bool (events, *shape), True for objects or parts.
 
         Args:
             rows: int64, indices of the events to return, in this order; None: all events.
@@ -55,25 +62,36 @@ def gather(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x and mask, as `Objects.pad` does, with event row[i] of sources[block[i]] at index i.
 
-    `block` and `row` are int64 (events,). All sources have the same maximum length.
+    `block` and `row` are int64 (events,). All sources have the same shape.
     """
-    length, features = sources[0].length, sources[0].content.shape[1]
-    x, mask = BUFFER_POOL.empty((len(row), length, features), np.float32), BUFFER_POOL.empty((len(row), length), bool)
+    shape, features = (len(row), *sources[0].shape), sources[0].content.shape[1]
+    x, mask = BUFFER_POOL.empty((*shape, features), np.float32), BUFFER_POOL.empty(shape, bool)
     if KERNEL is None:
-        x[:], mask[:] = fill, False
-        for index, source in enumerate(sources):
-            for event in np.flatnonzero(block == index):
-                start, stop = source.offsets[row[event] : row[event] + 2]
-                x[event, : stop - start], mask[event, : stop - start] = source.content[start:stop], True
-        return x, mask
-    contents, offsets = [source.content for source in sources], [source.offsets for source in sources]
-    KERNEL.gather_objects(contents, offsets, block, row, length, fill, x, mask)
+        gather_with_numpy(sources, block, row, fill, x, mask)
+    else:
+        contents, offsets = [source.content for source in sources], [source.offsets for source in sources]
+        cells = None if sources[0].cells is None else [source.cells for source in sources]
+        KERNEL.gather_objects(contents, offsets, cells, block, row, math.prod(shape[1:]), fill, x, mask)
     return x, mask
+
+
+def gather_with_numpy(
+    sources: Sequence[Objects], block: np.ndarray, row: np.ndarray, fill: float, x: np.ndarray, mask: np.ndarray
+) -> None:
+    """Do the same as the compiled loop of `gather`: write the objects to x and mask."""
+    x[:], mask[:] = fill, False
+    size = math.prod(mask.shape[1:])
+    places, is_object = x.reshape(len(row), size, x.shape[-1]), mask.reshape(len(row), size)
+    for index, source in enumerate(sources):
+        for event in np.flatnonzero(block == index):
+            start, stop = source.offsets[row[event] : row[event] + 2]
+            cells = np.arange(stop - start) if source.cells is None else source.cells[start:stop]
+            places[event, cells], is_object[event, cells] = source.content[start:stop], True
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectLayout:
-    """The features of the objects, their order, and their maximum number.
+    """The features of the objects or of their parts, the order of the objects, and their maximum number.
 
     Attributes:
         name: name of the input, for error messages.
@@ -81,6 +99,7 @@ class ObjectLayout:
         length: maximum number of objects per event.
         sort: the branch to sort the objects by; "" keeps the order of the file.
         descending: whether the largest value comes first.
+        inner_length: maximum number of parts per object; None: the features are those of objects.
     """
 
     name: str
@@ -88,11 +107,17 @@ class ObjectLayout:
     length: int
     sort: str = ""
     descending: bool = False
+    inner_length: int | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Per-event shape: (objects, features)."""
-        return self.length, len(self.branches)
+    def shape(self) -> tuple[int, ...]:
+        """Per-event shape: (objects, features) or (objects, parts, features)."""
+        return *self.mask_shape, len(self.branches)
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """Per-event shape of the mask."""
+        return (self.length,) if self.inner_length is None else (self.length, self.inner_length)
 
     @property
     def needed(self) -> list[str]:
@@ -115,18 +140,55 @@ def make_objects(
         fill: value to replace NaN by.
 
     Returns:
-        The objects, and the number of objects that were dropped because of the maximum length.
+        The objects, and the number of objects, or of parts, that were dropped because of the maximum length.
 
     Raises:
         ConfigError: the lists of an event have different lengths.
     """
+    if layout.inner_length is not None:
+        return _make_parts(values, layout, layout.inner_length, normalisation, fill)
     lists = [_as_lists(values[branch]) for branch in layout.needed]
-    _check_equal_lengths(lists, layout)
+    _check_equal_lengths([one.offsets for one in lists], layout)
     features, key = lists[: len(layout.branches)], lists[layout.needed.index(layout.sort)] if layout.sort else None
     offsets = offsets_of(np.minimum(features[0].counts, layout.length))
     make = with_numpy if KERNEL is None else with_kernel
     content = make(features, key, layout, normalisation, fill, int(offsets[-1]))
-    return Objects(content, offsets, layout.length), int(features[0].offsets[-1] - offsets[-1])
+    return Objects(content, offsets, layout.mask_shape), int(features[0].offsets[-1] - offsets[-1])
+
+
+def _make_parts(
+    values: Columns, layout: ObjectLayout, inner_length: int, normalisation: Normalisation | None, fill: float
+) -> tuple[Objects, int]:
+    """Return the parts of the objects; see `make_objects`."""
+    features = [_as_nested(values[branch]) for branch in layout.branches]
+    key = _as_lists(values[layout.sort]) if layout.sort else None
+    _check_equal_lengths([*(one.offsets for one in features), *([key.offsets] if key else [])], layout)
+    _check_equal_lengths([one.lists.offsets for one in features], layout)
+    first = features[0]
+    objects = _order(first, key, layout)
+    number = offsets_of(np.minimum(first.counts, layout.length))
+    place = np.arange(len(objects)) - np.repeat(number[:-1], np.diff(number))
+    counts = np.minimum(first.lists.counts[objects], inner_length)
+    starts = offsets_of(counts)
+    index = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+    cells = np.repeat(place * inner_length, counts) + index
+    chosen = np.repeat(first.lists.offsets[objects], counts) + index
+    offsets = starts[number]
+    parts = [Jagged(offsets, one.lists.content[chosen]) for one in features]
+    make = with_numpy if KERNEL is None else with_kernel
+    every = replace(layout, length=max(int(np.diff(offsets).max(initial=0)), 1), sort="")
+    content = make(parts, None, every, normalisation, fill, len(chosen))
+    dropped = int(first.lists.offsets[-1]) - len(chosen)
+    return Objects(content, offsets, layout.mask_shape, cells.astype(np.int32)), dropped
+
+
+def _order(lists: Jagged | Nested, key: Jagged | None, layout: ObjectLayout) -> np.ndarray:
+    """Return the indices of the objects that are kept, in order, int64 (objects,)."""
+    offsets, counts = lists.offsets, lists.counts
+    event = np.repeat(np.arange(len(counts)), counts)
+    position = np.arange(len(event)) - np.repeat(offsets[:-1], counts)
+    order = np.lexsort((position, _rank(key.content, layout.descending), event)) if key else np.arange(len(event))
+    return np.asarray(order[position < layout.length])
 
 
 def with_numpy(
@@ -138,11 +200,7 @@ def with_numpy(
     total: int,
 ) -> np.ndarray:
     """Return the features of the `total` objects that are kept, computed with NumPy."""
-    offsets, counts = features[0].offsets, features[0].counts
-    event = np.repeat(np.arange(len(counts)), counts)
-    position = np.arange(len(event)) - np.repeat(offsets[:-1], counts)
-    order = np.lexsort((position, _rank(key.content, layout.descending), event)) if key else np.arange(len(event))
-    kept = order[position < layout.length]
+    kept = _order(features[0], key, layout)
     x = np.empty((total, len(features)), np.float32)
     # float64 values beyond float32's range become infinite, as in the specs; signalling NaNs are "invalid"
     with np.errstate(over="ignore", invalid="ignore"):
@@ -180,14 +238,20 @@ def _as_lists(values: Values) -> Jagged:
     """Return the values as lists; a fixed-size column has lists of equal length."""
     if isinstance(values, Jagged):
         return values
+    assert isinstance(values, np.ndarray)  # `Inputs.of` checks the kinds
     events, size = values.shape if values.ndim == 2 else (len(values), 1)
     return Jagged(np.arange(events + 1, dtype=np.int64) * size, values.reshape(-1))
 
 
-def _check_equal_lengths(lists: Sequence[Jagged], layout: ObjectLayout) -> None:
-    first = lists[0].offsets
-    for branch, other in zip(layout.needed, lists, strict=True):
-        if other.offsets is not first and not np.array_equal(other.offsets, first):
+def _as_nested(values: Values) -> Nested:
+    assert isinstance(values, Nested)  # `Inputs.of` checks the kinds
+    return values
+
+
+def _check_equal_lengths(offsets: Sequence[np.ndarray], layout: ObjectLayout) -> None:
+    first = offsets[0]
+    for branch, other in zip(layout.needed, offsets, strict=False):
+        if other is not first and not np.array_equal(other, first):
             raise ConfigError(
                 f"input '{layout.name}': '{layout.needed[0]}' and '{branch}' have lists of different lengths",
                 hint="the branches of an input with a length must belong to one collection; define two inputs",

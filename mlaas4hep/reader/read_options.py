@@ -5,7 +5,7 @@ ReadOptions.parse({"branch": "Events", "selected_branches": ["Jet_*"], "workers"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -16,7 +16,7 @@ from mlaas4hep.errors import ConfigError
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.io import Column, Kind
 from mlaas4hep.io.storage.replicas import RetryPolicy
-from mlaas4hep.list_lengths import MaxLength, parse_max_length
+from mlaas4hep.list_lengths import ListLength, MaxLength, parse_max_length
 from mlaas4hep.reader.selection import match
 from mlaas4hep.specs.specs import Specs
 
@@ -56,8 +56,8 @@ class ReadOptions(FilesParams):
 
     def limited(self, specs: Specs) -> Specs:
         """Return specs whose lists are no longer than `max_length`, except for lists that become objects."""
-        lists = [name for name, branch in specs.branches.items() if branch.kind is Kind.JAGGED]
-        lengths = max_lengths(self.max_length, lists, specs.branches)
+        lists = [name for name, branch in specs.branches.items() if branch.kind.depth]
+        lengths = max_lengths(self.max_length, {name: branch.kind for name, branch in specs.branches.items()})
         for one in self.inputs.values():
             if one.length is not None:  # objects are sorted before they are cut
                 for name in match(dict.fromkeys(lists), [*one.branches, *filter(None, [one.key])], "", True):
@@ -65,18 +65,26 @@ class ReadOptions(FilesParams):
         return specs.with_max_lengths(lengths)
 
 
-def max_lengths(choice: MaxLength, lists: Sequence[str], branches: Iterable[str]) -> dict[str, int]:
-    """Return the maximum number of values by list branch; the last of several matching patterns counts.
+def max_lengths(choice: MaxLength, kinds: Mapping[str, Kind]) -> dict[str, ListLength]:
+    """Return the maximum length of each branch with lists; the last of several matching patterns counts.
+
+    Args:
+        kinds: the branches of the vectors.
 
     Raises:
         BranchNotFound: a pattern matches none of the branches of the vectors.
-        ConfigError: a pattern matches no list.
+        ConfigError: a pattern matches no list, or sets an inner length, but matches no list of lists.
     """
     default, some = parse_max_length(choice)
-    lengths = dict.fromkeys(lists, default) if default is not None else {}
+    lengths = {name: default for name, kind in kinds.items() if kind.depth and default is not None}
     for pattern, length in some.items():
-        found = set(match(dict.fromkeys(branches), [pattern], "the vectors")).intersection(lists)
+        found = [name for name in match(kinds, [pattern], "the vectors") if kinds[name].depth]
         if not found:
             raise ConfigError(f"branch '{pattern}' is not a list, so max_length does not apply to it")
-        lengths.update((name, length) for name in lists if name in found)
+        if length.outer != length.inner and all(kinds[name] is Kind.JAGGED for name in found):
+            raise ConfigError(
+                f"branch '{pattern}' is not a list of lists, so max_length cannot be {length.outer}x{length.inner}",
+                hint=f"set its maximum length: {length.outer}",
+            )
+        lengths.update(dict.fromkeys(found, length))
     return lengths

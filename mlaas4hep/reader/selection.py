@@ -30,7 +30,7 @@ def select(
     required: bool = True,
     optional: bool = False,
 ) -> list[str]:
-    """Return the names of the features: flat and fixed ones, then jagged ones, both sorted.
+    """Return the names of the features: flat and fixed ones, then jagged ones, then nested ones, each sorted.
 
     Args:
         selected: names, globs, `/regular expressions/` and `@files` with these; None or empty: all numeric columns.
@@ -57,7 +57,7 @@ def select(
             hint="select others; " * bool(selected) + "reader.py --info lists the reasons",
         )
     features = drop_excluded(numeric, columns, exclude, identifier, where, exclude_missing, required)
-    return sorted(features, key=lambda name: (columns[name].kind is Kind.JAGGED, name))
+    return sorted(features, key=lambda name: (columns[name].kind.depth, name))
 
 
 def drop_excluded(

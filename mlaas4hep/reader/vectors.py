@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
-from mlaas4hep.io import Columns
+from mlaas4hep.io import Columns, Nested
 from mlaas4hep.io.buffer_pool import BUFFER_POOL
 from mlaas4hep.io.columns import kernel_buffers
-from mlaas4hep.reader.layout import VectorLayout
+from mlaas4hep.reader.layout import VectorLayout, pad_inner_lists
 from mlaas4hep.reader.normalise import Normalisation
 
 Vectors = tuple[np.ndarray, np.ndarray, dict[str, int]]
@@ -30,7 +30,7 @@ def vectorise(
 
     Returns:
         x, float32 (events, features); mask, bool (events, features), True for values; and the number of dropped values
-        of each jagged branch that has lists longer than its width.
+        of each branch that has lists longer than its columns.
     """
     return (with_numpy if KERNEL is None else with_kernel)(values, events, layout, normalisation, fill)
 
@@ -52,7 +52,13 @@ def with_kernel(
     values: Columns, events: int, layout: VectorLayout, normalisation: Normalisation | None, fill: float
 ) -> Vectors:
     """Return the vectors of some events, computed by the compiled loop; see `vectorise`."""
-    columns = [kernel_buffers(values[slot.branch]) for slot in layout.slots]
+    columns: list[tuple[np.ndarray, np.ndarray | None]] = []
+    truncated: dict[str, int] = {}
+    for slot in layout.slots:
+        column = values[slot.branch]
+        if isinstance(column, Nested):
+            column, truncated[slot.branch] = pad_inner_lists(column, slot.length, slot.inner)
+        columns.append(kernel_buffers(column))
     widths = np.array([slot.width for slot in layout.slots], np.int64)
     constants = uses_asinh = None
     if normalisation is not None and not normalisation.is_identity:
@@ -61,4 +67,5 @@ def with_kernel(
     mask = BUFFER_POOL.empty((events, layout.width), bool)
     assert KERNEL is not None
     dropped = KERNEL.assemble(columns, events, widths, constants, uses_asinh, fill, x, mask)
-    return x, mask, {slot.branch: count for slot, count in zip(layout.slots, dropped, strict=True) if count}
+    truncated |= {slot.branch: count for slot, count in zip(layout.slots, dropped, strict=True) if count}
+    return x, mask, {branch: count for branch, count in truncated.items() if count}

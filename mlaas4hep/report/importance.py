@@ -174,7 +174,11 @@ def _permuted(inputs: Mapping[str, np.ndarray], columns: Sequence[Column], rng: 
     for member, slot in columns:
         x, mask, selected = inputs[member.name], inputs[member.mask], slice(slot.first, slot.first + slot.width)
         if isinstance(member.layout, ObjectLayout):
-            permuted.append(_reorder(x[:, :, selected], _order_within_counts(mask, rng)))
+            values = x[..., selected]
+            if mask.ndim == 2:
+                permuted.append(_reorder(values, _order_within_counts(mask, rng)))
+            else:
+                permuted.append(_shuffle(values, mask, rng))
         else:
             permuted += [_reorder(x[:, selected], order), _reorder(mask[:, selected], order)]
     yield
@@ -186,6 +190,13 @@ def _reorder(view: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Reorder the rows of a view; return the view and a copy of its original values."""
     original = view.copy()
     view[...] = original[order]
+    return view, original
+
+
+def _shuffle(view: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Permute the parts of all objects; return the view and a copy of its original values."""
+    original = view.copy()
+    view[mask] = rng.permutation(original[mask])
     return view, original
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mlaas4hep import console
 from mlaas4hep.comma_lists import first_few, join_list, list_setting
 from mlaas4hep.errors import BranchNotFound, ConfigError, SpecsMismatch, nearest
-from mlaas4hep.io import Column, Kind
+from mlaas4hep.io import Column
 from mlaas4hep.reader import DataReader
 from mlaas4hep.reader.covering import covering_patterns
 from mlaas4hep.reader.selection import match, pattern_of
@@ -161,7 +161,7 @@ def reconcile_branches(
         what = "left out" if missing_branches == "common" else "NaN in these files"
         console.notice(f"branches that some of the files lack are {what}: {shown}")
     names = common if missing_branches == "common" else union
-    ordered = sorted(names, key=lambda name: (union[name].kind is Kind.JAGGED, name))
+    ordered = sorted(names, key=lambda name: (union[name].kind.depth, name))
     return {name: union[name] for name in ordered}, tuple(missing)
 
 

@@ -23,7 +23,9 @@ from mlaas4hep.comma_lists import first_few
 from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.files import write_json
 from mlaas4hep.input_files import read_json
-from mlaas4hep.io import Column, Jagged, Kind
+from mlaas4hep.io import Column, Jagged, Kind, Nested
+from mlaas4hep.io.columns import Values
+from mlaas4hep.list_lengths import ListLength
 from mlaas4hep.specs import sketch, specs_file
 from mlaas4hep.specs.exact import UNIT, exact_sum, exact_sum_of_squares
 from mlaas4hep.unique_names import first_repeated
@@ -37,15 +39,15 @@ class BranchSpecs:
     """Statistics of one branch.
 
     Attributes:
-        kind: FLAT, FIXED or JAGGED.
-        dim: number of columns in the vector: 1, the fixed size, or the length of the longest list, limited by
-            `max_length`.
+        kind: FLAT, FIXED, JAGGED or NESTED.
+        dim: 1, the fixed size, or the length of the longest list, limited by `max_length`.
         count: number of finite values.
         nan, inf: numbers of NaN and of infinite values, which all other statistics exclude. Values beyond float32's
             range (3.4e38) count as infinite.
         minimum, maximum: extremes of the finite values, in the type of the branch; None if there are none.
         total, squares: exact sums of the finite values and of their squares, in units of 2^-1074.
         bins: number of finite values by bin of `sketch`.
+        inner: length of the longest inner list, limited by `max_length`, if kind is NESTED; else 1.
     """
 
     kind: Kind
@@ -58,10 +60,19 @@ class BranchSpecs:
     total: int = 0
     squares: int = 0
     bins: Mapping[int, int] = field(default_factory=dict)
+    inner: int = 1
+
+    @property
+    def width(self) -> int:
+        """Number of columns in the vector."""
+        return self.dim * self.inner
 
     @classmethod
-    def of(cls, values: np.ndarray | Jagged, kind: Kind) -> BranchSpecs:
-        """Return the specs of some values: flat (n,), fixed (n, size) or jagged."""
+    def of(cls, values: Values, kind: Kind) -> BranchSpecs:
+        """Return the specs of some values: flat (n,), fixed (n, size), jagged or nested."""
+        if isinstance(values, Nested):
+            dim, inner = (int(counts.max(initial=0)) for counts in (values.counts, values.lists.counts))
+            return replace(cls.of(values.flattened, kind), dim=dim, inner=inner)
         if isinstance(values, Jagged):
             dim = int(values.counts.max(initial=0))
             numbers = values.content
@@ -96,7 +107,8 @@ class BranchSpecs:
 
     def as_column(self, name: str) -> Column:
         """Return the description of a column of this kind and size, as float32."""
-        return Column(name, self.kind, np.dtype(np.float32), self.dim if self.kind is Kind.FIXED else 1)
+        size = self.dim if self.kind is Kind.FIXED else 0 if self.kind is Kind.NESTED else 1
+        return Column(name, self.kind, np.dtype(np.float32), size)
 
     def merge(self, other: BranchSpecs) -> BranchSpecs:
         """Return the specs of both parts combined."""
@@ -114,6 +126,7 @@ class BranchSpecs:
             self.total + other.total,
             self.squares + other.squares,
             bins,
+            max(self.inner, other.inner),
         )
 
     @property
@@ -173,17 +186,17 @@ class Specs:
     @property
     def num_flat(self) -> int:
         """Number of flat and fixed branches."""
-        return sum(branch.kind is not Kind.JAGGED for branch in self.branches.values())
+        return sum(branch.kind.depth == 0 for branch in self.branches.values())
 
     @property
     def num_jagged(self) -> int:
-        """Number of jagged branches."""
+        """Number of branches with lists, or with lists of lists."""
         return len(self.branches) - self.num_flat
 
     @property
     def width(self) -> int:
         """Number of columns of the vector."""
-        return sum(branch.dim for branch in self.branches.values())
+        return sum(branch.width for branch in self.branches.values())
 
     def merge(self, other: Specs) -> Specs:
         """Return the specs of both parts combined; raise SpecsMismatch if they have different branches."""
@@ -202,10 +215,17 @@ class Specs:
         branches = {name: self.branches[name] for name in names if name in self.branches}
         return replace(self, branches=branches)
 
-    def with_max_lengths(self, lengths: Mapping[str, int]) -> Specs:
-        """Return the specs with `dim` limited to the given maximum length, by branch."""
-        changed = {name: branch for name, branch in self.branches.items() if branch.dim > lengths.get(name, branch.dim)}
-        shorter = {name: replace(branch, dim=lengths[name]) for name, branch in changed.items()}
+    def with_max_lengths(self, lengths: Mapping[str, ListLength]) -> Specs:
+        """Return the specs with `dim` and `inner` limited to the given maximum lengths, by branch."""
+        shorter = {
+            name: replace(
+                branch,
+                dim=min(branch.dim, lengths[name].outer),
+                inner=min(branch.inner, lengths[name].inner) if branch.kind is Kind.NESTED else 1,
+            )
+            for name, branch in self.branches.items()
+            if name in lengths
+        }
         return replace(self, branches={**self.branches, **shorter}) if shorter else self
 
     @staticmethod
@@ -216,9 +236,9 @@ class Specs:
     def save(self, path: str) -> None:
         """Write specs.json; raise ConfigError if the specs have more columns than `load` accepts."""
         if self.width > specs_file.MAX_WIDTH:
-            longest = max(self.branches, key=lambda name: self.branches[name].dim)
+            longest = max(self.branches, key=lambda name: self.branches[name].width)
             raise ConfigError(
-                f"the specs have {self.width} columns, {self.branches[longest].dim} of them from '{longest}', and"
+                f"the specs have {self.width} columns, {self.branches[longest].width} of them from '{longest}', and"
                 f" at most {specs_file.MAX_WIDTH} are supported",
                 hint="exclude this branch, or shorten its lists, as with --max-length=100 of reader.py",
             )
@@ -235,9 +255,9 @@ class Specs:
         return {
             "format": FORMAT,
             "events": self.events,
-            "fkeys": [name for name, branch in branches if branch.kind is not Kind.JAGGED],
-            "jkeys": [name for name, branch in branches if branch.kind is Kind.JAGGED],
-            "jdim": {name: branch.dim for name, branch in branches if branch.kind is Kind.JAGGED},
+            "fkeys": [name for name, branch in branches if not branch.kind.depth],
+            "jkeys": [name for name, branch in branches if branch.kind.depth],
+            "jdim": {name: branch.dim for name, branch in branches if branch.kind.depth},
             "minv": {name: branch.minimum for name, branch in branches},
             "maxv": {name: branch.maximum for name, branch in branches},
             "nans": {name: _scaled_zero(branch) for name, branch in branches},
@@ -275,7 +295,7 @@ def check_same_branches(expected: Mapping[str, BranchSpecs], actual: Mapping[str
     missing = [name for name in expected if name not in actual]
     additional = [name for name in actual if name not in expected]
     changed = [name for name in expected if name in actual and expected[name].kind is not actual[name].kind]
-    groups = (("missing", missing), ("not in the specs", additional), ("flat in one and jagged in the other", changed))
+    groups = (("missing", missing), ("not in the specs", additional), ("of different kinds", changed))
     parts = [f"{label}: {first_few(names)}" for label, names in groups if names]
     if parts:
         raise SpecsMismatch(f"the specs do not belong to {where}: {'; '.join(parts)}")
@@ -317,12 +337,13 @@ def _branch_to_json(branch: BranchSpecs) -> dict[str, Any]:
         "total": str(Fraction(branch.total, UNIT)),
         "squares": str(Fraction(branch.squares, UNIT)),
         "bins": [[key, branch.bins[key]] for key in sorted(branch.bins)],
+        **({"inner": branch.inner} if branch.kind is Kind.NESTED else {}),
     }
 
 
 def _from_current(content: Mapping[str, Any]) -> Specs:
     branches = {name: BranchSpecs(**specs_file.branch_fields(one)) for name, one in content["branches"].items()}
-    specs_file.check_width(branch.dim for branch in branches.values())
+    specs_file.check_width(branch.width for branch in branches.values())
     files = tuple(Provenance(*specs_file.file_fields(file)) for file in content["files"])
     missing = specs_file.parse_names(content.get("missing_branches", []))
     return Specs(branches, specs_file.parse_count(content["events"]), files, missing)

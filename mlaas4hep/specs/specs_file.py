@@ -35,7 +35,8 @@ def branch_fields(content: Mapping[str, Any]) -> dict[str, Any]:
     low, high = parse_extreme(content["min"]), parse_extreme(content["max"])
     total, squares = _parse_sum(content["total"]), _parse_sum(content["squares"])
     bins = {parse_count(key): parse_count(number) for key, number in content["bins"]}
-    _require(kind is not Kind.OTHER and (dim == 1 or kind is not Kind.FLAT))
+    inner = parse_count(content.get("inner", 1))
+    _require(kind is not Kind.OTHER and (dim == 1 or kind is not Kind.FLAT) and (inner == 1 or kind is Kind.NESTED))
     _require((low is None) is (high is None) is (count == 0) and (low is None or high is None or low <= high))
     _require(len(bins) == len(content["bins"]) and max(bins, default=0) < BINS)
     _require(0 not in bins.values() and sum(bins.values()) == count)
@@ -43,7 +44,7 @@ def branch_fields(content: Mapping[str, Any]) -> dict[str, Any]:
     _require(abs(total) <= count * (bound * UNIT + 1) and 0 <= squares <= count * (bound**2 * UNIT + 1))
     return {
         "kind": kind, "dim": dim, "count": count, "nan": nan, "inf": inf,
-        "minimum": low, "maximum": high, "total": total, "squares": squares, "bins": bins,
+        "minimum": low, "maximum": high, "total": total, "squares": squares, "bins": bins, "inner": inner,
     }  # fmt: skip
 
 

@@ -11,12 +11,13 @@ as those of `BranchSpecs.of`, which is used if the loop is not compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from mlaas4hep.compiled import KERNEL
-from mlaas4hep.io import Columns, Kind
-from mlaas4hep.io.columns import kernel_buffers
+from mlaas4hep.io import Columns, Jagged, Kind, Nested
+from mlaas4hep.io.columns import Values, kernel_buffers
 from mlaas4hep.specs import sketch
 from mlaas4hep.specs.specs import BranchSpecs, Specs
 
@@ -27,6 +28,7 @@ class Statistics:
     def __init__(self, kinds: Mapping[str, Kind]) -> None:
         """Start without events; `kinds` lists the branches in the order of the vector."""
         self._kinds = dict(kinds)
+        self._lengths: dict[str, tuple[int, ...]] = {}
         self._done: list[Specs] = []
         self._counters: _Counters | None = None
 
@@ -36,7 +38,7 @@ class Statistics:
             branches = {name: BranchSpecs.of(values[name], kind) for name, kind in self._kinds.items()}
             self._done = [Specs.merge_all([*self._done, Specs(branches, events)])]
             return
-        columns = [kernel_buffers(values[name]) for name in self._kinds]
+        columns = [kernel_buffers(self._counted(name, values[name])) for name in self._kinds]
         types = [content.dtype for content, _ in columns]
         if self._counters is None or self._counters.types != types:  # the dtype of an expression may change
             self._flush()
@@ -44,6 +46,14 @@ class Statistics:
         counters = self._counters
         KERNEL.accumulate(columns, events, counters.tallies, counters.extremes, counters.sums, counters.bins)
         counters.events += events
+
+    def _counted(self, name: str, values: Values) -> np.ndarray | Jagged:
+        """Return values for the compiled loop, which counts lists of lists as one list; count their lengths here."""
+        if not isinstance(values, Nested):
+            return values
+        lengths = (int(counts.max(initial=0)) for counts in (values.counts, values.lists.counts))
+        self._lengths[name] = tuple(map(max, lengths, self._lengths.get(name, (0, 0))))
+        return values.flattened
 
     def specs(self) -> Specs | None:
         """Return the specs of all blocks so far; None if there were none."""
@@ -54,6 +64,8 @@ class Statistics:
         if self._counters is not None:
             rows = enumerate(self._kinds.items())
             branches = {name: self._counters.branch_specs(row, kind) for row, (name, kind) in rows}
+            for name, (dim, inner) in self._lengths.items():
+                branches[name] = replace(branches[name], dim=dim, inner=inner)
             self._done.append(Specs(branches, self._counters.events))
             self._counters = None
 

@@ -41,7 +41,7 @@ from mlaas4hep.stream.cache_folder import CacheFolder, size_of
 from mlaas4hep.stream.memory_map import map_file
 from mlaas4hep.version import __version__
 
-MAGIC = b"MLBLOCK3"
+MAGIC = b"MLBLOCK4"
 ALIGNMENT = 64
 HEADER = 24
 """Bytes before the description of a block: MAGIC, checksum of all that follows it, length of the description."""
@@ -182,7 +182,7 @@ def _pack(block: CachedBlock) -> list[bytes | memoryview]:
         position += _padded(arrays[-1].nbytes)
     content = {
         "arrays": list(zip(names, layout, strict=True)),
-        "lengths": {name: part.length for name, part in block.batch.inputs.items() if isinstance(part, Objects)},
+        "objects": {name: part.shape for name, part in block.batch.inputs.items() if isinstance(part, Objects)},
         "truncated": dict(block.truncated),
         "skipped": [[start, stop, reason] for (start, stop), reason in block.skipped.items()],
     }
@@ -221,8 +221,9 @@ def _unpack(memory: memoryview) -> CachedBlock:
             members[outer][inner] = array
         else:
             members[outer] = array
-    for name, length in content["lengths"].items():
-        members["inputs"][name] = Objects(members.pop(f"{name}: content"), members.pop(f"{name}: offsets"), length)
+    for name, shape in content["objects"].items():
+        array, offsets = members.pop(f"{name}: content"), members.pop(f"{name}: offsets")
+        members["inputs"][name] = Objects(array, offsets, tuple(shape), members.pop(f"{name}: cells", None))
     skipped = {(start, stop): reason for start, stop, reason in content["skipped"]}
     return CachedBlock(Batch(**members), content["truncated"], skipped)
 
@@ -234,6 +235,8 @@ def _arrays_of(batch: Batch) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
             if isinstance(part, Objects):
                 yield (f"{name}: content", ""), part.content
                 yield (f"{name}: offsets", ""), part.offsets
+                if part.cells is not None:
+                    yield (f"{name}: cells", ""), part.cells
             else:
                 yield (field.name, name), part
 

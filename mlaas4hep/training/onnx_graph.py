@@ -107,13 +107,13 @@ class _InputGraphBuilder:
         if isinstance(one.layout, ObjectLayout):
             raw, mask = self._objects(one.name, one.layout)
         else:
-            raw = self._columns(one.name, [(slot.branch, slot.width) for slot in one.layout.slots])
+            raw = self._columns(one.name, [(slot.branch, slot.length, slot.inner) for slot in one.layout.slots])
             mask = self._node("Not", [self._node("IsNaN", [raw], f"{one.name}/missing")], f"{one.name}/valid")
         vector = not isinstance(one.layout, ObjectLayout)
         self._normalise(one, raw, one.normalisation.column_constants if vector else one.normalisation.constants.T,
                         one.normalisation.column_uses_asinh if vector else one.normalisation.uses_asinh)  # fmt: skip
         self._node("Cast", [mask], one.mask, to=TensorProto.FLOAT)
-        for name, shape in ((one.name, one.shape), (one.mask, one.shape[:1])):
+        for name, shape in ((one.name, one.shape), (one.mask, one.mask_shape)):
             self._outputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["events", *shape])
 
     def build(self, takes: Sequence[str], opset: int, like: onnx.ModelProto) -> onnx.ModelProto:
@@ -133,41 +133,55 @@ class _InputGraphBuilder:
         imports = list(like.opset_import) or [helper.make_opsetid("", opset)]
         return helper.make_model(graph, ir_version=like.ir_version, opset_imports=imports)
 
-    def _columns(self, name: str, branches: Sequence[tuple[str, int]]) -> str:
-        """Select the first `width` columns of each (branch, width)."""
-        first = {slot.branch: slot.first for slot in self._layout.slots}
-        index = [first[branch] + number for branch, width in branches for number in range(width)]
+    def _columns(self, name: str, branches: Sequence[tuple[str, int, int]]) -> str:
+        """Select the first `length` values, or the first `inner` values of the first `length` lists, of branches."""
+        slots = {slot.branch: slot for slot in self._layout.slots}
+        index = [
+            slots[branch].first + i * slots[branch].inner + j
+            for branch, length, inner in branches
+            for i in range(length)
+            for j in range(inner)
+        ]
         if index == list(range(self._layout.width)):
             return INPUT
         indices = self._constant(f"{name}/indices", np.array(index, np.int64))
         return self._node("Gather", [INPUT, indices], f"{name}/columns", axis=1)
 
     def _objects(self, name: str, layout: ObjectLayout) -> tuple[str, str]:
-        """Return unnormalised objects (events, length, features), sorted, truncated and padded, and their mask."""
-        widths = {slot.branch: slot.width for slot in self._layout.slots}
-        longest = min(widths[branch] for branch in layout.needed)
-        flat = self._columns(name, [(branch, longest) for branch in layout.branches])
-        shape = self._constant(f"{name}/shape", np.array([-1, len(layout.branches), longest], np.int64))
+        """Return unnormalised objects (events, *mask_shape, features), sorted, truncated and padded, and their mask."""
+        slots = {slot.branch: slot for slot in self._layout.slots}
+        longest = min(slots[branch].length for branch in layout.needed)
+        inner = min(slots[branch].inner for branch in layout.branches)
+        flat = self._columns(name, [(branch, longest, inner) for branch in layout.branches])
+        sizes = [longest] if layout.inner_length is None else [longest, inner]
+        shape = self._constant(f"{name}/shape", np.array([-1, len(layout.branches), *sizes], np.int64))
         raw = self._node("Reshape", [flat, shape], f"{name}/by_feature")
-        raw = self._node("Transpose", [raw], f"{name}/by_object", perm=[0, 2, 1])
+        raw = self._node("Transpose", [raw], f"{name}/by_object", perm=[0, *range(2, 2 + len(sizes)), 1])
         if layout.sort:
             raw = self._sorted(name, layout, raw, longest)
-        if longest > layout.length:
-            edges = [self._constant(f"{name}/{edge}", np.array([value], np.int64))
-                     for edge, value in (("from", 0), ("to", layout.length), ("axis", 1))]  # fmt: skip
-            raw = self._node("Slice", [raw, *edges], f"{name}/cut")
-        elif longest < layout.length:
-            pads = self._constant(f"{name}/pads", np.array([0, 0, 0, 0, layout.length - longest, 0], np.int64))
-            raw = self._node("Pad", [raw, pads, "nan"], f"{name}/padded")
+        for axis, (size, wanted) in enumerate(zip(sizes, layout.mask_shape, strict=True), 1):
+            raw = self._resized(name, raw, axis, size, wanted, 2 + len(sizes))
         valid = self._node("Not", [self._node("IsNaN", [raw], f"{name}/missing")], f"{name}/valid")
-        last = self._constant(f"{name}/last", np.array([2], np.int64))
+        last = self._constant(f"{name}/last", np.array([-1], np.int64))
         number = self._node("Cast", [valid], f"{name}/number", to=TensorProto.FLOAT)
         count = self._node("ReduceSum", [number, last], f"{name}/known", keepdims=0)
         return raw, self._node("Greater", [count, "zero"], f"{name}/is_object")
 
+    def _resized(self, name: str, raw: str, axis: int, size: int, wanted: int, rank: int) -> str:
+        """Truncate an axis of a tensor, or pad it with NaN."""
+        if size > wanted:
+            edges = [self._constant(f"{name}/{edge}{axis}", np.array([value], np.int64))
+                     for edge, value in (("from", 0), ("to", wanted), ("axis", axis))]  # fmt: skip
+            return self._node("Slice", [raw, *edges], f"{name}/cut{axis}")
+        if size == wanted:
+            return raw
+        pads = np.zeros(2 * rank, np.int64)
+        pads[rank + axis] = wanted - size
+        return self._node("Pad", [raw, self._constant(f"{name}/pads{axis}", pads), "nan"], f"{name}/padded{axis}")
+
     def _sorted(self, name: str, layout: ObjectLayout, raw: str, longest: int) -> str:
         """Sort objects by a branch, stably; objects for which it is NaN come last."""
-        key = self._columns(f"{name}/key", [(layout.sort, longest)])
+        key = self._columns(f"{name}/key", [(layout.sort, longest, 1)])
         last = self._constant(f"{name}/last_key", np.array([-np.inf if layout.descending else np.inf], np.float32))
         missing = self._node("IsNaN", [key], f"{name}/no_key")
         key = self._node("Where", [missing, last, key], f"{name}/sort_key")
@@ -175,8 +189,8 @@ class _InputGraphBuilder:
         outputs = [f"{name}/ordered", f"{name}/order"]
         options = {"axis": 1, "largest": int(layout.descending), "sorted": 1}
         self._nodes.append(helper.make_node("TopK", [key, count], outputs, **options))
-        axis = self._constant(f"{name}/new_axis", np.array([2], np.int64))
-        order = self._node("Unsqueeze", [outputs[1], axis], f"{name}/order3")
+        axes = self._constant(f"{name}/new_axes", np.arange(2, 2 + len(layout.mask_shape), dtype=np.int64))
+        order = self._node("Unsqueeze", [outputs[1], axes], f"{name}/order_of_each")
         shape = self._node("Shape", [raw], f"{name}/all")
         order = self._node("Expand", [order, shape], f"{name}/order_of_all")
         return self._node("GatherElements", [raw, order], f"{name}/sorted", axis=1)

@@ -111,6 +111,7 @@ class Scorer:
             "friends": params.friends or trained_with.friends,
             "identifier": self.training.identifier,
             "inputs": trained_with.inputs,
+            "nested": trained_with.nested,
             "normalise": "none",
             "preproc": self.preproc,
             "redirector": params.redirector or trained_with.redirector,

@@ -67,9 +67,9 @@ def read_tree(file, name, members):
     return {path: values(tree, path, formula) for path, formula in formulas.items()}
 
 
-FIELDS = "bits i8 u8 i16 u64 b f d d32 _weight vf vb Jets:pt arr arr2 half cut steps opt opti"
+FIELDS = "bits i8 u8 i16 u64 b f d d32 _weight vf vb Jets:pt arr arr2 half cut steps opt opti vv va"
 MEMBERS = {
-    "Hits": "cell energy position.x position.y position.z good time",
+    "Hits": "cell energy position.x position.y position.z good time moments",
     "_Hits_links": "index collectionID",
 }
 NTUPLE = [*FIELDS.split(), *(f"{field}.{member}" for field, names in MEMBERS.items() for member in names.split())]
@@ -102,7 +102,7 @@ def numbers_in(value, members, is_signed):
         return [number for item in value for number in numbers_in(item, members, is_signed)]
     for member in members:
         value = getattr(value, member)
-    return [value]
+    return list(value) if hasattr(value, "__len__") else [value]
 
 
 def main():

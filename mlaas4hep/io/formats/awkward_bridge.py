@@ -19,7 +19,7 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.io.columns import Column, Jagged, Values, offsets_of
+from mlaas4hep.io.columns import Column, Jagged, Kind, Nested, Values, lists_of, offsets_of
 from mlaas4hep.unique_names import check_unique
 
 if TYPE_CHECKING:
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 
 
 def to_awkward(values: Values) -> ak.Array:
-    """Return a column as an awkward array of shape (events,) or (events, size), or of lists."""
+    """Return a column as an awkward array of shape (events,) or (events, size), or of lists, or of lists of lists."""
     import awkward as ak
 
+    if isinstance(values, Nested):
+        return ak.unflatten(to_awkward(values.lists), values.counts)
     if isinstance(values, Jagged):
         return ak.unflatten(ak.Array(values.content), values.counts)
     return ak.Array(values)
 
 
 def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
-    """Return an awkward array as a column: an array of shape (events,) or (events, size), or `Jagged`.
+    """Return an awkward array as a column: an array of shape (events,) or (events, size), `Jagged` or `Nested`.
 
     A missing list becomes an empty list.
 
@@ -63,10 +65,14 @@ def from_awkward(array: Any, dtype: np.dtype[Any] | None = None) -> Values:
                 f"arrays of {size} numbers are missing", hint="exclude the column with --exclude-branches"
             )
         return numbers.reshape(events, size)
-    if array.ndim != 2:
-        raise ConfigError(f"values of type {array.type} are neither one number nor one list of numbers per event")
+    if array.ndim not in (2, 3):
+        raise ConfigError(f"values of type {array.type} are neither numbers, lists of numbers nor lists of such lists")
     counts = ak.to_numpy(ak.fill_none(ak.num(array), 0))
-    return Jagged(offsets_of(counts), _numbers(ak.flatten(array), dtype))
+    content = from_awkward(ak.flatten(array), dtype)
+    if isinstance(content, Jagged):
+        return Nested(offsets_of(counts), content)
+    assert isinstance(content, np.ndarray)
+    return lists_of(offsets_of(counts), content)
 
 
 def _regular_sizes(array: Any) -> list[int]:
@@ -123,9 +129,16 @@ class LeafColumn:
             ConfigError: integers are missing in a list, although the metadata declare none.
         """
         values = from_awkward(array[self.path], self.column.dtype)
-        if self.is_rounded and (np.abs(values.content if isinstance(values, Jagged) else values) >= 2**53).any():
+        if self.is_rounded and (np.abs(_numbers_of(values)) >= 2**53).any():
             _warn_of_rounding(self.column.name)
         return values
+
+
+def _numbers_of(values: Values) -> np.ndarray:
+    """Return all numbers of a column."""
+    if isinstance(values, Nested):
+        values = values.lists
+    return values.content if isinstance(values, Jagged) else values
 
 
 @cache
@@ -194,10 +207,13 @@ def _leaves(
 def _leaf(path: tuple[str, ...], dtype: np.dtype[Any], lists: list[int]) -> LeafColumn:
     if dtype.kind not in "biuf":
         return unreadable_leaf(path, f"{dtype}: not a number")
-    is_list = not all(lists)
-    if is_list and len(lists) > 1:
-        return unreadable_leaf(path, "lists of lists")
-    return LeafColumn(Column.of(".".join(path), dtype, () if is_list else tuple(lists), is_list), path)
+    name = ".".join(path)
+    if all(lists) or len(lists) == 1:
+        is_list = not all(lists)
+        return LeafColumn(Column.of(name, dtype, () if is_list else tuple(lists), is_list), path)
+    if len(lists) > 2:
+        return unreadable_leaf(path, "lists of lists of lists")
+    return LeafColumn(Column(name, Kind.NESTED, dtype, lists[1]), path)
 
 
 def unreadable_leaf(path: tuple[str, ...], reason: str) -> LeafColumn:

@@ -194,10 +194,11 @@ def decode(record: Record, raw: Values, wanted: Sequence[int]) -> Mapping[int, V
     Raises:
         Undecodable: the bytes do not match the description of the struct.
     """
-    if not isinstance(raw, Jagged):
+    if isinstance(raw, np.ndarray):
         rows, size = raw.shape
         starts = np.arange(rows, dtype=np.int64) * size
         return decode_rows(np.ascontiguousarray(raw).reshape(-1), starts, np.full(rows, size), record.content, wanted)
+    assert isinstance(raw, Jagged)
     data, offsets = np.ascontiguousarray(raw.content), raw.offsets
     if record.form is Form.ROWS:
         return decode_rows(data, offsets[:-1], np.diff(offsets), record.content, wanted)

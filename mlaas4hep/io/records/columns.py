@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.errors import Unreachable
-from mlaas4hep.io.columns import Column, Jagged, Kind, Values
+from mlaas4hep.io.columns import Column, Jagged, Kind, Nested, Values, lists_of
 from mlaas4hep.io.records.branches import Form, Record, class_of, decode, record_of
 from mlaas4hep.io.records.types import Undecodable, numbers_of
 
@@ -193,6 +193,8 @@ def unpack(members: Mapping[str, Member], record: Record, raw: Values) -> dict[s
 
 
 def _as_column(values: Values, column: Column) -> Values:
-    if isinstance(values, Jagged) or column.kind is Kind.FLAT:
+    if isinstance(values, Jagged):
+        return lists_of(values.offsets, values.content)
+    if isinstance(values, Nested) or column.kind is Kind.FLAT:
         return values
     return values.reshape(len(values), column.size)

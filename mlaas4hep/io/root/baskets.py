@@ -85,7 +85,7 @@ def basket_layout_of(branch: Any, override: Any = None) -> BasketLayout | None:
     if type(content) is not AsDtype or content.from_dtype.base.newbyteorder("=") != content.to_dtype.base:
         return None
     dtype, shape = content.from_dtype.base, content.from_dtype.shape
-    if dtype.kind not in "biuf" or (jagged and shape) or (override is None and len(branch.member("fLeaves")) != 1):
+    if dtype.kind not in "biuf" or (override is None and len(branch.member("fLeaves")) != 1):
         return None
     if holds_object_bits(branch):
         return None

@@ -116,7 +116,7 @@ class Branch:
         seeks = np.frombuffer(self.record, ">i8", self.written, self.at + 3 + 12 * self.capacity).astype(np.int64)
         if (sizes <= 0).any() or (seeks <= 0).any():
             return None
-        shape = {Kind.FLAT: (), Kind.FIXED: (self.column.size,), Kind.JAGGED: None}[self.column.kind]
+        shape = None if self.column.kind.depth else (self.column.size,) if self.column.kind is Kind.FIXED else ()
         return BasketLayout(self.stored, shape, 0, edges, seeks, sizes)
 
     @property

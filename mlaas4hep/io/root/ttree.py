@@ -20,7 +20,7 @@ import numpy as np
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, error_summary, nearest
 from mlaas4hep.io.blocks import ClusterSize
-from mlaas4hep.io.columns import Column, Jagged, Kind, check_readable, empty_columns
+from mlaas4hep.io.columns import Column, Jagged, Kind, Values, check_readable, empty_columns, split_lists
 from mlaas4hep.io.records.columns import Records, branch_of
 from mlaas4hep.io.records.types import Undecodable
 from mlaas4hep.io.root.basket_reader import BasketReader
@@ -130,12 +130,12 @@ class TTreeSource(Closeable):
         except Exception:  # damaged metadata, which `read` reports
             return None
         column = self.columns.get(name)
-        if baskets is None or column is None or column.kind is Kind.JAGGED:
+        if baskets is None or column is None or column.kind.depth:
             return baskets
         decoded = self.num_entries * column.size * column.dtype.itemsize
         return Baskets(baskets.edges, baskets.stored, decoded, is_even=True)
 
-    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, Values]:
         """Read the entries start <= i < stop of some columns; see `Source.read`. It is thread-safe."""
         names = list(names)
         for name in names:
@@ -146,15 +146,17 @@ class TTreeSource(Closeable):
             return empty_columns(self.columns, names)
         return read_with_fallback(self._ranges, lambda: self._read(names, start, stop))
 
-    def _read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+    def _read(self, names: list[str], start: int, stop: int) -> dict[str, Values]:
         records = self._metadata.records
         stored = records.stored(names)
         layouts = {name: layout for name in stored if (layout := self._layout(name)) is not None}
         try:
             columns = self._baskets.read(layouts, start, stop)
+            for name in columns:
+                columns[name] = self._as_described(name, columns[name])
         except Unreachable:
             raise
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._unreadable(stored, start, stop, error) from error
         rest = [name for name in stored if name not in columns]
         if rest:
@@ -164,6 +166,13 @@ class TTreeSource(Closeable):
             return records.unpack(names, columns)
         except Undecodable as error:
             raise self._unreadable(stored, start, stop, error) from error
+
+    def _as_described(self, name: str, values: Values) -> Values:
+        """Return the values of a column; baskets contain lists of arrays as lists of numbers."""
+        column = self.columns.get(name)
+        if isinstance(values, Jagged) and column is not None and column.kind is Kind.NESTED:
+            return split_lists(values, column.size)
+        return values
 
     def _layout(self, name: str) -> BasketLayout | None:
         if name not in self._layouts:
@@ -176,7 +185,7 @@ class TTreeSource(Closeable):
             self._layouts[name] = layout
         return self._layouts[name]
 
-    def _read_with_uproot(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+    def _read_with_uproot(self, names: list[str], start: int, stop: int) -> dict[str, Values]:
         try:
             return self._uproot_tree.read(names, start, stop)
         except Unreachable:

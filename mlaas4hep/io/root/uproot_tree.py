@@ -19,7 +19,7 @@ from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
 
 from mlaas4hep.errors import Unreachable, error_summary
-from mlaas4hep.io.columns import Column, Jagged, Kind, canonical_bools, check_lengths
+from mlaas4hep.io.columns import Column, Jagged, Kind, Nested, Values, canonical_bools, check_lengths, lists_of
 from mlaas4hep.io.records.columns import Records, branch_of
 from mlaas4hep.io.root.basket_sizes import Baskets
 from mlaas4hep.io.root.baskets import BasketLayout, basket_layout_of
@@ -87,7 +87,7 @@ class UprootTree:
         readable = (branch for branch in self._branches.values() if not why_unreadable(branch, self.entries))
         return (list(map(int, branch.entry_offsets)) for branch in readable)
 
-    def read(self, names: list[str], start: int, stop: int) -> dict[str, np.ndarray | Jagged]:
+    def read(self, names: list[str], start: int, stop: int) -> dict[str, Values]:
         """Read entries of some branches: top-level branches in one call, sub-branches one by one."""
         branches = {name: self._branches[branch_of(name)] for name in names}
         bits = {
@@ -178,7 +178,7 @@ def describe(name: str, branch: Any) -> Column:
     try:
         packing = packing_of(branch)
         if packing:
-            return _numbers(name, "packed numbers", packing.dtype, packing.shape, packing.is_list)
+            return Column.of(name, packing.dtype, packing.shape, packing.is_list)
         interpretation = interpretation_of(branch)
         typename = typename_of(branch)
     except Unreachable:
@@ -188,40 +188,48 @@ def describe(name: str, branch: Any) -> Column:
     jagged = isinstance(interpretation, AsJagged)
     content = interpretation.content if jagged else interpretation
     if not isinstance(content, AsDtype):
-        return Column.unsupported(name, f"{typename}: {_why_not_numeric(interpretation)}")
-    return _numbers(name, typename, content.to_dtype.base, content.to_dtype.shape, jagged)
-
-
-def _numbers(name: str, typename: str, dtype: np.dtype[Any], shape: tuple[int, ...], jagged: bool) -> Column:
+        return _objects(name, typename, interpretation)
+    dtype = content.to_dtype.base
     if dtype.kind not in NUMERIC_KINDS:
         return Column.unsupported(name, f"{typename}: several numbers under one name")
-    return Column.of(name, dtype.newbyteorder("="), shape, jagged, typename)
+    return Column.of(name, dtype.newbyteorder("="), content.to_dtype.shape, jagged)
 
 
-def _why_not_numeric(interpretation: Any) -> str:
-    """Return why values are not numeric: they are lists of lists of numbers, or not numbers."""
+def _objects(name: str, typename: str, interpretation: Any) -> Column:
+    """Return the description of objects, which may be lists of lists of numbers."""
     depth, model = 0, getattr(interpretation, "model", None)
     while isinstance(model, (AsArray, AsVector)):
         depth, model = depth + 1, model.values
+    if depth == 2 and isinstance(model, np.dtype) and model.base.kind in NUMERIC_KINDS and not model.shape:
+        return Column(name, Kind.NESTED, model.newbyteorder("="), 0)
     is_number = isinstance(model, np.dtype) or repr(model).startswith(("AsFIXME('Double32_t", "AsFIXME('Float16_t"))
-    return "lists of lists" if depth > 1 and is_number else "not a number"
+    reason = "lists of lists of lists" if depth > 2 else "lists of lists of packed numbers"
+    return Column.unsupported(name, f"{typename}: {reason if depth > 1 and is_number else 'not a number'}")
 
 
-def _unwrap(array: Any, column: Column, packing: Packing | None) -> np.ndarray | Jagged:
+def _unwrap(array: Any, column: Column, packing: Packing | None) -> Values:
     """Convert an awkward array to a column, without copying numbers that are in native byte order."""
     if isinstance(array, Jagged):
         content = packing.unpack(array.content) if packing else canonical_bools(array.content)
-        return Jagged(array.offsets, content.astype(column.dtype, copy=False))
+        return lists_of(array.offsets, content.astype(column.dtype, copy=False))
     layout = array.layout
-    if column.kind is not Kind.JAGGED:
+    if column.kind.depth == 0:
         values = _unpacked(layout, packing)
         return values.reshape(len(values), column.size) if column.kind is Kind.FIXED else values
+    offsets, content = _lists(layout)
+    if column.kind is Kind.NESTED and column.size == 0:
+        inner_offsets, content = _lists(content)
+        return Nested(offsets, Jagged(inner_offsets, _unpacked(content, packing).astype(column.dtype, copy=False)))
+    return lists_of(offsets, _unpacked(content, packing))
+
+
+def _lists(layout: Any) -> tuple[np.ndarray, Any]:
+    """Return the offsets of lists, and the layout of their content; raise ValueError if they are damaged."""
     layout = layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
-    numbers = _unpacked(layout.content, packing)
-    if offsets[0] != 0 or offsets[-1] > len(numbers) or (np.diff(offsets) < 0).any():  # uproot does not check them
+    if offsets[0] != 0 or offsets[-1] > len(layout.content) or (np.diff(offsets) < 0).any():  # uproot does not check
         raise ValueError("the offsets of its lists are damaged")
-    return Jagged(offsets, numbers[: offsets[-1]])
+    return offsets, layout.content[: offsets[-1]]
 
 
 def _unpacked(layout: Any, packing: Packing | None) -> np.ndarray:

@@ -271,4 +271,4 @@ def test_a_network_over_parts_trains_and_its_graph_and_a_server_give_the_same_sc
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     served = np.array(json.loads(done.stdout), np.float64).reshape(-1)
-    np.testing.assert_allclose(served, scores["s"][:50], atol=1e-5)
+    np.testing.assert_allclose(served, scores["score_s"][:50], atol=1e-5)

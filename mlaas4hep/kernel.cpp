@@ -2,6 +2,8 @@
 //
 //   measure(spans, jobs, bytes)                              sizes of the decoded baskets in bytes
 //   decode(spans, jobs, spots, content, offsets, lists)      baskets -> numbers and lists
+//   measure_vectors(data, starts, item, outer)               numbers of lists and of numbers in vectors of vectors
+//   decode_vectors(data, starts, item, is_bool, inner, content)     vectors of vectors -> lists of numbers
 //   assemble(columns, events, widths, constants, uses_asinh, fill, x, mask)     columns -> matrix
 //   assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x)     columns -> objects
 //   gather(sources, block, row, out)                             rows of blocks -> a batch
@@ -453,6 +455,114 @@ PyObject *decode(PyObject *, PyObject *args) {
         result = known;
     }
     Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+// ------------------------------------------------------------------------------------- vectors of vectors -> lists
+
+// The bytes of std::vector<std::vector<number>>, one per entry. Each consists of its length in bytes with a flag, a version, the
+// number of vectors (int32), and for each vector the number of its numbers (int32), and these.
+struct Vectors {
+    static constexpr uint32_t BYTE_COUNT = 0x40000000u;
+    static constexpr int64_t HEADER = 10;
+    Buffer data, starts;
+    int64_t item = 1;
+
+    bool take(PyObject *data_object, PyObject *starts_object, Py_ssize_t bytes) {
+        item = bytes;
+        if (!data.take(data_object, "B", false, "data") || !starts.take(starts_object, INT64, false, "starts")) return false;
+        bool valid = starts.size() > 0 && (item == 1 || item == 2 || item == 4 || item == 8);
+        for (Py_ssize_t i = 0; valid && i < starts.size(); ++i)
+            valid = at(i) >= (i ? at(i - 1) : 0) && at(i) <= data.size();
+        if (!valid) PyErr_SetString(PyExc_ValueError, "starts: not the positions of entries");
+        return valid;
+    }
+
+    int64_t at(Py_ssize_t entry) const { return starts.data<int64_t>()[entry]; }
+    Py_ssize_t entries() const { return starts.size() - 1; }
+    uint32_t word(int64_t position) const {
+        uint32_t value;
+        std::memcpy(&value, data.data<unsigned char>() + position, 4);
+        return swapped(value);
+    }
+
+    // Call `vector(position, count)` for each vector of an entry; return the number of vectors, or -1 if the bytes are damaged.
+    template <class F> int64_t each(Py_ssize_t entry, F &&vector) const {
+        int64_t position = at(entry);
+        const int64_t end = at(entry + 1);
+        if (end - position < HEADER || word(position) != (BYTE_COUNT | static_cast<uint32_t>(end - position - 4))) return -1;
+        if (data.data<unsigned char>()[position + 4] & 0x40) return -1; // stored member by member
+        const auto count = static_cast<int32_t>(word(position + 6));
+        position += HEADER;
+        for (int32_t i = 0; i < count; ++i) {
+            if (end - position < 4) return -1;
+            const auto numbers = static_cast<int32_t>(word(position));
+            position += 4;
+            if (numbers < 0 || numbers > (end - position) / item) return -1;
+            vector(position, static_cast<int64_t>(numbers));
+            position += numbers * item;
+        }
+        return position == end && count >= 0 ? count : -1;
+    }
+};
+
+// measure_vectors(data, starts, item, outer): write the offsets of the vectors of each entry to `outer`; return the number of vectors
+// and of numbers. Raise a ValueError if the bytes are damaged.
+PyObject *measure_vectors(PyObject *, PyObject *args) {
+    PyObject *data, *starts, *outer_object;
+    Py_ssize_t item;
+    if (!PyArg_ParseTuple(args, "OOnO", &data, &starts, &item, &outer_object)) return nullptr;
+    Vectors vectors;
+    Buffer outer;
+    if (!vectors.take(data, starts, item) || !outer.take(outer_object, INT64, true, "outer") ||
+        !expect(outer.size() == vectors.entries() + 1, "outer"))
+        return nullptr;
+    int64_t lists = 0, numbers = 0;
+    Py_ssize_t damaged = -1;
+    Py_BEGIN_ALLOW_THREADS;
+    outer.data<int64_t>()[0] = 0;
+    for (Py_ssize_t entry = 0; entry < vectors.entries(); ++entry) {
+        const int64_t count = vectors.each(entry, [&](int64_t, int64_t size) { numbers += size; });
+        if (count < 0) {
+            damaged = entry;
+            break;
+        }
+        outer.data<int64_t>()[entry + 1] = lists += count;
+    }
+    Py_END_ALLOW_THREADS;
+    if (damaged >= 0) {
+        PyErr_SetString(PyExc_ValueError, "the lengths of its vectors are damaged");
+        return nullptr;
+    }
+    return Py_BuildValue("LL", static_cast<long long>(lists), static_cast<long long>(numbers));
+}
+
+// decode_vectors(data, starts, item, is_bool, inner, content): write the offsets of the numbers of each vector to `inner`, and the
+// numbers in native byte order to `content`, given arrays of the sizes that `measure_vectors` returned.
+PyObject *decode_vectors(PyObject *, PyObject *args) {
+    PyObject *data, *starts, *inner_object, *content_object;
+    Py_ssize_t item;
+    int is_bool;
+    if (!PyArg_ParseTuple(args, "OOnpOO", &data, &starts, &item, &is_bool, &inner_object, &content_object)) return nullptr;
+    Vectors vectors;
+    Buffer inner, content;
+    if (!vectors.take(data, starts, item) || !inner.take(inner_object, INT64, true, "inner") ||
+        !content.take(content_object, "B", true, "content") || !expect(inner.size() > 0, "inner"))
+        return nullptr;
+    const Job job{0, 0, 0, 0, item, -1, 0, is_bool};
+    int64_t lists = 0, filled = 0;
+    bool fits = true;
+    Py_BEGIN_ALLOW_THREADS;
+    inner.data<int64_t>()[0] = 0;
+    for (Py_ssize_t entry = 0; fits && entry < vectors.entries(); ++entry)
+        vectors.each(entry, [&](int64_t position, int64_t size) {
+            fits = fits && lists + 1 < inner.size() && (filled + size) * item <= content.size();
+            if (!fits) return;
+            copy_numbers(vectors.data.data<unsigned char>() + position, size, job, content.data<char>() + filled * item);
+            inner.data<int64_t>()[++lists] = filled += size;
+        });
+    Py_END_ALLOW_THREADS;
+    if (!expect(fits && lists + 1 == inner.size() && filled * item == content.size(), "inner and content")) return nullptr;
     Py_RETURN_NONE;
 }
 
@@ -1289,11 +1399,13 @@ PyMethodDef methods[] = {
     {"use_libraries", use_libraries, METH_VARARGS, "use_libraries(addresses)"},
     {"measure", measure, METH_VARARGS, "measure(spans, jobs, bytes)"},
     {"decode", decode, METH_VARARGS, "decode(spans, jobs, spots, content, offsets, lists)"},
+    {"measure_vectors", measure_vectors, METH_VARARGS, "measure_vectors(data, starts, item, outer) -> lists, numbers"},
+    {"decode_vectors", decode_vectors, METH_VARARGS, "decode_vectors(data, starts, item, is_bool, inner, content)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, constants, uses_asinh, fill, x, mask) -> lost"},
     {"assemble_objects", assemble_objects, METH_VARARGS,
      "assemble_objects(columns, events, length, keys, descending, constants, uses_asinh, fill, x) -> lost"},
     {"gather", gather, METH_VARARGS, "gather(sources, block, row, out)"},
-    {"gather_objects", gather_objects, METH_VARARGS, "gather_objects(sources, offsets, block, row, length, fill, x, mask)"},
+    {"gather_objects", gather_objects, METH_VARARGS, "gather_objects(sources, offsets, cells, block, row, length, fill, x, mask)"},
     {"accumulate", accumulate, METH_VARARGS, "accumulate(columns, events, tallies, extremes, sums, bins)"},
     {nullptr, nullptr, 0, nullptr},
 };

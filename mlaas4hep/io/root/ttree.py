@@ -10,6 +10,7 @@ numbers; uproot reads everything else, and baskets that `basket_reader` does not
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from threading import Lock
@@ -27,6 +28,7 @@ from mlaas4hep.io.root.basket_reader import BasketReader
 from mlaas4hep.io.root.basket_sizes import Baskets, cluster_sizes
 from mlaas4hep.io.root.baskets import BasketLayout
 from mlaas4hep.io.root.friends import friends_of
+from mlaas4hep.io.root.nested_vectors import decode_vectors
 from mlaas4hep.io.root.tree_keys import identity_of, read_object
 from mlaas4hep.io.root.tree_record import read_record
 from mlaas4hep.io.root.uproot_tree import UprootTree
@@ -151,12 +153,10 @@ class TTreeSource(Closeable):
         stored = records.stored(names)
         layouts = {name: layout for name in stored if (layout := self._layout(name)) is not None}
         try:
-            columns = self._baskets.read(layouts, start, stop)
-            for name in columns:
-                columns[name] = self._as_described(name, columns[name])
+            columns = self._described(self._baskets.read(layouts, start, stop))
         except Unreachable:
             raise
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self._unreadable(stored, start, stop, error) from error
         rest = [name for name in stored if name not in columns]
         if rest:
@@ -167,12 +167,21 @@ class TTreeSource(Closeable):
         except Undecodable as error:
             raise self._unreadable(stored, start, stop, error) from error
 
-    def _as_described(self, name: str, values: Values) -> Values:
-        """Return the values of a column; baskets contain lists of arrays as lists of numbers."""
-        column = self.columns.get(name)
-        if isinstance(values, Jagged) and column is not None and column.kind is Kind.NESTED:
-            return split_lists(values, column.size)
-        return values
+    def _described(self, baskets: Mapping[str, Values]) -> dict[str, Values]:
+        """Return the values of columns, given what baskets hold: numbers, or bytes of lists of lists.
+
+        Columns whose lists of lists are damaged, or stored in another way, are left out.
+        """
+        columns: dict[str, Values] = {}
+        for name, values in baskets.items():
+            column = self.columns.get(name)
+            if isinstance(values, Jagged) and column is not None and column.kind is Kind.NESTED:
+                with suppress(ValueError):
+                    split = split_lists(values, column.size) if column.size else decode_vectors(values, column.dtype)
+                    columns[name] = split
+            else:
+                columns[name] = values
+        return columns
 
     def _layout(self, name: str) -> BasketLayout | None:
         if name not in self._layouts:

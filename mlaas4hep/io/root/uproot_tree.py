@@ -24,6 +24,7 @@ from mlaas4hep.io.records.columns import Records, branch_of
 from mlaas4hep.io.root.basket_sizes import Baskets
 from mlaas4hep.io.root.baskets import BasketLayout, basket_layout_of
 from mlaas4hep.io.root.counted_lists import needs_counts, read_counted
+from mlaas4hep.io.root.nested_vectors import BYTES_OF_ENTRIES, nested_vector_of
 from mlaas4hep.io.root.object_bits import holds_object_bits, read_object_bits
 from mlaas4hep.io.root.packed import Packing, packing_of
 from mlaas4hep.io.root.uproot_branches import find_branches, interpretation_of, typename_of, why_unreadable
@@ -70,7 +71,10 @@ class UprootTree:
         branch = self._branches[branch_of(name)]
         if record := self.records.stored_record(name):
             return basket_layout_of(branch, record.interpretation)
-        return basket_layout_of(branch) if self.columns[name].kind is not Kind.OTHER else None
+        column = self.columns[name]
+        if column.kind is Kind.NESTED and column.size == 0:
+            return basket_layout_of(branch, BYTES_OF_ENTRIES) if nested_vector_of(branch.interpretation) else None
+        return basket_layout_of(branch) if column.kind is not Kind.OTHER else None
 
     def baskets(self, name: str) -> Baskets | None:
         """Return the sizes of the baskets of a branch, or of stored structs; None if the metadata are damaged."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 from mlaas4hep.errors import ConfigError, require
-from mlaas4hep.io.columns import Column, Columns
+from mlaas4hep.io.columns import Column, Columns, Values
+from mlaas4hep.io.formats.arrow_columns import UnsupportedArray, read_column
 from mlaas4hep.io.formats.awkward_bridge import LeafColumn, leaves_of, read_leaves, unreadable_leaf
 from mlaas4hep.io.formats.parquet_footer import ParquetFooter
 from mlaas4hep.unique_names import check_unique
@@ -41,9 +43,19 @@ class ArrowReader:
 
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
         """See `ChunkReader`."""
-        import awkward as ak
+        table = self._table(self._chunks[chunk], list(dict.fromkeys(self._leaves[name].path[0] for name in names)))
+        columns: dict[str, Values] = {}
+        for name in names:
+            field, *path = self._leaves[name].path
+            with suppress(UnsupportedArray):
+                columns[name] = read_column(table.column(field), path, self._leaves[name].column)
+                self._leaves[name].warn_of_rounding(columns[name])
+        rest = [name for name in names if name not in columns]
+        if rest:
+            import awkward as ak
 
-        return read_leaves(self._leaves, names, lambda fields: ak.from_arrow(self._table(self._chunks[chunk], fields)))
+            columns.update(read_leaves(self._leaves, rest, lambda fields: ak.from_arrow(table.select(fields))))
+        return {name: columns[name] for name in names}
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """See `ChunkReader`."""

@@ -129,9 +129,13 @@ class LeafColumn:
             ConfigError: integers are missing in a list, although the metadata declare none.
         """
         values = from_awkward(array[self.path], self.column.dtype)
+        self.warn_of_rounding(values)
+        return values
+
+    def warn_of_rounding(self, values: Values) -> None:
+        """Print a warning if float64 cannot represent values that are stored as 64-bit integers."""
         if self.is_rounded and (np.abs(_numbers_of(values)) >= 2**53).any():
             _warn_of_rounding(self.column.name)
-        return values
 
 
 def _numbers_of(values: Values) -> np.ndarray:

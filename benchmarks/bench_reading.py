@@ -9,6 +9,7 @@ The parts:
 
     steps     first pass, matrix, 20 branches, relative to uproot and to decompression only
     codecs    files compressed with LZ4, ZSTD and LZMA, relative to uproot
+    parquet   a Parquet file with the same events, relative to pyarrow decoding it
     memory    peak memory of first pass and matrix with 2 workers, 600,000 and 60,000 events
     info      `reader.py --info --nevts=2000`, the whole process
     xrootd    root:// on this machine (a real server), relative to the same file on disk
@@ -61,7 +62,7 @@ Steps = dict[str, Callable[[], object]]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parts = {"steps": steps, "codecs": codecs, "memory": memory, "info": info, "xrootd": xrootd}
+    parts = {"steps": steps, "codecs": codecs, "parquet": parquet, "memory": memory, "info": info, "xrootd": xrootd}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
     parser.add_argument("--file", help="a ROOT file with a tree Events, for steps (default: 240,000 events, zlib)")
@@ -90,6 +91,34 @@ def nanoaod(events: int, codec: str = "zlib") -> str:
         command = [sys.executable, str(maker), str(original), str(temporary), str(events), f"--codec={codec}"]
         print(f"making {path}", file=sys.stderr)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        temporary.rename(path)
+    return str(path)
+
+
+def nanoaod_parquet(events: int) -> str:
+    """Return a Parquet file with the events of `nanoaod`, in row groups of 10,000. Create it if it does not exist."""
+    import awkward as ak
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    original = Path(nanoaod(events))
+    path = original.with_suffix(".parquet")
+    if not path.exists():
+        temporary, writer = path.with_suffix(".part"), None
+        print(f"making {path}", file=sys.stderr)
+        with uproot.open(original) as opened:
+            for arrays in opened[TREE].iterate(step_size=10_000, how=dict):
+                columns = {
+                    name: ak.to_arrow(array, extensionarray=False, list_to32=True)
+                    if array.ndim > 1
+                    else array.to_numpy()
+                    for name, array in arrays.items()
+                }
+                rows = pa.table(columns)
+                writer = writer or ParquetWriter(temporary, rows.schema, compression="zstd")
+                writer.write_table(rows, row_group_size=10_000)
+        if writer is not None:
+            writer.close()
         temporary.rename(path)
     return str(path)
 
@@ -182,6 +211,33 @@ def steps(args: argparse.Namespace) -> dict[str, object]:
         print(f"matrix, {workers}: {share:.0%} of the rate of decompression only")
         found[f"share of inflating, {workers}"] = round(share, 3)
     return found
+
+
+def parquet(args: argparse.Namespace) -> dict[str, object]:
+    """Measure reading of Parquet, relative to pyarrow."""
+    from pyarrow.parquet import ParquetFile
+
+    events, peer = 60_000, "pyarrow.parquet.ParquetFile.iter_batches, thrown away"
+    file = nanoaod_parquet(events)
+    specs = DataReader(file).specs
+
+    def batches(threads: int) -> None:
+        for _ in ParquetFile(file).iter_batches(10_000, use_threads=threads > 1):
+            pass
+
+    def matrix(workers: int) -> None:
+        with DataReader(file, specs=specs, workers=workers) as reader:
+            for _ in reader:
+                pass
+
+    work: Steps = {}
+    for workers in (1, 2):
+        work[f"{peer}, {workers}"] = lambda workers=workers: batches(workers)
+        work[f"first pass, {workers}"] = lambda workers=workers: first_pass(file, workers)
+        work[f"events to normalised matrix and mask, {workers}"] = lambda workers=workers: matrix(workers)
+    seconds = alternate(work, args.runs)
+    title = f"{Path(file).name}: {events} events, {os.path.getsize(file) / 1e6:.1f} MB"
+    return table(title, seconds, events, lambda name: f"{peer}, {name[-1]}")
 
 
 def compressed_records(file: str, names: list[str]) -> list[tuple[memoryview, int]]:

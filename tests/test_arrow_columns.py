@@ -1,5 +1,7 @@
 """Arrow arrays as columns, against the Python objects that pyarrow makes of them, and against awkward-array."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -130,3 +132,19 @@ def test_columns_that_are_left_to_awkward_array_are_read_with_the_others(tmp_pat
     np.testing.assert_array_equal(found["half"], [1.5, np.nan])
     assert found["x"].tolist() == [1, 2]
     assert found["n"].content.tolist() == [1, 2, 3]
+
+
+def test_threads_read_row_groups_at_the_same_time(tmp_path):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 5, 20_000)
+    table = {
+        "n": np.arange(20_000),
+        "x": ak.to_arrow(ak.unflatten(rng.normal(size=counts.sum()), counts), extensionarray=False),
+    }
+    parquet.write_table(pa.table(table), tmp_path / "a.parquet", row_group_size=500)
+    blocks = [(start, min(start + 700, 20_000)) for start in range(0, 20_000, 700)]
+    with open_source(str(tmp_path / "a.parquet")) as source, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda block: source.read(["n", "x"], *block), [*blocks, *blocks]))
+    for (start, stop), columns in zip([*blocks, *blocks], found, strict=True):
+        assert columns["n"].tolist() == list(range(start, stop))
+        assert columns["x"].counts.tolist() == counts[start:stop].tolist()

@@ -1,6 +1,6 @@
 """Read Parquet and Arrow IPC files (Feather) with pyarrow.
 
-    ParquetReader(open("data.parquet", "rb")).load(0, ["MET_pt"])
+    ParquetReader(lambda: open("data.parquet", "rb")).load(0, ["MET_pt"])
 
 Chunks are row groups or record batches. Lists become jagged columns; fields of structs have their full path as name
 (`Muon.pt`).
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
+from threading import Lock
 from typing import Any, BinaryIO
 
 from mlaas4hep.errors import ConfigError, require
@@ -77,18 +78,28 @@ class ArrowReader:
 class ParquetReader(ArrowReader):
     """Reader of a Parquet file; see `ChunkReader`."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        """Read the footer of an open file."""
-        parquet = require("pyarrow.parquet", "formats", "Parquet")
-        self._parquet = parquet.ParquetFile(file)
-        metadata = self._parquet.metadata
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        schema = self._parquet.schema_arrow
-        self._footer = ParquetFooter(file, self._parquet)
-        super().__init__(file, schema, [group.num_rows for group in groups], self._footer.missing_values())
+    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+        """Open a file and read its footer. The file is opened again by each further thread that reads."""
+        self._new_parquet = require("pyarrow.parquet", "formats", "Parquet").ParquetFile
+        self._open_file = open_file
+        file = open_file()
+        parquet = self._new_parquet(file)
+        self._idle = [parquet]
+        self._metadata = parquet.metadata
+        groups = [self._metadata.row_group(index) for index in range(self._metadata.num_row_groups)]
+        self._footer = ParquetFooter(file, parquet)
+        missing = self._footer.missing_values()
+        super().__init__(file, parquet.schema_arrow, [group.num_rows for group in groups], missing)
 
     def _table(self, chunk: int, fields: list[str]) -> Any:
-        return self._parquet.read_row_group(chunk, columns=fields, use_threads=False)
+        try:
+            parquet = self._idle.pop()
+        except IndexError:
+            parquet = self._new_parquet(self._open_file(), metadata=self._metadata)
+        try:
+            return parquet.read_row_group(chunk, columns=fields, use_threads=False)
+        finally:
+            self._idle.append(parquet)
 
     def _sizes(self, fields: list[str]) -> list[int]:
         return self._footer.sizes(fields)
@@ -102,6 +113,7 @@ class IpcReader(ArrowReader):
         arrow = require("pyarrow", "formats", "Arrow")
         self._arrow = arrow
         self._reader = arrow.ipc.open_file(file)
+        self._lock = Lock()
         missing: set[str] = set()
         lengths = []
         self._bytes: list[dict[str, int]] = []
@@ -115,7 +127,9 @@ class IpcReader(ArrowReader):
         super().__init__(file, self._reader.schema, lengths, frozenset(missing))
 
     def _table(self, chunk: int, fields: list[str]) -> Any:
-        return self._arrow.Table.from_batches([self._reader.get_batch(chunk)]).select(fields)
+        with self._lock:
+            batch = self._reader.get_batch(chunk)
+        return self._arrow.Table.from_batches([batch]).select(fields)
 
     def _sizes(self, fields: list[str]) -> list[int]:
         return [sum(sizes[field] for field in fields) for sizes in self._bytes]

@@ -50,7 +50,7 @@ class ChunkReader(Protocol):
     edges: Sequence[int]
 
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
-        """Decode some columns of a whole chunk. May raise any exception of the underlying library."""
+        """Decode some columns of a whole chunk; thread-safe. May raise any exception of the underlying library."""
 
     def sizes(self, names: Sequence[str]) -> Sequence[int]:
         """Return the decoded bytes of some columns per chunk. May raise any exception of the underlying library."""
@@ -83,7 +83,8 @@ class ChunkedSource(Closeable):
         self.num_entries = self.boundaries[-1]
         self._reader = reader
         self._cache: OrderedDict[tuple[int, str], Values] = OrderedDict()
-        self._lock = Lock()
+        self._cache_lock = Lock()
+        self._chunk_locks = [Lock() for _ in self.boundaries]
 
     @property
     def location(self) -> str:
@@ -119,12 +120,14 @@ class ChunkedSource(Closeable):
 
     def _chunk(self, chunk: int, names: Sequence[str]) -> Columns:
         """Return some columns of a chunk, from the cache or decoded."""
-        with self._lock:
-            columns = {name: self._cache[chunk, name] for name in names if (chunk, name) in self._cache}
+        with self._chunk_locks[chunk]:  # threads that need the same chunk wait for the first one
+            with self._cache_lock:
+                columns = {name: self._cache[chunk, name] for name in names if (chunk, name) in self._cache}
             missing = [name for name in names if name not in columns]
             if missing:
                 decoded = read_with_fallback(self._ranges, lambda: self._decode(chunk, missing))
-                self._add_to_cache(chunk, decoded)
+                with self._cache_lock:
+                    self._add_to_cache(chunk, decoded)
                 columns.update(decoded)
         return {name: columns[name] for name in names}
 

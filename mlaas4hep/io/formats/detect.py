@@ -109,15 +109,17 @@ def _open_other(ranges: ByteRanges, kind: str) -> Source:
     from mlaas4hep.io.formats.chunked import ChunkedSource, ChunkReader
     from mlaas4hep.io.formats.row_files import convert_row_file
 
-    file = io.BufferedReader(RangeFile(ranges), BUFFER)
+    def open_file() -> io.BufferedReader:
+        return io.BufferedReader(RangeFile(ranges), BUFFER)
+
     try:
         reader: ChunkReader
         if kind == "Parquet":
-            reader = ParquetReader(file)
+            reader = ParquetReader(open_file)
         elif kind == "Arrow":
-            reader = IpcReader(file)
+            reader = IpcReader(open_file())
         else:
-            reader = convert_row_file(file, kind.lower())
+            reader = convert_row_file(open_file(), kind.lower())
     except (FileUnreadable, PackageMissing):
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from uproot.const import rntuple_col_type_to_num_dict
@@ -34,6 +35,7 @@ class RNTupleReader:
         """Take ownership of the file of an uproot key; `name` is the path of the RNTuple."""
         self._file = key.file
         self._ntuple = key.get()
+        self._lock = Lock()
         form = self._ntuple.to_akform()
         form = _with_signed_chars(form[0] if isinstance(form, tuple) else form, self._ntuple.column_records)
         try:
@@ -49,8 +51,9 @@ class RNTupleReader:
     def load(self, chunk: int, names: Sequence[str]) -> Columns:
         """See `ChunkReader`."""
         start, stop = self.edges[chunk : chunk + 2]
-        self._check_pages(names, start)
-        return read_leaves(self._leaves, names, lambda fields: self._read(fields, start, stop))
+        with self._lock:
+            self._check_pages(names, start)
+            return read_leaves(self._leaves, names, lambda fields: self._read(fields, start, stop))
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """See `ChunkReader`."""

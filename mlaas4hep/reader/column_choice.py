@@ -1,14 +1,18 @@
 """Choice of the columns of a file that a reader uses.
 
-chosen = choose_columns(source, ReadOptions(selected_branches=["Jet_*"]), specs=None)
+choices = ColumnChoices()
+chosen = choices.choose(source, ReadOptions(selected_branches=["Jet_*"]), specs=None)
 chosen.features, chosen.identifier
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
+from typing import NamedTuple
 
 from mlaas4hep.config import IDENTIFIER
 from mlaas4hep.errors import ConfigError, SpecsMismatch, error_context
@@ -31,6 +35,9 @@ from mlaas4hep.reader.selection import (
     select,
 )
 from mlaas4hep.specs.specs import BranchSpecs, Specs, check_columns_match
+
+MAX_CHOICES = 8
+"""Number of choices that `ColumnChoices` remembers."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +64,53 @@ class ChosenColumns:
     cut: Cut | None
     specs: Specs | None
 
-    @property
+    @cached_property
     def empty_specs(self) -> Specs:
         """Specs of the features from no events: fixed branches have their size, lists have the length 0."""
         return Specs({name: _empty_specs(self.available[name]) for name in self.features})
 
 
-def choose_columns(source: Source, options: ReadOptions, specs: Specs | None) -> ChosenColumns:
-    """Choose and check the columns of a file.
+class ColumnChoices:
+    """Chooses the columns of many files, once for files with the same columns. It is thread-safe."""
 
-    Raises:
-        BranchNotFound: the file lacks a branch that the options name.
-        ConfigError: a branch cannot be used as the options request.
-        SpecsMismatch: the specs do not belong to the file.
-    """
+    def __init__(self) -> None:
+        self._recent: deque[_Choice] = deque(maxlen=MAX_CHOICES)
+
+    def choose(self, source: Source, options: ReadOptions, specs: Specs | None) -> ChosenColumns:
+        """Choose and check the columns of a file.
+
+        Raises:
+            BranchNotFound: the file lacks a branch that the options name.
+            ConfigError: a branch cannot be used as the options request.
+            SpecsMismatch: the specs do not belong to the file.
+        """
+        columns = list(source.columns.items())
+        for choice in tuple(self._recent):
+            if choice.specs is specs and choice.options == options and choice.columns == columns:
+                chosen = choice.chosen
+                break
+        else:
+            chosen = _choose(source, options, specs)
+            self._recent.appendleft(_Choice(columns, options, specs, chosen))
+        if chosen.specs is not None and not (chosen.specs.events or chosen.specs.legacy) and source.num_entries:
+            raise SpecsMismatch(
+                "the specs were made from files without events",
+                hint="make specs from files with events: reader.py --fin=FILE --fout=specs.json",
+            )
+        return chosen
+
+
+class _Choice(NamedTuple):
+    """The columns that were chosen, and what they were chosen from."""
+
+    columns: Sequence[tuple[str, Column]]
+    options: ReadOptions
+    specs: Specs | None
+    chosen: ChosenColumns
+
+
+def _choose(source: Source, options: ReadOptions, specs: Specs | None) -> ChosenColumns:
+    """Choose columns; see `ColumnChoices.choose`. Only error messages depend on the file itself."""
     where = f"tree '{options.branch}' of {source.location}"
     optional = tuple(options.identifier) == IDENTIFIER
     derived = DerivedColumns(options.derived)
@@ -113,11 +153,6 @@ def choose_columns(source: Source, options: ReadOptions, specs: Specs | None) ->
     if specs is not None:
         specs = options.limited(specs.select(features))
         check_columns_match(specs, {name: available[name] for name in features if name in available}, where)
-        if not specs.events and not specs.legacy and source.num_entries:
-            raise SpecsMismatch(
-                "the specs were made from files without events",
-                hint="make specs from files with events: reader.py --fin=FILE --fout=specs.json",
-            )
     found = ChosenColumns(available, absent, features, identifier, extra, derived, cut, specs)
     if specs is None and not options.optional_branches:  # reports mistakes before the first pass
         Inputs.of(options.limited(found.empty_specs), options.inputs, options.normalise)

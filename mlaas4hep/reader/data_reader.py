@@ -40,7 +40,7 @@ from mlaas4hep.list_lengths import MaxLength
 from mlaas4hep.normalisation_choice import NormalisationChoice
 from mlaas4hep.reader.absent_columns import AbsentColumns
 from mlaas4hep.reader.chunk import Chunk
-from mlaas4hep.reader.column_choice import choose_columns
+from mlaas4hep.reader.column_choice import ColumnChoices
 from mlaas4hep.reader.friends import open_with_friends, unread_friends_notice
 from mlaas4hep.reader.inputs import Inputs, UnpaddedInputs, padded
 from mlaas4hep.reader.layout import VectorLayout
@@ -122,29 +122,43 @@ class DataReader(Closeable):
             given["preproc"] = load_preproc(preproc)
         options = ReadOptions.parse(given, "DataReader")
         loaded = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
-        self._setup(os.fspath(fin), options, loaded, {})
+        self._setup(os.fspath(fin), options, loaded, {}, ColumnChoices())
 
     @classmethod
     def open(
-        cls, fin: str, options: ReadOptions, specs: Specs | None = None, damaged_clusters: DamagedClusters | None = None
+        cls,
+        fin: str,
+        options: ReadOptions,
+        specs: Specs | None = None,
+        damaged_clusters: DamagedClusters | None = None,
+        choices: ColumnChoices | None = None,
     ) -> Self:
         """Open a file with options that many files share.
 
         Args:
             damaged_clusters: results of the checks by earlier readers of the file; new results are added.
+            choices: choices of columns for other files, which files with the same columns share.
         """
         reader = cls.__new__(cls)
-        reader._setup(os.fspath(fin), options, specs, {} if damaged_clusters is None else damaged_clusters)
+        checks = {} if damaged_clusters is None else damaged_clusters
+        reader._setup(os.fspath(fin), options, specs, checks, choices or ColumnChoices())
         return reader
 
-    def _setup(self, fin: str, options: ReadOptions, specs: Specs | None, damaged_clusters: DamagedClusters) -> None:
+    def _setup(
+        self,
+        fin: str,
+        options: ReadOptions,
+        specs: Specs | None,
+        damaged_clusters: DamagedClusters,
+        choices: ColumnChoices,
+    ) -> None:
         _, tree = split_tree(fin)
         self.options = options = options.model_copy(update={"branch": tree}) if tree else options
         self._name = fin
         self._source, self.identity, self.friends = open_with_friends(fin, options)
         self._close = weakref.finalize(self, self._source.close)  # for readers that are never closed
         try:
-            chosen = choose_columns(self._source, options, specs)
+            chosen = choices.choose(self._source, options, specs)
         except BaseException as error:
             if isinstance(error, BranchNotFound):
                 error.hint = "; ".join(filter(None, [error.hint, self.unread_friends]))

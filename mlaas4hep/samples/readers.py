@@ -26,6 +26,7 @@ from mlaas4hep.io.prefetch import map_ordered
 from mlaas4hep.io.storage.byte_ranges import file_changed
 from mlaas4hep.io.storage.location import redacted
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
+from mlaas4hep.reader.column_choice import ColumnChoices
 from mlaas4hep.reader.skipping_reader import DamagedClusters
 from mlaas4hep.samples.bad_files import BadFile
 
@@ -79,6 +80,7 @@ class SampleReaders:
         self.specs = specs
         self.origins: Sequence[Origin] | None = None
         self.damaged_clusters: list[DamagedClusters] = [{} for _ in inputs]
+        self._choices = ColumnChoices()
         self._number = next(_sample_numbers)
 
     def set_specs(self, specs: Specs, origins: Sequence[Origin]) -> None:
@@ -171,7 +173,7 @@ class SampleReaders:
     def _open(self, index: int) -> DataReader:
         file = self.inputs[index]
         with sample_in_errors(file.sample):
-            reader = DataReader.open(file.name, file.options, self.specs, self.damaged_clusters[index])
+            reader = DataReader.open(file.name, file.options, self.specs, self.damaged_clusters[index], self._choices)
         if self.origins is not None and origin_of(reader) != self.origins[index]:
             reader.close()
             friend = " or a friend of it" if reader.friends else ""

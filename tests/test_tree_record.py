@@ -9,10 +9,10 @@ import uproot
 from realdata import real_file
 from tinyroot import write_events
 
-from mlaas4hep.io import Kind, open_source
+from mlaas4hep.io import Kind
 from mlaas4hep.io.root.baskets import basket_layout_of
+from mlaas4hep.io.root.metadata.tree_record import _Parser, read_record
 from mlaas4hep.io.root.tree_keys import find_tree
-from mlaas4hep.io.root.tree_record import _Parser, read_record
 from mlaas4hep.io.root.uproot_source import open_root_file
 from mlaas4hep.io.root.uproot_tree import describe
 from mlaas4hep.io.storage.byte_ranges import LocalRanges
@@ -21,6 +21,7 @@ PLAIN = [
     *((f"uproot-HZZ{codec}.root", "events") for codec in ("", "-lz4", "-lzma", "-zstd")),
     *((f"{sample}.root", "Events") for sample in ("DY", "TT", "VBF", "ggH")),
     ("uproot-Zmumu.root", "events"),
+    ("nanoAOD_2015_CMS_Open_Data_ttbar.root", "Events"),
 ]
 
 
@@ -47,6 +48,7 @@ def check_record(path, tree):
             assert (mine.dtype, mine.shape, mine.header) == (theirs.dtype, theirs.shape, theirs.header)
             for name in ("edges", "seek", "bytes"):
                 np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+            assert len(mine.embedded) == len(theirs.embedded)
         edges = [set(branch.entry_offsets) for branch in truth.branches]
         assert set.intersection(*edges) == set.intersection(*({*map(int, its)} for its in record.edges()))
 
@@ -69,13 +71,6 @@ def test_every_number_type_is_supported(tmp_path):
     columns = record_of(tmp_path / "a.root", "deep/er/tree").columns
     assert {name: columns[name].dtype for name in kinds} == {name: np.dtype(name) for name in kinds}
     assert (columns["three"].kind, columns["three"].size) == (Kind.FIXED, 3)
-
-
-def test_baskets_within_the_record_are_left_to_uproot():
-    path = real_file("nanoAOD_2015_CMS_Open_Data_ttbar.root")
-    assert record_of(path, "Events") is None
-    with open_source(path) as source:
-        assert source.num_entries == 200
 
 
 def test_packed_numbers_are_left_to_uproot():

@@ -221,12 +221,16 @@ def _root_files(folder: Path) -> dict[str, dict[str, bytes]]:
     with uproot.open(folder / "tree.root") as file:
         key = file.file.root_directory.key("Events")
     record = files["tree"][key.fSeekKey + key.fKeylen : key.fSeekKey + key.fNbytes]
+    with uproot.open(CORPUS.parent / "files" / "embedded.root") as file:
+        assert file.key("only").fKeylen == key.fKeylen  # references in a record include this length
+        chunk, _ = file.key("only").get_uncompressed_chunk_cursor()
+        embedded = bytes(chunk.raw_data)
     rntuple = (CORPUS.parent / "files" / "rntuple.root").read_bytes()
     baskets, blocks = _baskets()
     return {
         "root_file": files,
         "rntuple": {"root": rntuple, "plain": _rntuple(folder / "plain.root", columns)},
-        "tree_record": {"record": record},
+        "tree_record": {"record": record, "embedded": embedded},
         "basket": baskets,
         "block": blocks,
     }  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.io.buffer_pool import BUFFER_POOL
 from mlaas4hep.io.columns import Jagged, Values, concatenate_events, nbytes, slice_events
-from mlaas4hep.io.root.baskets import BasketLayout, UnsupportedBasket, decode, decode_embedded
+from mlaas4hep.io.root.baskets import BasketLayout, UnsupportedBasket, decode
 from mlaas4hep.io.root.compression import addresses
 from mlaas4hep.io.storage.byte_ranges import ByteRanges, merge_span_arrays
 
@@ -64,11 +64,22 @@ class _Group:
         return cls(names, layouts, seek, size, np.array([layout.constants for layout in layouts], np.int64))
 
     def jobs(self, index: int) -> np.ndarray:
-        """Return the jobs for one basket of each branch, int64 (branches, 8). `at` is relative to the file."""
+        """Return the jobs for one basket of each branch, int64 (branches, 8).
+
+        `at` is relative to the file, or to the basket if it is embedded.
+        """
         edges, jobs = self.layouts[0].edges, np.empty((len(self.names), len(Job)), np.int64)
-        jobs[:, Job.at], jobs[:, Job.size] = self.seek[index], self.size[index]
+        if index < len(self.seek):
+            jobs[:, Job.at], jobs[:, Job.size] = self.seek[index], self.size[index]
+        else:
+            jobs[:, Job.at], jobs[:, Job.size] = 0, list(map(len, self.embedded(index)))
         jobs[:, Job.entries], jobs[:, Job.item :] = edges[index + 1] - edges[index], self.constants
         return jobs
+
+    def embedded(self, index: int) -> list[memoryview]:
+        """Return one basket of each branch if these are embedded in the record of the tree; else an empty list."""
+        number = index - len(self.seek)
+        return [layout.embedded[number] for layout in self.layouts] if number >= 0 else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +149,38 @@ class BasketReader:
 
     def _fill(self, slices: Sequence[_Slice]) -> None:
         """Read and decode the missing values of slices. The values of an `UnsupportedBasket` stay None."""
-        stored: list[tuple[_Slice, list[int]]] = []
-        for one in slices:
-            missing = [row for row, part in enumerate(one.values) if part is None]
-            if one.index < len(one.group.seek):
-                stored.append((one, missing))
-                continue
-            for row in missing:
-                one.values[row] = _attempt(decode_embedded, one.group.layouts[row], one.index)
-        jobs = [one.group.jobs(one.index)[missing] for one, missing in stored]
+        wanted = [(one, [row for row, part in enumerate(one.values) if part is None]) for one in slices]
+        jobs = [one.group.jobs(one.index)[missing] for one, missing in wanted]
         table = np.concatenate([np.empty((0, len(Job)), np.int64), *jobs])
         if not len(table):
             return
-        spans, table[:, Job.span], table[:, Job.at] = merge_span_arrays(table[:, Job.at], table[:, Job.size])
-        memory = self._ranges.read(spans)
-        contents = [memory[span] for span in spans]
-        layouts = [one.group.layouts[row] for one, missing in stored for row in missing]
+        contents = self._contents(wanted, table)
+        layouts = [one.group.layouts[row] for one, missing in wanted for row in missing]
         decoded = iter(zip(_decode_compiled(layouts, table, contents), table.tolist(), strict=True))
-        for one, missing in stored:
+        for one, missing in wanted:
             for row in missing:
                 part, (span, at, size, *_) = next(decoded)
                 if part is None:
                     part = _attempt(decode, one.group.layouts[row], one.index, contents[span][at : at + size])
                 one.values[row] = part
+
+    def _contents(self, wanted: Sequence[tuple[_Slice, list[int]]], table: np.ndarray) -> list[memoryview]:
+        """Return the spans of the file that contain some baskets, and the embedded baskets.
+
+        Set `span`, and `at` in the span, of the jobs in `table`.
+        """
+        embedded: list[memoryview] = []
+        is_embedded: list[bool] = []
+        for one, missing in wanted:
+            baskets = one.group.embedded(one.index)
+            embedded += [baskets[row] for row in missing if baskets]
+            is_embedded += [bool(baskets)] * len(missing)
+        in_file = ~np.array(is_embedded)
+        spans, span, at = merge_span_arrays(table[in_file, Job.at], table[in_file, Job.size])
+        table[in_file, Job.span], table[in_file, Job.at] = span, at
+        table[~in_file, Job.span] = np.arange(len(embedded)) + len(spans)
+        memory = self._ranges.read(spans)
+        return [*(memory[span] for span in spans), *embedded]
 
     def _add_to_cache(self, parts: Mapping[Basket, Values]) -> None:
         """Cache baskets for the next call, and evict those of earlier calls beyond CACHE_BYTES."""

@@ -6,14 +6,11 @@
 uproot parses the file and its types. This module checks the key of a basket, decompresses it, and returns its numbers
 in native byte order. It supports numbers, fixed-size arrays and lists of numbers. For everything else it raises
 `UnsupportedBasket`, and uproot reads the basket instead.
-
-The format: TBasket and TKey in ROOT's TFile specification (root.cern/root/htmldoc, "TFile: logical record format").
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +19,10 @@ from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
 
 from mlaas4hep.io.columns import Jagged, Values, canonical_bools
+from mlaas4hep.io.root.basket_form import BASKET, KEY, SHORTEST_KEY, stored_basket
 from mlaas4hep.io.root.compression import DamagedBlock, decompress
 from mlaas4hep.io.root.object_bits import holds_object_bits
 from mlaas4hep.io.root.uproot_branches import interpretation_of
-
-_KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
-_BASKET = struct.Struct(">Hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast; one byte of flags follows
 
 
 class UnsupportedBasket(Exception):
@@ -44,7 +39,7 @@ class BasketLayout:
         header: number of bytes before each list.
         edges: int64 (baskets + 1,), basket i holds the entries edges[i] <= entry < edges[i + 1].
         seek, bytes: first byte and length, including the key, of each basket that is not embedded, int64.
-        embedded: uproot's objects for the remaining baskets, which are stored in the record of the tree.
+        embedded: the bytes of the remaining baskets, which are embedded in the record of the tree.
     """
 
     dtype: np.dtype[Any]
@@ -53,7 +48,7 @@ class BasketLayout:
     edges: np.ndarray
     seek: np.ndarray
     bytes: np.ndarray
-    embedded: tuple[Any, ...] = ()
+    embedded: tuple[memoryview, ...] = ()
 
     @property
     def native(self) -> np.dtype[Any]:
@@ -89,7 +84,7 @@ def basket_layout_of(branch: Any, override: Any = None) -> BasketLayout | None:
         return None
     if holds_object_bits(branch):
         return None
-    embedded = tuple(branch.embedded_baskets)
+    embedded = tuple(map(_stored_form, branch.embedded_baskets))
     count = int(branch.num_baskets) - len(embedded)
     edges = np.array(branch.entry_offsets, np.int64)
     seek, size = (np.array(branch.member(name)[:count], np.int64) for name in ("fBasketSeek", "fBasketBytes"))
@@ -99,6 +94,13 @@ def basket_layout_of(branch: Any, override: Any = None) -> BasketLayout | None:
     if jagged:
         return BasketLayout(dtype, None, interpretation.header_bytes, edges, seek, size, embedded)
     return BasketLayout(dtype, (math.prod(shape),) if shape else (), 0, edges, seek, size, embedded)
+
+
+def _stored_form(basket: Any) -> memoryview:
+    """Return the bytes of one of uproot's embedded baskets."""
+    starts = basket.byte_offsets
+    offsets = b"" if starts is None else (starts[:-1] + SHORTEST_KEY).astype(">i4").tobytes()
+    return stored_basket(basket.num_entries, SHORTEST_KEY, basket.data.tobytes(), offsets)
 
 
 def decode(layout: BasketLayout, index: int, basket: memoryview) -> Values:
@@ -111,12 +113,12 @@ def decode(layout: BasketLayout, index: int, basket: memoryview) -> Values:
         UnsupportedBasket: the bytes are damaged, or do not match the layout.
     """
     entries = int(layout.edges[index + 1] - layout.edges[index])
-    if len(basket) < _KEY.size + _BASKET.size + 1:
+    if len(basket) < SHORTEST_KEY:
         raise UnsupportedBasket("a basket is too short")
-    total, _, length, _, key, _ = _KEY.unpack_from(basket)
-    if total != len(basket) or not _KEY.size + _BASKET.size < key <= total:
+    total, _, length, _, key, _ = KEY.unpack_from(basket)
+    if total != len(basket) or not SHORTEST_KEY <= key <= total:
         raise UnsupportedBasket("the length of a basket's key differs from that in the tree")
-    *_, stored_entries, last = _BASKET.unpack_from(basket, key - _BASKET.size - 1)
+    *_, stored_entries, last = BASKET.unpack_from(basket, key - BASKET.size - 1)
     border = last - key
     if stored_entries != entries or not 0 <= border <= length:
         raise UnsupportedBasket(f"a basket has {stored_entries} entries instead of {entries}")
@@ -131,19 +133,6 @@ def decode(layout: BasketLayout, index: int, basket: memoryview) -> Values:
     starts = np.frombuffer(data, ">i4", entries + 1, border + 4) - np.int32(key)  # their number precedes them
     starts[-1] = border
     return _lists(layout, data[:border], starts)
-
-
-def decode_embedded(layout: BasketLayout, index: int) -> Values:
-    """Return the values of an embedded basket, which uproot has in memory; see `decode`."""
-    basket = layout.embedded[index - len(layout.seek)]
-    entries = int(layout.edges[index + 1] - layout.edges[index])
-    data = np.ascontiguousarray(basket.data).data
-    if layout.shape is not None:
-        return _plain(layout, layout.shape, data, entries)
-    starts = basket.byte_offsets
-    if starts is None or len(starts) != entries + 1 or starts[-1] != len(data):
-        raise UnsupportedBasket("the offsets of a basket of lists are missing or incomplete")
-    return _lists(layout, data, starts)
 
 
 def _plain(layout: BasketLayout, shape: tuple[int, ...], data: Any, entries: int) -> np.ndarray:

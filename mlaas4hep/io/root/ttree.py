@@ -3,8 +3,8 @@
     with TTreeSource(ranges, find_tree(open_root_file(ranges), "Events", ""), "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
-`tree_record` reads the metadata of plain trees, `uproot_tree` those of all others. `basket_reader` decodes baskets of
-numbers; uproot reads everything else, and baskets that `basket_reader` does not support.
+`metadata.tree_record` reads the metadata of plain trees, `uproot_tree` those of all others. `basket_reader` decodes
+baskets of numbers; uproot reads everything else, and baskets that `basket_reader` does not support.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from mlaas4hep.io.root.basket_reader import BasketReader
 from mlaas4hep.io.root.basket_sizes import Baskets, cluster_sizes
 from mlaas4hep.io.root.baskets import BasketLayout
 from mlaas4hep.io.root.friends import friends_of
+from mlaas4hep.io.root.metadata.tree_record import read_record
 from mlaas4hep.io.root.nested_vectors import decode_vectors
 from mlaas4hep.io.root.tree_keys import identity_of, read_object
-from mlaas4hep.io.root.tree_record import read_record
 from mlaas4hep.io.root.uproot_tree import UprootTree
 from mlaas4hep.io.source import DeclaredFriend
 from mlaas4hep.io.storage.byte_ranges import ByteRanges

@@ -80,11 +80,12 @@ class UprootTree:
         """Return the sizes of the baskets of a branch, or of stored structs; None if the metadata are damaged."""
         branch = self._branches[branch_of(name)]
         edges = np.array(branch.entry_offsets, np.int64)
-        stored = np.array(branch.member("fBasketBytes")[: len(edges) - 1], np.int64)
+        embedded = [len(basket.data) for basket in branch.embedded_baskets]  # not included in fTotBytes
+        count = len(edges) - 1 - len(embedded)
+        stored = np.array([*branch.member("fBasketBytes")[:count], *embedded], np.int64)
         if len(stored) != len(edges) - 1 or (np.diff(edges) < 0).any():
             return None
-        embedded = sum(len(basket.data) for basket in branch.embedded_baskets)  # not included in fTotBytes
-        return Baskets(edges, stored, int(branch.member("fTotBytes")) + embedded)
+        return Baskets(edges, stored, int(branch.member("fTotBytes")) + sum(embedded))
 
     def edges(self) -> Iterable[Sequence[int]]:
         """Return the edges of the baskets of each readable branch."""

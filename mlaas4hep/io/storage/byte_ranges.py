@@ -178,7 +178,7 @@ def merge_spans(spans: Iterable[Span], size: int, gap: int = GAP, limit: int = M
 
 
 def merge_span_arrays(starts: np.ndarray, lengths: np.ndarray) -> tuple[list[Span], np.ndarray, np.ndarray]:
-    """Merge spans, at least one, as `merge_spans` does, with NumPy; `starts` and `lengths` are int64 (spans,).
+    """Merge spans, as `merge_spans` does, with NumPy; `starts` and `lengths` are int64 (spans,).
 
     Returns:
         The merged spans; the index of each span's merged span, int64 (spans,); and its offset therein, int64 (spans,).
@@ -196,7 +196,7 @@ def merge_span_arrays(starts: np.ndarray, lengths: np.ndarray) -> tuple[list[Spa
     counts = np.diff([*firsts, len(order)])
     which = np.empty(len(order), np.int64)
     which[order] = np.repeat(np.arange(len(firsts)), counts)
-    origins = begins[firsts]
+    origins = begins[np.array(firsts, np.int64)]
     sizes = ends[np.cumsum(counts) - 1] - origins
     return list(zip(origins.tolist(), sizes.tolist(), strict=True)), which, starts - origins[which]
 

@@ -1,0 +1,1 @@
+"""The metadata of a TTree, parsed without uproot."""

@@ -4,7 +4,8 @@
     python benchmarks/bench_samples.py --survey=nanoaod.root    # 1,000 copies of a wide file, surveyed without reading
 
 The first table compares one command on all files with the same on the good files alone, alternating. The second one
-gives the time per file until the columns of all files are compared, and the peak memory for 100 and for all copies.
+gives the time per file until the columns of all files are compared, and the peak memory for 100 and for all copies. The
+floor is the time to read the record of the tree and to decompress it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,23 @@ for one in readers.map(FileSurvey.of, int(sys.argv[2])):
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 print(json.dumps({"files": len(readers.inputs), "seconds": seconds, "cpu": time.process_time() - cpu, "peak_mb": peak}))
+"""
+FLOOR = """
+import json, sys, time
+from pathlib import Path
+from mlaas4hep.io.root.tree_keys import find_tree, read_object
+from mlaas4hep.io.root.uproot_source import open_root_file
+from mlaas4hep.io.storage.byte_ranges import LocalRanges
+
+cpu, files = 0.0, Path(sys.argv[1]).read_text().split()
+for file in files:
+    ranges = LocalRanges(file)
+    key = find_tree(open_root_file(ranges), "Events", file)
+    start = time.process_time()
+    read_object(ranges, key)
+    cpu += time.process_time() - start
+    ranges.close()
+print(json.dumps({"cpu": cpu}))
 """
 
 
@@ -129,14 +147,22 @@ def survey_copies(folder: Path, original: Path) -> dict[str, object]:
         (folder / f"copy{number:04}.root").write_bytes(content.replace(identity, uuid.uuid4().bytes))
     for count, workers in ((100, 1), (FILES, 1), (FILES, 2)):
         (folder / "files.txt").write_text("\n".join(str(folder / f"copy{number:04}.root") for number in range(count)))
-        command = [sys.executable, "-c", SURVEY, str(folder / "files.txt"), str(workers)]
-        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        result = run_script(SURVEY, str(folder / "files.txt"), str(workers))
         results.append({**result, "workers": workers})
         print(
             f"  {count:5} files, {workers} thread{'s' * (workers > 1)}: {1e3 * result['seconds'] / count:5.1f} ms/file,"
             f" CPU {1e3 * result['cpu'] / count:5.1f} ms/file, peak memory {result['peak_mb']:.0f} MB"
         )
-    return {"survey": results}
+    floor = run_script(FLOOR, str(folder / "files.txt"))
+    print(f"  floor: CPU {1e3 * floor['cpu'] / FILES:5.2f} ms/file")
+    return {"survey": results, "floor": floor}
+
+
+def run_script(script: str, *arguments: str) -> dict[str, float]:
+    """Run a script in a process of its own; return the JSON that it prints."""
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
 
 
 def main() -> None:

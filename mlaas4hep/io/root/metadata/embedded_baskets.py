@@ -60,15 +60,15 @@ def read_embedded(buffer: RecordBuffer) -> tuple[EmbeddedBasket, ...]:
         return ()
     baskets = []
     for index in range(count):
-        head = buffer.object()
-        if head.kind:
-            if head.kind != b"TBasket":
+        reference, kind, stop = buffer.object()
+        if kind:
+            if kind != b"TBasket":
                 raise UnsupportedRecord("an unknown class of baskets")
-            basket = _read_basket(buffer, index, head.end)
+            basket = _read_basket(buffer, index, stop)
             if basket is not None and basket.entries:
                 baskets.append(basket)
-            buffer.at = head.end
-        elif head.reference:
+            buffer.at = stop
+        elif reference:
             raise UnsupportedRecord("two references to a basket")
     if buffer.at != end or (baskets and [basket.number for basket in baskets] != list(_consecutive(baskets))):
         raise UnsupportedRecord("embedded baskets in an unknown order")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Container
-from typing import Any, NamedTuple
+from typing import Any
 
 _COUNT = 0x40000000
 """Flag of a word that is a number of bytes."""
@@ -35,21 +35,6 @@ class UnsupportedRecord(Exception):
     """A record is damaged, or its format is not supported."""
 
 
-class ObjectHead(NamedTuple):
-    """The beginning of an object.
-
-    Attributes:
-        reference: identifier by which other objects refer to it; or, if `kind` is empty, the identifier of the earlier
-            object that is referred to here. 0 for a null pointer.
-        kind: its class; "" if it is a reference or a null pointer.
-        end: end of the object.
-    """
-
-    reference: int
-    kind: bytes
-    end: int
-
-
 class RecordBuffer:
     """A record with a current position, `at`. All methods raise an exception if the record is damaged."""
 
@@ -60,15 +45,20 @@ class RecordBuffer:
         self._origin = origin
         self._classes: dict[int, bytes] = {}
 
-    def object(self) -> ObjectHead:
-        """Read the beginning of an object, a reference to an earlier one, or a null pointer."""
+    def object(self) -> tuple[int, bytes, int]:
+        """Read the beginning of an object, a reference to an earlier one, or a null pointer.
+
+        Returns:
+            The identifier by which other objects refer to it, its class, and its end. If it is a reference, the
+            identifier of the earlier object, and no class. If it is a null pointer, 0 and no class.
+        """
         at = self.at
         count, tag = _TAGGED.unpack_from(self.data, at)
         if not count & _COUNT or count == _NEW_CLASS:
             if count >= _CLASS:
                 raise UnsupportedRecord("an object without a length")
             self.at = at + 4
-            return ObjectHead(count, b"", at + 4)
+            return count, b"", at + 4
         end = at + 4 + (count & ~_COUNT)
         self.at = at + 8
         if tag == _NEW_CLASS:
@@ -78,8 +68,8 @@ class RecordBuffer:
         elif tag & _CLASS:
             kind = self._classes[tag & ~_CLASS]
         else:  # a reference, with a length in files of Go-HEP
-            return ObjectHead(tag, b"", end)
-        return ObjectHead(at + self._origin + _MAP_OFFSET, kind, end)
+            return tag, b"", end
+        return at + self._origin + _MAP_OFFSET, kind, end
 
     def header(self, versions: Container[int]) -> tuple[int, int]:
         """Read the length and the version of a part; return the version, and the end of the part."""

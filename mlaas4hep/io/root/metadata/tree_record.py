@@ -33,9 +33,9 @@ from mlaas4hep.io.root.uproot_branches import too_short
 from mlaas4hep.io.storage.byte_ranges import ByteRanges
 
 _TREE = struct.Struct(">qqqqqdiiiiIqqqqqq")  # from fEntries to fEstimate; fNClusterRange is the eleventh
-_BRANCH = struct.Struct(">iiiiq")  # fCompress, fBasketSize, fEntryOffsetLen, fWriteBasket, fEntryNumber
-_BRANCH_REST = struct.Struct(">iIiqqqq")  # fOffset, fMaxBaskets, fSplitLevel, fEntries, ...
-_LEAF = struct.Struct(">iii??")  # fLen, fLenType, fOffset, fIsRange, fIsUnsigned
+_BRANCH = struct.Struct(">12xiq")  # fCompress to fEntryOffsetLen, fWriteBasket, fEntryNumber
+_BRANCH_REST = struct.Struct(">4xI20xq8x")  # fOffset, fMaxBaskets, fSplitLevel to fFirstEntry, fTotBytes, fZipBytes
+_LEAF = struct.Struct(">i9x?")  # fLen, fLenType to fIsRange, fIsUnsigned
 
 _TYPES = {name.encode(): code for name, code in LEAVES.items() if name != "TLeafG"}  # which uproot reads
 _TEXT = b"TLeafC"
@@ -74,6 +74,8 @@ class Branch(NamedTuple):
         column: description of the column.
         stored: type of the numbers in the file.
         entries: number of entries in all baskets.
+        edges: the first entry of each basket, and the number of entries, int64 (baskets + 1,); None if the record is
+            damaged. Branches share it, and it must not be modified.
         written: number of baskets that are not embedded in the record.
         capacity: allocated length of the arrays in the record.
         decoded: decompressed bytes of the baskets that are not embedded, according to the record.
@@ -85,6 +87,7 @@ class Branch(NamedTuple):
     column: Column
     stored: np.dtype[Any]
     entries: int
+    edges: np.ndarray | None
     written: int
     capacity: int
     decoded: int
@@ -94,8 +97,7 @@ class Branch(NamedTuple):
 
     def basket_layout(self) -> BasketLayout | None:
         """Return the basket layout; None if the branch is not numeric, or the metadata are damaged."""
-        edges = self.edges
-        if self.column.kind is Kind.OTHER or edges is None:
+        if self.column.kind is Kind.OTHER or self.edges is None:
             return None
         sizes = np.frombuffer(self.record, ">i4", self.written, self.at + 1).astype(np.int64)
         seeks = np.frombuffer(self.record, ">i8", self.written, self.at + 3 + 12 * self.capacity).astype(np.int64)
@@ -103,36 +105,23 @@ class Branch(NamedTuple):
             return None
         shape = None if self.column.kind.depth else (self.column.size,) if self.column.kind is Kind.FIXED else ()
         embedded = tuple(basket.as_stored(self.record) for basket in self.embedded)
-        return BasketLayout(self.stored, shape, 0, edges, seeks, sizes, embedded)
+        return BasketLayout(self.stored, shape, 0, self.edges, seeks, sizes, embedded)
 
     @property
     def baskets(self) -> Baskets | None:
         """The sizes of the baskets; None if the metadata are damaged."""
-        edges = self.edges
-        if edges is None:
+        if self.edges is None:
             return None
         sizes = np.frombuffer(self.record, ">i4", self.written, self.at + 1)
         if not self.embedded:
-            return Baskets(edges, sizes, self.decoded)
+            return Baskets(self.edges, sizes, self.decoded)
         embedded = [basket.nbytes for basket in self.embedded]
-        return Baskets(edges, np.concatenate([sizes, embedded]), self.decoded + sum(embedded))
-
-    @property
-    def raw_edges(self) -> tuple[bytes, tuple[int, ...]]:
-        """Bytes of the array with the first entries of all baskets and of the next, and entries of embedded baskets."""
-        begin = self.at + 2 + 4 * self.capacity
-        raw = self.record[begin : begin + 8 * min(self.written + 1, self.capacity)]
-        return raw, tuple([basket.entries for basket in self.embedded]) if self.embedded else ()
-
-    @property
-    def edges(self) -> np.ndarray | None:
-        """The first entry of each basket, and the number of entries; None if the record is damaged."""
-        return _edges(*self.raw_edges, self.written, self.entries)
+        return Baskets(self.edges, np.concatenate([sizes, embedded]), self.decoded + sum(embedded))
 
 
 @lru_cache(maxsize=64)
 def _edges(raw: bytes, embedded: tuple[int, ...], written: int, entries: int) -> np.ndarray | None:
-    """Parse edges. Most branches of a tree share the result, which must not be modified."""
+    """Return the edges of a branch, given the array in the record, and the entries of its embedded baskets."""
     edges = np.frombuffer(raw, ">i8").astype(np.int64)
     if len(edges) != written + 1:
         return None
@@ -161,10 +150,9 @@ class TreeRecord:
 
     def edges(self) -> list[np.ndarray]:
         """Return the distinct edges of the baskets of all branches that have all entries."""
-        branches = self._branches.values()
-        distinct = {branch.raw_edges: branch for branch in branches if branch.entries >= self.entries}
-        parsed = [branch.edges for branch in distinct.values()]
-        return [np.array([0, self.entries]) if edges is None else edges for edges in parsed]
+        complete = [branch.edges for branch in self._branches.values() if branch.entries >= self.entries]
+        distinct = {id(edges): edges for edges in complete}.values()
+        return [np.array([0, self.entries]) if edges is None else edges for edges in distinct]
 
 
 def read_record(ranges: ByteRanges, key: Any) -> TreeRecord | None:
@@ -206,15 +194,15 @@ class _Parser(RecordBuffer):
         return TreeRecord(name.decode(), fields[0], branches)
 
     def _branch(self, entries: int) -> Branch:
-        if self.object().kind != b"TBranch":
+        if self.object()[1] != b"TBranch":
             raise UnsupportedRecord("a class of branches that is not supported")
         version, end = self.header((12, 13))
         name, _ = self.named()
         self.skip()  # TAttFill
-        *_, written, filled = self.unpack(_BRANCH)
+        written, filled = self.unpack(_BRANCH)
         if version == 13:
             self.skip()  # fIOFeatures
-        _, capacity, _, _, _, decoded, _ = self.unpack(_BRANCH_REST)
+        capacity, decoded = self.unpack(_BRANCH_REST)
         if self.array()[0] or self.array()[0] != 1:
             raise UnsupportedRecord("sub-branches, or several leaves")
         column, stored = _describe(name, self._leaf())
@@ -226,10 +214,13 @@ class _Parser(RecordBuffer):
             if embedded[0].number > written:
                 raise UnsupportedRecord("embedded baskets in an unknown order")
             written = embedded[0].number  # baskets that were not written yet may precede the last one
+        begin = at + 2 + 4 * capacity
+        raw = self.data[begin : begin + 8 * min(written + 1, capacity)]
+        edges = _edges(raw, tuple([basket.entries for basket in embedded]), written, filled)
         if filled < entries and column.kind is not Kind.OTHER:
             column = Column.unsupported(column.name, too_short(filled, entries))
         self.at = end
-        return Branch(column, stored, filled, written, capacity, decoded, embedded, self.data, at)
+        return Branch(column, stored, filled, edges, written, capacity, decoded, embedded, self.data, at)
 
     def _leaf(self) -> LeafMetadata:
         """Read a leaf, or return the earlier leaf that is referred to."""
@@ -241,7 +232,7 @@ class _Parser(RecordBuffer):
         self.header((1,))
         self.header((2,))
         _, title = self.named()
-        length, _, _, _, is_unsigned = self.unpack(_LEAF)
+        length, is_unsigned = self.unpack(_LEAF)
         has_counter = self.data[self.at : self.at + 4] != b"\0\0\0\0"
         if has_counter:
             self._leaf()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -85,7 +86,16 @@ class DataGenerator(Closeable):
             SpecsMismatch: the branches of the files differ from each other, or from those of the specs.
         """
         self.params = parse_params(params)
-        self.sample = Sample(files, labels, self.params, specs, preproc, fold, left_out)
+        self._use(Sample(files, labels, self.params, specs, preproc, fold, left_out))
+
+    def for_fold(self, fold: int, specs: Specs) -> DataGenerator:
+        """Return a generator for the same files with another fold as the test part; see `Sample.for_fold`."""
+        other = copy(self)
+        other._use(self.sample.for_fold(fold, specs))
+        return other
+
+    def _use(self, sample: Sample) -> None:
+        self.sample = sample
         queues = distribute_files(self.sample.entries, self.sample.groups, self.sample.plan.queues)
         if self.params.mix == "sequential":
             queues = [list(range(len(self.sample.files)))]

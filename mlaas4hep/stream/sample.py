@@ -12,6 +12,8 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -112,9 +114,7 @@ class Sample:
         self.readers = SampleReaders(input_files(fileset, options, params), given)
         self.survey = survey(self.readers, params.workers, params.exclude_branches, params.verbose > 0, left_out)
         self.readers.set_specs(self.specs, self.survey.origins)
-        if not self.specs.events and not self.specs.legacy:
-            why = "none passes the cuts" if self._has_cuts and any(self.entries) else "the files are empty"
-            raise ConfigError(f"there are no events: {why}")
+        self._check_events()
         self.fileset = fileset.select(self.survey.indices)
         self._check_samples()
         if by_file is not None:
@@ -133,6 +133,36 @@ class Sample:
         self._cache = self._open_cache()
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self._lock = threading.Lock()
+
+    def for_fold(self, fold: int, specs: Specs) -> Sample:
+        """Return the same sample with another fold as the test set, and with specs of the events outside this fold.
+
+        The survey, the factors of the weights and the labels are shared, because they do not depend on the fold.
+
+        Raises:
+            ConfigError: there are no events outside the fold.
+        """
+        other = copy(self)
+        vars(other).pop("composition", None)
+        other.split = replace(self.split, fold=fold)
+        other.readers = SampleReaders(self.readers.inputs, specs)
+        other.readers.damaged_clusters = self.readers.damaged_clusters
+        with other.readers.borrow(0) as reader:
+            other.survey = replace(self.survey, specs=reader.specs)
+        other.readers.set_specs(other.specs, self.survey.origins)
+        other._check_events()
+        other.inputs = Inputs.of(other.specs, self.params.inputs, other.options.normalise)
+        other.plan = plan_interleaving(other.inputs.width, len(set(self.groups)), len(self.files))
+        other.events = other._events_with(self.labels)
+        other._cache = other._open_cache()
+        other._truncated = {}
+        other._lock = threading.Lock()
+        return other
+
+    def _check_events(self) -> None:
+        if not self.specs.events and not self.specs.legacy:
+            why = "none passes the cuts" if self._has_cuts and any(self.entries) else "the files are empty"
+            raise ConfigError(f"there are no events: {why}")
 
     def _check_samples(self) -> None:
         """Raise FileUnreadable if all files of a sample were left out."""

@@ -90,14 +90,11 @@ def train_model(
         )
         run.begin(versioned_hash([generator.sample.key, file.source]))
         run.record_left_out(generator.sample.skipped_samples())
-        left_out = {file.name: file.reason for file in generator.sample.survey.left_out}
         by_fold = [generator]
         if params.kfold:
             fold_specs = [generator.specs] * params.kfold if specs else specs_by_fold(generator.sample, params.kfold)
             by_fold = [
-                run.stack.enter_context(
-                    DataGenerator(files, labels, params, own_specs, preproc=preproc, fold=fold, left_out=left_out)
-                )
+                run.stack.enter_context(generator.for_fold(fold, own_specs))
                 for fold, own_specs in enumerate(fold_specs)
             ]
         fits = [run.fit(fold_generator, file, fold) for fold, fold_generator in enumerate(by_fold)]

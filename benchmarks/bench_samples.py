@@ -78,7 +78,10 @@ def write_files(folder: Path) -> list[Path]:
         kind = broken.get(number, "")
         if kind != "missing":
             with uproot.recreate(path) as file:
-                file["Other" if kind == "treeless" else "Events"] = columns
+                tree = file.mktree(
+                    "Other" if kind == "treeless" else "Events", {k: v.dtype for k, v in columns.items()}
+                )
+                tree.extend(columns)
         break_file(path, kind)
         if not kind:
             good.append(path)

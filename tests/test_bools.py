@@ -31,7 +31,7 @@ def road(request, monkeypatch):
         for module in COMPILED:
             monkeypatch.setattr(f"mlaas4hep.{module}.KERNEL", None)
     if request.param == "uproot":
-        monkeypatch.setattr("mlaas4hep.io.root.metadata.tree_record._Parser.tree", lambda self: 1 / 0)
+        monkeypatch.setattr("mlaas4hep.io.root.metadata.tree_record._Parser.tree", lambda *_: 1 / 0)
         monkeypatch.setattr("mlaas4hep.io.root.uproot_tree.basket_layout_of", lambda *_: None)
     return request.param
 

@@ -26,7 +26,7 @@ def road(request, monkeypatch):
         monkeypatch.setattr("mlaas4hep.io.root.basket_reader.KERNEL", None)
     if request.param == "uproot":
         monkeypatch.setattr("mlaas4hep.io.root.uproot_tree.basket_layout_of", lambda *_: None)
-        monkeypatch.setattr("mlaas4hep.io.root.metadata.tree_record._Parser.tree", lambda self: 1 / 0)
+        monkeypatch.setattr("mlaas4hep.io.root.metadata.tree_record._Parser.tree", lambda *_: 1 / 0)
     return request.param
 
 

@@ -124,7 +124,7 @@ def test_a_record_with_a_changed_byte_is_read_or_refused(flipped):
     for place in range(len(content)):
         content[place] ^= flipped
         try:
-            record = _Parser(bytes(content), origin).tree()
+            record = _Parser(bytes(content), origin).tree("TTree", "")
         except Exception:  # then uproot reads the tree, or reports the damage
             refused += 1
         else:

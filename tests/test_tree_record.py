@@ -22,6 +22,9 @@ PLAIN = [
     *((f"{sample}.root", "Events") for sample in ("DY", "TT", "VBF", "ggH")),
     ("uproot-Zmumu.root", "events"),
     ("nanoAOD_2015_CMS_Open_Data_ttbar.root", "Events"),
+    *((f"uproot-sample-{version}-zlib.root", "sample") for version in ("5.23.02", "5.25.02", "5.28.00", "6.20.04")),
+    ("uproot-hepdata-example.root", "ntuple"),
+    ("uproot-issue413.root", "mytree"),
 ]
 
 
@@ -94,7 +97,7 @@ def test_a_tree_with_a_changed_byte_in_its_record_is_usable_or_refused_at_once(d
     for place in range(len(content)):
         content[place] ^= flipped
         try:
-            record = _Parser(bytes(content), key).tree()
+            record = _Parser(bytes(content), key).tree("TTree", "")
         except Exception:  # then uproot reads it
             refused += 1
         else:

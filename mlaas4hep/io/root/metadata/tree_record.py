@@ -7,7 +7,7 @@ The record of a NanoAOD tree with a thousand branches has two megabytes, of whic
 needed. This module supports trees of TBranch with one numeric TLeaf each, without sub-branches. In all other cases,
 `read_record` returns None, and uproot reads the tree. Tests check that both give the same result.
 
-The format: the streamers of TTree (19, 20), TBranch (12, 13) and TLeaf (2) in ROOT.
+The format: the streamers of TTree (16 to 20), TNtuple (2), TBranch (11 to 13) and TLeaf (2) in ROOT.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from mlaas4hep.io.records.columns import Records
 from mlaas4hep.io.records.types import LEAVES
 from mlaas4hep.io.root.basket_sizes import Baskets
 from mlaas4hep.io.root.baskets import BasketLayout
+from mlaas4hep.io.root.branch_names import first_of_each_name
 from mlaas4hep.io.root.metadata.embedded_baskets import EmbeddedBasket, read_embedded
 from mlaas4hep.io.root.metadata.record_buffer import RecordBuffer, UnsupportedRecord
 from mlaas4hep.io.root.tree_keys import read_object
 from mlaas4hep.io.root.uproot_branches import too_short
 from mlaas4hep.io.storage.byte_ranges import ByteRanges
 
-_TREE = struct.Struct(">qqqqqdiiiiIqqqqqq")  # from fEntries to fEstimate; fNClusterRange is the eleventh
+_TREES = {
+    16: struct.Struct(">q84x"),
+    17: struct.Struct(">q88x"),
+    18: struct.Struct(">q104x"),
+    19: struct.Struct(">q56xI48x"),
+    20: struct.Struct(">q56xI48x"),
+}
+"""From fEntries to fEstimate, by version of TTree: fEntries, and fNClusterRange from version 19."""
 _BRANCH = struct.Struct(">12xiq")  # fCompress to fEntryOffsetLen, fWriteBasket, fEntryNumber
 _BRANCH_REST = struct.Struct(">4xI20xq8x")  # fOffset, fMaxBaskets, fSplitLevel to fFirstEntry, fTotBytes, fZipBytes
 _LEAF = struct.Struct(">i9x?")  # fLen, fLenType to fIsRange, fIsUnsigned
@@ -162,7 +170,8 @@ def read_record(ranges: ByteRanges, key: Any) -> TreeRecord | None:
         OSError: the file cannot be read.
     """
     try:
-        return _Parser(read_object(ranges, key), int(key.fKeylen)).tree()
+        parser = _Parser(read_object(ranges, key), int(key.fKeylen))
+        return parser.tree(key.fClassName, f"tree '{key.fName}' of {key.file.file_path}")
     except OSError:
         raise
     except Exception:  # uproot reads the tree, or reports the damage
@@ -176,27 +185,27 @@ class _Parser(RecordBuffer):
         super().__init__(data, origin)
         self._leaves: dict[int, LeafMetadata] = {}
 
-    def tree(self) -> TreeRecord:
-        version, _ = self.header((19, 20))
+    def tree(self, kind: str, where: str) -> TreeRecord:
+        """Read a tree, given its class, and a description of it and its file for notices."""
+        if kind != "TTree":
+            self.header((2,))  # of TNtuple
+        version, _ = self.header(_TREES)
         name, _ = self.named()
         for _ in range(3):  # TAttLine, TAttFill, TAttMarker
             self.skip()
-        fields = self.unpack(_TREE)
-        self.at += 2 * (1 + 8 * fields[10])  # fClusterRangeEnd, fClusterSize
+        entries, *ranges = self.unpack(_TREES[version])
+        for count in ranges:
+            self.at += 2 * (1 + 8 * count)  # fClusterRangeEnd, fClusterSize
         if version == 20:
             self.skip()  # fIOFeatures
-        branches: dict[str, Branch] = {}
-        for _ in range(self.array()[0]):
-            branch = self._branch(fields[0])
-            if branch.column.name in branches:
-                raise UnsupportedRecord("two branches with the same name")
-            branches[branch.column.name] = branch
-        return TreeRecord(name.decode(), fields[0], branches)
+        branches = [self._branch(entries) for _ in range(self.array()[0])]
+        named = first_of_each_name(((branch.column.name, branch) for branch in branches), where)
+        return TreeRecord(name.decode(), entries, dict(named))
 
     def _branch(self, entries: int) -> Branch:
         if self.object()[1] != b"TBranch":
             raise UnsupportedRecord("a class of branches that is not supported")
-        version, end = self.header((12, 13))
+        version, end = self.header((11, 12, 13))
         name, _ = self.named()
         self.skip()  # TAttFill
         written, filled = self.unpack(_BRANCH)

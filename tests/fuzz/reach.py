@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "rntuple": ("io.root.rntuple", "io.formats.awkward_bridge", "io.formats.chunked"),
     "tree_record": (
         "io.root.metadata.tree_record",
+        "io.root.metadata.branch_types",
         "io.root.metadata.record_buffer",
         "io.root.metadata.embedded_baskets",
         "io.root.ttree",

@@ -9,7 +9,7 @@ import ROOT
 
 CODE = """
 void write_vectors() {
-   TTree tree("vectors", "");
+   TTree tree("vectors", "vectors"); // a title with which the key has 48 bytes, for fuzzing
    std::vector<float> f; std::vector<double> d; std::vector<int> i; std::vector<unsigned char> uc;
    std::vector<bool> b; std::vector<short> s; std::vector<Long64_t> l; std::vector<std::vector<float>> ff;
    std::list<int> li; std::set<int> se; std::vector<std::string> names; std::string text; Int_t n;
@@ -33,7 +33,7 @@ void write_vectors() {
    tree.Write();
 }
 void write_split() {
-   TTree tree("split", "");
+   TTree tree("split", "50 events");
    auto header = new Header; auto tracks = new TClonesArray("Track"); std::vector<Point> points;
    tree.Branch("header", &header); tree.Branch("tracks", &tracks); tree.Branch("points.", &points);
    for (int e = 0; e < 50; ++e) {

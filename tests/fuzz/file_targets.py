@@ -53,13 +53,14 @@ def read_everything(path: Path) -> None:
 def _check(name: str, column: Any, events: int) -> None:
     if len(column) != events:
         raise Fault(f"{len(column)} events instead of {events}")
-    if isinstance(column, Jagged):
-        offsets = column.offsets
-        if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(column.content):
-            raise Fault("the offsets of lists are out of order")
-        column.content.tobytes()
-    else:
+    if isinstance(column, np.ndarray):
         column.tobytes()
+        return
+    content = column.content if isinstance(column, Jagged) else column.lists
+    offsets = column.offsets
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] != len(content):
+        raise Fault("the offsets of lists are out of order")
+    _check(name, content, len(content))
 
 
 def _whole_file(ending: str) -> Callable[[Path, ExitStack], Parse]:

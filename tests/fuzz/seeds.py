@@ -221,19 +221,28 @@ def _root_files(folder: Path) -> dict[str, dict[str, bytes]]:
     with uproot.open(folder / "tree.root") as file:
         key = file.file.root_directory.key("Events")
     record = files["tree"][key.fSeekKey + key.fKeylen : key.fSeekKey + key.fNbytes]
-    with uproot.open(CORPUS.parent / "files" / "embedded.root") as file:
-        assert file.key("only").fKeylen == key.fKeylen  # references in a record include this length
-        chunk, _ = file.key("only").get_uncompressed_chunk_cursor()
-        embedded = bytes(chunk.raw_data)
+    length = int(key.fKeylen)
+    records = {
+        name: _record(CORPUS.parent / "files" / file, name, length)
+        for file, name in (("embedded.root", "only"), ("elements.root", "vectors"), ("elements.root", "split"))
+    }
     rntuple = (CORPUS.parent / "files" / "rntuple.root").read_bytes()
     baskets, blocks = _baskets()
     return {
         "root_file": files,
         "rntuple": {"root": rntuple, "plain": _rntuple(folder / "plain.root", columns)},
-        "tree_record": {"record": record, "embedded": embedded},
+        "tree_record": {"record": record, **records},
         "basket": baskets,
         "block": blocks,
     }  # fmt: skip
+
+
+def _record(path: Path, tree: str, length: int) -> bytes:
+    """Return the record of a tree whose key has a length, which is included in the references in the record."""
+    with uproot.open(path) as file:
+        key = file.key(tree)
+        assert key.fKeylen == length
+        return bytes(key.get_uncompressed_chunk_cursor()[0].raw_data)
 
 
 def _rntuple(path: Path, columns: dict[str, Any]) -> bytes:

@@ -248,6 +248,29 @@ def test_batches_have_a_third_axis_with_the_parts_of_objects(samples):
     assert seen == 2 * 1600
 
 
+@pytest.mark.parametrize("absent", [("hit_layer",), ("track_pt",), ("hit_x", "hit_layer"), ("hit_layer", "track_pt")])
+def test_objects_of_files_that_lack_a_branch_keep_their_numbers_of_parts(tmp_path, absent):
+    old = write_tracks(tmp_path / "old.parquet", 200, 7)
+    for name in absent:
+        del old[name]
+    ak.to_parquet(ak.zip(old, depth_limit=1), tmp_path / "old.parquet")
+    write_tracks(tmp_path / "new.parquet", 200, 8)
+    inputs = {"hits": {"branches": ["hit_layer", "hit_x"], "length": 4, "inner_length": 6, "sort": "-track_pt"}}
+    params = {"nested": "pad", "missing_branches": "nan", "normalise": "none", "inputs": inputs, "cache": False}
+    order = ak.argsort(old["track_pt"], ascending=False) if "track_pt" in old else ak.local_index(old["hit_x"], axis=1)
+    with DataGenerator([tmp_path / "old.parquet", tmp_path / "new.parquet"], ["a", "b"], params) as made:
+        batch = next(batch for batch in made.batches(shuffle=False) if (batch.file == 0).any())
+    rows = np.flatnonzero(batch.file == 0)
+    assert len(rows) > 20
+    for feature, name in enumerate(inputs["hits"]["branches"]):
+        if name in absent:
+            assert not batch.inputs["hits"][rows, ..., feature].any()
+        else:
+            truth = padded(old[name][order][batch.entry[rows]], 4, 6).reshape(-1, 4, 6)
+            np.testing.assert_array_equal(batch.inputs["hits"][rows, ..., feature], np.nan_to_num(truth))
+            np.testing.assert_array_equal(batch.inputs["hits_mask"][rows], ~np.isnan(truth))
+
+
 def test_a_network_over_parts_trains_and_its_graph_and_a_server_give_the_same_scores(samples, tmp_path):
     (tmp_path / "hits.py").write_text(MODEL)
     params = Params.parse(PARAMS)

@@ -13,7 +13,7 @@ from serving_fixtures import Server
 
 from mlaas4hep.client.event_file import EventFile
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, SpecsMismatch
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training import train_model
@@ -138,6 +138,45 @@ def test_settings_that_do_not_fit_are_refused(file, options, message):
         DataReader(file[0], **{"nested": "pad", **options})
 
 
+@pytest.mark.parametrize(("made", "used"), [("pad", "exclude"), ("pad", "flatten"), ("flatten", "pad")])
+def test_specs_made_with_another_setting_are_refused(file, made, used):
+    with DataReader(file[0], nested=made) as reader, pytest.raises(SpecsMismatch) as caught:
+        DataReader(file[0], nested=used, specs=reader.specs)
+    assert str(caught.value).endswith("of different kinds: hit_layer, hit_x; for lists of lists, use the same --nested"
+                                      ' ("nested" in the params) as for the specs')  # fmt: skip
+
+
+def test_identifiers_are_computed_from_flattened_lists(file, tmp_path):
+    with pytest.raises(ConfigError, match="with --preproc and --nested=flatten, as in"):
+        DataReader(file[0], nested="pad", identifier=["hit_layer"])
+    (tmp_path / "define.json").write_text('{"define": {"label": "sum(hit_layer)"}}')
+    options = {"nested": "flatten", "identifier": ["label"], "preproc": tmp_path / "define.json"}
+    with DataReader(file[0], **options) as reader:
+        found = reader.read_block(0, 300).ids["label"]
+    assert found.tolist() == ak.sum(ak.sum(file[1]["hit_layer"], axis=2), axis=1).tolist()
+
+
+def test_dropped_values_are_reported_with_both_lengths(file, tmp_path):
+    done = run_forked("reader.py", "--fin", file[0], "--nested=pad", "--max-length=hit_x=2x5", "--branches=hit_x",
+                      "--fout=x.npz", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    total = int(ak.count(file[1]["hit_x"])) - int(np.isfinite(padded(file[1]["hit_x"], 2, 5)).sum())
+    assert f"{total} values of 'hit_x' were dropped: vectors keep 2 lists of 5 numbers" in done.stderr
+
+
+def test_the_error_for_vectors_that_do_not_fit_suggests_both_lengths(tmp_path, monkeypatch):
+    lists = [[[1.0]] * 3000, [[2.0] * 4000], *[[[3.0, 4.0], [1.0]]] * 98]
+    ak.to_parquet(ak.zip({"event": np.arange(100), "hits": ak.Array(lists)}, depth_limit=1), tmp_path / "wide.parquet")
+    monkeypatch.setattr("mlaas4hep.reader.memory_check.available_memory", lambda: 10**8)
+    with DataReader(tmp_path / "wide.parquet", nested="pad") as reader, pytest.raises(ConfigError) as caught:
+        next(iter(reader))
+    assert "every vector is padded to 3000 lists of 4000 numbers of 'hits'" in str(caught.value)
+    setting = re.search(r"--max-length=(\S+) of", str(caught.value))[1]
+    assert setting == "hits=200x200"
+    with DataReader(tmp_path / "wide.parquet", nested="pad", max_length=setting) as reader:
+        assert next(iter(reader)).x.shape == (100, 40_000)
+
+
 def test_expressions_refuse_them_and_say_what_to_do(file, tmp_path):
     (tmp_path / "define.json").write_text('{"define": {"far": "abs(hit_x)"}}')
     with pytest.raises(ConfigError, match=r"this branch has lists of lists.*nested=flatten"):
@@ -246,6 +285,19 @@ def test_batches_have_a_third_axis_with_the_parts_of_objects(samples):
                     np.testing.assert_array_equal(batch.inputs["hits"][row, ..., 0], np.nan_to_num(truth[key]))
                 seen += len(batch)
     assert seen == 2 * 1600
+
+
+def test_rows_of_raw_values_have_no_more_parts_than_the_inputs(file):
+    def inner(**inputs):
+        with DataReader(file[0], nested="pad", inputs={"event": {"branches": ["met"]}, **inputs}) as reader:
+            return {slot.branch: slot.inner for slot in reader.layout.slots if slot.branch.startswith("hit")}
+
+    hits = {"branches": ["hit_x", "hit_layer"], "length": 2, "inner_length": 3}
+    assert inner(hits=hits) == {"hit_x": 3, "hit_layer": 3}
+    assert inner(hits={**hits, "inner_length": 100}) == {"hit_x": 6, "hit_layer": 6}
+    more = {"branches": ["hit_x"], "length": 2, "inner_length": 4}
+    assert inner(hits=hits, more=more) == {"hit_x": 4, "hit_layer": 3}
+    assert inner(hits=hits, vector={"branches": ["hit_x"]}) == {"hit_x": 6, "hit_layer": 3}
 
 
 @pytest.mark.parametrize("absent", [("hit_layer",), ("track_pt",), ("hit_x", "hit_layer"), ("hit_layer", "track_pt")])

@@ -38,8 +38,7 @@ def promote(column: Values) -> Value:
     """
     if isinstance(column, Nested):
         raise ExpressionTypeError(
-            "this branch has lists of lists, which expressions do not support; with nested=flatten, it has one list per"
-            " event"
+            "this branch has lists of lists (expressions support them only with nested=flatten, as one list per event)"
         )
     if isinstance(column, Jagged):
         return Jagged(column.offsets, _promote_numbers(column.content))

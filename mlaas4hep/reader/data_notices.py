@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from mlaas4hep.comma_lists import first_few
-from mlaas4hep.specs.specs import Specs
+from mlaas4hep.io import Kind
+from mlaas4hep.specs.specs import BranchSpecs, Specs
 
 LARGEST_EXACT = 2**24
 """float32 represents all integers up to this one exactly."""
@@ -27,7 +28,7 @@ def dropped_data_notices(truncated: Mapping[str, int], skipped: Mapping[EntryRan
         skipped: the reason for each range of skipped entries.
     """
     lines = [
-        f"{count} values of '{name}' were dropped: vectors keep {specs.branches[name].dim} numbers of each list"
+        f"{count} values of '{name}' were dropped: vectors keep {_kept(specs.branches[name])}"
         if name in specs.branches
         else f"{count} objects (or parts of objects) of input '{name}' were dropped, since they are beyond its length"
         for name, count in truncated.items()
@@ -40,6 +41,12 @@ def dropped_data_notices(truncated: Mapping[str, int], skipped: Mapping[EntryRan
             " use --exclude-branches to exclude them if that matters"
         )
     return lines
+
+
+def _kept(branch: BranchSpecs) -> str:
+    if branch.kind is Kind.NESTED:
+        return f"{branch.dim} lists of {branch.inner} numbers"
+    return f"{branch.dim} numbers of each list"
 
 
 def skipped_notices(skipped: Mapping[EntryRange, str]) -> list[str]:

@@ -9,10 +9,12 @@ All vectors are padded to the longest list, so that one list of 300,000 numbers 
 from __future__ import annotations
 
 import json
+import math
 
 from mlaas4hep.available_memory import available_memory
 from mlaas4hep.comma_lists import join_list
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.io import Kind
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.selection import pattern_of
@@ -76,6 +78,8 @@ def _widest_list(inputs: Inputs) -> Slot | None:
 def _reason(inputs: Inputs, widest: Slot | None) -> str:
     if widest is None:
         return f"a vector has {inputs.width} numbers"
+    if widest.kind is Kind.NESTED:
+        return f"every vector is padded to {widest.length} lists of {widest.inner} numbers of '{widest.branch}'"
     return f"every vector is padded to the longest list of '{widest.branch}', which has {widest.width} numbers"
 
 
@@ -87,13 +91,21 @@ def _solutions(inputs: Inputs, widest: Slot | None, max_columns: int, option: st
     max_width = max_columns - (inputs.width - widest.width)
     if max_width < 1:
         return solutions
-    length = _round_down(min(max_width, widest.width // 2))  # half, since the available memory may change
+    length = _shorter_length(widest, min(max_width, widest.width // 2))  # half, since the available memory may change
     pattern = pattern_of(widest.branch)
     setting = quoted(f"{join_list([pattern])}={length}")
     return (
         f"shorten the lists: --max-length={setting} of reader.py, or"
         f' "max_length": {json.dumps({pattern: length})} in params.json; or {solutions}'
     )
+
+
+def _shorter_length(slot: Slot, width: int) -> int | str:
+    """Return a maximum length of lists, or of lists of lists ("8x30"), that gives at most `width` columns."""
+    if slot.kind is not Kind.NESTED:
+        return _round_down(width)
+    outer = _round_down(min(slot.length, math.isqrt(width)))
+    return f"{outer}x{_round_down(min(slot.inner, width // outer))}"
 
 
 def _round_down(number: int) -> int:

@@ -55,14 +55,27 @@ class ReadOptions(FilesParams):
         return RetryPolicy(self.timeout, self.retries)
 
     def limited(self, specs: Specs) -> Specs:
-        """Return specs whose lists are no longer than `max_length`, except for lists that become objects."""
+        """Return specs whose lists are no longer than `max_length`, or than `inner_length` for parts of objects."""
         lists = [name for name, branch in specs.branches.items() if branch.kind.depth]
         lengths = max_lengths(self.max_length, {name: branch.kind for name, branch in specs.branches.items()})
         for one in self.inputs.values():
             if one.length is not None:  # objects are sorted before they are cut
                 for name in match(dict.fromkeys(lists), [*one.branches, *filter(None, [one.key])], "", True):
                     lengths.pop(name, None)
-        return specs.with_max_lengths(lengths)
+        return specs.with_max_lengths(lengths | self._lengths_of_parts(specs))
+
+    def _lengths_of_parts(self, specs: Specs) -> dict[str, ListLength]:
+        """Return the lengths of lists of lists that are used only in inputs with an `inner_length`."""
+        nested = [name for name, branch in specs.branches.items() if branch.kind is Kind.NESTED]
+        inner: dict[str, list[int | None]] = {}
+        for one in self.inputs.values():
+            for name in match(dict.fromkeys(nested), one.branches, "", True):
+                inner.setdefault(name, []).append(one.inner_length)
+        return {
+            name: ListLength(specs.branches[name].dim, max(length for length in used if length is not None))
+            for name, used in inner.items()
+            if None not in used
+        }
 
 
 def max_lengths(choice: MaxLength, kinds: Mapping[str, Kind]) -> dict[str, ListLength]:

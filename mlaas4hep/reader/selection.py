@@ -132,9 +132,10 @@ def flat_columns(
         if columns[name].kind is Kind.OTHER:
             raise ConfigError(f"branch '{name}' of {where} is not one number per event: {columns[name].reason}")
         if columns[name].kind is not Kind.FLAT:
+            flattened = " and --nested=flatten" if columns[name].kind is Kind.NESTED else ""
             raise ConfigError(
                 f"branch '{name}' of {where} is not one number per event: it is {columns[name].kind.value}",
-                hint=f"compute a number from it with --preproc, as in {_sum_definition(name)}",
+                hint=f"compute a number from it with --preproc{flattened}, as in {_sum_definition(name)}",
             )
     return tuple(names)
 

@@ -298,7 +298,12 @@ def check_same_branches(expected: Mapping[str, BranchSpecs], actual: Mapping[str
     groups = (("missing", missing), ("not in the specs", additional), ("of different kinds", changed))
     parts = [f"{label}: {first_few(names)}" for label, names in groups if names]
     if parts:
-        raise SpecsMismatch(f"the specs do not belong to {where}: {'; '.join(parts)}")
+        kinds = {kind for name in changed for kind in (expected[name].kind, actual[name].kind)}
+        hint = 'for lists of lists, use the same --nested ("nested" in the params) as for the specs'
+        raise SpecsMismatch(
+            f"the specs do not belong to {where}: {'; '.join(parts)}",
+            hint=hint if kinds & {Kind.NESTED, Kind.OTHER} else "",
+        )
 
 
 def check_columns_match(specs: Specs, columns: Mapping[str, Column], where: str) -> None:

@@ -61,8 +61,8 @@ def test_specifications_for_rdataframe_are_samples():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{}", "does not name samples"),
-        ("[1]", "does not name samples"),
+        ("{}", "contains no samples"),
+        ("[1]", "contains no samples"),
         ('{"x": {"files": []}}', "'files' in sample 'x' of .*s.json cannot be \\[\\]: give a file"),
         ('{"x": {"file": "a"}}', "sample 'x' of .*s.json has no 'files'|unknown key 'file'"),
         ('{"x": {"files": "a", "xsec": -1}}', "'xsec' in sample 'x' of .*: input should be greater than 0"),

@@ -4,7 +4,7 @@
     samples["ggH"].files, samples["ggH"].xsec          # {"ggH_0.root": "", "ggH_1.root": "Events"}, 48.6
 
 A samples file is JSON or YAML. Besides its own form, it may be a fileset of coffea or a specification for RDataFrame's
-FromSpec. `stream.samples` expands the names of the files.
+FromSpec. `samples.fileset` expands the names of the files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _tree_of(value: Any) -> Any:
 
 
 def _label_text(value: Any) -> Any:
-    """Convert a number to a text, as labels are."""
+    """Convert a number to text, because labels are strings."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
@@ -124,7 +124,7 @@ def load_samples(path: str) -> dict[str, SampleParams]:
 def parse_samples(content: Any, where: str = "samples") -> dict[str, SampleParams]:
     """Return the samples by name, given the content of a samples file; see `load_samples`."""
     if not isinstance(content, Mapping) or not content:
-        raise ConfigError(f"{where} does not name samples", hint='write {"ggH": {"files": ["ggH.root"]}, ...}')
+        raise ConfigError(f"{where} contains no samples", hint='write {"ggH": {"files": ["ggH.root"]}, ...}')
     is_specification = _is_specification(content)
     if is_specification:
         for key, hint in (
@@ -146,7 +146,7 @@ def parse_samples(content: Any, where: str = "samples") -> dict[str, SampleParam
 
 
 def _plain_entry(one: Any) -> dict[str, Any]:
-    """Return the entry of a sample without what only coffea needs."""
+    """Return the entry of a sample without the keys that only coffea needs."""
     entry = {key: value for key, value in one.items() if key != "form"} if isinstance(one, Mapping) else {"files": one}
     if "treename" in entry:
         entry["branch"] = entry.pop("treename")

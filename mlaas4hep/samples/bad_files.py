@@ -41,14 +41,14 @@ class LeftOutFile:
 
 
 def allowed_bad_files(max_bad: float, files: int) -> int:
-    """Return how many of some files may be left out; see `max_bad` of `FilesParams`."""
+    """Return how many of `files` files may be left out; see `max_bad` of `FilesParams`."""
     if max_bad >= 1:
         return int(max_bad)
     return max(int(max_bad * files), 1) if max_bad else 0
 
 
 def check_max_bad(reasons: Sequence[str], files: int, max_bad: float) -> None:
-    """Raise FileUnreadable if too many of `files` files cannot be read, for these reasons, or all of them."""
+    """Raise FileUnreadable if more of `files` files than allowed, or all of them, cannot be read for these reasons."""
     allowed = allowed_bad_files(max_bad, files)
     if len(reasons) <= min(allowed, files - 1):
         return
@@ -62,6 +62,6 @@ def check_max_bad(reasons: Sequence[str], files: int, max_bad: float) -> None:
 
 
 def left_out_notices(files: Sequence[LeftOutFile]) -> list[str]:
-    """Return a notice about each file that was left out, and how many there are if there are several."""
+    """Return a notice about each file that was left out, and one with their number if there are several."""
     lines = [f"left out {redacted(file.name)}: {file.reason}" for file in files]
     return [*lines, f"{len(files)} files were left out"] if len(files) > 1 else lines

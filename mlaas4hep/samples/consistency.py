@@ -22,7 +22,7 @@ from mlaas4hep.shell import quoted
 MAX_PATTERNS = 20
 """Number of patterns up to which an error message suggests a setting, unless verbose is set."""
 
-_ACCEPT = 'set "missing_branches" to "common" or "nan", or '
+_ACCEPT_HINT = 'set "missing_branches" to "common" or "nan", or '
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FileSummary:
         return cls(reader.name, frozenset(reader.available), features, reader.identifier, reader.extra)
 
     def sharing(self, other: FileSummary) -> FileSummary:
-        """Return an equal summary that shares its equal parts with `other`, to save memory in samples of many files."""
+        """Return this summary with the objects of `other` in place of equal ones, which saves memory for many files."""
         available = other.available if self.available == other.available else self.available
         features = other.features if self.features == other.features else self.features
         return replace(self, available=available, features=features)
@@ -207,5 +207,5 @@ def _mismatch(
         return SpecsMismatch(message, hint=f"--verbose lists all {len(differences)}, and how to exclude them")
     setting = list_setting("exclude-branches", "exclude_branches", [*exclude, *patterns])
     more = f" (this also excludes {len(also_excluded)} common branches)" if also_excluded else ""
-    accept = "" if any(all(name in file.features for file in files) for name in differences) else _ACCEPT
+    accept = "" if any(all(name in file.features for file in files) for name in differences) else _ACCEPT_HINT
     return SpecsMismatch(message, hint=f"{accept}exclude them{more}: {setting}")

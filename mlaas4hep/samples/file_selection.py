@@ -33,7 +33,7 @@ class FileSelection:
 
         Args:
             recorded: reasons by name of the files that an earlier part of the run left out. These files are removed
-                even if they can be read now, and all others must be readable. None: the run begins.
+                even if they can be read now, and all others must be readable. None: this is a new run.
         """
         self._readers = readers
         self._continues = recorded is not None
@@ -44,10 +44,10 @@ class FileSelection:
             self._leave_out_again(recorded)
 
     def readable(self, use: Callable[[DataReader], Result], workers: int) -> Iterator[Result]:
-        """Yield what a function returns for the reader of each file that can be read; at the end, remove the others.
+        """Yield the result of a function for the reader of each file that can be read; at the end, remove the others.
 
         Raises:
-            FileUnreadable, TreeNotFound: a file cannot be read, and must not be removed; or there are too many of them.
+            FileUnreadable, TreeNotFound: a file cannot be read and must not be removed, or too many cannot be read.
         """
         bad: dict[int, str] = {}
         for index, result in enumerate(self._readers.map_readable(use, workers)):

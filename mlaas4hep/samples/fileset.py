@@ -60,7 +60,7 @@ class Fileset:
 
     @classmethod
     def of_names(cls, names: Sequence[str]) -> Fileset:
-        """Return a plain list of files, given their names, which are not resolved; raise ConfigError if it is empty."""
+        """Return a plain list of files, given their resolved names; raise ConfigError if there are none."""
         count = len(names)
         if not count:
             raise ConfigError("there are no files to read", hint="name at least one file")
@@ -98,7 +98,7 @@ class Fileset:
         return [sample.label or name for sample, name in zip(self.samples, self.names, strict=True)]
 
     def labels(self) -> list[str] | None:
-        """Return the label of each file: that of its sample, or its name; None if all files have the same one."""
+        """Return the label of the sample of each file; None if all files have the same label."""
         if not self.has_names:
             return None
         labels = self.sample_labels

@@ -91,7 +91,7 @@ def _sum_of_weights(
 def _sum_over_trees(
     tree: str, weight: DerivedColumns, files: Sequence[int], readers: SampleReaders, found: Survey
 ) -> float:
-    """Return the sum of an expression over another tree of each file, as far as the entries of the file are read.
+    """Return the sum of an expression over another tree of each file, times the fraction of its events that are read.
 
     Two trees of events in one file share this other tree, which counts once.
     """
@@ -132,7 +132,7 @@ def _sum_over_tree(name: str, file: InputFile, tree: str, weight: DerivedColumns
 
 @contextmanager
 def _explain_sumw(sumw: str) -> Iterator[None]:
-    """Set hints that name `sumw`, which is given or defaults to the weight, for trees and branches that are missing."""
+    """Explain how to correct `sumw` if a tree or branch is missing; "": `sumw` is not given."""
     try:
         yield
     except TreeNotFound as error:

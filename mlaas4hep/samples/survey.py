@@ -130,7 +130,7 @@ def survey(
         exclude: patterns of branches to leave out, as the user gave them.
         verbose: whether an error or a notice lists all differences.
         left_out: reasons by name of the files that an earlier part of the run left out; they are left out again, and
-            all others must be readable. None: the run begins.
+            all others must be readable. None: this is a new run.
 
     Raises:
         FileUnreadable: a file cannot be read, or more of them than `max_bad` allows.
@@ -190,7 +190,7 @@ def _agree_on_branches(
 
 
 def common_types(files: Sequence[FileSurvey]) -> dict[str, np.dtype[Any]]:
-    """Return the types that can hold each identifier of all files."""
+    """Return a type for each identifier that can hold its values in all files."""
     id_types: dict[str, np.dtype[Any]] = {}
     for one in files:
         for name, dtype in one.id_types.items():
@@ -201,7 +201,10 @@ def common_types(files: Sequence[FileSurvey]) -> dict[str, np.dtype[Any]]:
 def convert_identifier(values: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
     """Return the values of an identifier as the common type of all files; raise ConfigError if a value is too large."""
     if dtype.kind == "i" and values.dtype == np.uint64 and (values > np.iinfo(np.int64).max).any():
-        raise ConfigError(f"identifier '{name}' is signed in one file, and too large for int64 in another")
+        raise ConfigError(
+            f"identifier '{name}' is signed in one file, and too large for int64 in another",
+            hint="use other branches as identifier, or convert the branch with --preproc",
+        )
     return values.astype(dtype)
 
 

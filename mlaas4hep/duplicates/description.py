@@ -19,7 +19,7 @@ _HEADER = ("shared", "file", "other file", "first shared event", "entries")
 
 
 def as_text(found: Duplicates, width: int) -> str:
-    """Return the numbers of events and a table of the pairs of files with most shared events.
+    """Return the numbers of events and a table of the pairs of files that share the most events.
 
     Args:
         width: maximum number of characters per line of the table.

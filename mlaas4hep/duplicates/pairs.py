@@ -22,7 +22,7 @@ _AT_A_TIME = 1_000_000
 class Pair(IntEnum):
     """The columns of a pair. The identifiers of the example follow.
 
-    `first` is the place where the example, or a copy of it, occurs first; the example is the event with the smallest.
+    The example is the shared event whose earliest place, in any file, is the smallest; `first` is that place.
     """
 
     file, other, shared, first, place, other_place, width = range(7)

@@ -26,13 +26,12 @@ _WORKING_COPIES = 8
 """Memory to sort and compare the records of a partition, relative to the records themselves. Measured: 4.3."""
 
 _TOLERANCE = 1.25
-"""Size of a partition, relative to the expected one, from which on surplus records are dropped."""
-
+"""Size of a partition, relative to the expected size, above which surplus records are dropped."""
 
 _MAX_PARTITIONS = 2**16 - 1
 
 _FAST_RECORDS = 200_000
-"""Number of records that are sorted most quickly."""
+"""Number of records per partition for which sorting is fastest."""
 
 _PIECE_BYTES = 64_000
 """Minimum number of bytes of a partition that are contiguous in the file, if the memory suffices for that."""
@@ -68,7 +67,10 @@ class Partitions(Closeable):
         self._buffered += len(records)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the records of each partition, in any order; there are at least two of each identity in each file."""
+        """Yield the records of each partition, in any order.
+
+        Of an identity that occurs very often in a file, only the first two records may be left; see `first_two`.
+        """
         if self._file is None:
             yield self._take_buffer()
             return
@@ -77,8 +79,8 @@ class Partitions(Closeable):
             yield self._load(partition)
 
     def __len__(self) -> int:
-        """Return the number of partitions."""
-        return self._count
+        """Return the number of partitions that are yielded."""
+        return 1 if self._file is None else self._count
 
     def close(self) -> None:
         """Delete the temporary file."""
@@ -107,7 +109,7 @@ class Partitions(Closeable):
         self._edges.append(start + np.concatenate([[0], np.cumsum(sizes)]))
 
     def _load(self, partition: int) -> np.ndarray:
-        """Read a partition. If it is too large because few events occur very often, drop what `first_two` drops."""
+        """Read a partition; see `first_two` for what is left if few events occur very often."""
         parts: list[np.ndarray] = []
         size = 0
         for edges in self._edges:
@@ -126,9 +128,9 @@ class Partitions(Closeable):
 
 
 def _partition_size(expected: int, record_bytes: int, memory: int) -> int:
-    """Return the number of records that are sorted at a time: all that fit into memory, or else less.
+    """Return the number of records to sort at a time: all of them if they fit into memory, otherwise fewer.
 
-    The larger the arrays, the more time their page faults and cache misses take.
+    Larger arrays take more time per record, because of page faults and cache misses.
     """
     limit = max(memory // (_WORKING_COPIES * record_bytes), 1)
     if expected <= limit:

@@ -74,7 +74,7 @@ class Duplicates:
         events: number of events that pass the cuts.
         distinct: number of distinct events.
         repeated: number of distinct events that occur more than once.
-        pairs: pairs of files with common events, the one with most first.
+        pairs: pairs of files with common events, sorted by their number, the largest first.
         notices: messages about files and clusters that cannot be read and were skipped.
     """
 

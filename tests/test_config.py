@@ -148,7 +148,7 @@ def test_short_forms_of_friends(short, long):
 @pytest.mark.parametrize(
     ("friends", "said"),
     [
-        (["x.parquet"], "'x.parquet' does not say how the friend is called"),
+        (["x.parquet"], "'x.parquet' does not say what the friend is called"),
         ([":t", "b.root:t"], "two friends are called 't'"),
         ({"a.b": ":t"}, "'a.b' cannot name a friend"),
         ({"a": {"fil": "x"}}, "friend 'a' of params has an unknown key 'fil'; closest: 'file'"),
@@ -158,7 +158,7 @@ def test_short_forms_of_friends(short, long):
         ("[" * 100_000, "not valid JSON"),
         ({"a": {"index": [3]}}, "'index' in friend 'a' of params"),
         ({"a": {"index": [["x"]]}}, "'index' in friend 'a' of params"),
-        ([{"a": 1}], "does not say how the friend is called"),
+        ([{"a": 1}], "does not say what the friend is called"),
         ({"": ":t"}, "'' cannot name a friend"),
         (7, "'friends' in params cannot be 7"),
     ],

@@ -28,7 +28,7 @@ _WITH_TREE = re.compile(r"(|.+\.root(?:\.[0-9]+)?):(.+)", re.IGNORECASE | re.DOT
 
 
 def _as_index(index: Any) -> Any:
-    """Convert a comma list or a list of columns that have the same name in both trees to a dict."""
+    """Convert a comma-separated list, or a list, of columns that have the same name in both trees to a dict."""
     if isinstance(index, str):
         index = split_list(index)
     if isinstance(index, Iterable) and all(isinstance(name, str) for name in index):
@@ -76,7 +76,7 @@ def _split_tree(name: str) -> tuple[str, str]:
 
 
 def _by_alias(friends: Any) -> Any:
-    """Convert a list of short forms, a comma list of them, or the text of a JSON object or list to a dict."""
+    """Convert a list of short forms, also separated by commas, or the text of a JSON object or list to a dict."""
     if isinstance(friends, str):
         friends = _parse(friends)
     if friends is None:
@@ -86,7 +86,10 @@ def _by_alias(friends: Any) -> Any:
     by_alias = [(_alias_of(name), name) for name in friends]
     repeated = first_repeated(alias for alias, _ in by_alias)
     if repeated is not None:
-        raise ValueError(f'two friends are called \'{repeated}\'; name them, as in {{"a": "a.root:{repeated}"}}')
+        raise ValueError(
+            f"two friends are called '{repeated}'; give them different names, as in"
+            f' {{"a": "a.root:{repeated}", "b": "b.root:{repeated}"}}'
+        )
     return dict(by_alias)
 
 
@@ -104,7 +107,7 @@ def _alias_of(name: Any) -> str:
     tree = _split_tree(name)[1] if isinstance(name, str) else ""
     if not tree:
         raise ValueError(
-            f"'{name}' does not say how the friend is called; write 'file.root:tree', or name it, as in"
+            f"'{name}' does not say what the friend is called; write 'file.root:tree', or give it a name, as in"
             ' {"scores": "scores.parquet"}'
         )
     return tree.rpartition("/")[2].partition(";")[0]
@@ -113,7 +116,9 @@ def _alias_of(name: Any) -> str:
 def _check_aliases(friends: dict[str, FriendParams]) -> dict[str, FriendParams]:
     for alias in friends:
         if not alias or "." in alias:
-            raise ValueError(f"'{alias}' cannot name a friend; its columns are called alias.column, as in scores.mass")
+            raise ValueError(
+                f"'{alias}' cannot name a friend; use a name without dots, because its columns are called alias.column"
+            )
     return friends
 
 

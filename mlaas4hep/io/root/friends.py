@@ -18,16 +18,18 @@ _CLASS = b"\xff\xff\xff\xffTFriendElement\0"
 """First bytes, after the length, of the first object of this class."""
 
 _WORD = struct.Struct(">I")
-_HEADER = 6
+_HEADER_BYTES = 6
 """Size of the length and version of an object in bytes."""
-_OBJECT = 10
+_OBJECT_BYTES = 10
 """Size of a TObject in bytes: version, fUniqueID, fBits."""
-_REFERENCED = 1 << 4
+_IS_REFERENCED = 1 << 4
+"""Bit of fBits of an object that a TRef refers to; two further bytes follow it."""
 MAX_FRIENDS = 100
+"""Maximum number of friends to list, which bounds the work for damaged records."""
 
 
 def friends_of(record: bytes) -> list[DeclaredFriend]:
-    """Return the friends in the record of a TTree; none if it is damaged."""
+    """Return the friends in the record of a TTree; if it is damaged, those before the damage."""
     start = record.find(_CLASS)
     if start < 0:
         return []
@@ -37,8 +39,8 @@ def friends_of(record: bytes) -> list[DeclaredFriend]:
         at = start + len(_CLASS)
         for _ in range(min(count, MAX_FRIENDS)):
             end = at + 4 + (_word(record, at) & ~0x40000000)
-            at += _HEADER + _HEADER + _OBJECT
-            at += 2 * bool(_word(record, at - 4) & _REFERENCED)
+            at += _HEADER_BYTES + _HEADER_BYTES + _OBJECT_BYTES
+            at += 2 * bool(_word(record, at - 4) & _IS_REFERENCED)
             _, at = _string(record, at)
             file, at = _string(record, at)
             tree, at = _string(record, at)

@@ -25,7 +25,7 @@ class Cut:
     """A condition that events must pass.
 
     Attributes:
-        where: place in the file, for error messages.
+        where: what defines the cut, for error messages.
         expression: the condition.
         quantifier: whether "any" or "all" elements of a list must fulfil the condition. Empty lists fail "any" and
             pass "all".

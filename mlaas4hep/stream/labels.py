@@ -40,7 +40,7 @@ class Labels:
         by_file: class of each file, or None.
         by_number: target of each file, or None.
         branches: the branch that holds the class; or one branch per class, exactly one of which is not 0; or one branch
-            per flag or target. If files have no labels either, the second class is shuffled copies.
+            per flag or target. If files have no labels either, the first class is shuffled copies.
         values: sorted value of each class, if one branch holds the class.
         task: whether y is a class, flags or targets.
         centre, spread: mean and standard deviation of each target of a regression.
@@ -57,7 +57,7 @@ class Labels:
 
     @property
     def uses_shuffled_copies(self) -> bool:
-        """Whether there are no labels, and the second class is shuffled copies of the events."""
+        """Whether there are no labels, and the first class is shuffled copies of the events."""
         return self.by_file is None and self.by_number is None and not self.branches
 
     def encode(self, file: int, events: int, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Yields: numbers of events and sums of weights after cuts, by sample and class.
 
-    for one in yields_of(composition, labels, names):
+    for one in yields_of(composition, labels, ["ggH", "VBF"], ["signal", "signal"]):
         print(one.sample, one.label, one.events, one.weighted, one.error)
 
 The statistical error of a sum of weights is the square root of the sum of the squared weights.
@@ -47,12 +47,14 @@ class Yield:
         return {key: value for key, value in asdict(self).items() if value != ""}
 
 
-def yields_of(composition: Composition, labels: Labels, names: Sequence[str], own: Sequence[str]) -> list[Yield]:
+def yields_of(
+    composition: Composition, labels: Labels, names: Sequence[str], sample_labels: Sequence[str]
+) -> list[Yield]:
     """Return the yields of each sample, then those of all samples together if there are several.
 
     Args:
         names: names of the samples.
-        own: label of each sample, for samples without events.
+        sample_labels: label of each sample, for samples without events.
     """
     moments = composition.yields
     classes = ("",) if labels.task == "regression" or labels.uses_shuffled_copies else labels.classes
@@ -63,7 +65,8 @@ def yields_of(composition: Composition, labels: Labels, names: Sequence[str], ow
         present = [index for index in range(len(classes)) if moments[sample, index, 0]]
         rows += [Yield.of(name, classes[index], moments[sample, index]) for index in present]
         if not present:
-            rows.append(Yield.of(name, own[sample] if own[sample] in classes else "", np.zeros(3)))
+            label = sample_labels[sample]
+            rows.append(Yield.of(name, label if label in classes else "", np.zeros(3)))
     if len(names) > 1:
         rows += [Yield.of("", label, moments[:, index].sum(axis=0)) for index, label in enumerate(classes)]
     return rows

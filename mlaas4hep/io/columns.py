@@ -31,7 +31,7 @@ class Kind(Enum):
     NESTED = "nested"
     """A list of lists."""
     OTHER = "other"
-    """Not numeric, so that it cannot be a feature; `Column.reason` says why."""
+    """Cannot be a feature, for example because it is not numeric; `Column.reason` says why."""
 
     @property
     def depth(self) -> int:
@@ -226,7 +226,7 @@ def empty_lists(column: Column, events: int) -> Jagged | Nested:
 
 
 def check_readable(available: Mapping[str, Column], names: Iterable[str], location: str) -> None:
-    """Raise FileUnreadable, with the name and the reason, if a column does not hold numbers."""
+    """Raise FileUnreadable, with the name and the reason, if a column is of kind OTHER."""
     for name in names:
         if available[name].kind is Kind.OTHER:
             raise FileUnreadable(

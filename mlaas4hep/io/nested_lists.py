@@ -17,6 +17,7 @@ from mlaas4hep.io.columns import Column, Columns, Kind, Nested, check_readable
 from mlaas4hep.io.source import DeclaredFriend, Source
 
 EXCLUDED = "lists of lists; --nested=flatten or --nested=pad includes them"
+"""Reason why these columns cannot be features by default."""
 
 
 def describe_nested(column: Column, how: str) -> Column:

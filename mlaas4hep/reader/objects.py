@@ -36,7 +36,7 @@ class Objects:
         content: float32 (objects, features), or (parts, features).
         offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]].
         shape: (maximum number of objects per event,), or (objects per event, parts per object).
-        cells: int32 (parts,), the place of each part among the objects × parts of its event; None for objects.
+        cells: int32 (parts,), index of each part in the flattened `shape` of its event; None if `content` has objects.
     """
 
     content: np.ndarray
@@ -166,18 +166,18 @@ def _make_parts(
     _check_equal_lengths([one.lists.offsets for one in features], layout)
     first = features[0]
     objects = _order(first, key, layout)
-    number = offsets_of(np.minimum(first.counts, layout.length))
-    place = np.arange(len(objects)) - np.repeat(number[:-1], np.diff(number))
+    object_offsets = offsets_of(np.minimum(first.counts, layout.length))
+    place = np.arange(len(objects)) - np.repeat(object_offsets[:-1], np.diff(object_offsets))
     counts = np.minimum(first.lists.counts[objects], inner_length)
     starts = offsets_of(counts)
-    index = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
-    cells = np.repeat(place * inner_length, counts) + index
-    chosen = np.repeat(first.lists.offsets[objects], counts) + index
-    offsets = starts[number]
+    position = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)  # of each part in its object
+    cells = np.repeat(place * inner_length, counts) + position
+    chosen = np.repeat(first.lists.offsets[objects], counts) + position
+    offsets = starts[object_offsets]
     parts = [Jagged(offsets, one.lists.content[chosen]) for one in features]
     make = with_numpy if KERNEL is None else with_kernel
-    every = replace(layout, length=max(int(np.diff(offsets).max(initial=0)), 1), sort="")
-    content = make(parts, None, every, normalisation, fill, len(chosen))
+    keep_all = replace(layout, length=max(int(np.diff(offsets).max(initial=0)), 1), sort="")
+    content = make(parts, None, keep_all, normalisation, fill, len(chosen))
     dropped = int(first.lists.offsets[-1]) - len(chosen)
     return Objects(content, offsets, layout.mask_shape, cells.astype(np.int32)), dropped
 
@@ -254,7 +254,7 @@ def _check_equal_lengths(offsets: Sequence[np.ndarray], layout: ObjectLayout) ->
         if other is not first and not np.array_equal(other, first):
             raise ConfigError(
                 f"input '{layout.name}': '{layout.needed[0]}' and '{branch}' have lists of different lengths",
-                hint="the branches of an input with a length must belong to one collection; define two inputs",
+                hint="define two inputs, each with a length and the branches of one collection",
             )
 
 

@@ -210,7 +210,7 @@ def test_cuts_and_nevts_apply(tmp_path):
     assert content["pairs"][0]["entries"] == [min(shared), min(shared) - 500]
 
 
-def test_the_script_prints_a_table_and_says_by_its_exit_code_if_there_are_any(overlapping):
+def test_the_script_prints_a_table_and_its_exit_code_tells_whether_there_are_duplicates(overlapping):
     folder, _ = overlapping
     done = run_forked("reader.py", "--fin=a.root,b.root,c.root,d.root", "--check-duplicates", cwd=folder)
     assert (done.returncode, done.stderr) == (FOUND, "")
@@ -256,7 +256,7 @@ def test_the_table_ends_after_20_pairs(tmp_path):
         (["--fin=run.root", "--fout=x.json"], "--check-duplicates cannot be combined with --fout"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_checked_is_one_line(options, says, tmp_path):
+def test_files_that_cannot_be_checked_give_a_one_line_error(options, says, tmp_path):
     write_tree(tmp_path / "none.root", {"x": np.arange(3)})
     write_tree(tmp_path / "run.root", {"run": np.arange(3), "x": np.arange(3)})
     assert says in only_error_line(run_forked("reader.py", *options, "--check-duplicates", cwd=tmp_path))
@@ -272,7 +272,7 @@ def test_files_that_have_different_identifiers_are_an_error(tmp_path):
     assert found.repeated == 3
 
 
-def test_damaged_clusters_are_skipped_if_asked(tmp_path):
+def test_damaged_clusters_are_skipped_on_request(tmp_path):
     write_events(tmp_path / "a.root", 3000)
     write_events(tmp_path / "b.root", 3000)
     damage(tmp_path / "b.root", "event", 1)
@@ -287,7 +287,7 @@ def test_damaged_clusters_are_skipped_if_asked(tmp_path):
     assert done.stderr.startswith("note: skipped 1000 events, entries 1000 to 1999: cannot read branch 'event' of b.")
 
 
-def test_files_that_cannot_be_opened_are_left_out_if_asked(tmp_path):
+def test_files_that_cannot_be_opened_are_left_out_on_request(tmp_path):
     for name in "ab":
         write_events(tmp_path / f"{name}.root", 300)
     (tmp_path / "broken.root").write_bytes((tmp_path / "a.root").read_bytes()[:1000])
@@ -327,7 +327,7 @@ def disk_fixture(tmp_path):
     yield from small_disk(tmp_path / "disk")
 
 
-def test_a_full_disk_is_one_line(overlapping, disk, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error(overlapping, disk, monkeypatch):
     folder, _ = overlapping
     monkeypatch.setattr(tempfile, "tempdir", str(disk.path))
     paths = [str(folder / f"{name}.root") for name in "abcd"]

@@ -1,4 +1,4 @@
-"""Friend trees: every value of a friend is that of the entry which NumPy finds for it."""
+"""Friend trees: each entry of the main tree gets the values that NumPy finds for it in the friend."""
 
 import json
 from pathlib import Path
@@ -324,7 +324,7 @@ def test_other_lengths_need_an_index(tmp_path):
     assert '{"friends": {"sc": {"index": ["run", "event"]}}}' in said
 
 
-def test_mistakes_are_one_line_that_names_both_files(friend, tmp_path):
+def test_errors_are_one_line_that_names_both_files(friend, tmp_path):
     friends, _, _ = friend
     file = str(tmp_path / "f.root")
 
@@ -386,7 +386,7 @@ def test_the_script_lists_friends_and_their_columns(friend, tmp_path):
     assert f"sc: tree 'scores' of {tmp_path}/f.root, {matched}" in text
 
 
-def test_a_friend_that_does_not_exist_is_one_line(main, tmp_path):
+def test_a_friend_that_does_not_exist_gives_a_one_line_error(main, tmp_path):
     line = only_error_line(run_forked("reader.py", "--fin=a.root", "--friends=s/{stem}.root:sc", cwd=tmp_path))
     assert line == "error: friend 'sc' (tree 'sc') of a.root: file not found: s/a.root"
 

@@ -59,7 +59,7 @@ def padded(array, *sizes):
     return ak.to_numpy(ak.fill_none(array, NAN, axis=-1)).reshape(len(array), -1)
 
 
-def test_they_are_left_out_with_a_reason_unless_they_are_asked_for(file):
+def test_they_are_left_out_with_a_reason_by_default(file):
     with DataReader(file[0]) as reader:
         assert reader.features == ["met", "track_pt"]
         assert reader.available["hit_x"].reason == "lists of lists; --nested=flatten or --nested=pad includes them"

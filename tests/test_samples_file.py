@@ -83,7 +83,7 @@ def test_specifications_for_rdataframe_are_samples():
         ('{"samples": {"x": {"files": "a"}}, "range": [0, 5]}', "'range' is not supported"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_that_names_the_sample(tmp_path, content, reason):
+def test_the_error_is_one_line_that_names_the_sample(tmp_path, content, reason):
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(ConfigError, match=reason) as caught:
         load_samples(str(tmp_path / "s.json"))
@@ -100,7 +100,7 @@ def test_a_mistake_is_one_line_that_names_the_sample(tmp_path, content, reason):
         ("a: !!python/object/apply:os.system [ls]", "s.yaml is not YAML: .*could not determine a constructor"),
     ],
 )
-def test_mistakes_in_yaml_are_explained(tmp_path, text, reason):
+def test_errors_in_yaml_are_explained(tmp_path, text, reason):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ConfigError, match=reason):
         load_samples(str(tmp_path / "s.yaml"))
@@ -124,7 +124,7 @@ def test_mistakes_in_yaml_are_explained(tmp_path, text, reason):
         ("a.yml", "pt: 1", True),
     ],
 )
-def test_a_samples_file_is_told_from_data_in_json(tmp_path, name, text, expected):
+def test_a_samples_file_is_distinguished_from_data_in_json(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
     assert is_samples_file(str(tmp_path / name)) is expected
 

@@ -153,11 +153,27 @@ def test_equal_keys_keep_their_order_and_nan_comes_last():
         assert made.content[:, 0].tolist() == truth
 
 
-def test_nan_is_replaced_by_the_fill_value_and_the_object_is_kept():
-    table = {"pt": Jagged(np.array([0, 2, 2]), np.array([np.nan, 2.0]))}
-    x, mask = make_objects(table, 2, ObjectLayout("o", ("pt",), 3), None, 0.0)[0].pad()
-    assert x[..., 0].tolist() == [[0, 2, 0], [0, 0, 0]]
+def test_nan_is_replaced_by_the_fill_value():
+    offsets = np.array([0, 2, 2])
+    table = {"pt": Jagged(offsets, np.array([np.nan, 2.0])), "eta": Jagged(offsets, np.array([1.0, np.nan]))}
+    x, mask = make_objects(table, 2, ObjectLayout("o", ("pt", "eta"), 3), None, 0.0)[0].pad()
+    assert x.tolist() == [[[0, 1], [2, 0], [0, 0]], [[0, 0]] * 3]
     assert mask.tolist() == [[True, True, False], [False, False, False]]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_place_of_an_object_whose_features_are_all_nan_is_padded(kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(objects, "KERNEL", None)
+    offsets = np.array([0, 3, 5])
+    table = {"pt": Jagged(offsets, np.array([1.0, np.nan, 3.0, 4.0, np.nan])),
+             "key": Jagged(offsets, np.array([3, 2, 1, 5, 6]))}  # fmt: skip
+    made, dropped = make_objects(table, 2, ObjectLayout("o", ("pt",), 2, "key", descending=True), None, 0.0)
+    complete, _ = make_objects({"pt": table["key"]}, 2, ObjectLayout("o", ("pt",), 2), None, 0.0)
+    x, mask = gather([made, complete], np.array([0, 1, 0]), np.array([1, 0, 0]), -1.0)
+    assert x[..., 0].tolist() == [[-1, 4], [3, 2], [1, -1]]
+    assert mask.tolist() == [[False, True], [True, True], [True, False]]
+    assert dropped == 1
 
 
 def test_the_error_for_lists_of_two_collections_names_them():

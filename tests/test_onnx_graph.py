@@ -122,7 +122,8 @@ def test_the_graph_computes_objects_as_the_reader_does(method, opset, length, so
         "hits": rng.normal(size=(150, 3)).astype("f4"),
     }
     table["eta"].content[::7] = np.nan
-    table["pt"].content[3::7] = np.nan  # never all of an object, which would be none for the graph
+    table["pt"].content[3::7] = np.nan
+    table["pt"].content[::14] = np.nan  # all features of an object
     table["met"][:5] = np.nan
     specs = expected([(table, 150)])
     params = {"jets": {"branches": ["eta", "pt"], "length": length, "sort": sort}, "event": {"branches": ["met"]},
@@ -154,13 +155,14 @@ def test_the_graph_computes_parts_of_objects_as_the_reader_does(opset, length, i
     table["x"].lists.content[::7] = np.nan
     specs = expected([(table, 150)])
     params = {"hits": {"branches": ["x", "y"], "length": length, "inner_length": inner, "sort": sort},
+              "one": {"branches": ["x"], "length": length, "inner_length": inner, "sort": sort},
               "event": {"branches": ["met", "x"]}}  # fmt: skip
     inputs = Inputs.of(specs, parse_inputs(params))
     arrays = padded(inputs.make(table, 150)[0], 0.0)
     assert arrays["hits"].shape == (150, length, inner, 2)
     assert arrays["hits_mask"].shape == (150, length, inner)
     rows, _ = inputs.raw_vectors(table, 150)
-    taken = [(name, arrays[name]) for name in ("event", "hits_mask", "hits", "event_mask")]
+    taken = [(name, arrays[name]) for name in ("event", "hits_mask", "hits", "one", "one_mask", "event_mask")]
     graph = prepend_inputs(identity_network(taken, opset), inputs, [name for name, _ in taken])
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(["scores"], {"inputs": rows["x"]})[0]

@@ -32,11 +32,14 @@ from mlaas4hep.reader.normalise import Normalisation
 class Objects:
     """The objects of some events, or the parts of their objects, without padding.
 
+    Objects and parts whose features are all NaN are absent, as in the ONNX graph; their places are padded.
+
     Attributes:
         content: float32 (objects, features), or (parts, features).
         offsets: int64 (events + 1,); event i has content[offsets[i]:offsets[i + 1]].
         shape: (maximum number of objects per event,), or (objects per event, parts per object).
-        cells: int32 (parts,), index of each part in the flattened `shape` of its event; None if `content` has objects.
+        cells: index of each object or part in the flattened `shape` of its event, int32 (objects,) or (parts,); None:
+            the objects have the first places.
     """
 
     content: np.ndarray
@@ -46,6 +49,14 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def places(self) -> np.ndarray:
+        """The values of `cells`, also if it is None."""
+        if self.cells is not None:
+            return self.cells
+        positions = np.arange(len(self.content)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        return np.asarray(positions, np.int32)
 
     def pad(self, rows: np.ndarray | None = None, fill: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return x, float32 (events, *shape, features), and mask, bool (events, *shape), True for objects or parts.
@@ -70,7 +81,8 @@ def gather(
         gather_with_numpy(sources, block, row, fill, x, mask)
     else:
         contents, offsets = [source.content for source in sources], [source.offsets for source in sources]
-        cells = None if sources[0].cells is None else [source.cells for source in sources]
+        has_cells = any(source.cells is not None for source in sources)
+        cells = [source.places for source in sources] if has_cells else None
         KERNEL.gather_objects(contents, offsets, cells, block, row, math.prod(shape[1:]), fill, x, mask)
     return x, mask
 
@@ -140,7 +152,8 @@ def make_objects(
         fill: value to replace NaN by.
 
     Returns:
-        The objects, and the number of objects, or of parts, that were dropped because of the maximum length.
+        The objects, and the number of objects, or of parts, that were dropped because of the maximum length. The
+        dropped ones include those whose features are all NaN.
 
     Raises:
         ConfigError: the lists of an event have different lengths.
@@ -152,8 +165,30 @@ def make_objects(
     features, key = lists[: len(layout.branches)], lists[layout.needed.index(layout.sort)] if layout.sort else None
     offsets = offsets_of(np.minimum(features[0].counts, layout.length))
     make = with_numpy if KERNEL is None else with_kernel
-    content = make(features, key, layout, normalisation, fill, int(offsets[-1]))
-    return Objects(content, offsets, layout.mask_shape), int(features[0].offsets[-1] - offsets[-1])
+    absent = _some_are_absent(features)
+    content = make(features, key, layout, normalisation, np.nan if absent else fill, int(offsets[-1]))
+    objects = Objects(content, offsets, layout.mask_shape)
+    return _without_absent(objects, fill) if absent else objects, int(features[0].offsets[-1] - offsets[-1])
+
+
+def _some_are_absent(features: Sequence[Jagged]) -> bool:
+    """Return whether all features of some object are NaN."""
+    if any(feature.content.dtype.kind != "f" for feature in features):
+        return False
+    absent = np.isnan(features[0].content)
+    for feature in features[1:]:
+        if not absent.any():
+            break
+        absent &= np.isnan(feature.content)
+    return bool(absent.any())
+
+
+def _without_absent(objects: Objects, fill: float) -> Objects:
+    """Return the objects without those whose features are all NaN, and with NaN replaced by `fill`."""
+    missing = np.isnan(objects.content)
+    present = ~missing.all(axis=1)
+    content = np.where(missing, np.float32(fill), objects.content)[present]
+    return Objects(content, offsets_of(present)[objects.offsets], objects.shape, objects.places[present])
 
 
 def _make_parts(
@@ -177,9 +212,10 @@ def _make_parts(
     parts = [Jagged(offsets, one.lists.content[chosen]) for one in features]
     make = with_numpy if KERNEL is None else with_kernel
     keep_all = replace(layout, length=max(int(np.diff(offsets).max(initial=0)), 1), sort="")
-    content = make(parts, None, keep_all, normalisation, fill, len(chosen))
-    dropped = int(first.lists.offsets[-1]) - len(chosen)
-    return Objects(content, offsets, layout.mask_shape, cells.astype(np.int32)), dropped
+    absent = _some_are_absent(parts)
+    content = make(parts, None, keep_all, normalisation, np.nan if absent else fill, len(chosen))
+    made = Objects(content, offsets, layout.mask_shape, cells.astype(np.int32))
+    return _without_absent(made, fill) if absent else made, int(first.lists.offsets[-1]) - len(chosen)
 
 
 def _order(lists: Jagged | Nested, key: Jagged | None, layout: ObjectLayout) -> np.ndarray:

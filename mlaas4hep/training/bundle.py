@@ -207,8 +207,7 @@ def _check_graph(path: Path, trained: TrainedModel, expected: np.ndarray) -> Non
         raise ConfigError(
             f"the scores of the ONNX graph of {trained.file.path} differ from those of the model by up to"
             f" {difference:.2g}",
-            hint="the prediction may be random, or use operations that ONNX does not support; or an input has objects"
-            " whose features are all NaN, which the graph treats as absent",
+            hint="the prediction may be random, or use operations that ONNX does not support",
         )
 
 

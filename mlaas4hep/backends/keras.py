@@ -45,6 +45,8 @@ class KerasBackend:
 
     framework = "keras"
     normalised = True
+    native_file = "model.keras"
+    exporters: tuple[str, ...] = ("keras",)
 
     def __init__(self, model: keras.Model, file: ModelFile, shapes: Shapes, task: Task) -> None:
         if file.training_step is not None:
@@ -194,12 +196,12 @@ class KerasBackend:
         before = getattr(model, "optimizer", None), model.compiled
         model.optimizer, model.compiled = None, False  # otherwise the file contains the optimizer state
         try:
-            model.save(folder / "model.keras")
+            model.save(folder / self.native_file)
         finally:
             model.optimizer, model.compiled = before
-        return "model.keras"
+        return self.native_file
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from the model's inputs to scores."""
         if keras.backend.backend() != "torch":
             require("tf2onnx", "keras", "writing a Keras model as ONNX")

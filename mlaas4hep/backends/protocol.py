@@ -32,12 +32,16 @@ class Backend(Protocol):
         outputs: number of outputs per event: 1 (the probability of the second class), or one for each class, label or
             target.
         normalised: whether the model takes normalised values; otherwise it takes the values in the files.
+        native_file: name of the file with the model in the framework's own format; "" if only the ONNX graph is saved.
+        exporters: names of the ways to export the model, in order of preference.
     """
 
     framework: str
     takes: tuple[str, ...]
     outputs: int
     normalised: bool
+    native_file: str
+    exporters: tuple[str, ...]
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs): probabilities of classes or labels, or targets in their own units.
@@ -50,14 +54,14 @@ class Backend(Protocol):
         """Describe the size of the model, as in "4,801 weights"."""
 
     def save(self, folder: Path) -> str:
-        """Write the model in the framework's own format, without pickles.
+        """Write the model in the framework's own format, without pickles; return `native_file`."""
 
-        Returns:
-            Name of the file; "" if the framework has no such format.
+    def export(self, path: Path, exporter: str = "") -> None:
+        """Write an ONNX graph from the model's inputs to scores.
+
+        Args:
+            exporter: one of `exporters`; "": the first.
         """
-
-    def export(self, path: Path) -> None:
-        """Write an ONNX graph from the model's inputs to scores."""
 
 
 @runtime_checkable

@@ -40,6 +40,8 @@ class SklearnBackend:
     """An estimator; see `OneShotBackend`."""
 
     framework = "scikit-learn"
+    native_file = ""
+    exporters: tuple[str, ...] = ("skl2onnx",)
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         self.task = task
@@ -196,9 +198,9 @@ class SklearnBackend:
 
     def save(self, folder: Path) -> str:
         """Write nothing: scikit-learn's own format is a pickle, so only the ONNX graph is saved."""
-        return ""
+        return self.native_file
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from inputs and masks to scores."""
         onnx = require("onnx", "sklearn", "writing ONNX")
         binary = self.task.is_binary or self.task.name == "multilabel"

@@ -24,7 +24,7 @@ Output = Literal["logits", "probabilities", "log_probabilities", "numbers"]
 """Meaning of a model's raw outputs; "numbers" are standardised targets."""
 
 TOLERANCE = 1e-5
-"""Largest allowed difference between the scores of a model and of its ONNX graph; see `Task.max_difference`."""
+"""Largest allowed difference between the scores of a model and of its ONNX graph; see `Task.differences`."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,22 @@ class Task:
             return y if outputs > 1 else y[:, None].astype(np.float32)
         return y
 
-    def max_difference(self, scores: np.ndarray, expected: np.ndarray) -> float:
-        """Return the largest difference between two arrays of scores (events, k); NaN if any score is NaN.
+    def differences(self, scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """Return the largest difference between the scores of each event, float64 (events,).
 
         For regression the difference is divided by the estimate or the spread, whichever is larger, because float32
-        has a precision of 24 bits.
+        has a precision of 24 bits. Where scores are not finite, the difference is 0 if the expected ones are not finite
+        either, and otherwise infinite.
+
+        Args:
+            scores, expected: (events, outputs).
         """
-        unit = np.maximum(self.spread or 1.0, np.abs(expected))
-        return float((np.abs(scores - expected) / unit).max(initial=0.0))
+        found, finite = np.isfinite(scores).all(axis=1), np.isfinite(expected).all(axis=1)
+        differences = np.where(found == finite, 0.0, np.inf)
+        both = found & finite
+        unit = np.maximum(self.spread or 1.0, np.abs(expected[both]))
+        differences[both] = (np.abs(scores[both] - expected[both]) / unit).max(axis=1)
+        return differences
 
     def metrics(self, y: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> dict[str, float]:
         """Return metrics by name.

@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import (
@@ -29,7 +30,7 @@ from mlaas4hep.backends.protocol import (
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.config import Params
 from mlaas4hep.console import filtered_stderr
-from mlaas4hep.errors import ConfigError, error_summary
+from mlaas4hep.errors import ConfigError, error_summary, require
 from mlaas4hep.stream import Batch
 
 LEARNING_RATE = 1e-3
@@ -50,6 +51,8 @@ class TorchBackend:
 
     framework = "pytorch"
     normalised = True
+    native_file = "model.pt"
+    exporters: tuple[str, ...] = ("torch.export", "torch.export with the math kernel of attention", "TorchScript")
 
     def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
@@ -204,28 +207,62 @@ class TorchBackend:
 
     def save(self, folder: Path) -> str:
         """Write model.pt, the weights; `torch.load(path, weights_only=True)` reads them without unpickling objects."""
-        (folder / "model.pt").write_bytes(self.snapshot())  # torch.save reports a full disk without saying so
-        return "model.pt"
+        (folder / self.native_file).write_bytes(self.snapshot())  # torch.save reports a full disk without saying so
+        return self.native_file
 
-    def export(self, path: Path) -> None:
-        """Write an ONNX graph from the model's inputs to scores."""
-        scores = ScoringModule(self, self._output).eval().cpu()
+    def export(self, path: Path, exporter: str = "") -> None:
+        """Write an ONNX graph from the model's inputs to scores; a copy of the model is exported."""
+        scores = _copied(ScoringModule(self, self._output)).eval().cpu()
         shapes = array_shapes(self._shapes)
-        examples = tuple(torch.zeros(2, *shapes[name]) for name in self.takes)
-        with _explain_export(), warnings.catch_warnings(), filtered_stderr(""):  # errors are raised
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                scores,
-                examples,
-                path,
-                input_names=list(self.takes),
-                output_names=["scores"],
-                dynamic_shapes=(({0: torch.export.Dim("events")},) * len(examples),),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        self.model.to(self.device)
+        examples = {name: torch.zeros(2, *shapes[name]) for name in self.takes}
+        kernel = nullcontext() if exporter in ("", self.exporters[0]) else sdpa_kernel(SDPBackend.MATH)
+        write = _write_with_torch_script if exporter == self.exporters[2] else _write_with_torch_export
+        try:
+            with _explain_export(), warnings.catch_warnings(), filtered_stderr(""), kernel, torch.no_grad():
+                warnings.simplefilter("ignore")
+                write(scores, examples, path)  # errors are raised
+        finally:
+            self.model.to(self.device)  # if it was not copied
+
+
+def _write_with_torch_export(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Export with torch.export, without PyTorch's optimiser: it removes the addition of numbers as small as 1e-8."""
+    program = torch.onnx.export(
+        scores,
+        tuple(examples.values()),
+        input_names=list(examples),
+        output_names=["scores"],
+        dynamic_shapes=(({0: torch.export.Dim("events")},) * len(examples),),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    optimizer = require("onnxscript.optimizer", "torch", "exporting a PyTorch model")
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    program.save(path, external_data=False)
+
+
+def _write_with_torch_script(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Export with PyTorch's older exporter, which records the operations of one call."""
+    torch.onnx.export(
+        scores,
+        tuple(examples.values()),
+        path,
+        input_names=list(examples),
+        output_names=["scores"],
+        dynamic_axes={name: {0: "events"} for name in (*examples, "scores")},
+        opset_version=18,
+        dynamo=False,
+    )
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module, because an export may leave traces; modules that cannot be copied themselves."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # for example, a tensor that is not a weight has a gradient
+        return module
 
 
 @dataclass(frozen=True)

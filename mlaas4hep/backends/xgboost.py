@@ -52,6 +52,8 @@ class XGBoostBackend:
 
     framework = "xgboost"
     normalised = False
+    native_file = "model.ubj"
+    exporters: tuple[str, ...] = ("onnxmltools",)
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         self.task = task
@@ -138,12 +140,12 @@ class XGBoostBackend:
 
     def save(self, folder: Path) -> str:
         """Write model.ubj (UBJSON); further labels or targets as model_1.ubj, model_2.ubj, ..."""
-        names = ["model.ubj", *(f"model_{number}.ubj" for number in range(1, len(self._boosters)))]
+        names = [self.native_file, *(f"model_{number}.ubj" for number in range(1, len(self._boosters)))]
         for name, booster in zip(names, self._boosters, strict=True):
             booster.save_model(folder / name)
-        return names[0]
+        return self.native_file
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from inputs and masks to scores."""
         converter = require("onnxmltools", "xgboost", "exporting trees to ONNX")
         onnx = require("onnx", "xgboost", "writing ONNX")

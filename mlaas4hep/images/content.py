@@ -16,6 +16,7 @@ from mlaas4hep.images.graph import run_graph
 from mlaas4hep.images.stream import IMAGES, ImageStream
 from mlaas4hep.report.page import details, number, paragraph, table, text
 from mlaas4hep.stream import PARTS
+from mlaas4hep.training.compared_events import COMPARED_EVENTS, ComparedEvents
 from mlaas4hep.training.scoring import open_session
 from mlaas4hep.training.trained import SampleContent, Section, TrainedModel, describe_split
 
@@ -61,9 +62,14 @@ class ImageContent(SampleContent):
     def write(self, folder: Path, fold: int | None = None) -> None:
         """Write nothing: the graph contains all preprocessing of images."""
 
-    def raw_events(self, count: int) -> np.ndarray:
-        """Return pixels as servers decode them: float32 (images, height, width, channels), 0 to 255."""
-        return np.asarray(self._stream.examples(count, part=None).inputs[IMAGES], np.float32)
+    def compared_events(self, fold: int) -> ComparedEvents:
+        """Return some images, a black and a white one, as servers decode them: float32 pixels from 0 to 255."""
+        images = self._stream.examples(COMPARED_EVENTS, part=None)
+        pixels = np.asarray(images.inputs[IMAGES], np.float32)
+        made_up = np.stack([np.full(self._shape, value, np.float32) for value in (0, 255)])
+        raw = np.concatenate([pixels, made_up])
+        names = [self._stream.images.name(index) for index in images.entry]
+        return ComparedEvents(raw, {IMAGES: raw}, [*names, "a black image", "a white image"])
 
     def scoring_graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
         """Return the ONNX graph from pixels to scores."""

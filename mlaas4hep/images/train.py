@@ -186,8 +186,8 @@ def train_images(
         _check_parts(stream)
         run.begin(versioned_hash([stream.key, checked.digest, network]))
         file = network.as_model_file()
-        fit = run.fit(stream, file)
         content = ImageContent(stream, checked.bad, images.labels or "folders", quantised)
+        fit = run.fit(stream, file, content)
         return run.finish(file, stream, content, [fit])
 
 

@@ -35,24 +35,22 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep import console
-from mlaas4hep.backends.task import TOLERANCE
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.io.storage.location import redacted
 from mlaas4hep.onnx_to_tf.saved_model import FETCHED, SERVED
 from mlaas4hep.report.run_page import write_report
 from mlaas4hep.signing import sign
+from mlaas4hep.training.checked_export import check_scores, export_checked
+from mlaas4hep.training.compared_events import common_events
 from mlaas4hep.training.destination import is_bundle
 from mlaas4hep.training.logs import EpochLog
-from mlaas4hep.training.trained import Fit, TrainedModel
+from mlaas4hep.training.trained import TrainedModel
 from mlaas4hep.version import __version__
 from mlaas4hep.write_errors import write_errno
 
-COMPARED_EVENTS, EXAMPLE_EVENTS = 400, 8
-"""Number of events whose scores are compared with the ONNX graph, and number of events in example.json."""
-
-SINGLE_EVENTS = 5
-"""Number of compared events that are also scored one by one."""
+EXAMPLE_EVENTS = 8
+"""Number of events in example.json."""
 
 
 def model_name(path: Path, name: str = "") -> str:
@@ -137,18 +135,19 @@ def _write_onnx(folder: Path, trained: TrainedModel) -> None:
         onnx_graph.set_metadata(graph, trained.source.labels.classes, metadata)
         onnx.save(graph, str(path))
 
-    graphs, expected = [], []
+    exported = []
     for fold, fit in enumerate(trained.fits):
         path = folder / (f"folds/{fold}/model.onnx" if trained.folds else "model.onnx")
-        fit.backend.export(path)
-        network = onnx.load(str(path))
-        graphs.append(trained.content.scoring_graph(network, fit.backend.takes, fold))
-        save(graphs[-1], path)
-        expected.append(_compared_scores(fit, trained))
-        _check_graph(path, trained, expected[-1])
+        exported.append(export_checked(fit.backend, trained.content, fold, trained.test.task, path))
+        save(exported[-1].graph, path)
+    if exported[0].undefined:
+        console.notice(f"the scores of the model are not finite for {exported[0].undefined}")
     if trained.folds:
-        save(onnx_graph.mean(graphs), folder / "model.onnx")
-        _check_graph(folder / "model.onnx", trained, np.stack(expected).mean(axis=0))
+        graph = onnx_graph.mean([one.graph for one in exported])
+        events = common_events([one.events for one in exported])
+        scores = np.stack([one.scores[: len(events)] for one in exported]).mean(axis=0)
+        check_scores(graph, events, scores, trained.test.task)
+        save(graph, folder / "model.onnx")
 
 
 def _write_for_tfaas(folder: Path, trained: TrainedModel) -> None:
@@ -175,40 +174,6 @@ def _write_for_tfaas(folder: Path, trained: TrainedModel) -> None:
         return
     write_json(folder / "params_tfaas.json", tfaas_params(trained, "model.pb"))
     write_json(folder / "upload_tfaas.json", upload_spec(trained, "model.pb", "params_tfaas.json"))
-
-
-def _compared_scores(fit: Fit, trained: TrainedModel) -> np.ndarray:
-    """Return the scores that the framework computes for some events, compared with those of single events."""
-    events = fit.source.examples(COMPARED_EVENTS, part=None)
-    scores = fit.backend.predict(events.inputs)
-    single = [fit.backend.predict(events[row : row + 1].inputs) for row in range(min(SINGLE_EVENTS, len(events)))]
-    difference = trained.test.task.max_difference(np.concatenate(single), scores[:SINGLE_EVENTS])
-    if not difference <= TOLERANCE:
-        raise ConfigError(
-            f"the scores of the model of {trained.file.path} depend on the other events in the batch: they differ by up"
-            f" to {difference:.2g}",
-            hint="predictions must not be random, and must not use means over the batch",
-        )
-    return scores
-
-
-def _check_graph(path: Path, trained: TrainedModel, expected: np.ndarray) -> None:
-    """Raise ConfigError if the scores of an ONNX graph differ from those of the framework, also for single events."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        return  # onnxruntime is optional for training
-    raw = trained.content.raw_events(COMPARED_EVENTS)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    rows = [raw, *(raw[row : row + 1] for row in range(min(SINGLE_EVENTS, len(raw))))]
-    scores = np.concatenate([session.run(["scores"], {"inputs": each})[0] for each in rows])
-    difference = trained.test.task.max_difference(scores, np.concatenate([expected, expected[:SINGLE_EVENTS]]))
-    if not difference <= TOLERANCE:
-        raise ConfigError(
-            f"the scores of the ONNX graph of {trained.file.path} differ from those of the model by up to"
-            f" {difference:.2g}",
-            hint="the prediction may be random, or use operations that ONNX does not support",
-        )
 
 
 def _training(trained: TrainedModel, model: str) -> dict[str, Any]:

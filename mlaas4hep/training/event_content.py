@@ -21,9 +21,16 @@ from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
 from mlaas4hep.report.page import details, number, paragraph, table
 from mlaas4hep.samples.skipped_file import write_skipped_file
 from mlaas4hep.specs.specs import FLOAT32_MAX
-from mlaas4hep.stream import DataGenerator
+from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.stream.sample import Sample
 from mlaas4hep.stream.shuffled_copies import add_shuffled_copies
+from mlaas4hep.training.compared_events import (
+    COMPARED_EVENTS,
+    ComparedEvents,
+    IncompleteEvents,
+    concatenated,
+    corner_events,
+)
 from mlaas4hep.training.loop import PART_NAMES
 from mlaas4hep.training.trained import SampleContent, Section, TrainedModel, describe_split
 
@@ -38,6 +45,8 @@ class EventContent(SampleContent):
         """Describe a sample; `by_fold` has the generator of each fold, or only `generator`."""
         self._generator = generator
         self._by_fold = by_fold
+        self._incomplete = [IncompleteEvents(one.sample.inputs) for one in by_fold]
+        self._raw: dict[tuple[int, int], np.ndarray] = {}
 
     def params(self) -> dict[str, Any]:
         """Return all parameters."""
@@ -93,9 +102,34 @@ class EventContent(SampleContent):
             "labels": [classes[y] if np.ndim(y) == 0 else y.tolist() for y in events.y],
         }
 
-    def raw_events(self, count: int) -> np.ndarray:
-        """Return unnormalised rows, float32 (events, columns), NaN for missing values."""
-        return self._generator.examples(count, part=None, raw=True).x
+    def watch(self, batch: Batch, fold: int) -> None:
+        """Keep some events in which something is empty, see `IncompleteEvents`."""
+        self._incomplete[fold].add(batch)
+
+    def compared_events(self, fold: int) -> ComparedEvents:
+        """Return events of the sample, corner cases, and the incomplete events that `watch` kept."""
+        whole, generator = self._generator, self._by_fold[fold]
+        events = whole.examples(COMPARED_EVENTS, part=None, raw=True)
+        parts = [
+            self._of_sample(events.x, generator.examples(COMPARED_EVENTS, part=None)),
+            corner_events(whole.specs, generator.sample.inputs, whole.sample.inputs),
+            *(self._of_sample(self._raw_rows(batch), batch) for batch in self._incomplete[fold].batches),
+        ]
+        return concatenated(parts)
+
+    def _of_sample(self, raw: np.ndarray, batch: Batch) -> ComparedEvents:
+        files = self._generator.sample.files
+        places = zip(batch.entry.tolist(), batch.file.tolist(), strict=True)
+        names = [f"entry {entry} of {redacted(files[file])}" for entry, file in places]
+        return ComparedEvents(raw, batch.inputs, names)
+
+    def _raw_rows(self, batch: Batch) -> np.ndarray:
+        """Return the unnormalised rows of events; they are read once for all folds."""
+        places = list(zip(batch.file.tolist(), batch.entry.tolist(), strict=True))
+        for file, entry in places:
+            if (file, entry) not in self._raw:
+                self._raw[file, entry] = self._generator.sample.load(file, entry, entry + 1, raw=True).x
+        return np.concatenate([self._raw[place] for place in places])
 
     def scoring_graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
         """Return the ONNX graph from raw rows to scores."""

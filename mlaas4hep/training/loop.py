@@ -109,7 +109,7 @@ class _StepwiseTraining:
         state = self._state
         while not state.finished:
             train_loss = self._train_epoch()
-            metrics = evaluate(self._source, self._backend, "valid", True, self._check_stop).metrics()
+            metrics = evaluate(self._source, self._backend, "valid", True, lambda _: self._check_stop()).metrics()
             if not np.isfinite(train_loss) or not np.isfinite(metrics["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {state.epoch + 1} is not finite",
@@ -248,20 +248,20 @@ def evaluate(
     backend: Backend,
     part: str,
     balanced: bool = False,
-    after_batch: Callable[[], None] | None = None,
+    after_batch: Callable[[Batch], None] | None = None,
 ) -> Predictions:
     """Return the scores of all events of a set.
 
     Args:
         part: "train", "valid" or "test".
         balanced: apply `balance` of the params, as in training.
-        after_batch: called after each batch.
+        after_batch: called with each batch after it was scored.
     """
     parts = []
     for batch in source.batches(part, shuffle=False, balanced=balanced):
         parts.append((batch.y, backend.predict(batch.inputs), batch.weight))
         if after_batch:
-            after_batch()
+            after_batch(batch)
     y, scores, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Predictions(y, scores, weight, Task.of(source.labels))
 

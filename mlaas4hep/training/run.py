@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from mlaas4hep.signing import read_private_key
 from mlaas4hep.stream import PARTS, BatchSource, DataGenerator
 from mlaas4hep.stream.cache import versioned_hash
 from mlaas4hep.stream.fold_specs import specs_by_fold
-from mlaas4hep.training.bundle import COMPARED_EVENTS, model_name, sign_bundle, write_bundle
+from mlaas4hep.training.bundle import model_name, sign_bundle, write_bundle
 from mlaas4hep.training.callbacks import CONTINUE_FROM_CHECKPOINT, START_AGAIN, Callbacks
 from mlaas4hep.training.checkpoint import Checkpoint, is_checkpoint
 from mlaas4hep.training.destination import check_bundle_destination
@@ -97,8 +98,9 @@ def train_model(
                 run.stack.enter_context(generator.for_fold(fold, own_specs))
                 for fold, own_specs in enumerate(fold_specs)
             ]
-        fits = [run.fit(fold_generator, file, fold) for fold, fold_generator in enumerate(by_fold)]
-        return run.finish(file, generator, EventContent(generator, by_fold), fits)
+        content = EventContent(generator, by_fold)
+        fits = [run.fit(fold_generator, file, content, fold) for fold, fold_generator in enumerate(by_fold)]
+        return run.finish(file, generator, content, fits)
 
 
 @contextmanager
@@ -178,7 +180,7 @@ class TrainingRun:
                 f" file{'; its ONNX files are signed now' if signed else ''}"
             )
 
-    def fit(self, source: BatchSource, file: ModelFile, fold: int = 0) -> Fit:
+    def fit(self, source: BatchSource, file: ModelFile, content: SampleContent, fold: int = 0) -> Fit:
         """Train the model of a fold and evaluate it."""
         checkpoint, task = self._checkpoints[fold], Task.of(source.labels)
         with _explain_model_errors(file):
@@ -190,20 +192,23 @@ class TrainingRun:
             self._callbacks.on_train_begin(source, backend, fold)
         check_parts(source)
         if not (self._params.kfold and isinstance(backend, OneShotBackend)):
-            return Fit(backend, source, *self._train(source, backend, file, fold))
+            return Fit(backend, source, *self._train(source, backend, file, content, fold))
         if self._resume and (stored := load_stored_model(checkpoint, backend, task)):
             model, result = stored
             self._callbacks.restore_epochs(result.history, fold)
             return Fit(model, source, *result)
-        result = self._train(source, backend, file, fold)
-        store_model(checkpoint, backend, result, source.examples(COMPARED_EVENTS, part=None).inputs)
+        result = self._train(source, backend, file, content, fold)
+        store_model(checkpoint, backend, result, content.compared_events(fold).inputs)
         return Fit(backend, source, *result)
 
-    def _train(self, source: BatchSource, backend: Backend, file: ModelFile, fold: int) -> TrainingResult:
+    def _train(
+        self, source: BatchSource, backend: Backend, file: ModelFile, content: SampleContent, fold: int
+    ) -> TrainingResult:
         checkpoint = self._checkpoints[fold]
         with _explain_model_errors(file):
             history = train(source, backend, self._params, self._callbacks, fold, checkpoint, self._resume)
-        return TrainingResult(history, *(evaluate(source, backend, part) for part in PARTS))
+        watch = partial(content.watch, fold=fold)
+        return TrainingResult(history, *(evaluate(source, backend, part, after_batch=watch) for part in PARTS))
 
     def finish(self, file: ModelFile, source: BatchSource, content: SampleContent, fits: Sequence[Fit]) -> TrainedModel:
         """Write the bundle, and delete the checkpoints."""

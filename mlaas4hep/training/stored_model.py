@@ -53,6 +53,8 @@ class StoredModel:
 
         self.framework, self.takes = like.framework, like.takes
         self.outputs, self.normalised = like.outputs, like.normalised
+        self.native_file = like.native_file
+        self.exporters: tuple[str, ...] = ("stored graph",)
         self._files = dict(files)
         self._about = json.loads(self._files.pop(ABOUT))
         self._graph = self._files.pop(GRAPH)
@@ -73,7 +75,7 @@ class StoredModel:
             (folder / name).write_bytes(content)
         return str(self._about["model"])
 
-    def export(self, path: Path) -> None:
+    def export(self, path: Path, exporter: str = "") -> None:
         """Write the ONNX graph."""
         path.write_bytes(self._graph)
 
@@ -83,7 +85,7 @@ def store_model(checkpoint: Checkpoint, backend: Backend, result: TrainingResult
     try:
         files = _files_of(backend)
         scores = StoredModel(backend, files).predict(examples)
-        difference = result.test.task.max_difference(scores, backend.predict(examples))
+        difference = result.test.task.differences(scores, backend.predict(examples)).max()
     except Exception as error:  # any error of an exporter, or onnxruntime is missing; writing the bundle reports it
         if number := write_errno(error):
             console.notice(f"--resume would train this fold again: cannot write temporary files: {os.strerror(number)}")

@@ -17,7 +17,8 @@ import numpy as np
 from mlaas4hep.backends.metrics import auc_uncertainty, effective_events
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import Backend
-from mlaas4hep.stream import PARTS, BatchSource
+from mlaas4hep.stream import PARTS, Batch, BatchSource
+from mlaas4hep.training.compared_events import ComparedEvents
 from mlaas4hep.training.history import History
 from mlaas4hep.training.loop import PART_NAMES, Predictions
 
@@ -52,8 +53,12 @@ class SampleContent(Protocol):
         """Return the content of example.json for a model: some test events with their labels; None: no example.json."""
         return None
 
-    def raw_events(self, count: int) -> np.ndarray:
-        """Return inputs of the ONNX graph for the first events, float32 (events, ...)."""
+    def watch(self, batch: Batch, fold: int) -> None:
+        """Take note of unusual events among those that the model of a fold is evaluated on."""
+        return
+
+    def compared_events(self, fold: int) -> ComparedEvents:
+        """Return the events for which the ONNX graph of a fold must give the scores of its model."""
 
     def scoring_graph(self, network: Any, takes: Sequence[str], fold: int) -> Any:
         """Return the ONNX graph from raw events (`inputs`) to `scores`.

@@ -1,0 +1,137 @@
+"""Export a model to ONNX, and check that the graph gives the scores of the model.
+
+    exported = export_checked(backend, content, fold=0, task=task, path=Path("model.onnx"))
+    exported.graph                      # from raw events to scores; model.onnx is the graph of the model alone
+
+A backend may have several exporters. The first one whose graph gives the same scores is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlaas4hep.backends.protocol import Backend
+from mlaas4hep.backends.task import TOLERANCE, Task
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
+from mlaas4hep.training.compared_events import ComparedEvents
+from mlaas4hep.training.trained import SampleContent
+from mlaas4hep.write_errors import write_errno
+
+SINGLE_EVENTS = 5
+"""Number of compared events that are also scored one by one."""
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A graph that gives the scores of its model.
+
+    Attributes:
+        graph: the ONNX graph from raw events to scores.
+        events: the events that were compared.
+        scores: their scores, float32 (events, outputs).
+    """
+
+    graph: Any
+    events: ComparedEvents
+    scores: np.ndarray
+
+    @property
+    def undefined(self) -> str:
+        """Describe the events for which the model's scores are not finite; "" if there are none."""
+        rows = np.flatnonzero(~np.isfinite(self.scores).all(axis=1))
+        if not len(rows):
+            return ""
+        more = f", and for {len(rows) - 1} others" if len(rows) > 1 else ""
+        return f"{_event(self.events, int(rows[0]))}{more} of {len(self.scores)} events that were compared"
+
+
+def export_checked(backend: Backend, content: SampleContent, fold: int, task: Task, path: Path) -> ExportedGraph:
+    """Export the model of a fold; `path` is the file of the graph of the model alone.
+
+    Raises:
+        ConfigError: the scores of an event depend on the other events, or no exporter gives a graph with the scores of
+            the model. The reason is that of the first exporter.
+    """
+    onnx = require("onnx", "keras", "writing ONNX")
+    events = content.compared_events(fold)
+    scores = independent_scores(backend, events, task)
+    problem: Exception | None = None
+    for exporter in backend.exporters:
+        try:
+            backend.export(path, exporter)
+            graph = content.scoring_graph(onnx.load(str(path)), backend.takes, fold)
+            check_scores(graph, events, scores, task)
+            return ExportedGraph(graph, events, scores)
+        except Exception as error:  # exporters raise errors of any type
+            if write_errno(error):  # not a failed export
+                raise
+            problem = problem or error
+    path.unlink(missing_ok=True)
+    assert problem is not None
+    raise ConfigError(reason_of(problem)) from problem
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason of a failed export in one line."""
+    return str(error) if isinstance(error, MLaaS4HEPError) else error_summary(error)
+
+
+def independent_scores(backend: Backend, events: ComparedEvents, task: Task) -> np.ndarray:
+    """Return the scores of a model for some events, float32 (events, outputs).
+
+    Raises:
+        ConfigError: single events have other scores.
+    """
+    scores = backend.predict(events.inputs)
+    count = min(SINGLE_EVENTS, len(events))
+    rows = [{name: values[row : row + 1] for name, values in events.inputs.items()} for row in range(count)]
+    single = np.concatenate([backend.predict(row) for row in rows])
+    differences = task.differences(single, scores[:count])
+    if not differences.max() <= TOLERANCE:
+        raise ConfigError(
+            "the scores of the model depend on the other events in the batch: they differ by up to"
+            f" {differences.max():.2g}",
+            hint="predictions must not be random, and must not use means over the batch",
+        )
+    return scores
+
+
+def check_scores(graph: Any, events: ComparedEvents, expected: np.ndarray, task: Task) -> None:
+    """Check that an ONNX graph gives the expected scores, also for single events; nothing without ONNX Runtime.
+
+    Args:
+        graph: ONNX graph from raw events to scores.
+        expected: float32 (events, outputs). Where they are not finite, those of the graph must not be, either.
+
+    Raises:
+        ConfigError: the scores differ.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return  # onnxruntime is optional for training
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    count = min(SINGLE_EVENTS, len(events))
+    raws = [events.raw, *(events.raw[row : row + 1] for row in range(count))]
+    scores = np.concatenate([session.run(["scores"], {"inputs": raw})[0] for raw in raws])
+    differences = task.differences(scores, np.concatenate([expected, expected[:count]]))
+    worst = int(differences.argmax())
+    if not differences[worst] <= TOLERANCE:
+        row = worst if worst < len(events) else worst - len(events)
+        found, needed = (", ".join(f"{value:.6g}" for value in values) for values in (scores[worst], expected[row]))
+        raise ConfigError(
+            f"the scores of the ONNX graph differ from those of the model, for example for {_event(events, row)}:"
+            f" {found} instead of {needed}",
+            hint="the prediction may be random, or use operations that ONNX does not support",
+        )
+
+
+def _event(events: ComparedEvents, row: int) -> str:
+    name = events.names[row]
+    return f"an event {name}" if name.startswith("with") else name

@@ -88,6 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="change another limit, as in --limit headers=100 --limit json_body=128MB; may be repeated; "
         "--limit=help lists them",
     )  # fmt: skip
+    option(
+        "--allow-nan", action="store_true",
+        help="return null for scores that are not finite (default: such a request is an error)",
+    )  # fmt: skip
     option("--private", action="store_true", help="require a token or a certificate for predictions, too")
     console.add_verbose(parser, "1: log every request to stderr, and print tracebacks of errors")
     return parser

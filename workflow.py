@@ -82,6 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="do not train; score all events with this bundle, and write the scores as friends of the input trees",
     )
+    option(
+        "--allow-nan", action="store_true", help="write scores that are not finite, too (default: they are an error)"
+    )
     option("--format", choices=FORMATS, default="root", help="format of the scores (default: %(default)s)")
     option(
         "--fout",
@@ -169,7 +172,7 @@ def predict(args: argparse.Namespace) -> int:
         raise ConfigError(f"--{invalid[0]} is an option of training, not of --predict", hint="leave it out")
     fout = args.fout or DEFAULT_SCORES
     for path, events, messages in score_files(
-        args.predict, args.files, fout, args.format, load_params(args.params), args.preproc
+        args.predict, args.files, fout, args.format, load_params(args.params), args.preproc, args.allow_nan
     ):
         for message in messages:
             console.notice(message)

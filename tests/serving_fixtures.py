@@ -151,8 +151,8 @@ class Server:
 
 @pytest.fixture(scope="module", name="shared_server")
 def shared_server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests of a module."""
-    server = Server.start(tmp_path_factory.mktemp("store") / "models", "--max-upload=2")
+    """One server for the tests of a module; some of their models have infinite scores."""
+    server = Server.start(tmp_path_factory.mktemp("store") / "models", "--max-upload=2", "--allow-nan")
     yield server
     server.stop()
 

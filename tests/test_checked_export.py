@@ -130,7 +130,7 @@ def test_undefined_scores_of_the_model_itself_are_reported_but_exported(files, t
         exported = export_checked(backend, content, 0, backend.task, tmp_path / "network.onnx")
     undefined = [name for name, row in zip(exported.events.names, exported.scores, strict=True) if np.isnan(row).any()]
     assert undefined == ["with all values missing", "with empty lists", "without objects in input 'jets'"]
-    assert exported.undefined == "an event with all values missing, and for 2 others of 409 events that were compared"
+    assert exported.undefined == "3 of 409 events that were compared, for example for an event with all values missing"
 
 
 def test_corner_events_are_those_that_the_specs_describe(files):

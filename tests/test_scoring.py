@@ -234,3 +234,53 @@ def test_scoring_reads_the_same_rows_as_training(bundles, data):
     with DataReader(data[0], specs=bundles / "folds" / "specs.json", normalise="none") as reader:
         columns = reader.columns
     assert columns == json.loads((bundles / "folds" / "training.json").read_text())["columns"]
+
+
+MEAN_OF_LIST = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, x, mask):
+        lists = mask[:, 1:]  # met comes first
+        return self.linear((x[:, :2] * lists.sum(1, keepdim=True)) / lists.sum(1, keepdim=True))
+
+def model(idim):
+    return Network()
+"""
+
+
+@pytest.fixture(scope="module")
+def undefined_bundle(tmp_path_factory, without_plots):
+    """Write a bundle whose scores are NaN for empty lists, which the events of its training do not have."""
+    folder = tmp_path_factory.mktemp("undefined")
+    (folder / "mean.py").write_text(MEAN_OF_LIST)
+    for number in range(2):
+        full = ak.unflatten(np.random.default_rng(number).exponential(20, 900).astype("f4"), np.full(300, 3))
+        write_events(folder / f"{number}.root", 300, seed=number, run=number + 1, pt=full)
+    params = Params(epochs=1, tfaas=False, exclude_branches=["npt"])
+    files = [folder / "0.root", folder / "1.root"]
+    train_model(files, ["a", "b"], str(folder / "mean.py"), params, fout=folder / "bundle")
+    return folder / "bundle"
+
+
+def test_scores_that_are_not_finite_are_counted_and_an_error(undefined_bundle, data, tmp_path):
+    path, columns = data
+    args = ["--predict", undefined_bundle, "--files", path, "--fout", tmp_path / "scores"]
+    empty = np.flatnonzero(np.asarray(ak.num(columns["pt"])) == 0)
+    ids = [f"{name} {columns[name][empty[0]]}" for name in ("run", "luminosityBlock", "event")]
+    says = f"{len(empty)} of 1234 events of {path} are not finite; the first is entry {empty[0]} ({', '.join(ids)})"
+    failed = run_forked("workflow.py", *args, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert says in only_error_line(failed)
+    assert "--allow-nan" in only_error_line(failed)
+    assert not list((tmp_path / "scores").glob("*"))
+    written = run_forked("workflow.py", *args, "--allow-nan", cwd=tmp_path)
+    assert written.returncode == 0
+    assert says in written.stderr
+    with uproot.open(tmp_path / "scores/data.scores.root") as file:
+        scores = file["scores"]["score_b"].array(library="np")
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(scores)), empty)

@@ -219,6 +219,25 @@ def test_numbers_have_the_digits_of_32_bits_and_nan_is_null(url: str, tmp_path: 
     assert ask(url, {"values": [1, 30]}) == (200, [None])
 
 
+def test_scores_that_are_not_finite_are_an_error_and_are_counted(tmp_path: Path) -> None:
+    with Server.start(tmp_path / "models") as server:
+        put(server.url, write_bundle(tmp_path / "b", graph=onnx_model([0.1, 3e38])))
+        says = "the scores of model 'htautau' are not finite for 2 of 3 events, the first of which is event 2 of the"
+        for values, message in (
+            ([[1, 0], [1, 30], [1, -30]], says),
+            ([1, 30], "for 1 of 1 events"),
+        ):
+            status, content = ask(server.url, {"values": values})
+            assert status == 400
+            assert message in content["error"]
+            assert "--allow-nan" in content["error"]
+        tensor = {"name": "inputs", "datatype": "FP32", "shape": [1, 2], "data": [1, 30]}
+        assert ask(server.url, {"inputs": [tensor]}, "/v2/models/htautau/infer")[0] == 400
+        assert ask(server.url, {"values": [1, 0]}) == (200, [pytest.approx(0.1)])
+        text = requests.get(f"{server.url}/metrics", timeout=20).text
+    assert 'mlaas4hep_undefined_rows_total{model="htautau"} 4.0' in text
+
+
 @pytest.mark.parametrize(
     ("content", "status", "reason"),
     [

@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from mlaas4hep.errors import ServiceError
+from mlaas4hep.errors import ConfigError, ServiceError
 from mlaas4hep.serving.http.metrics import Metrics
 from mlaas4hep.serving.http.parsers import Parsers
 from mlaas4hep.serving.models.batching import Batches, ScoresCallback
@@ -147,22 +148,39 @@ class Service:
     def queue(self, model: Model, rows: Matrix, callback: ScoresCallback) -> bool:
         """Queue rows like `score`, but pass the scores to a callback; return False if there are too many rows."""
 
-        def count(scores: Matrix | Exception) -> None:
+        def check(scores: Matrix | Exception) -> None:
             if not isinstance(scores, Exception):
-                self.metrics.rows(model.name, len(rows))
+                problem = self._check(model, scores)
+                scores = scores if problem is None else problem
             callback(scores)
 
-        return self._batches.queue(model.predictor, rows, count)
+        return self._batches.queue(model.predictor, rows, check)
 
     async def score(self, model: Model, rows: Matrix) -> Matrix:
         """Run a model on rows, float32 (n, ...), batched with other requests; return scores, float32 (n, k).
 
         Raises:
-            ConfigError: the model does not accept the rows.
+            ConfigError: the model does not accept the rows, or a score is not finite.
         """
         scores = await self._batches.score(model.predictor, rows)
-        self.metrics.rows(model.name, len(rows))
+        if problem := self._check(model, scores):
+            raise problem
         return scores
+
+    def _check(self, model: Model, scores: Matrix) -> ConfigError | None:
+        """Count the rows of a request; return an error if scores are not finite, unless the settings allow it."""
+        self.metrics.rows(model.name, len(scores))
+        if np.isfinite(scores).all():
+            return None
+        undefined = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+        self.metrics.undefined_rows(model.name, len(undefined))
+        if self.settings.allow_nan:
+            return None
+        return ConfigError(
+            f"the scores of model '{model.name}' are not finite for {len(undefined)} of {len(scores)} events, the first"
+            f" of which is event {undefined[0] + 1} of the request",
+            hint="with --allow-nan, the server returns null for such scores",
+        )
 
     def add_form(self, name: str, *files: Any, in_base64: bool) -> None:
         """Store a model, see `ModelStore.add_form`, and free the one that it replaces."""

@@ -37,6 +37,7 @@ class Settings:
         model_memory: memory limit of an untrusted model, in GB.
         load_time, run_time: seconds that an untrusted model may take to load, and for one run.
         model_processes: number of subprocesses for untrusted models, per worker.
+        allow_nan: return scores that are not finite, instead of an error.
         private: require authentication for every request. Without it, only changes of models require authentication,
             and only if `token_file` or `capath` is set.
         read_only: refuse all changes of models.
@@ -64,6 +65,7 @@ class Settings:
     load_time: float = 60.0
     run_time: float = 10.0
     model_processes: int = 8
+    allow_nan: bool = False
     private: bool = False
     read_only: bool = False
     verbose: bool = False

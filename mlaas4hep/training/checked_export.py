@@ -45,8 +45,8 @@ class ExportedGraph:
         rows = np.flatnonzero(~np.isfinite(self.scores).all(axis=1))
         if not len(rows):
             return ""
-        more = f", and for {len(rows) - 1} others" if len(rows) > 1 else ""
-        return f"{_event(self.events, int(rows[0]))}{more} of {len(self.scores)} events that were compared"
+        first = _event(self.events, int(rows[0]))
+        return f"{len(rows)} of {len(self.scores)} events that were compared, for example for {first}"
 
 
 def export_checked(backend: Backend, content: SampleContent, fold: int, task: Task, path: Path) -> ExportedGraph:

@@ -182,6 +182,7 @@ def score_files(
     kind: str = "root",
     params: Params | None = None,
     preproc: str | None = None,
+    allow_nan: bool = False,
 ) -> Iterator[tuple[Path, int, list[str]]]:
     """Score the events of files.
 
@@ -191,6 +192,7 @@ def score_files(
         kind: output format, one of FORMATS.
         params: access to the files: friends, redirector, timeout, retries, workers, on_error, max_bad.
         preproc: see `Scorer.load`.
+        allow_nan: write scores that are not finite, too.
 
     Trees, cuts and friends of a samples file apply; `nevts` does not. With on_error="skip", files that cannot be read
     are left out, and skipped.json in `fout` lists them.
@@ -199,7 +201,8 @@ def score_files(
         For each file the path of the output, its number of events, and messages about events that could not be read.
 
     Raises:
-        ConfigError: two files would have the same output file, or an output file exists and does not contain scores.
+        ConfigError: two files would have the same output file; an output file exists and does not contain scores; or
+            scores are not finite, in which case the output file is not written.
         MLaaS4HEPError: the bundle or a file cannot be read, or they do not match.
     """
     params = params or Params.parse({})
@@ -228,29 +231,41 @@ def score_files(
                 pass  # check all files before any output is written
         for index, number in enumerate(selection.indices):
             with readers.borrow(index) as reader:
-                events = _write(scorer, reader, paths[number], kind)
-                yield paths[number], events, dropped_data_notices(reader.truncated, reader.skipped, scorer.specs)
+                undefined = _write(scorer, reader, paths[number], kind, allow_nan)
+                messages = dropped_data_notices(reader.truncated, reader.skipped, scorer.specs)
+                yield paths[number], reader.num_entries, [*messages, *([undefined] if undefined else [])]
     write_skipped_file(skipped, skipped_samples(fileset, selection.left_out))
     for line in left_out_notices(selection.left_out):
         console.notice(line)
 
 
-def _write(scorer: Scorer, reader: DataReader, path: Path, kind: str) -> int:
+def _write(scorer: Scorer, reader: DataReader, path: Path, kind: str, allow_nan: bool) -> str:
+    """Write the scores of a file; return a message about those that are not finite, "" if there are none.
+
+    Raise ConfigError with this message, and write nothing, unless `allow_nan` is set.
+    """
     writer = _parquet if kind == "parquet" else partial(_root, rntuple=kind == "rntuple")
+    undefined = _UndefinedScores(reader)
     with (
         new_file(path) as temporary,
         writer(temporary, _column_types(scorer, reader)) as add,
         console.progress(f"scores of {path.name}", reader.num_entries) as bar,
     ):
         score = partial(_score_block, scorer, reader)
-        for columns in map_ordered(score, reader.blocks(), reader.options.workers):
+        for columns, entries in map_ordered(score, reader.blocks(), reader.options.workers):
             add(columns)
+            undefined.add(columns, entries)
             bar.advance(len(columns[PASSES]))
-    return reader.num_entries
+        if undefined.count and not allow_nan:
+            raise ConfigError(undefined.message, hint="--allow-nan writes them as they are")
+    return undefined.message
 
 
-def _score_block(scorer: Scorer, reader: DataReader, span: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Return the output columns of the entries start <= i < stop, including entries that do not pass the cuts."""
+def _score_block(scorer: Scorer, reader: DataReader, span: tuple[int, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the output columns of the entries start <= i < stop, including entries that do not pass the cuts.
+
+    The second value has the entry numbers of the events whose scores are not finite.
+    """
     start, stop = span
     scores = np.full((stop - start, len(scorer.names)), np.nan, np.float32)
     passes = np.zeros(stop - start, bool)
@@ -258,8 +273,37 @@ def _score_block(scorer: Scorer, reader: DataReader, span: tuple[int, int]) -> d
         rows = chunk.entries - start
         passes[rows] = True
         scores[rows] = scorer.score(chunk.x, chunk.ids, chunk.entries, reader.identity)
+    undefined = start + np.flatnonzero(passes & ~np.isfinite(scores).all(axis=1))
     ids = reader.identifiers(start, stop)
-    return {**ids, **dict(zip(scorer.names, scores.T, strict=True)), PASSES: passes}
+    return {**ids, **dict(zip(scorer.names, scores.T, strict=True)), PASSES: passes}, undefined
+
+
+class _UndefinedScores:
+    """Counts the events of a file that pass the cuts, and whose scores are not finite."""
+
+    def __init__(self, reader: DataReader) -> None:
+        self._reader = reader
+        self._total = self.count = 0
+        self._first = -1
+
+    def add(self, columns: Arrays, entries: np.ndarray) -> None:
+        """Add a block, given the entry numbers of the events whose scores are not finite."""
+        self._total += int(columns[PASSES].sum())
+        if len(entries) and not self.count:
+            self._first = int(entries[0])
+        self.count += len(entries)
+
+    @property
+    def message(self) -> str:
+        """The number of these events and the first one; "" if there are none."""
+        if not self.count:
+            return ""
+        ids = self._reader.identifiers(self._first, self._first + 1)
+        identity = ", ".join(f"{name} {values[0]}" for name, values in ids.items())
+        return (
+            f"the scores of {self.count} of {self._total} events of {self._reader.name} are not finite; the first is"
+            f" entry {self._first}" + (f" ({identity})" if identity else "")
+        )
 
 
 def _column_types(scorer: Scorer, reader: DataReader) -> dict[str, np.dtype[Any]]:

@@ -54,6 +54,9 @@ class Metrics:
             buckets=_SECONDS, registry=own,
         )  # fmt: skip
         self._rows = Counter("mlaas4hep_rows", "Events that were scored", ["model"], registry=own)
+        self._undefined = Counter(
+            "mlaas4hep_undefined_rows", "Events whose scores are not finite", ["model"], registry=own
+        )
         self._batches = Histogram("mlaas4hep_batch_rows", "Events in one run of a model", buckets=_ROWS, registry=own)
         self._pending: list[tuple[str, str, int, float]] = []
         self._counter = lru_cache(1000)(self._requests.labels)
@@ -81,15 +84,20 @@ class Metrics:
         """Count events that were scored."""
         self._scored(model).inc(count)
 
+    def undefined_rows(self, model: str, count: int) -> None:
+        """Count events whose scores are not finite."""
+        self._undefined.labels(model).inc(count)
+
     def batch(self, rows: int) -> None:
         """Record the batch size of a run of a model."""
         self._batches.observe(rows)
 
     def forget(self, model: str) -> None:
-        """Remove the counter of a deleted model, so that names do not accumulate."""
+        """Remove the counters of a deleted model, so that names do not accumulate."""
         if SHARED not in os.environ:  # counters in the files of several workers cannot be removed
-            with suppress(KeyError):
-                self._rows.remove(model)
+            for counter in (self._rows, self._undefined):
+                with suppress(KeyError):
+                    counter.remove(model)
             self._scored.cache_clear()
 
     def answered(self, method: str) -> int:

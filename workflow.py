@@ -68,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         metavar="FILE",
         help="Python file that defines model(idim), in the working directory, in models/, or among the shipped examples"
-        " (default: example for the first framework that is installed)",
+        " (default: example for the first framework that is installed); with --predict, only for a bundle without ONNX"
+        " graph",
     )
     option("--params", metavar="FILE", help="parameters of reading and training (default: params.json if it exists)")
     option("--specs", metavar="FILE", help="use this specs.json instead of a first pass over the data")
@@ -167,12 +168,19 @@ def predict(args: argparse.Namespace) -> int:
     from mlaas4hep.errors import ConfigError
     from mlaas4hep.training.scoring import score_files
 
-    invalid = [name for name in ("labels", "model", "specs", "resume", "sign") if getattr(args, name)]
+    invalid = [name for name in ("labels", "specs", "resume", "sign") if getattr(args, name)]
     if invalid:
         raise ConfigError(f"--{invalid[0]} is an option of training, not of --predict", hint="leave it out")
     fout = args.fout or DEFAULT_SCORES
     for path, events, messages in score_files(
-        args.predict, args.files, fout, args.format, load_params(args.params), args.preproc, args.allow_nan
+        args.predict,
+        args.files,
+        fout,
+        args.format,
+        load_params(args.params),
+        args.preproc,
+        allow_nan=args.allow_nan,
+        model=args.model,
     ):
         for message in messages:
             console.notice(message)

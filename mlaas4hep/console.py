@@ -293,6 +293,21 @@ def filtered_stderr(chatter: str) -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
+@contextmanager
+def discarded_stdout() -> Iterator[None]:
+    """Discard what the block writes to stdout, from C or Python."""
+    sys.stdout.flush()
+    original = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(original, 1)
+        os.close(original)
+
+
 def process_memory() -> tuple[float, float]:
     """Return the resident and the swapped memory of this process, in MB (10^6 bytes)."""
     import psutil

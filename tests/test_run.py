@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -219,7 +220,7 @@ def test_a_metric_that_fails_only_for_the_test_set_is_left_out_of_the_bundle(tmp
     assert "note: the bundle is written without this metric: the metric 'own' of" in capsys.readouterr().err
 
 
-def test_a_model_whose_scores_depend_on_the_batch_gets_no_onnx_graph(tmp_path):
+def test_a_model_whose_scores_depend_on_the_batch_gets_no_onnx_graph(tmp_path, capsys):
     path, _ = write_sample(tmp_path, 300)
     model = """
 import torch
@@ -227,9 +228,12 @@ class Net(torch.nn.Linear):
     def forward(self, x): return super().forward(x - x.mean(0, keepdim=True))
 def model(idim): return Net(idim, 1)
 """
-    params = Params(tfaas=False, epochs=1)
-    with pytest.raises(ConfigError, match=r"cannot be served: .* depend on the other events in the batch"):
-        train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out")
+    train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False, epochs=1), fout=tmp_path / "out")
+    before, after = capsys.readouterr().err.splitlines()
+    assert before.startswith(
+        "note: the model can be trained, but it cannot be served as it is: the scores of the model"
+    )
+    assert "depend on the other events in the batch" in after
     assert (tmp_path / "out" / "model.pt").exists()
     assert not (tmp_path / "out" / "model.onnx").exists()
 
@@ -245,8 +249,49 @@ class Own(LogisticRegression):
         return super().fit(x, y)
 def model(idim): return Own()
 """
-    with pytest.raises(ConfigError, match="contains the metrics, but not the model, which can only be saved as ONNX: "):
+    with pytest.raises(
+        ConfigError, match=r"metrics, but not the model as ONNX: .*; the trained estimator is in model\."
+    ):
         train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False), fout=tmp_path / "out")
+    estimator = pickle.loads((tmp_path / "out" / "model.pickle").read_bytes())
+    assert type(estimator).__name__ == "Own"
+    assert estimator.coef_.shape[0] == 1
+
+
+TANH = """
+import numpy
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+tanh = FunctionTransformer(numpy.tanh)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{TANH}def Any(): return make_pipeline(tanh, LogisticRegression())", "Pipeline of .* cannot be exported"),
+        (f"{TANH}class Any(GaussianNB): pass", "Any of .* ONNX, the only format in which estimators are saved"),
+    ],
+)
+def test_an_estimator_that_cannot_be_exported_is_refused_before_training(text, says, tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    model = write_model(tmp_path, f"{text}\ndef model(idim): return Any()")
+    with pytest.raises(ConfigError, match=says):
+        train_model(path, "kind", model, Params(tfaas=False), fout=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", [SMALL, SMALL_KERAS, TREES], ids=["torch", "keras", "xgboost"])
+def test_the_export_before_training_does_not_change_the_training(model, tmp_path, monkeypatch):
+    """Two of the models have dropout, which draws random numbers in every step."""
+    path, _ = write_sample(tmp_path, 600)
+    file, params = write_model(tmp_path, model), Params.parse({**RUN, "epochs": 2})
+    first = train_model(path, "kind", file, params, fout=tmp_path / "first")
+    monkeypatch.setattr("mlaas4hep.training.run.check_export", lambda *_: None)
+    second = train_model(path, "kind", file, params, fout=tmp_path / "second")
+    np.testing.assert_array_equal(first.test.scores, second.test.scores)
 
 
 def test_a_run_continues_if_checkpoint_and_table_cannot_be_written(tmp_path, capsys):
@@ -500,7 +545,11 @@ WRITTEN = NET.replace("self.tested += not self.training", "").replace(
     "def load", "def state_dict(self, **more):\n        if self.trained: term()\n"
     "        return super().state_dict(**more)\n    def load")  # fmt: skip
 REPORTED = NET + "def own(y, scores):\n    if len(y) != 20: term()\n    return 1\nmetrics = [own]\n"
-VALIDATED = NET.replace("not self.training", "not self.training\n        if self.tested == 4: term()")
+VALIDATED = NET.replace(  # the export before the training also calls the model
+    "self.tested += not self.training",
+    "self.started = getattr(self, 'started', False) or self.training\n        "
+    "self.tested += self.started and not self.training\n        if self.tested == 2: term()",
+)
 XGBOOST = "import xgboost\ndef model(idim): return xgboost.XGBClassifier(n_estimators=10**6, n_jobs=1)\n"
 FOREST = f"""{TERM}
 from sklearn.ensemble import HistGradientBoostingClassifier

@@ -201,6 +201,11 @@ class KerasBackend:
             model.optimizer, model.compiled = before
         return self.native_file
 
+    def load(self, folder: Path) -> None:
+        """Read the weights in model.keras for predictions."""
+        self._float32_model.load_weights(folder / self.native_file)
+        self._float32_outdated = False
+
     def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from the model's inputs to scores."""
         if keras.backend.backend() != "torch":

@@ -8,6 +8,12 @@ so that the other frameworks need not be installed.
 
 from __future__ import annotations
 
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 
 from mlaas4hep.backends.model_file import ModelFile
@@ -52,11 +58,30 @@ def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) ->
     )
 
 
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Restore the random number generators of Python, NumPy and PyTorch at the end of the block.
+
+    Keras draws from Python's generator when layers are created, and otherwise from variables of the layers.
+    """
+    states: list[tuple[Callable[[Any], object], Any]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),  # noqa: NPY002  model files may use the global generator
+    ]
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        states.append((torch.set_rng_state, torch.get_rng_state()))
+        if torch.cuda.is_available():
+            states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    try:
+        yield
+    finally:
+        for restore, state in states:
+            restore(state)
+
+
 def _seed_everything(seed: int) -> None:
     """Seed Python, NumPy, and the frameworks that the model file has imported."""
-    import random
-    import sys
-
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  model files may use the global generator
     if "torch" in sys.modules:

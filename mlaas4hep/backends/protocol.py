@@ -91,6 +91,14 @@ class StepwiseBackend(Backend, Protocol):
         """Restore the model, its optimizer and the random number generators from a `state`."""
 
 
+@runtime_checkable
+class NativeBackend(Backend, Protocol):
+    """A model that can be read in the framework's own format."""
+
+    def load(self, folder: Path) -> None:
+        """Read the trained model that `save` wrote to a folder."""
+
+
 EpochBatches = Callable[[int], Iterable[Batch]]
 """Returns the batches of the training set in the order of an epoch, counted from 0."""
 
@@ -108,6 +116,9 @@ class OneShotBackend(Backend, Protocol):
 
     def fit(self, train: EpochBatches, valid: Batches, report: RoundCallback) -> int:
         """Train, and report every round; return the number of the round whose model is kept, 0 without rounds."""
+
+    def short_copy(self) -> OneShotBackend:
+        """Return an untrained copy that trains for one epoch or round, if the number can be set."""
 
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -8,7 +8,6 @@ normalised values, and 0 for missing values.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +23,11 @@ from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import Batches, EpochBatches, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
+from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.stream import Batch
 
 NAN_NOT_IN_ONNX = (ensemble.BaseEnsemble, tree.BaseDecisionTree)
 """Estimators that support NaN, but whose ONNX graphs do not (skl2onnx 1.20)."""
-
-EXPORT_CHECK_EVENTS = 200
-"""Number of events to which an estimator is fitted to check whether it can be exported to ONNX."""
 
 HISTOGRAM_BOOSTING = (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor)
 
@@ -80,37 +76,17 @@ class SklearnBackend:
         if hasattr(self.model, "partial_fit") and not isinstance(self.model, pipeline.Pipeline):
             return self._fit_by_epochs(train, valid, report)
         x, y, weight = self._read_all(train(0))
-        self._check_export(x, y)
         self.model.fit(x, y, **self._weights(weight))
         for estimator in getattr(self.model, "estimators_", [self.model]):
             if isinstance(estimator, HISTOGRAM_BOOSTING):
                 _round_thresholds(estimator)
         return 0
 
-    def _check_export(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Fit a copy to a few events; raise ConfigError before a long training if it cannot be exported."""
-        _, first = np.unique(y, axis=0, return_index=True)
-        rows = np.union1d(first[:EXPORT_CHECK_EVENTS], np.arange(min(EXPORT_CHECK_EVENTS, len(y))))
-        model = base.clone(self.model)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model.fit(x[rows], y[rows])
-        except Exception:  # there may be too few events to fit
-            return
-        self._check_onnx_graphs(model)
-
-    def _check_onnx_graphs(self, model: Any) -> None:
-        try:
-            self._onnx_graphs(model)
-        except MLaaS4HEPError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                f"{type(model).__name__} of {self._file.path} cannot be exported to ONNX, the only format in which"
-                f" estimators are saved: {error_summary(error)}",
-                hint="use other steps or another estimator",
-            ) from error
+    def short_copy(self) -> SklearnBackend:
+        """Return an untrained copy that trains for one epoch, if it trains epoch by epoch."""
+        short = copy.copy(self)
+        short.model, short._params = base.clone(self.model), self._params.model_copy(update={"epochs": 1})
+        return short
 
     def _read_all(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the rows, float32 (events, columns), labels and weights of all events, up to `fit_gb` of memory."""
@@ -153,7 +129,7 @@ class SklearnBackend:
         return {f"{prefix}sample_weight": weight}
 
     def _fit_by_epochs(self, train: EpochBatches, valid: Batches, report: RoundCallback) -> int:
-        best, lowest, best_epoch, checked = copy.deepcopy(self.model), float("inf"), 0, False
+        best, lowest, best_epoch = copy.deepcopy(self.model), float("inf"), 0
         for epoch in range(self._params.epochs):
             for batch in train(epoch):
                 classes: dict[str, Any] = {}
@@ -163,9 +139,6 @@ class SklearnBackend:
                     classes = {"classes": [np.arange(2)] * self.outputs}
                 weights = self._weights(batch.weight)
                 self.model.partial_fit(self._rows.flatten(batch.inputs), self._target(batch.y), **classes, **weights)
-                if not checked:
-                    self._check_onnx_graphs(self.model)
-                checked = True
             loss, train_loss = self._loss(valid()), self._loss(train(epoch))
             report(epoch + 1, train_loss, {"loss": loss}, loss < lowest)
             if loss < lowest:

@@ -29,7 +29,7 @@ from mlaas4hep.backends.protocol import (
 )
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.config import Params
-from mlaas4hep.console import filtered_stderr
+from mlaas4hep.console import discarded_stdout, filtered_stderr
 from mlaas4hep.errors import ConfigError, error_summary, require
 from mlaas4hep.stream import Batch
 
@@ -210,6 +210,10 @@ class TorchBackend:
         (folder / self.native_file).write_bytes(self.snapshot())  # torch.save reports a full disk without saying so
         return self.native_file
 
+    def load(self, folder: Path) -> None:
+        """Read model.pt."""
+        self.restore((folder / self.native_file).read_bytes())
+
     def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from the model's inputs to scores; a copy of the model is exported."""
         scores = _copied(ScoringModule(self, self._output)).eval().cpu()
@@ -218,11 +222,18 @@ class TorchBackend:
         kernel = nullcontext() if exporter in ("", self.exporters[0]) else sdpa_kernel(SDPBackend.MATH)
         write = _write_with_torch_script if exporter == self.exporters[2] else _write_with_torch_export
         try:
-            with _explain_export(), warnings.catch_warnings(), filtered_stderr(""), kernel, torch.no_grad():
-                warnings.simplefilter("ignore")
-                write(scores, examples, path)  # errors are raised
+            with _explain_export(), _quiet(), kernel, torch.no_grad():
+                write(scores, examples, path)
         finally:
             self.model.to(self.device)  # if it was not copied
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress warnings and output; errors are raised."""
+    with discarded_stdout(), filtered_stderr(""), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _write_with_torch_export(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:

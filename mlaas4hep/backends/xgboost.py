@@ -6,6 +6,7 @@ unnormalised values, and NaN for missing values.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,6 +99,12 @@ class XGBoostBackend:
             self._boosters.append(self._boost(lambda: train(0), valid, column, callback))
         return self._boosters[0].num_boosted_rounds() if len(columns) == 1 else 0
 
+    def short_copy(self) -> XGBoostBackend:
+        """Return an untrained copy that trains for one round."""
+        short = copy.copy(self)
+        short._rounds, short._boosters = 1, []
+        return short
+
     def _boost(self, train: Batches, valid: Batches, column: int | None, report: RoundCallback) -> xgboost.Booster:
         bins = {"max_bin": self._params["max_bin"]} if "max_bin" in self._params else {}
         with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder:
@@ -140,10 +147,18 @@ class XGBoostBackend:
 
     def save(self, folder: Path) -> str:
         """Write model.ubj (UBJSON); further labels or targets as model_1.ubj, model_2.ubj, ..."""
-        names = [self.native_file, *(f"model_{number}.ubj" for number in range(1, len(self._boosters)))]
-        for name, booster in zip(names, self._boosters, strict=True):
+        for name, booster in zip(self._files, self._boosters, strict=True):
             booster.save_model(folder / name)
         return self.native_file
+
+    def load(self, folder: Path) -> None:
+        """Read the files that `save` wrote."""
+        self._boosters = [xgboost.Booster(model_file=folder / name) for name in self._files]
+
+    @property
+    def _files(self) -> list[str]:
+        count = 1 if self.task.name == "classification" else self.outputs
+        return [self.native_file, *(f"model_{number}.ubj" for number in range(1, count))]
 
     def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from inputs and masks to scores."""

@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.input_files import check_is_file, read_json
-from mlaas4hep.protocol.params import PARAMS, check_files, checked_name, parse_params
+from mlaas4hep.protocol.params import PARAMS, check_exported, check_files, checked_name, parse_params
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def packed_folder(folder: Path) -> Iterator[BinaryIO]:
         FileUnreadable: something in the folder cannot be read.
     """
     if not (folder / PARAMS).is_file():
+        check_exported(folder, f"the model in {folder}")
         raise ConfigError(f"{folder} is not a model folder: it has no {PARAMS}")
     params = read_json(folder / PARAMS)
     name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model name in {PARAMS}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlaas4hep.errors import ConfigError, FileUnreadable, nearest
 from mlaas4hep.input_files import check_is_file, read_json
+from mlaas4hep.protocol.params import check_exported
 
 _KEYS = ("model", "labels", "name", "params")
 _HINT = "required keys: " + ", ".join(_KEYS)
@@ -34,10 +35,13 @@ def read_upload_spec(path: str | os.PathLike[str]) -> UploadSpec:
 
     Raises:
         FileUnreadable: upload.json, or a file that it names, is missing.
-        ConfigError: keys are unknown or missing, or the name differs from the one in params.json.
+        ConfigError: the model was not exported to ONNX, keys are unknown or missing, or the name differs from the one
+            in params.json.
     """
-    spec = _read_strings(Path(path))
     folder = Path(path).parent
+    if not os.path.lexists(path):
+        check_exported(folder, f"the model in {folder}")
+    spec = _read_strings(Path(path))
     files = {key: _find(spec[key], folder, f"'{key}' of {path}") for key in ("model", "labels", "params")}
     params = read_json(files["params"])
     if not isinstance(params, dict) or params.get("name") != spec["name"]:

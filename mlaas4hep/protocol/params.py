@@ -24,6 +24,10 @@ from mlaas4hep.protocol.plain_files import read_plain
 from mlaas4hep.unique_names import RepeatedKey, unique_keys
 
 PARAMS = "params.json"
+EXPORT_ERROR = "export_error.txt"
+"""Name of the file that says why the model of a bundle has no ONNX graph, and therefore no params.json."""
+
+_LONGEST_REASON = 10_000  # bytes
 STOCK_PARAMS: dict[str, Any] = {
     "name": "", "model": "", "labels": "", "options": [], "op": "", "input_name": "", "output_name": "",
     "img_channels": 0, "input_node": "", "output_node": "", "description": "", "timestamp": "",
@@ -62,8 +66,19 @@ def read_params(folder: Path, name: str, limits: Limits = DEFAULTS) -> dict[str,
     """
     text = read_plain(folder / PARAMS, limits.params_file)
     if text is None:
+        check_exported(folder, f"model '{name}'")
         raise ConfigError(f"model '{name}' has no {PARAMS}")
     return parse_params(text, name, limits)
+
+
+def check_exported(folder: Path, what: str) -> None:
+    """Raise ConfigError with the reason if a folder is the bundle of a model, `what`, without an ONNX graph."""
+    reason = read_plain(folder / EXPORT_ERROR, _LONGEST_REASON)
+    if reason is not None:
+        raise ConfigError(
+            f"{what} cannot be served, because it was not exported to ONNX: {reason.decode(errors='replace').strip()}",
+            hint="workflow.py --predict can score events with it",
+        )
 
 
 def parse_params(text: bytes, name: str, limits: Limits = DEFAULTS) -> dict[str, Any]:

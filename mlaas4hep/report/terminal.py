@@ -65,4 +65,7 @@ def print_result(trained: TrainedModel, folder: Path, noun: str = "events") -> N
         weights = "each event scored by the model that was not trained on it"
     console.print_line(f"Test  : {events} {noun}{format_metrics(metrics, uncertainty)}  ({weights})")
     console.print_line(f"Report: {folder / 'report.html'}")
-    console.print_line(f"Bundle: {folder} (serve it: tfaas_client.py --upload={quoted(str(folder / 'upload.json'))})")
+    use = f"serve it: tfaas_client.py --upload={quoted(str(folder / 'upload.json'))}"
+    if not (folder / "upload.json").exists():
+        use = f"score events: workflow.py --predict={quoted(str(folder))} --model={quoted(str(folder / 'model.py'))}"
+    console.print_line(f"Bundle: {folder} ({use})")

@@ -16,6 +16,8 @@
     model_quantized.onnx, params_quantized.json, upload_quantized.json    for images, optional: the 8-bit model
     example.json    a few events of the test set with their labels, as input of tfaas_client.py --predict
     report.html     a human-readable report of the run
+    export_error.txt    why the model was not exported to ONNX; then all graphs and the files for servers are missing
+    model.pickle    only for an estimator of scikit-learn that was not exported
 
 A bundle is written atomically. Loading a bundle never unpickles anything.
 """
@@ -23,11 +25,13 @@ A bundle is written atomically. Loading a bundle never unpickles anything.
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import platform
 import re
 import shutil
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.io.storage.location import redacted
 from mlaas4hep.onnx_to_tf.saved_model import FETCHED, SERVED
+from mlaas4hep.protocol.params import EXPORT_ERROR
 from mlaas4hep.report.run_page import write_report
 from mlaas4hep.signing import sign
 from mlaas4hep.training.checked_export import check_scores, export_checked
@@ -48,6 +53,9 @@ from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.trained import TrainedModel
 from mlaas4hep.version import __version__
 from mlaas4hep.write_errors import write_errno
+
+PICKLE = "model.pickle"
+"""Name of the file of an estimator that cannot be exported; this package never reads it."""
 
 EXAMPLE_EVENTS = 8
 """Number of events in example.json."""
@@ -65,7 +73,8 @@ def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: 
         signing_key: private key that signs the ONNX files; None: they are not signed.
 
     Raises:
-        ConfigError: the ONNX export failed. The bundle is written nevertheless, without the files for servers.
+        ConfigError: the ONNX export of an estimator of scikit-learn failed. The bundle is written nevertheless, with a
+            pickle and without the files for servers. Bundles of other models have the model in its own format.
         FileUnreadable: the folder cannot be written.
     """
     content, problem, derived = trained.content, "", {}
@@ -86,8 +95,8 @@ def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: 
         except Exception as error:  # the trained model must not be lost, whatever an exporter raises
             if write_errno(error):  # not a failed export: without its graph the bundle would look complete
                 raise
-            (folder / "model.onnx").unlink(missing_ok=True)
             problem = str(error) if isinstance(error, MLaaS4HEPError) else error_summary(error)
+            _write_without_graph(folder, trained, problem)
         else:
             write_json(folder / "params.json", tfaas_params(trained, "model.onnx"))
             write_json(folder / "upload.json", upload_spec(trained, "model.onnx", "params.json"))
@@ -98,9 +107,24 @@ def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: 
         write_json(folder / "metrics.json", {**trained.metrics(), **derived})
     log.remove()
     if problem and training["model"]:
-        raise ConfigError(f"the trained model is in {path}, but it cannot be served: the ONNX export failed: {problem}")
-    if problem:
-        raise ConfigError(f"{path} contains the metrics, but not the model, which can only be saved as ONNX: {problem}")
+        console.notice(f"the bundle cannot be served, because the model was not exported to ONNX: {problem}")
+    elif problem:
+        pickled = (path / PICKLE).exists()
+        raise ConfigError(
+            f"{path} contains the metrics, but not the model as ONNX: {problem}",
+            hint=f"the trained estimator is in {PICKLE}, for your own programs" if pickled else "",
+        )
+
+
+def _write_without_graph(folder: Path, trained: TrainedModel, problem: str) -> None:
+    """Write why there is no graph, remove incomplete ones, and pickle models that have no other format."""
+    for graph in folder.rglob("*.onnx"):
+        graph.unlink()
+    (folder / EXPORT_ERROR).write_text(f"{problem}\n", encoding="utf-8")
+    if not trained.backend.native_file:
+        models = [getattr(fit.backend, "model", None) for fit in trained.fits]
+        with suppress(Exception):  # estimators of model files may not support pickling
+            (folder / PICKLE).write_bytes(pickle.dumps(models if trained.folds else models[0]))
 
 
 def sign_bundle(folder: Path, key: Any) -> int:
@@ -188,6 +212,8 @@ def _training(trained: TrainedModel, model: str) -> dict[str, Any]:
         "name": trained.name,
         "framework": framework,
         "model": model,
+        "target_centre": list(trained.test.task.centre),
+        "target_spread": list(trained.test.task.spread),
         "model_file": trained.file.path.name,
         "size": trained.backend.size(),
         "key": trained.key,

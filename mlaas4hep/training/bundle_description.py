@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mlaas4hep.config import Params, TaskName
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
+from mlaas4hep.normalisation_choice import NormalisationChoice
 
 
 class BundleDescription(BaseModel):
@@ -26,6 +27,9 @@ class BundleDescription(BaseModel):
         outputs: number of outputs per event.
         folds: number of cross-validation folds; 0: a single model.
         friend_features: branches of friend trees among the features, by alias of the friend.
+        model: name of the file with the model in the format of its framework; "" if there is none.
+        normalise: normalisation of the inputs.
+        target_centre, target_spread: for regression, mean and standard deviation of each target.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -38,6 +42,10 @@ class BundleDescription(BaseModel):
     task: TaskName = "classification"
     folds: int = Field(0, ge=0, le=100)
     friend_features: dict[str, list[str]] = {}
+    model: str = ""
+    normalise: NormalisationChoice = "auto"
+    target_centre: list[float] = []
+    target_spread: list[float] = []
 
 
 def read_description(bundle: Path) -> BundleDescription:

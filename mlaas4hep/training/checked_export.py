@@ -8,18 +8,27 @@ A backend may have several exporters. The first one whose graph gives the same s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlaas4hep.backends.protocol import Backend
+from mlaas4hep import console
+from mlaas4hep.backends.make import preserved_random_state
+from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.protocol import Backend, OneShotBackend
 from mlaas4hep.backends.task import TOLERANCE, Task
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
+from mlaas4hep.stream import BatchSource
 from mlaas4hep.training.compared_events import ComparedEvents
 from mlaas4hep.training.trained import SampleContent
 from mlaas4hep.write_errors import write_errno
+
+TRIAL_EVENTS = 200
+"""Minimum number of events to which one-shot models are fitted before the training, to check their export."""
 
 SINGLE_EVENTS = 5
 """Number of compared events that are also scored one by one."""
@@ -49,6 +58,56 @@ class ExportedGraph:
         return f"{len(rows)} of {len(self.scores)} events that were compared, for example for {first}"
 
 
+class ScoresDiffer(ConfigError):
+    """A model was exported, but its graph gives other scores."""
+
+
+def check_export(backend: Backend, source: BatchSource, content: SampleContent, file: ModelFile) -> None:
+    """Export a model, with folds the first one, before its training, and report in a notice if it cannot be served.
+
+    Networks are exported with their initial weights; one-shot models are fitted to a few events. The random number
+    generators are restored.
+
+    Raises:
+        ConfigError: the model cannot be exported, and can be saved in no other format.
+    """
+    task = Task.of(source.labels)
+    with preserved_random_state(), tempfile.TemporaryDirectory(prefix="mlaas4hep-export-") as folder:
+        model = _fitted_to_few_events(backend, source, task) if isinstance(backend, OneShotBackend) else backend
+        if model is None:
+            return
+        try:
+            exported = export_checked(model, content, 0, task, Path(folder) / "network.onnx")
+        except MLaaS4HEPError as error:
+            if not backend.native_file and not isinstance(error, ScoresDiffer):
+                raise ConfigError(
+                    f"{backend.size()} of {file.path} cannot be exported to ONNX, the only format in which"
+                    f" estimators are saved: {error}",
+                    hint="use other steps or another estimator",
+                ) from error
+            console.notice(f"the model can be trained, but it cannot be served as it is: {error}")
+        else:
+            if exported.undefined:
+                console.notice(f"the scores of the untrained model are not finite for {exported.undefined}")
+
+
+def _fitted_to_few_events(backend: OneShotBackend, source: BatchSource, task: Task) -> Backend | None:
+    """Return a copy of a model that is fitted to a few events, with made-up classes; None if it cannot be fitted."""
+    count = max(TRIAL_EVENTS, 2 * len(task.classes))
+    batch = source.examples(count, part=None)
+    batch = batch[np.arange(count) % len(batch)]
+    y = batch.y if task.name == "regression" else task.made_up_labels(count)
+    batch = replace(batch, y=y, weight=np.ones(count, np.float32))
+    short = backend.short_copy()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            short.fit(lambda _: [batch], lambda: [batch], lambda *_: None)
+    except Exception:  # these events may not suffice; a mistake of the model file is reported by the training
+        return None
+    return short
+
+
 def export_checked(backend: Backend, content: SampleContent, fold: int, task: Task, path: Path) -> ExportedGraph:
     """Export the model of a fold; `path` is the file of the graph of the model alone.
 
@@ -72,12 +131,9 @@ def export_checked(backend: Backend, content: SampleContent, fold: int, task: Ta
             problem = problem or error
     path.unlink(missing_ok=True)
     assert problem is not None
-    raise ConfigError(reason_of(problem)) from problem
-
-
-def reason_of(error: Exception) -> str:
-    """Return the reason of a failed export in one line."""
-    return str(error) if isinstance(error, MLaaS4HEPError) else error_summary(error)
+    if isinstance(problem, MLaaS4HEPError):
+        raise problem
+    raise ConfigError(f"the export to ONNX failed: {error_summary(problem)}") from problem
 
 
 def independent_scores(backend: Backend, events: ComparedEvents, task: Task) -> np.ndarray:
@@ -125,7 +181,7 @@ def check_scores(graph: Any, events: ComparedEvents, expected: np.ndarray, task:
     if not differences[worst] <= TOLERANCE:
         row = worst if worst < len(events) else worst - len(events)
         found, needed = (", ".join(f"{value:.6g}" for value in values) for values in (scores[worst], expected[row]))
-        raise ConfigError(
+        raise ScoresDiffer(
             f"the scores of the ONNX graph differ from those of the model, for example for {_event(events, row)}:"
             f" {found} instead of {needed}",
             hint="the prediction may be random, or use operations that ONNX does not support",

@@ -23,6 +23,7 @@ from mlaas4hep.reader.inputs import Input, Inputs
 from mlaas4hep.reader.objects import ObjectLayout
 
 INPUT, OUTPUT = "inputs", "scores"
+OPSET = 18
 
 
 def prepend_inputs(
@@ -35,19 +36,34 @@ def prepend_inputs(
         takes: names of the inputs and masks of the network, in order.
         layout: layout of the rows, if they have more columns than `inputs.layout`.
     """
-    opset = next(entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx"))
-    builder = _InputGraphBuilder(layout or inputs.layout)
-    for one in inputs.members:
-        if {one.name, one.mask} & set(takes):
-            builder.add(one)
-    input_graph = builder.build(takes, opset, network)
+    first = input_graph(inputs, takes, layout, network.ir_version, network.opset_import)
     network = compose.add_prefix(network, "network/")
     merged = compose.merge_models(
-        input_graph, network, io_map=[(name, slot.name) for name, slot in zip(takes, network.graph.input, strict=True)]
+        first, network, io_map=[(name, slot.name) for name, slot in zip(takes, network.graph.input, strict=True)]
     )
     _rename_output(merged.graph, OUTPUT)
     onnx.checker.check_model(merged)
     return merged
+
+
+def input_graph(
+    inputs: Inputs,
+    takes: Sequence[str],
+    layout: VectorLayout | None = None,
+    ir_version: int = 8,
+    imports: Sequence[onnx.OperatorSetIdProto] = (),
+) -> onnx.ModelProto:
+    """Return the graph from rows of unnormalised values to the inputs and masks in `takes`.
+
+    Args:
+        layout: see `prepend_inputs`.
+        ir_version, imports: version of the format, and operator sets; by default those of opset OPSET.
+    """
+    builder = _InputGraphBuilder(layout or inputs.layout)
+    for one in inputs.members:
+        if {one.name, one.mask} & set(takes):
+            builder.add(one)
+    return builder.build(takes, ir_version, imports or [helper.make_opsetid("", OPSET)])
 
 
 def rename_input_and_output(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,7 +132,9 @@ class _InputGraphBuilder:
         for name, shape in ((one.name, one.shape), (one.mask, one.mask_shape)):
             self._outputs[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["events", *shape])
 
-    def build(self, takes: Sequence[str], opset: int, like: onnx.ModelProto) -> onnx.ModelProto:
+    def build(
+        self, takes: Sequence[str], ir_version: int, imports: Sequence[onnx.OperatorSetIdProto]
+    ) -> onnx.ModelProto:
         """Return the graph, with the inputs and masks in `takes` as its outputs."""
         needed, nodes = set(takes), []
         for node in reversed(self._nodes):  # masks that the network does not take are left out
@@ -130,8 +148,7 @@ class _InputGraphBuilder:
             [self._outputs[name] for name in takes],
             [numpy_helper.from_array(array, name) for name, array in self._constants.items() if name in needed],
         )
-        imports = list(like.opset_import) or [helper.make_opsetid("", opset)]
-        return helper.make_model(graph, ir_version=like.ir_version, opset_imports=imports)
+        return helper.make_model(graph, ir_version=ir_version, opset_imports=list(imports))
 
     def _columns(self, name: str, branches: Sequence[tuple[str, int, int]]) -> str:
         """Select the first `length` values, or the first `inner` values of the first `length` lists, of branches."""

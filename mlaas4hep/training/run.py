@@ -35,6 +35,7 @@ from mlaas4hep.stream.cache import versioned_hash
 from mlaas4hep.stream.fold_specs import specs_by_fold
 from mlaas4hep.training.bundle import model_name, sign_bundle, write_bundle
 from mlaas4hep.training.callbacks import CONTINUE_FROM_CHECKPOINT, START_AGAIN, Callbacks
+from mlaas4hep.training.checked_export import check_export
 from mlaas4hep.training.checkpoint import Checkpoint, is_checkpoint
 from mlaas4hep.training.destination import check_bundle_destination
 from mlaas4hep.training.event_content import EventContent
@@ -191,6 +192,8 @@ class TrainingRun:
         if self._callbacks.on_train_begin:
             self._callbacks.on_train_begin(source, backend, fold)
         check_parts(source)
+        if not fold and not content.channels:  # the networks for images are known to be exported
+            check_export(backend, source, content, file)
         if not (self._params.kfold and isinstance(backend, OneShotBackend)):
             return Fit(backend, source, *self._train(source, backend, file, content, fold))
         if self._resume and (stored := load_stored_model(checkpoint, backend, task)):

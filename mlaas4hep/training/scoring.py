@@ -28,12 +28,14 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, error_t
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc, preproc_from_json
 from mlaas4hep.files import check_replaceable, new_file
-from mlaas4hep.input_files import check_is_file, read_json
+from mlaas4hep.input_files import check_is_file, read_json, read_text
 from mlaas4hep.io.opening import open_source
 from mlaas4hep.io.prefetch import map_ordered
 from mlaas4hep.io.storage.location import output_stems
+from mlaas4hep.protocol.params import EXPORT_ERROR
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.data_notices import dropped_data_notices
+from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.samples.bad_files import left_out_notices
 from mlaas4hep.samples.file_selection import FileSelection
 from mlaas4hep.samples.fileset import Files, Fileset
@@ -42,10 +44,12 @@ from mlaas4hep.samples.readers import SampleReaders
 from mlaas4hep.samples.skipped_file import is_skipped_file, skipped_samples, write_skipped_file
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training.bundle_description import BundleDescription, read_description
+from mlaas4hep.training.framework_process import FrameworkProcess
 
 FORMATS = {"root": ".root", "rntuple": ".root", "parquet": ".parquet"}
 """Output formats, and the suffixes of their files."""
 
+GRAPH = "model.onnx"
 TREE = "scores"
 PASSES = "passes_cuts"
 
@@ -57,8 +61,9 @@ class Scorer:
     """A bundle, loaded for scoring.
 
     Attributes:
-        sessions: ONNX Runtime sessions: one, or one per fold.
+        sessions: ONNX Runtime sessions, or objects with their interface: one, or one per fold.
         names: names of the scores, one per output.
+        process: the process that runs a model without ONNX graph.
     """
 
     path: Path
@@ -67,13 +72,15 @@ class Scorer:
     preproc: Preproc | None
     sessions: Sequence[Any]
     names: tuple[str, ...]
+    process: FrameworkProcess | None = None
 
     @classmethod
-    def load(cls, bundle: str | os.PathLike[str], preproc: str | None = None) -> Scorer:
-        """Load a bundle. Only its ONNX graphs and expressions are run, no Python code.
+    def load(cls, bundle: str | os.PathLike[str], preproc: str | None = None, model: str | None = None) -> Scorer:
+        """Load a bundle. Only its ONNX graphs and expressions are run, no Python code that is not named here.
 
         Args:
             preproc: Python file with the preprocessing of the bundle, which is run.
+            model: Python file with the model of a bundle that has no ONNX graph, which is run in a process of its own.
 
         Raises:
             FileUnreadable, ConfigError: the folder is not a bundle, or is incomplete.
@@ -93,12 +100,22 @@ class Scorer:
                 f"the branches of {path} are computed by Python code, which is only run if --preproc names it",
                 hint=f"read the code, then use --preproc={path / 'preproc.py'}",
             )
-        graphs = [path / f"folds/{fold}/model.onnx" for fold in range(training.folds)] or [path / "model.onnx"]
-        for graph in graphs:
-            check_is_file(graph)
-        sessions = [open_session(graph) for graph in graphs]
+        folders = [path / f"folds/{fold}" for fold in range(training.folds)] or [path]
         specs = Specs.load(str(path / "specs.json"))
+        if os.path.lexists(path / EXPORT_ERROR) and not any((folder / GRAPH).exists() for folder in folders):
+            process = _start_framework(path, folders, training, specs, model)
+            return cls(path, training, specs, loaded, process.sessions, _names(training), process)
+        if model:
+            raise ConfigError(f"{path} has an ONNX graph, so that --model has no effect", hint="leave it out")
+        for folder in folders:
+            check_is_file(folder / GRAPH)
+        sessions = [open_session(folder / GRAPH) for folder in folders]
         return cls(path, training, specs, loaded, sessions, _names(training))
+
+    def close(self) -> None:
+        """End the process of the model, if there is one."""
+        if self.process is not None:
+            self.process.close()
 
     def read_options(self, params: Params) -> ReadOptions:
         """Return the read options of the training; `params` define the access to the files.
@@ -183,6 +200,7 @@ def score_files(
     params: Params | None = None,
     preproc: str | None = None,
     allow_nan: bool = False,
+    model: str | None = None,
 ) -> Iterator[tuple[Path, int, list[str]]]:
     """Score the events of files.
 
@@ -191,7 +209,7 @@ def score_files(
         fout: folder of the output files.
         kind: output format, one of FORMATS.
         params: access to the files: friends, redirector, timeout, retries, workers, on_error, max_bad.
-        preproc: see `Scorer.load`.
+        preproc, model: see `Scorer.load`.
         allow_nan: write scores that are not finite, too.
 
     Trees, cuts and friends of a samples file apply; `nevts` does not. With on_error="skip", files that cannot be read
@@ -222,8 +240,10 @@ def score_files(
         check_replaceable(path, _contains_scores, "scores of MLaaS4HEP", "move it, or choose another folder")
     skipped = Path(fout, "skipped.json")
     check_replaceable(skipped, is_skipped_file, "files that were left out", "move it, or choose another folder")
-    scorer = Scorer.load(bundle, preproc)
-    with closing(SampleReaders(input_files(fileset, scorer.read_options(params)), scorer.specs)) as readers:
+    with (
+        closing(Scorer.load(bundle, preproc, model)) as scorer,
+        closing(SampleReaders(input_files(fileset, scorer.read_options(params)), scorer.specs)) as readers,
+    ):
         readers.change_options(nevts=-1)
         selection = FileSelection(readers)
         with scorer.explain_missing_friends():
@@ -339,6 +359,31 @@ def _parquet(path: Path, types: Mapping[str, np.dtype[Any]]) -> Iterator[Callabl
     schema = pyarrow.schema([(name, pyarrow.from_numpy_dtype(dtype)) for name, dtype in types.items()])
     with parquet.ParquetWriter(path, schema) as writer:
         yield lambda columns: writer.write_table(pyarrow.table(dict(columns), schema=schema))
+
+
+def _start_framework(
+    path: Path, folders: Sequence[Path], training: BundleDescription, specs: Specs, model: str | None
+) -> FrameworkProcess:
+    """Start the process of the models of a bundle without ONNX graphs."""
+    if not training.model:
+        raise ConfigError(f"the model in {path} was not exported to ONNX, and cannot score events", hint=_reason(path))
+    if not model:
+        raise ConfigError(
+            f"the model in {path} was not exported to ONNX, and needs its model file, which is only run if --model"
+            " names it",
+            hint=f"read the code, then use --model={path / 'model.py'}",
+        )
+
+    def inputs_of(of: Specs) -> Inputs:
+        return Inputs.of(of, training.params.inputs, training.normalise)
+
+    inputs = [inputs_of(Specs.load(str(folder / "specs.json"))) for folder in folders]
+    return FrameworkProcess(folders, training, inputs, inputs_of(specs).layout, model)
+
+
+def _reason(path: Path) -> str:
+    """Return why a bundle has no ONNX graph."""
+    return read_text(path / EXPORT_ERROR).strip()
 
 
 def open_session(path: Path) -> Any:

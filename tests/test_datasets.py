@@ -56,6 +56,89 @@ def test_workers_of_a_loader_share_the_events_of_an_epoch(files, workers):
             assert [x.tobytes() for x, _ in found] == [batch.x.tobytes() for batch in batches]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_workers": 0},
+        {"num_workers": 2},
+        {"num_workers": 2, "persistent_workers": True},
+        {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "spawn"},
+    ],
+    ids=["no workers", "new workers", "persistent", "persistent and spawned"],
+)
+def test_each_pass_is_the_next_epoch(options, files):
+    """With persistent workers, set_epoch has to reach copies of the dataset in other processes."""
+    loader = DataLoader(EventDataset(files, LABELS, PARAMS), batch_size=None, **options)
+
+    def one_pass():
+        return [(batch["x"].numpy(), batch["y"].numpy()) for batch in loader]
+
+    passes = {epoch: one_pass() for epoch in (0, 1)}
+    loader.dataset.set_epoch(5)
+    passes |= {epoch: one_pass() for epoch in (5, 6)}
+    for epoch, found in passes.items():
+        batches, truth = whole(files, epoch=epoch)
+        assert sum((rows(x, y) for x, y in found), Counter()) == truth
+        if options["num_workers"] < 2:
+            assert [x.tobytes() for x, _ in found] == [batch.x.tobytes() for batch in batches]
+    first, second, *_ = ([x.tobytes() for x, _ in found] for found in passes.values())
+    assert first != second
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_the_length_of_a_dataset_is_the_number_of_its_batches(workers, labels, files):
+    dataset = EventDataset(files, labels, PARAMS, part="valid", num_workers=workers)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    assert len(loader) == len(dataset) == len([batch["y"] for batch in loader]) > 1
+
+
+def test_a_dataset_whose_epochs_differ_in_length_has_no_length(files):
+    dataset = EventDataset(files, LABELS, {**PARAMS, "balance": "sampling"})
+    with pytest.raises(TypeError, match="the number of events differs between epochs"):
+        len(dataset)
+
+
+def events_of(batches):
+    return np.concatenate([np.asarray(batch["x"] if isinstance(batch, dict) else batch.x) for batch in batches])
+
+
+def test_the_state_after_a_complete_pass_is_the_beginning_of_the_next_epoch(files):
+    dataset, again = (EventDataset(files, LABELS, PARAMS, part="valid") for _ in range(2))
+    for _ in dataset:
+        pass
+    again.load_state_dict(dataset.state_dict())
+    batches, _ = whole(files, "valid", 1)
+    np.testing.assert_array_equal(events_of(again), events_of(batches))
+
+
+def test_a_state_counts_events_whatever_the_batch_size_is(files):
+    dataset = EventDataset(files, LABELS, PARAMS)
+    stream = iter(dataset)
+    done = [next(stream), next(stream)]
+    again = EventDataset(files, LABELS, {**PARAMS, "batch_size": 70})
+    again.load_state_dict(dataset.state_dict())
+    assert again.state_dict() == dataset.state_dict()
+    batches, _ = whole(files)
+    np.testing.assert_array_equal(events_of([*done, *again]), events_of(batches))
+
+
+def test_a_state_that_does_not_apply_is_reported(files, capsys):
+    dataset, again = (EventDataset(files, LABELS, PARAMS) for _ in range(2))
+    next(iter(dataset))
+    state = dataset.state_dict()
+    again.load_state_dict(state)
+    again.set_epoch(3)
+    batches, _ = whole(files, epoch=3)
+    np.testing.assert_array_equal(events_of(again), events_of(batches))
+    assert "it does not apply to epoch 3, which starts at its beginning" in capsys.readouterr().err
+    again.load_state_dict({**state, "shard": [0, 2]})
+    with pytest.raises(ConfigError, match="is that of shard 0 of 2, but this is shard 0 of 1; use the same number"):
+        next(iter(again))
+    with pytest.raises(ConfigError, match="with other files, labels, preprocessing or params"):
+        EventDataset(files, ["b", "a", "a"], PARAMS).load_state_dict(state)
+
+
 def test_a_torch_dataset_continues_from_its_state(files):
     batches, _ = whole(files, "valid", 4)
     dataset = EventDataset(files, LABELS, PARAMS, part="valid")
@@ -79,7 +162,8 @@ def test_the_state_of_a_torch_dataset_is_unknown_if_workers_make_the_batches(fil
         dataset.state_dict()
     del loader
     next(iter(DataLoader(dataset, batch_size=None, num_workers=0)))
-    assert dataset.state_dict() == {"epoch": 0, "batches": 1}
+    state = dataset.state_dict()
+    assert (state["epoch"], state["events"], state["shard"]) == (0, 50, [0, 1])
 
 
 def state_in_its_process(batches):
@@ -91,7 +175,8 @@ def test_a_torch_dataset_in_a_worker_returns_the_state_of_the_worker(files):
     """torchdata's StatefulDataLoader saves this state, and restores it in the worker with the same index."""
     dataset = EventDataset(files, LABELS, PARAMS)
     states = list(DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=state_in_its_process))
-    assert [state["batches"] for state in states] == list(range(1, len(whole(files)[0]) + 1))
+    sizes = [len(batch) for batch in whole(files)[0]]
+    assert [state["events"] for state in states] == np.cumsum(sizes).tolist()
 
 
 def test_keras_fit_gets_the_next_epoch_in_each_pass(files):

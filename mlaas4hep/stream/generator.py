@@ -173,6 +173,7 @@ class DataGenerator(Closeable):
         shard: tuple[int, int] = (0, 1),
         skip: int = 0,
         balanced: bool = True,
+        skip_events: int = 0,
     ) -> Iterator[Batch]:
         """Yield each event of a part once, in batches.
 
@@ -183,6 +184,7 @@ class DataGenerator(Closeable):
             shard: rank and world size; the shards of all ranks are disjoint and contain all events together.
             skip: number of batches to skip.
             balanced: whether to apply `balance` of the params.
+            skip_events: number of events to skip before the first batch.
 
         Yields:
             Batches of `batch_size` events; the last one may be shorter. If `balance` of the params is set, events of
@@ -202,10 +204,33 @@ class DataGenerator(Closeable):
         if self._resume_from is not None and {key: self._resume_from[key] for key in position} == position:
             skip, self._resume_from = max(skip, self._resume_from["batches"]), None
         balance = self.params.balance if balanced else "none"
-        selections = rebatch(self._chunks(part, epoch, shuffle, rank, world, balance), self.params.batch_size)
+        chunks = _without_first(self._chunks(part, epoch, shuffle, rank, world, balance), skip_events)
+        selections = rebatch(chunks, self.params.batch_size)
         batches = (selection.gather() for selection in islice(selections, skip, None))
         self._position = {**position, "batches": skip}
         return _count(prefetch(self._weighted(part, balance, batches), PREFETCH), self._position)
+
+    def num_events(self, part: str | None = None, shard: tuple[int, int] = (0, 1)) -> int:
+        """Return the number of events that `batches` yields in an epoch, including shuffled copies.
+
+        Raises:
+            ConfigError: `balance` is "sampling", for which the number differs between epochs.
+        """
+        if self.params.balance == "sampling" and part == "train":
+            raise ConfigError("with 'balance': 'sampling', the number of events differs between epochs")
+        rank, world = shard
+        files = range(len(self.sample.files))
+        blocks = [
+            Block(file, *block) for file in files for block in self.sample.survey.blocks(file, self.sample.plan.rows)
+        ]
+        owners = self._owners(world)
+        batches = self.sample.events.without_features(self.sample.plan.rows, self.params.workers)
+        counts = (
+            len(_rows_of(batch, part))
+            for block, batch in zip(blocks, batches, strict=True)
+            if owners.get(block) == rank
+        )
+        return sum(counts) * (1 + self.sample.labels.uses_shuffled_copies)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the latest call of `batches`, as JSON values."""
@@ -336,6 +361,15 @@ def _count(batches: Iterator[Batch], position: dict[str, Any]) -> Iterator[Batch
     for batch in batches:
         position["batches"] += 1
         yield batch
+
+
+def _without_first(chunks: Iterator[RowSelection], events: int) -> Iterator[RowSelection]:
+    """Yield the events of some chunks without the first `events`."""
+    for chunk in chunks:
+        skipped = min(events, len(chunk))
+        events -= skipped
+        if skipped < len(chunk):
+            yield chunk[skipped:] if skipped else chunk
 
 
 def _rows_of(events: Batch, part: str | None) -> np.ndarray:

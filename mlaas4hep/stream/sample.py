@@ -278,7 +278,15 @@ class Sample:
     @property
     def key(self) -> str:
         """Hash of the events and of how they are read, mixed and shuffled: the same key gives the same batches."""
-        params = self.params.model_dump(exclude=set(NOT_IN_KEY))
+        return self._key_without(*NOT_IN_KEY)
+
+    @property
+    def order_key(self) -> str:
+        """Hash like `key`, but independent of the batch size: the same key gives the same order of events."""
+        return self._key_without(*NOT_IN_KEY, "batch_size")
+
+    def _key_without(self, *names: str) -> str:
+        params = self.params.model_dump(exclude=set(names))
         contents = [origin[:2] for origin in self.survey.origins]  # without size and modification time
         return versioned_hash([contents, params, self.specs.to_json()["branches"], self.split.fold, self._content_key])
 

@@ -17,7 +17,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from mlaas4hep.io import Jagged, Kind
+from mlaas4hep.io import Jagged, Kind, Nested
 from mlaas4hep.io.columns import Values, offsets_of
 from mlaas4hep.reader.inputs import VECTOR, Inputs, mask_of, padded
 from mlaas4hep.reader.objects import ObjectLayout
@@ -76,13 +76,14 @@ class _Corner:
     Attributes:
         name: its description.
         value: the value of all numbers, or the name of a method of `_Values`.
-        length: length of all lists; they are not longer than in the sample.
+        length, inner: length of all lists, and of lists in lists; they are not longer than in the sample.
         empty: branches whose lists are empty.
     """
 
     name: str
     value: float | str = "mean"
     length: float = math.inf
+    inner: float = math.inf
     empty: frozenset[str] = frozenset()
 
 
@@ -96,47 +97,65 @@ def corner_events(specs: Specs, inputs: Inputs, whole: Inputs) -> ComparedEvents
             more columns.
     """
     branches = {slot.branch: specs.branches[slot.branch] for slot in whole.layout.slots}
-    lengths = _list_lengths(branches, whole)
+    lengths, inner = (_list_lengths(branches, whole, depth) for depth in (1, 2))
     corners = [
         _Corner("with all values missing", math.nan, 0),
         _Corner("with empty lists", length=0),
-        _Corner("with one entry in each list", length=1),
+        _Corner("with one entry in each list", length=1, inner=1),
         _Corner("with full lists"),
         _Corner("with all values 0", 0.0),
         _Corner(f"with all values {DENORMAL:g}", DENORMAL),
         _Corner("with all values at their minimum", "minimum"),
         _Corner("with all values at their maximum", "maximum"),
     ]
+    if inner:
+        corners.append(_Corner("with lists of empty lists", inner=0))
     corners += [
         _Corner(f"without objects in input '{one.name}'", empty=frozenset(one.layout.needed))
         for one in whole.members
         if isinstance(one.layout, ObjectLayout)
     ]
-    columns = {name: _column(name, branch, corners, lengths.get(name)) for name, branch in branches.items()}
+    columns = {
+        name: _column(name, branch, corners, lengths.get(name), inner.get(name)) for name, branch in branches.items()
+    }
     raw, _ = whole.raw_vectors(columns, len(corners))
     parts, _ = inputs.make(columns, len(corners))
     return ComparedEvents(np.asarray(raw[VECTOR]), padded(parts, 0.0), [corner.name for corner in corners])
 
 
-def _list_lengths(branches: Mapping[str, BranchSpecs], inputs: Inputs) -> dict[str, int]:
-    """Return the length of full lists by branch; those of one collection have the same length."""
-    lengths = {name: branch.dim for name, branch in branches.items() if branch.kind is Kind.JAGGED}
+def _list_lengths(branches: Mapping[str, BranchSpecs], inputs: Inputs, depth: int) -> dict[str, int]:
+    """Return the length of full lists by branch; those of one collection have the same length.
+
+    Args:
+        depth: 1 for the lists of an event, 2 for lists in lists.
+    """
+    lengths = {
+        name: branch.dim if depth == 1 else branch.inner
+        for name, branch in branches.items()
+        if branch.kind.depth >= depth
+    }
     collections = [one.layout.needed for one in inputs.members if isinstance(one.layout, ObjectLayout)]
     for _ in collections:  # repeated, because collections may have branches in common
         for needed in collections:
-            jagged = [name for name in needed if name in lengths]
-            lengths.update(dict.fromkeys(jagged, min((lengths[name] for name in jagged), default=0)))
+            lists = [name for name in needed if name in lengths]
+            lengths.update(dict.fromkeys(lists, min((lengths[name] for name in lists), default=0)))
     return lengths
 
 
-def _column(name: str, branch: BranchSpecs, corners: Sequence[_Corner], longest: int | None) -> Values:
+def _column(
+    name: str, branch: BranchSpecs, corners: Sequence[_Corner], longest: int | None, longest_inner: int | None
+) -> Values:
     """Return the values of a branch in all corner events."""
     typical = {"mean": branch.mean, "minimum": branch.minimum or 0.0, "maximum": branch.maximum or 0.0}
     values = np.array([typical[one.value] if isinstance(one.value, str) else one.value for one in corners])
-    if longest is not None:
-        counts = np.array([0 if name in one.empty else int(min(one.length, longest)) for one in corners])
-        return Jagged(offsets_of(counts), np.repeat(values, counts))
-    return np.repeat(values[:, None], branch.dim, axis=1) if branch.kind is Kind.FIXED else values
+    if longest is None:
+        return np.repeat(values[:, None], branch.dim, axis=1) if branch.kind is Kind.FIXED else values
+    counts = np.array([0 if name in one.empty else int(min(one.length, longest)) for one in corners])
+    lists = Jagged(offsets_of(counts), np.repeat(values, counts))
+    if longest_inner is None:
+        return lists
+    inner = np.repeat([int(min(one.inner, longest_inner)) for one in corners], counts)
+    return Nested(lists.offsets, Jagged(offsets_of(inner), np.repeat(lists.content, inner)))
 
 
 class IncompleteEvents:
@@ -173,7 +192,7 @@ class IncompleteEvents:
         for one in self._inputs.members:
             mask = np.asarray(batch.inputs[mask_of(one.name)], bool)
             if isinstance(one.layout, ObjectLayout):
-                columns.append(~mask.any(axis=1, keepdims=True))
+                columns.append(~mask.reshape(len(mask), -1).any(axis=1, keepdims=True))
             else:
                 first = [slot.first for slot in one.layout.slots if slot.width]
                 columns.append(~np.logical_or.reduceat(mask, first, axis=1))

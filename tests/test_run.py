@@ -140,6 +140,32 @@ def model_of(generator, folder, text=SMALL):
     return make_backend(file, generator.shapes, Task.of(generator.sample.labels), generator.params)
 
 
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+@pytest.mark.parametrize("model", [TREES, ESTIMATOR], ids=["xgboost", "scikit-learn"])
+def test_estimators_do_not_depend_on_the_unit_of_the_weights(model, balance, tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 600)
+    scores = []
+    for unit in ("1", "1e-4", "3e5"):
+        params = Params.parse({**RUN, "weight": f"{unit} * (1 + 0.1 * met / 30)", "balance": balance})
+        trained = train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / f"out{unit}")
+        scores.append(trained.test.scores)
+    assert scores[0].std() > 0.01
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], atol=1e-3)
+    assert "their mean in the training set, as estimators expect" in capsys.readouterr().err
+
+
+def test_trees_without_splits_are_reported_and_not_exported(tmp_path, capsys):
+    """onnxmltools would write another score."""
+    path, _ = write_sample(tmp_path, 300)
+    model = write_model(tmp_path, TREES.replace("n_estimators=50", "n_estimators=3, min_child_weight=1e9"))
+    train_model(path, "kind", model, Params.parse(RUN), fout=tmp_path / "out")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no tree of the model of" in line
+    assert "lower gamma or min_child_weight" in line
+    assert (tmp_path / "out" / "model.ubj").exists()
+
+
 def test_metrics_treat_an_integer_weight_as_repetition(tmp_path):
     """Compares the metrics of an untrained model for the validation and test sets."""
     rng = np.random.default_rng(0)

@@ -23,6 +23,10 @@ from mlaas4hep.reader.inputs import mask_of
 from mlaas4hep.stream import Batch
 
 
+class NothingLearned(ConfigError):
+    """A model gives all events the same score, and can therefore not be exported."""
+
+
 class Backend(Protocol):
     """A model of one framework, ready to be trained.
 

@@ -7,6 +7,7 @@ unnormalised values, and NaN for missing values.
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import xgboost
 
 from mlaas4hep.backends.input_rows import NO_NEGATIVE_WEIGHTS, InputRows
 from mlaas4hep.backends.model_file import ModelFile
-from mlaas4hep.backends.protocol import Batches, EpochBatches, RoundCallback, Shapes
+from mlaas4hep.backends.protocol import Batches, EpochBatches, NothingLearned, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, require
@@ -161,7 +162,16 @@ class XGBoostBackend:
         return [self.native_file, *(f"model_{number}.ubj" for number in range(1, count))]
 
     def export(self, path: Path, exporter: str = "") -> None:
-        """Write an ONNX graph from inputs and masks to scores."""
+        """Write an ONNX graph from inputs and masks to scores.
+
+        Raises:
+            NothingLearned: all leaves of a booster are 0, for which onnxmltools (1.16) writes a wrong graph.
+        """
+        if any(map(_has_only_zeros, self._boosters)):
+            raise NothingLearned(
+                f"no tree of the model of {self._file.path} has a split, so that all events have the same score",
+                hint="lower gamma or min_child_weight, and check the labels and weights",
+            )
         converter = require("onnxmltools", "xgboost", "exporting trees to ONNX")
         onnx = require("onnx", "xgboost", "writing ONNX")
         from onnxmltools.convert.common.data_types import FloatTensorType
@@ -170,6 +180,12 @@ class XGBoostBackend:
         graphs = [converter.convert_xgboost(booster, initial_types=kinds) for booster in self._boosters]
         binary = self.task.name != "regression" and not self._multiclass
         onnx.save(self._rows.onnx_graph(graphs, 1 if binary else None), str(path))
+
+
+def _has_only_zeros(booster: xgboost.Booster) -> bool:
+    """Return whether each tree of a booster is a single leaf with the value 0."""
+    trees = (re.fullmatch(r"\s*0:leaf=(\S+?)\s*", tree) for tree in booster.get_dump())
+    return all(leaf is not None and float(leaf[1]) == 0 for leaf in trees)
 
 
 def _check_settings(model: Any, path: Path, objectives: Sequence[str]) -> None:

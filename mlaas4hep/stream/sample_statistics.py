@@ -40,6 +40,13 @@ class Composition:
     negative: np.ndarray
     yields: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
 
+    def mean_training_weight(self, balance: str) -> float:
+        """Return the mean weight of the events of the training part, after balancing; see `factors`."""
+        factors = self.factors(balance) if balance == "sampling" else None
+        if factors is None:  # "weights" keeps the sum
+            return float(self.weights[0] / self.totals[0])
+        return float((factors * self.weight[0]).sum() / (factors * self.events[0]).sum())
+
     def factors(self, balance: str) -> np.ndarray | None:
         """Return a factor per class, float64 (classes,), that balances the classes of the training part.
 

@@ -19,7 +19,7 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.backends.make import preserved_random_state
 from mlaas4hep.backends.model_file import ModelFile
-from mlaas4hep.backends.protocol import Backend, OneShotBackend
+from mlaas4hep.backends.protocol import Backend, NothingLearned, OneShotBackend
 from mlaas4hep.backends.task import TOLERANCE, Task
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.stream import BatchSource
@@ -78,6 +78,8 @@ def check_export(backend: Backend, source: BatchSource, content: SampleContent, 
             return
         try:
             exported = export_checked(model, content, 0, task, Path(folder) / "network.onnx")
+        except NothingLearned:
+            return  # from so few events
         except MLaaS4HEPError as error:
             if not backend.native_file and not isinstance(error, ScoresDiffer):
                 raise ConfigError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -213,6 +213,9 @@ def _train_one_shot(source: BatchSource, backend: OneShotBackend, callbacks: Cal
     epochs: list[Epoch] = []
     start = time.perf_counter()
     count = int(source.composition.totals[PARTS.index("train")])
+    mean = source.composition.mean_training_weight(source.params.balance)
+    if not np.isclose(mean, 1.0, rtol=0.01):
+        console.notice(f"the weights are divided by {mean:.4g}, their mean in the training set, as estimators expect")
 
     def check_stop() -> None:
         if callbacks.stop_training:
@@ -221,7 +224,7 @@ def _train_one_shot(source: BatchSource, backend: OneShotBackend, callbacks: Cal
     def checked(batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             check_stop()
-            yield batch
+            yield batch if mean == 1 else replace(batch, weight=(batch.weight / mean).astype(np.float32))
 
     def report(number: int, train_loss: float, metrics: dict[str, float], best: bool) -> None:
         nonlocal start

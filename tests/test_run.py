@@ -155,6 +155,20 @@ def test_estimators_do_not_depend_on_the_unit_of_the_weights(model, balance, tmp
     assert "their mean in the training set, as estimators expect" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("model", [SMALL, AUC_TREES := TREES.replace("n_jobs=1", "n_jobs=1, eval_metric='auc',"
+                                   " early_stopping_rounds=3")], ids=["torch", "xgboost"])  # fmt: skip
+def test_a_class_that_is_absent_from_a_set_is_named_and_does_not_stop_early(model, tmp_path, capsys):
+    path, _ = write_sample(tmp_path, 600)
+    split = {"valid": "event % 10 == 0 & kind == 0", "test": "event % 10 == 1"}
+    params = Params.parse({**RUN, "split": split, "epochs": 2})
+    trained = train_model(path, "kind", write_model(tmp_path, model), params, fout=tmp_path / "out")
+    lines = capsys.readouterr().err.splitlines()
+    assert any("the validation set has no events with the label '1' (events by label: 0 " in line for line in lines)
+    if model is AUC_TREES:
+        assert "note: no early stopping, because 'auc' of the validation set is not finite" in lines
+        assert trained.backend.size() == "50 rounds"
+
+
 def test_trees_without_splits_are_reported_and_not_exported(tmp_path, capsys):
     """onnxmltools would write another score."""
     path, _ = write_sample(tmp_path, 300)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from mlaas4hep import console
 from mlaas4hep.backends.input_rows import NO_NEGATIVE_WEIGHTS, InputRows
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import Batches, EpochBatches, NothingLearned, RoundCallback, Shapes
@@ -108,20 +110,22 @@ class XGBoostBackend:
 
     def _boost(self, train: Batches, valid: Batches, column: int | None, report: RoundCallback) -> xgboost.Booster:
         bins = {"max_bin": self._params["max_bin"]} if "max_bin" in self._params else {}
-        with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mlaas4hep-xgboost-") as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*contains only positive or negative samples")  # reported once
             training = _make_matrix(_chunks(self._rows, train, column), self._limit, f"{folder}/train", **bins)
             chunks = _chunks(self._rows, valid, column)
             validation = _make_matrix(chunks, self._limit, f"{folder}/valid", ref=training, **bins)
+            reporter = _RoundReporter(report, self._patience, self._last_metrics)
             trained = xgboost.train(
                 self._params,
                 training,
                 self._rounds,
                 evals=[(training, "train"), (validation, "valid")],
                 custom_metric=_xgboost_metric(self._custom_metric) if self._custom_metric else None,
-                callbacks=[_RoundReporter(report, self._patience, self._last_metrics)],
+                callbacks=[reporter],
                 verbose_eval=False,
             )
-            best = trained[: trained.best_iteration + 1] if self._patience else trained
+            best = trained[: trained.best_iteration + 1] if reporter.stops_early else trained
             booster = xgboost.Booster(model_file=best.save_raw("ubj"))
             del training, validation, trained, best  # they keep files of the folder open
         return booster
@@ -329,12 +333,21 @@ class _RoundReporter(xgboost.callback.TrainingCallback):
         self._report, self._last_metrics = report, last_metrics
         self._early_stopping = xgboost.callback.EarlyStopping(rounds=patience) if patience else None
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether a metric decides how many rounds are kept."""
+        return self._early_stopping is not None
+
     def before_training(self, model: Any) -> Any:
         """Reset the early stopping."""
         return self._early_stopping.before_training(model) if self._early_stopping else model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: dict[str, dict[str, Any]]) -> bool:
         """Report a round; without early stopping no round is the best, because all are kept."""
+        name, values = list(evals_log["valid"].items())[-1]
+        if self._early_stopping and not np.isfinite(values[-1]):
+            console.notice(f"no early stopping, because '{name}' of the validation set is not finite")
+            self._early_stopping = None
         stop = bool(self._early_stopping and self._early_stopping.after_iteration(model, epoch, evals_log))
         train, valid = (self._last_metrics(evals_log[name]) for name in ("train", "valid"))
         self._report(epoch + 1, train["loss"], valid, bool(self._early_stopping) and model.best_iteration == epoch)

@@ -17,7 +17,9 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.backends.protocol import Backend, OneShotBackend, StepwiseBackend
 from mlaas4hep.backends.task import Task
+from mlaas4hep.comma_lists import abbreviated
 from mlaas4hep.config import Params
+from mlaas4hep.console import shortened
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.stream import Batch, BatchSource
 from mlaas4hep.stream.labels import Labels
@@ -26,6 +28,9 @@ from mlaas4hep.stream.split import PARTS
 from mlaas4hep.training.callbacks import CONTINUE_FROM_CHECKPOINT, GRACE_SECONDS, Callbacks, Stopped
 from mlaas4hep.training.checkpoint import Checkpoint, TrainingState
 from mlaas4hep.training.history import Epoch, History
+
+LONGEST_COUNTS = 200
+"""Maximum length of the numbers of events by label in a message."""
 
 PART_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -300,3 +305,11 @@ def _check_classes(labels: Labels, composition: Composition) -> None:
             raise ConfigError(f"no event has the label '{name}'", hint=hint)
     if labels.task == "classification" and (composition.events[0] > 0).sum() < 2:
         raise ConfigError("all events of the training set have the same label", hint="use more events")
+    for part, events in zip(PARTS, composition.events, strict=True):
+        absent = [f"'{name}'" for name, count in zip(labels.classes, events, strict=True) if not count]
+        if absent:
+            counts = ", ".join(f"{name} {count}" for name, count in zip(labels.classes, events, strict=True))
+            console.notice(
+                f"the {PART_NAMES[part]} set has no events with the label {abbreviated(absent)} (events by label:"
+                f" {shortened(counts, LONGEST_COUNTS)}); the AUC and other metrics of this set may be undefined"
+            )

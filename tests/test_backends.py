@@ -690,6 +690,57 @@ def test_an_unsuitable_subclassed_keras_model_is_refused_with_the_reason(body, s
         make_backend(write(tmp_path, text), SHAPES, TWO, Params())
 
 
+OWN_STEP = """
+import keras
+class Net(keras.Model):
+    def {method}(self, *given, **more):
+        raise RuntimeError("called")
+def model(idim):
+    x = keras.Input((idim,))
+    return Net(x, keras.layers.Dense(1)(x))
+"""
+
+
+@pytest.mark.parametrize("method", ["fit", "predict_step"])
+def test_a_keras_model_with_a_method_that_is_not_called_is_refused(method, tmp_path):
+    with pytest.raises(ConfigError, match=f"the model of .* overrides {method}, which is not called; remove it"):
+        make_backend(write(tmp_path, OWN_STEP.format(method=method)), SHAPES, TWO, Params())
+
+
+@pytest.mark.parametrize("method", ["train_step", "compute_loss", "train_on_batch"])
+def test_the_own_methods_of_a_functional_keras_model_are_called(method, tmp_path):
+    backend = make_backend(write(tmp_path, OWN_STEP.format(method=method)), SHAPES, TWO, Params())
+    with pytest.raises(RuntimeError, match="called"):
+        next(backend.steps(toy_batches()))
+
+
+LIGHTNING = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, idim):
+        super().__init__()
+        self.linear = torch.nn.Linear(idim, 1)
+    def forward(self, x): return self.linear(x)
+    def {method}(self, *given): raise RuntimeError("called")
+def model(idim): return Net(idim)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "replacement"),
+    [
+        ("training_step", "def training_step(model, x, mask, y, weight): return model(x).mean()"),
+        ("training_step", "loss = torch.nn.BCEWithLogitsLoss()"),
+        ("configure_optimizers", "optimizer = torch.optim.SGD"),
+    ],
+)
+def test_methods_of_lightning_are_refused_unless_the_model_file_replaces_them(method, replacement, tmp_path):
+    text = LIGHTNING.format(method=method)
+    with pytest.raises(ConfigError, match=f"has a method {method}, which is not called; define `.*` in the model file"):
+        make_backend(write(tmp_path, text), SHAPES, TWO, Params())
+    next(make_backend(write(tmp_path, f"{text}\n{replacement}\n"), SHAPES, TWO, Params()).steps(toy_batches()))
+
+
 def test_a_half_precision_keras_model_that_cannot_be_converted_to_float32_is_refused(tmp_path):
     text = MODELS["keras, subclassed"].replace(
         "keras.layers.Dense(64)", "keras.layers.Dense(64, dtype='mixed_float16')"
@@ -827,6 +878,10 @@ def test_a_model_with_several_output_arrays_is_refused(text, kind, tmp_path):
         ("def loss(output, y): return 1.0", r"`loss` of .* returns 1.0 for 128 events; it must return one number per"),
         ("def loss(output, y): return torch.zeros(len(y))", "`loss` of .* does not depend on the weights"),
         ("optimizer = 'adam'", "`optimizer` of .* is 'adam'; it must be a function: def optimizer"),
+        (
+            "def optimizer(weights): return [torch.optim.Adam(weights)], []",
+            r"`optimizer` of .* returns a tuple \(list, list\); it must return one optimizer; learning rate schedules",
+        ),
         ("def optimizer(weights): pass", "`optimizer` of .* returns None; it must be a function: def optimizer"),
         (
             "optimizer = torch.optim.LBFGS",

@@ -1,5 +1,7 @@
 """Every mistake with labels, weights, splits, params and model files is one line that says the cure."""
 
+import json
+
 import numpy as np
 import pytest
 from tinyroot import write_events
@@ -7,7 +9,7 @@ from tinyroot import write_events
 from mlaas4hep.backends.model_file import load_model_file
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
-from mlaas4hep.errors import MLaaS4HEPError
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.labels import labels_by_branch
 from mlaas4hep.training.loop import check_parts
@@ -35,7 +37,7 @@ def files(tmp_path_factory):
         (["s"], {}, "1 labels for 2 files", "give one label per file, in the same order"),
         (["s", "s"], {}, "a classification needs two classes", "give two classes, or no labels"),
         ("same", {}, "all events have 'same' = 1", "give two classes, or no labels"),
-        ("w", {}, "values that are not integers", "set 'task' to 'regression' in the params"),
+        ("w", {}, "label branch 'w' is NaN for some events", "remove such events with a cut in --preproc"),
         ("knid", {}, "branch 'knid' is not in", "closest: 'kind'"),
         ("many", {}, "1100 distinct values, more than 1000", "or define classes with --preproc"),
         ("pt", {}, "is not one number per event: it is jagged", '{"define": {"label": "sum(pt)"}}'),
@@ -45,7 +47,7 @@ def files(tmp_path_factory):
         (
             "w",
             REGRESSION,
-            "'w' has a value that is not a finite float32 number",
+            "'w' has the value nan, which is not a finite float32 number",
             "remove such events with a cut in --preproc",
         ),
         (
@@ -56,7 +58,7 @@ def files(tmp_path_factory):
         ),
         (["1", "nan"], REGRESSION, "must be finite float32 numbers, not 'nan'", "give one number per file"),
         (["-inf", "1"], REGRESSION, "must be finite float32 numbers, not '-inf'", "give one number per file"),
-        ("huge", REGRESSION, "'huge' has a value that is not a finite float32 number", "remove such events with a cut"),
+        ("huge", REGRESSION, "which is not a finite float32 number", "remove such events with a cut"),
         (["1", "1"], REGRESSION, "target 'target' has the same value in all events", "give files in which it differs"),
         (None, REGRESSION, "which needs labels", "name branches with --labels"),
         (
@@ -179,3 +181,31 @@ def test_the_suggested_option_excludes_one_of_two_branches_with_the_same_column(
     params = {"exclude_branches": ["pt_0"], "cache": False}
     with DataGenerator([str(tmp_path / "a.root")], params=params) as generator:
         assert generator.columns.count("pt_0") == 1
+
+
+NOTICES = {
+    "selected": (
+        {"selected_branches": ["met", "kind"]},
+        "label branch 'kind' is selected as a feature, but",
+    ),
+    "cut": ({}, "the preprocessing needs the label branch 'kind', so that --predict works only for files that have it"),
+}
+
+
+@pytest.mark.parametrize("case", NOTICES)
+def test_a_label_that_is_also_a_feature_or_part_of_a_cut_is_reported(case, tmp_path, capsys):
+    params, says = NOTICES[case]
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    (tmp_path / "cut.json").write_text(json.dumps({"cut": "kind >= 0"}))
+    preproc = str(tmp_path / "cut.json") if case == "cut" else None
+    with DataGenerator([tmp_path / "a.root"], "kind", params, preproc=preproc) as generator:
+        assert "kind" not in generator.columns
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_an_input_with_a_label_is_refused(tmp_path):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    inputs = {"event": {"branches": ["met", "kind"]}}
+    with pytest.raises(ConfigError, match="input 'event' has the label branch 'kind'; remove it from the input"):
+        DataGenerator([tmp_path / "a.root"], "kind", {"inputs": inputs})

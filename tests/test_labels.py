@@ -84,7 +84,15 @@ def test_one_class_is_refused():
         labels_by_branch("kind", np.array([3]))
 
 
-@pytest.mark.parametrize("values", [[0.0, 0.5], [0.0, np.nan], [0.0, np.inf]])
+def test_labels_that_are_nan_are_named_as_such():
+    with pytest.raises(ConfigError, match="'kind' is NaN for some events; remove such events with a cut in --preproc"):
+        labels_by_branch("kind", np.array([0.0, 1.0, np.nan]))
+    flags = labels_by_branches(["a", "b"])
+    with pytest.raises(ConfigError, match="'b' is NaN for some events"):  # NaN is not 0, but not a label either
+        flags.encode(0, 2, {"a": np.array([1.0, 0.0]), "b": np.array([0.0, np.nan])})
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5], [0.0, np.inf]])
 def test_a_label_branch_must_hold_integers(values):
     with pytest.raises(ConfigError, match="values that are not integers"):
         labels_by_branch("weight", np.array(values))

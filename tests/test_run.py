@@ -169,6 +169,15 @@ def test_a_class_that_is_absent_from_a_set_is_named_and_does_not_stop_early(mode
         assert trained.backend.size() == "50 rounds"
 
 
+@pytest.mark.parametrize("size", ["1e30", "1e-30"])
+def test_weights_that_leave_the_range_of_float32_are_named(size, tmp_path):
+    path, _ = write_sample(tmp_path, 300)
+    params = Params.parse({**RUN, "weight": f"{size} * (1 + 0 * met)"})
+    value = size.replace("1e30", r"1e\+30")
+    with pytest.raises(ConfigError, match=rf"the weights are about {value} .*; scale 'weight' .* / {value}'"):
+        train_model(path, "kind", write_model(tmp_path), params, fout=tmp_path / "out")
+
+
 def test_trees_without_splits_are_reported_and_not_exported(tmp_path, capsys):
     """onnxmltools would write another score."""
     path, _ = write_sample(tmp_path, 300)

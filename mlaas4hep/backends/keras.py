@@ -40,6 +40,13 @@ LEARNING_RATE = 1e-3
 """Default for Adam, if the model is not compiled and the model file does not define `optimizer`."""
 
 
+NOT_CALLED = ("fit", "predict_step")
+"""Methods that are never called."""
+
+ONLY_FUNCTIONAL = ("train_step", "compute_loss", "train_on_batch")
+"""Methods that are called only if the model is functional, because subclassed models are wrapped."""
+
+
 class KerasBackend:
     """A Keras model; see `Backend`."""
 
@@ -54,6 +61,7 @@ class KerasBackend:
                 f"{file.path} defines training_step, which only PyTorch models support",
                 hint="for Keras, override train_step of the model",
             )
+        _check_own_methods(model, file, NOT_CALLED, "remove it; train_step of a functional model is called")
         self.task = task
         self._shapes = shapes
         self._file = file
@@ -249,13 +257,20 @@ def _frequent_garbage_collection() -> Iterator[None]:
         gc.collect()
 
 
+def _check_own_methods(model: keras.Model, file: ModelFile, methods: Sequence[str], hint: str) -> None:
+    """Raise ConfigError if a model overrides one of some methods, which would not be called."""
+    for method in methods:
+        owner = next(one for one in type(model).__mro__ if method in vars(one))
+        if owner.__module__.partition(".")[0] != "keras":
+            why = "but is not a functional model" if methods is ONLY_FUNCTIONAL else "which is not called"
+            raise ConfigError(f"the model of {file.path} overrides {method}, {why}", hint=hint)
+
+
 def _functional_model(model: keras.Model, file: ModelFile, shapes: Shapes) -> keras.Model:
     """Return a functional model around a subclassed one; the arguments of `call` determine its inputs."""
-    if type(model).train_step is not keras.Model.train_step:
-        raise ConfigError(
-            f"the model of {file.path} overrides train_step, but is not a functional model",
-            hint="call super().__init__(inputs, outputs) instead of defining a method call",
-        )
+    _check_own_methods(
+        model, file, ONLY_FUNCTIONAL, "call super().__init__(inputs, outputs) instead of defining a method call"
+    )
     available = array_shapes(shapes)
     arguments = [
         one.name

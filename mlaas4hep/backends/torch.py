@@ -55,6 +55,7 @@ class TorchBackend:
     exporters: tuple[str, ...] = ("torch.export", "torch.export with the math kernel of attention", "TorchScript")
 
     def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+        _check_own_methods(model, file)
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
         torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision; scores must match the ONNX graph
         self.task = task
@@ -334,11 +335,32 @@ class ScoringModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         return torch.exp(output) if self._output == "log_probabilities" else output
 
 
+def _check_own_methods(model: nn.Module, file: ModelFile) -> None:
+    """Raise ConfigError if a model has methods of Lightning that are not called, and the file has no replacement."""
+    replaced = {"training_step": file.training_step or file.loss, "configure_optimizers": file.optimizer}
+    for method, replacement in replaced.items():
+        owner = next((one for one in type(model).__mro__ if method in vars(one)), None)
+        is_own = owner is not None and owner.__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")
+        if is_own and replacement is None:
+            wanted = "`loss` or `training_step`" if method == "training_step" else "`optimizer`"
+            raise ConfigError(
+                f"the model of {file.path} has a method {method}, which is not called",
+                hint=f"define {wanted} in the model file, or train with Lightning's Trainer and an EventDataset",
+            )
+
+
 def _optimizer(file: ModelFile, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimizer of a model file, whose `step` must not need a closure, or the default optimizer."""
     if file.optimizer is None:
         return torch.optim.AdamW(weights, LEARNING_RATE)
     result = file.optimizer(weights) if callable(file.optimizer) else file.optimizer
+    if isinstance(result, (list, tuple, dict)):
+        names = ", ".join(type(one).__name__ for one in (result.values() if isinstance(result, dict) else result))
+        raise ConfigError(
+            f"`optimizer` of {file.path} {'returns' if callable(file.optimizer) else 'is'} a {type(result).__name__}"
+            f" ({names})",
+            hint="it must return one optimizer; learning rate schedules are replaced by 'lr_patience' in the params",
+        )
     if not callable(file.optimizer) or not isinstance(result, torch.optim.Optimizer):
         raise ConfigError(
             f"`optimizer` of {file.path} {'returns' if callable(file.optimizer) else 'is'} {_described(result)}",

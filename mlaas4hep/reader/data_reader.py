@@ -405,6 +405,12 @@ class DataReader(Closeable):
             values, entries = {name: select_events(column, kept) for name, column in values.items()}, entries[kept]
         return self._absent.add_to(values, len(entries), names), entries
 
+    @property
+    def preprocessed_from(self) -> set[str]:
+        """Columns of the file from which the preprocessing computes features and decides on cuts; empty without one."""
+        preproc, names = self.options.preproc, {*self.features} - self._absent.columns.keys()
+        return preproc.needs(self._source.columns, names) if preproc else set()
+
     def _needs(self, names: Sequence[str]) -> set[str]:
         """Return the columns of the file from which preprocessing computes some columns."""
         present = {*names, *(self._cut.expression.names if self._cut else ())} - self._absent.columns.keys()

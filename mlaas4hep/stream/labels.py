@@ -77,6 +77,8 @@ class Labels:
         if not self.branches:
             return np.ones(events, np.int64)
         if self.values is None:
+            for name in self.branches:
+                check_not_nan(name, columns[name])
             return self._class_of_flags([columns[name] != 0 for name in self.branches])
         column = columns[self.branches[0]]
         index = np.minimum(np.searchsorted(self.values, column), len(self.values) - 1)
@@ -93,9 +95,11 @@ class Labels:
         if self.by_number is not None:
             return np.full((events, 1), self.by_number[file], np.float32)
         for name in self.branches:
-            if not (np.abs(columns[name]) <= FLOAT32_MAX).all():
+            invalid = ~(np.abs(columns[name]) <= FLOAT32_MAX)
+            if invalid.any():
                 raise ConfigError(
-                    f"label branch '{name}' has a value that is not a finite float32 number",
+                    f"label branch '{name}' has the value {columns[name][invalid][0]}, which is not a finite float32"
+                    " number",
                     hint="remove such events with a cut in --preproc",
                 )
         y = np.stack([columns[name] for name in self.branches], axis=1)
@@ -111,6 +115,14 @@ class Labels:
                 hint="remove such events with a cut in --preproc, or set 'task' to 'multilabel' in the params",
             )
         return np.asarray(one_hot.argmax(axis=1))
+
+
+def check_not_nan(branch: str, values: np.ndarray) -> None:
+    """Raise ConfigError if a label branch has NaN."""
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ConfigError(
+            f"label branch '{branch}' is NaN for some events", hint="remove such events with a cut in --preproc"
+        )
 
 
 SHUFFLED_COPIES = Labels(("shuffled", "event"))
@@ -180,6 +192,7 @@ def labels_by_branch(branch: str, values: np.ndarray) -> Labels:
     Raises:
         ConfigError: the values are not integers, or there is only one, or more than MAX_CLASSES.
     """
+    check_not_nan(branch, values)
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
         raise ConfigError(
             f"label branch '{branch}' has values that are not integers",

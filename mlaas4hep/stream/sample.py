@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
+from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.normalisation_choice import NormalisationChoice
 from mlaas4hep.reader import ReadOptions, Specs
 from mlaas4hep.reader.data_notices import dropped_data_notices, non_finite_notices
@@ -50,7 +52,13 @@ from mlaas4hep.stream.labels import (
     targets_by_branches,
     targets_by_file,
 )
-from mlaas4hep.stream.sample_options import check_task, read_options, split_of
+from mlaas4hep.stream.sample_options import (
+    check_inputs_without_labels,
+    check_task,
+    read_options,
+    report_labels_as_features,
+    split_of,
+)
 from mlaas4hep.stream.sample_statistics import Composition, count_events, target_moments
 from mlaas4hep.stream.yields import Yield, yields_of
 
@@ -97,6 +105,7 @@ class Sample:
         wanted = _wanted_labels(labels, fileset)
         branches = label_branches(wanted, params.task)
         check_task(params, wanted)
+        check_inputs_without_labels(params, branches)
         by_file = wanted if isinstance(wanted, list) and not branches else None
         if by_file is not None and params.task == "classification":
             labels_by_file(by_file, fileset.files)  # reports mistakes before any file is opened
@@ -119,6 +128,7 @@ class Sample:
         self._check_samples()
         if by_file is not None:
             wanted = by_file = _labels_of_readable(by_file, self.survey)
+        report_labels_as_features(params, self.survey.extra)
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
         if wanted is None and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
@@ -130,6 +140,7 @@ class Sample:
         self.plan = plan_interleaving(self.inputs.width, groups, len(self.files))
         self.labels = by_class or self._labels_of_events(wanted, branches)
         self.events = self._events_with(self.labels)
+        self._report_labels_in_preprocessing()
         self._cache = self._open_cache()
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self._lock = threading.Lock()
@@ -163,6 +174,19 @@ class Sample:
         if not self.specs.events and not self.specs.legacy:
             why = "none passes the cuts" if self._has_cuts and any(self.entries) else "the files are empty"
             raise ConfigError(f"there are no events: {why}")
+
+    def _report_labels_in_preprocessing(self) -> None:
+        """Report label branches without which the preprocessing cannot be applied to the files to predict."""
+        preproc = self.options.preproc
+        if preproc is None or (isinstance(preproc, ScriptPreproc) and preproc.branches is None):
+            return
+        with self.readers.borrow(0) as reader:
+            needed = sorted(reader.preprocessed_from & {*self.labels.branches})
+        if needed:
+            console.notice(
+                f"the preprocessing needs the label branch '{needed[0]}', so that --predict works only for files that"
+                " have it; for a cut in training alone, use 'cut' in a samples file"
+            )
 
     def _check_samples(self) -> None:
         """Raise FileUnreadable if all files of a sample were left out."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.reader import ReadOptions
+from mlaas4hep.reader.selection import match
 from mlaas4hep.samples.fileset import Fileset
 from mlaas4hep.samples.input_files import WEIGHT, weight_of
 from mlaas4hep.stream.split import Split
@@ -31,6 +33,20 @@ def check_task(params: Params, wanted: str | Sequence[object] | None) -> None:
         raise ConfigError(f"'task' is '{params.task}', which needs labels", hint="name branches with --labels")
     if params.balance != "none" and params.task != "classification":
         raise ConfigError(f"'balance' needs classes, but 'task' is '{params.task}'", hint="give a 'weight' instead")
+
+
+def report_labels_as_features(params: Params, labels: Sequence[str]) -> None:
+    """Report label branches that are selected as features, which they are not used as."""
+    selected = match(dict.fromkeys(labels), params.selected_branches, "the labels", missing_allowed=True)
+    if selected:
+        console.notice(f"label branch '{selected[0]}' is selected as a feature, but labels are not used as features")
+
+
+def check_inputs_without_labels(params: Params, labels: Sequence[str]) -> None:
+    """Raise ConfigError if an input is defined by the name of a label branch."""
+    for name, one in params.inputs.items():
+        for label in sorted({*one.branches} & {*labels}):
+            raise ConfigError(f"input '{name}' has the label branch '{label}'", hint="remove it from the input")
 
 
 def read_options(

@@ -29,6 +29,9 @@ from mlaas4hep.training.callbacks import CONTINUE_FROM_CHECKPOINT, GRACE_SECONDS
 from mlaas4hep.training.checkpoint import Checkpoint, TrainingState
 from mlaas4hep.training.history import Epoch, History
 
+LARGEST_WEIGHT = 1e25
+"""Largest root mean square of the weights; the inverse is the smallest."""
+
 LONGEST_COUNTS = 200
 """Maximum length of the numbers of events by label in a message."""
 
@@ -292,8 +295,20 @@ def check_parts(source: BatchSource) -> None:
                 f"the weights of the {PART_NAMES[part]} set add up to {weight:.4g}; the sum must be positive",
                 hint=f"check 'weight' in the params: '{source.params.weight}'",
             )
+    _check_weight_size(composition, source.params.weight)
     _check_classes(source.labels, composition)
     composition.factors(source.params.balance)
+
+
+def _check_weight_size(composition: Composition, weight: str) -> None:
+    """Raise ConfigError if weighted losses, which are sums over a batch, may leave the range of float32."""
+    events, _, squares = composition.yields.sum(axis=(0, 1))
+    size = float(np.sqrt(squares / events)) if events else 1.0
+    if not 1 / LARGEST_WEIGHT <= size <= LARGEST_WEIGHT:
+        raise ConfigError(
+            f"the weights are about {size:.2g} (root mean square), for which losses leave the range of float32",
+            hint=f"scale 'weight' in the params, for example '({weight}) / {size:.0e}'" if weight else "check 'lumi'",
+        )
 
 
 def _check_classes(labels: Labels, composition: Composition) -> None:

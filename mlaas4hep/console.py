@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread, current_thread, main_thread
-from typing import Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, printable
 from mlaas4hep.write_errors import WriteFailed, failed_write, write_errno
@@ -277,16 +277,11 @@ def filtered_stderr(chatter: str) -> Iterator[None]:
 
     `chatter` is a regular expression of the lines to drop, matched from their beginning.
     """
-    sys.stderr.flush()
-    original = os.dup(2)
     with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
         try:
-            yield
+            with _redirected("stderr", 2, captured):
+                yield
         finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
             captured.seek(0)
             for line in captured.read().decode(errors="replace").splitlines():
                 if not re.match(chatter, line):
@@ -296,15 +291,21 @@ def filtered_stderr(chatter: str) -> Iterator[None]:
 @contextmanager
 def discarded_stdout() -> Iterator[None]:
     """Discard what the block writes to stdout, from C or Python."""
-    sys.stdout.flush()
-    original = os.dup(1)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)
+    with open(os.devnull, "wb") as nothing, _redirected("stdout", 1, nothing):
+        yield
+
+
+@contextmanager
+def _redirected(name: str, descriptor: int, file: IO[bytes]) -> Iterator[None]:
+    """Redirect a standard stream, given its name in `sys` and its file descriptor, to a file during the block."""
+    getattr(sys, name).flush()
+    original = os.dup(descriptor)
+    os.dup2(file.fileno(), descriptor)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        os.dup2(original, 1)
+        getattr(sys, name).flush()
+        os.dup2(original, descriptor)
         os.close(original)
 
 

@@ -1,8 +1,6 @@
 """A disk of a few megabytes that tests fill, mounted as a tmpfs.
 
-@pytest.fixture(name="disk", scope="module")
-def disk_fixture(tmp_path_factory):
-    yield from small_disk(tmp_path_factory.mktemp("disk"))
+from small_disk import disk_fixture, small_fixture  # noqa: F401
 
 disk.fill(free=8_000)       # leave 8 kB
 disk.free_all()
@@ -56,3 +54,16 @@ def small_disk(path):
         yield SmallDisk(path)
     finally:
         subprocess.run([*sudo, "umount", "-l", str(path)], check=False)
+
+
+@pytest.fixture(name="small", scope="module")
+def small_fixture(tmp_path_factory):
+    """The disk of a module."""
+    yield from small_disk(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(name="disk")
+def disk_fixture(small):
+    """The disk of the module, empty."""
+    yield small
+    small.clear()

@@ -13,7 +13,7 @@ import awkward as ak
 import numpy as np
 import pytest
 from scripts import ROOT, run_forked
-from small_disk import small_disk
+from small_disk import disk_fixture, small_fixture  # noqa: F401
 from tinyroot import write_events, write_tree
 
 from mlaas4hep import DataReader
@@ -44,18 +44,6 @@ from sklearn.linear_model import LogisticRegression
 def model(idim):
     return LogisticRegression()
 """
-
-
-@pytest.fixture(name="small", scope="module")
-def small_fixture(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    yield from small_disk(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(name="disk")
-def disk_fixture(small: Any) -> Any:
-    """The disk, empty."""
-    yield small
-    small.clear()
 
 
 @pytest.fixture(name="inputs", scope="module")

@@ -23,21 +23,9 @@ from serving_fixtures import (
     write_archive,
     write_bundle,
 )
-from small_disk import small_disk
+from small_disk import disk_fixture, small_fixture  # noqa: F401
 
 FULL = "No space left on device"
-
-
-@pytest.fixture(name="small", scope="module")
-def small_fixture(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    yield from small_disk(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(name="disk")
-def disk_fixture(small: Any) -> Any:
-    """The disk, empty."""
-    yield small
-    small.clear()
 
 
 def large_archive(folder: Path, size: int = 300_000) -> bytes:

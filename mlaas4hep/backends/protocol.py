@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, error_text, nearest
-from mlaas4hep.reader.inputs import mask_of
+from mlaas4hep.reader.inputs import mask_of, mask_shape_of
 from mlaas4hep.stream import Batch
 
 
@@ -137,17 +137,14 @@ def probe_inputs(shapes: Shapes) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     count = max(8, min(256, 200_000 // sum(map(math.prod, shapes.values()))))
     inputs = {name: rng.normal(0, 30, (count, *shape)).astype(np.float32) for name, shape in shapes.items()}
-    return inputs | {mask_of(name): np.ones((count, *_mask_shape(shape)), np.float32) for name, shape in shapes.items()}
+    return inputs | {
+        mask_of(name): np.ones((count, *mask_shape_of(shape)), np.float32) for name, shape in shapes.items()
+    }
 
 
 def array_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Return the per-event shapes of all inputs and masks."""
-    return {**shapes, **{mask_of(name): _mask_shape(shape) for name, shape in shapes.items()}}
-
-
-def _mask_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the per-event shape of the mask of an input; the features of an object share its mask."""
-    return shape[:-1] or shape
+    return {**shapes, **{mask_of(name): mask_shape_of(shape) for name, shape in shapes.items()}}
 
 
 def choose_inputs(arguments: Sequence[str], shapes: Shapes, where: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlaas4hep.io import Jagged, Nested
-from mlaas4hep.io.columns import Values, offsets_of
+from mlaas4hep.io.columns import Values, equal_offsets, offsets_of, positions_in
 
 Value: TypeAlias = "np.ndarray | Jagged"
 """One number per event (events,), a constant (), or one list per event."""
@@ -44,7 +44,7 @@ def promote(column: Values) -> Value:
         return Jagged(column.offsets, _promote_numbers(column.content))
     if column.ndim > 1:
         size = math.prod(column.shape[1:])
-        return Jagged(np.arange(len(column) + 1) * size, _promote_numbers(column.reshape(-1)))
+        return Jagged(equal_offsets(len(column), size), _promote_numbers(column.reshape(-1)))
     return _promote_numbers(column)
 
 
@@ -98,7 +98,7 @@ def slice_lists(value: Value, start: int | None, stop: int | None) -> Jagged:
     counts = jagged.counts
     begin = _clip_index(0 if start is None else start, counts)
     end = counts if stop is None else _clip_index(stop, counts)
-    position = np.arange(len(jagged.content)) - np.repeat(jagged.offsets[:-1], counts)
+    position = positions_in(jagged.offsets)
     return _select(jagged, (position >= np.repeat(begin, counts)) & (position < np.repeat(end, counts)))
 
 

@@ -131,22 +131,29 @@ def offsets_of(counts: np.ndarray) -> np.ndarray:
     return offsets
 
 
+def equal_offsets(count: int, size: int) -> np.ndarray:
+    """Return the offsets of `count` lists of `size` items, int64 (count + 1,)."""
+    return np.arange(count + 1, dtype=np.int64) * size
+
+
+def positions_in(offsets: np.ndarray) -> np.ndarray:
+    """Return the position of each item in its list, int64 (items,), given the offsets of the lists."""
+    return np.asarray(np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)))
+
+
 def lists_of(offsets: np.ndarray, content: np.ndarray) -> Jagged | Nested:
     """Return lists of numbers, content (numbers,), or of arrays, content (arrays, *shape)."""
     if content.ndim == 1:
         return Jagged(offsets, content)
-    return Nested(offsets, _equal_lists(len(content), math.prod(content.shape[1:]), content.reshape(-1)))
+    inner = equal_offsets(len(content), math.prod(content.shape[1:]))
+    return Nested(offsets, Jagged(inner, content.reshape(-1)))
 
 
 def split_lists(lists: Jagged, size: int) -> Nested:
     """Split each list into lists of `size` numbers; raise ValueError if its length is not a multiple of `size`."""
     if (lists.offsets % size).any():
         raise ValueError(f"the length of a list is not a multiple of {size}")
-    return Nested(lists.offsets // size, _equal_lists(len(lists.content) // size, size, lists.content))
-
-
-def _equal_lists(count: int, size: int, content: np.ndarray) -> Jagged:
-    return Jagged(np.arange(count + 1, dtype=np.int64) * size, content)
+    return Nested(lists.offsets // size, Jagged(equal_offsets(len(lists.content) // size, size), lists.content))
 
 
 def select_events(values: Values, keep: np.ndarray) -> Values:

@@ -118,7 +118,6 @@ def _choose(source: Source, options: ReadOptions, specs: Specs | None) -> Chosen
     if options.preproc is not None:
         after = options.preproc.columns(available)
         available = {name: describe_nested(column, options.nested) for name, column in after.items()}
-    if options.preproc is not None:
         requested = (options.selected_branches, options.exclude_branches, options.extra, derived.names)
         inputs = (one.branches for one in options.inputs.values())
         required = () if optional else options.identifier

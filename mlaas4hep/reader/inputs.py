@@ -66,7 +66,7 @@ class Input:
     @property
     def mask_shape(self) -> tuple[int, ...]:
         """Shape per event of its mask."""
-        return self.layout.mask_shape if isinstance(self.layout, ObjectLayout) else self.shape
+        return mask_shape_of(self.shape)
 
     def make(self, values: Columns, events: int, fill: float) -> tuple[UnpaddedInputs, dict[str, int]]:
         """Compute the tensor for some events; see `Inputs.make`."""
@@ -159,6 +159,11 @@ def padded(parts: Mapping[str, np.ndarray | Objects], fill: float) -> Arrays:
 def mask_of(name: str) -> str:
     """Return the name of the mask of an input."""
     return "mask" if name == VECTOR else f"{name}_mask"
+
+
+def mask_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the per-event shape of the mask of an input; the features of an object share its mask."""
+    return shape[:-1] or shape
 
 
 def branches_of(

@@ -20,7 +20,7 @@ import numpy as np
 from mlaas4hep.comma_lists import list_setting
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Jagged, Kind, Nested
-from mlaas4hep.io.columns import offsets_of
+from mlaas4hep.io.columns import offsets_of, positions_in
 from mlaas4hep.reader.selection import pattern_of
 from mlaas4hep.specs.specs import Specs
 
@@ -131,10 +131,10 @@ def pad_inner_lists(values: Nested, length: int, inner: int) -> tuple[Jagged, in
         Lists of float32, with NaN for padding; and the number of dropped values.
     """
     lists = values.lists
-    position = np.arange(len(lists)) - np.repeat(values.offsets[:-1], values.counts)
+    position = positions_in(values.offsets)
     kept = np.where(position < length, np.minimum(lists.counts, inner), 0)
     starts = offsets_of(kept)
-    element = np.arange(starts[-1]) - np.repeat(starts[:-1], kept)
+    element = positions_in(starts)
     counts = np.minimum(values.counts, length)
     padded = np.full((int(counts.sum()), inner), np.nan, np.float32)
     row = np.repeat((np.cumsum(position < length) - 1), kept)
@@ -158,8 +158,7 @@ class _ListPadder:
         content = data.content
         dropped = int(np.maximum(data.counts - width, 0).sum())
         if dropped:
-            position = np.arange(len(content)) - np.repeat(data.offsets[:-1], data.counts)
-            content = content[position < width]
+            content = content[positions_in(data.offsets) < width]
         block[self._mask] = content
         return dropped
 

@@ -23,7 +23,7 @@ from mlaas4hep.compiled import KERNEL
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Columns, Jagged, Kind, Nested
 from mlaas4hep.io.buffer_pool import BUFFER_POOL
-from mlaas4hep.io.columns import Values, kernel_buffers, offsets_of
+from mlaas4hep.io.columns import Values, equal_offsets, kernel_buffers, offsets_of, positions_in
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.normalise import Normalisation
 
@@ -55,8 +55,7 @@ class Objects:
         """The values of `cells`, also if it is None."""
         if self.cells is not None:
             return self.cells
-        positions = np.arange(len(self.content)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
-        return np.asarray(positions, np.int32)
+        return positions_in(self.offsets).astype(np.int32)
 
     def pad(self, rows: np.ndarray | None = None, fill: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return x, float32 (events, *shape, features), and mask, bool (events, *shape), True for objects or parts.
@@ -202,10 +201,10 @@ def _make_parts(
     first = features[0]
     objects = _order(first, key, layout)
     object_offsets = offsets_of(np.minimum(first.counts, layout.length))
-    place = np.arange(len(objects)) - np.repeat(object_offsets[:-1], np.diff(object_offsets))
+    place = positions_in(object_offsets)
     counts = np.minimum(first.lists.counts[objects], inner_length)
     starts = offsets_of(counts)
-    position = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)  # of each part in its object
+    position = positions_in(starts)  # of each part in its object
     cells = np.repeat(place * inner_length, counts) + position
     chosen = np.repeat(first.lists.offsets[objects], counts) + position
     offsets = starts[object_offsets]
@@ -220,9 +219,7 @@ def _make_parts(
 
 def _order(lists: Jagged | Nested, key: Jagged | None, layout: ObjectLayout) -> np.ndarray:
     """Return the indices of the objects that are kept, in order, int64 (objects,)."""
-    offsets, counts = lists.offsets, lists.counts
-    event = np.repeat(np.arange(len(counts)), counts)
-    position = np.arange(len(event)) - np.repeat(offsets[:-1], counts)
+    event, position = np.repeat(np.arange(len(lists)), lists.counts), positions_in(lists.offsets)
     order = np.lexsort((position, _rank(key.content, layout.descending), event)) if key else np.arange(len(event))
     return np.asarray(order[position < layout.length])
 
@@ -276,7 +273,7 @@ def _as_lists(values: Values) -> Jagged:
         return values
     assert isinstance(values, np.ndarray)  # `Inputs.of` checks the kinds
     events, size = values.shape if values.ndim == 2 else (len(values), 1)
-    return Jagged(np.arange(events + 1, dtype=np.int64) * size, values.reshape(-1))
+    return Jagged(equal_offsets(events, size), values.reshape(-1))
 
 
 def _as_nested(values: Values) -> Nested:

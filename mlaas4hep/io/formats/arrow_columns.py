@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep.errors import ConfigError, require
-from mlaas4hep.io.columns import Column, Jagged, Nested, Values, lists_of, offsets_of
+from mlaas4hep.errors import require
+from mlaas4hep.io.columns import Column, Jagged, Nested, Values, equal_offsets, lists_of, offsets_of
+from mlaas4hep.io.formats.awkward_bridge import undeclared_gaps
 
 
 class UnsupportedArray(Exception):
@@ -85,17 +86,14 @@ def _numbers(array: Any, dtype: np.dtype[Any]) -> np.ndarray:
     if array.null_count and types.is_float16(kind):
         raise UnsupportedArray("float16 with missing values")
     if array.null_count and dtype.kind != "f":
-        noun = "bools" if dtype.kind == "b" else "integers"
-        raise ConfigError(
-            f"{noun} are missing, although the metadata declare none", hint="exclude the column with --exclude-branches"
-        )
+        raise undeclared_gaps(dtype)
     if array.null_count and types.is_boolean(kind):
         array = array.cast("uint8")
     numbers: np.ndarray = array.to_numpy(zero_copy_only=False)
     return numbers.astype(dtype, copy=False)
 
 
-def _assemble(numbers: np.ndarray, lists: Sequence[np.ndarray], sizes: Sequence[int], column: Column) -> Values:
+def _assemble(numbers: np.ndarray, lists: Sequence[np.ndarray], sizes: list[int], column: Column) -> Values:
     """Return the numbers in the lists and arrays that contain them.
 
     Args:
@@ -105,7 +103,6 @@ def _assemble(numbers: np.ndarray, lists: Sequence[np.ndarray], sizes: Sequence[
     depth = column.kind.depth
     if depth == 0 and not lists:
         return numbers.reshape(-1, math.prod(sizes)) if sizes else numbers
-    sizes = list(sizes)
     if sizes == [0] and depth == 1:
         return Jagged(lists[0], numbers)
     if sizes == [0, 0] and depth == 2:
@@ -114,5 +111,5 @@ def _assemble(numbers: np.ndarray, lists: Sequence[np.ndarray], sizes: Sequence[
         return lists_of(lists[0], numbers.reshape(-1, sizes[1]))
     if len(sizes) == 2 and sizes[1] == 0 and depth == 2:
         events = (len(lists[0]) - 1) // sizes[0]
-        return Nested(np.arange(events + 1, dtype=np.int64) * sizes[0], Jagged(lists[0], numbers))
-    raise UnsupportedArray(f"{column.kind.value} column with lists of {list(sizes)}")
+        return Nested(equal_offsets(events, sizes[0]), Jagged(lists[0], numbers))
+    raise UnsupportedArray(f"{column.kind.value} column with lists of {sizes}")

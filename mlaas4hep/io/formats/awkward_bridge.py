@@ -101,11 +101,16 @@ def _numbers(array: Any, dtype: np.dtype[Any] | None) -> np.ndarray:
     if dtype.kind == "f":
         return np.ma.filled(numbers.astype(dtype), np.nan)
     if np.ma.getmaskarray(numbers).any():
-        noun = "bools" if dtype.kind == "b" else "integers"
-        raise ConfigError(
-            f"{noun} are missing, although the metadata declare none", hint="exclude the column with --exclude-branches"
-        )
+        raise undeclared_gaps(dtype)
     return np.asarray(numbers.filled(0).astype(dtype, copy=False))
+
+
+def undeclared_gaps(dtype: np.dtype[Any]) -> ConfigError:
+    """Return the error for missing bools or integers, of the given type, in a column that is declared to have none."""
+    noun = "bools" if dtype.kind == "b" else "integers"
+    return ConfigError(
+        f"{noun} are missing, although the metadata declare none", hint="exclude the column with --exclude-branches"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ DEFAULT_TIMEOUT = 60.0
 _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
-    "base64": ("upload",),
+    "base64": ("upload",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -82,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--base64",
         action="store_true",
         help="upload the model file as text, for proxies that do not forward binary data",
+    )
+    option(
+        "--replace",
+        action="store_true",
+        help="delete a model of the same name first, which stock TFaaS servers need; ours replaces models in any case",
     )
     option("--json", action="store_true", help="print JSON and nothing else to stdout")
     add_server(parser)
@@ -138,7 +143,7 @@ def command(args: argparse.Namespace) -> None:
     check_options(args)
     with connect(args) as client:
         if args.upload is not None:
-            report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64))
+            report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64, replace=args.replace))
         elif args.bundle is not None:
             client.bundle(args.bundle)
             report(args, client, "uploaded", args.bundle)

@@ -58,6 +58,12 @@ class StockTFaaS(StandIn):
         if (method, path) == ("GET", "/models"):
             found = [json.loads(text) for name, text in self.files.items() if name.endswith("/params.json")]
             return 200, json.dumps(found or None).encode()
+        if method == "GET" and path.startswith("/params/"):
+            return 200, self.files[f"{path.rpartition('/')[2]}/params.json"]
+        if method == "DELETE":
+            name = parts_of(kind, body)["model"][1].decode()
+            self.files = {file: content for file, content in self.files.items() if not file.startswith(f"{name}/")}
+            return 200, b""
         if (method, path) == ("POST", "/json"):
             return 200, json.dumps([sum(go_floats(json.loads(body)["values"]))]).encode()
         if (method, path) == ("POST", "/image"):

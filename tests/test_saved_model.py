@@ -137,6 +137,28 @@ def test_a_bundle_is_a_saved_model_and_has_a_frozen_graph(model, kfold, tmp_path
     told = json.loads((tmp_path / "saved" / upload["params"]).read_text())
     assert (upload["model"], told["model"]) == ("model.pb", "model.pb")
     assert (told["input_node"], told["output_node"], told["name"]) == ("inputs", "scores", upload["name"])
+    assert told["options"] == ["missing=-9999999"]
+    assert np.isnan(x).any(axis=1).sum() > 10  # short lists
+    numbers = np.where(np.isnan(x), np.float32(-9999999), x)
+    truth = onnx_scores(onnx.load(tmp_path / "model.onnx"), x)
+    for scores in (*session_scores(tmp_path / "saved", [numbers]), *frozen_scores(tmp_path / "frozen.pb", [numbers])):
+        np.testing.assert_allclose(scores, truth, atol=1e-5, rtol=0)
+
+
+def test_the_number_for_missing_values_is_not_in_the_sample(tmp_path):
+    """A branch that uses -9999999 itself: the graph reads it as a value, and another number as missing."""
+    kind, rng = np.arange(600) % 2, np.random.default_rng(0)
+    write_events(tmp_path / "a.root", 600, kind=kind, odd=np.where(rng.random(600) < 0.5, -9999999, kind).astype("f8"))
+    params = Params(epochs=1, selected_branches=["odd", "pt"])
+    train_model(str(tmp_path / "a.root"), "kind", "ex_sklearn.py", params, fout=tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "params.json").read_text())["options"] == ["missing=-16777215"]
+    model = onnx.load(tmp_path / "saved" / "model.onnx")
+    width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    x = np.full((3, width), np.nan, np.float32)
+    x[1:, 0] = -9999999, 1
+    scores = session_scores(tmp_path / "saved", [np.where(np.isnan(x), np.float32(-16777215), x)])[0]
+    np.testing.assert_allclose(scores, onnx_scores(model, x), atol=1e-6, rtol=0)
+    assert len(np.unique(scores)) == 3
 
 
 def test_a_bundle_written_without_tensorflow_is_reported_as_not_for_stock_tfaas(tmp_path):

@@ -8,9 +8,10 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from serving_fixtures import bundle_fixture, run_client, write_archive, write_bundle  # noqa: F401
+from serving_fixtures import bundle_fixture, params, run_client, write_archive, write_bundle  # noqa: F401
 from stock_tfaas import StockTFaaS
 
 from mlaas4hep.client import TFaaSClient
@@ -38,11 +39,11 @@ def test_an_uploaded_form_arrives_unchanged(
     client: TFaaSClient, stock: StockTFaaS, bundle: Path, in_base64: bool, size: int
 ) -> None:
     content = os.urandom(size)
-    (bundle / "model.onnx").write_bytes(content)
+    write_bundle(bundle, model="model.pb", graph=content)
     assert client.upload(bundle / "upload.json", in_base64=in_base64) == "htautau"
     assert stock.files == {
         "htautau/params.json": (bundle / "params.json").read_bytes(),
-        "htautau/model.onnx": content,
+        "htautau/model.pb": content,
         "htautau/labels.txt": (bundle / "labels.txt").read_bytes(),
         "htautau/op": b"",
     }
@@ -59,6 +60,7 @@ def test_an_uploaded_archive_arrives_unchanged(
 
 
 def test_an_uploaded_folder_arrives_under_the_models_name(client: TFaaSClient, stock: StockTFaaS, bundle: Path) -> None:
+    (bundle / "saved_model.pb").write_bytes(b"graph")
     (bundle / "variables" / "deep").mkdir(parents=True)
     (bundle / "variables" / "deep" / "data").write_bytes(b"weights")
     (bundle / "variables" / "link").symlink_to(bundle / "labels.txt")
@@ -67,7 +69,7 @@ def test_an_uploaded_folder_arrives_under_the_models_name(client: TFaaSClient, s
         f"htautau/{path.relative_to(bundle)}": path.read_bytes() for path in bundle.rglob("*") if path.is_file()
     }
     assert stock.files == expected
-    assert len(expected) == 6
+    assert len(expected) == 7
 
 
 def test_an_archive_does_not_contain_the_owners_of_files(bundle: Path) -> None:
@@ -94,11 +96,82 @@ def test_a_folder_without_a_model_is_an_error(client: TFaaSClient, stock: StockT
 
 
 def test_a_stock_server_gets_one_event_per_request(client: TFaaSClient, stock: StockTFaaS) -> None:
-    events = {"keys": ["a", "b"], "values": [[1.0, 2.0], [3.0, None], [5.0, 6.0]], "model": "m"}
-    assert client.predict(events) == [[3.0], [3.0], [11.0]]
+    events = {"keys": ["a", "b"], "values": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "model": "m"}
+    assert client.predict(events) == [[3.0], [7.0], [11.0]]
     assert stock.requests == ["GET /v2"] + 3 * ["POST /json"]
     with pytest.raises(ServiceError, match=r"^event 1: POST .*/json: 500: json: cannot unmarshal array"):
         client.predict({"values": [[1.0], [[2.0]]]})
+
+
+def with_params(stock: StockTFaaS, name: str, **changes: Any) -> None:
+    """Add the params.json of a model to a stock server."""
+    stock.files[f"{name}/params.json"] = json.dumps(params(name, **changes)).encode()
+
+
+def test_a_stock_server_gets_the_number_that_the_model_reads_as_missing(client: TFaaSClient, stock: StockTFaaS) -> None:
+    with_params(stock, "m", options=["other", "missing=-9999999"])
+    events = {"keys": ["a", "b"], "values": [[1.0, 2.0], [3.0, None], [None, float("nan")]], "model": "m"}
+    assert client.predict(events) == [[3.0], [3.0 - 9999999], [-2 * 9999999]]
+    assert client.predict({"values": [None, 5.0]}, "m") == [5.0 - 9999999]
+    assert stock.requests == ["GET /v2", "POST /json", "GET /params/m"] + 3 * ["POST /json"]
+
+
+def test_missing_values_are_not_sent_to_a_stock_server_that_would_read_them_as_0(
+    client: TFaaSClient, stock: StockTFaaS
+) -> None:
+    with_params(stock, "old")
+    with pytest.raises(
+        ServiceError, match=r"reads? as 0, and model 'old' defines no number for them; train and upload"
+    ):
+        client.predict({"values": [1.0, None]}, "old")
+    with pytest.raises(ServiceError, match=r"stock TFaaS servers read as 0; name the model \(--model=NAME\)"):
+        client.predict({"values": [1.0, None]})
+    assert "POST /json" not in stock.requests
+
+
+def test_missing_values_are_not_sent_to_a_server_that_cannot_be_identified(stock: StockTFaaS) -> None:
+    with TFaaSClient(stock.url, retries=0) as client:
+        stock.failures = [(404, {})]  # with the body of another server
+        with pytest.raises(
+            ServiceError, match=r"GET .*/v2 does not tell whether this is a stock server; if there is a p"
+        ):
+            client.predict({"values": [1.0, None]}, "m")
+
+
+def test_a_stock_server_gets_the_frozen_graph_of_a_bundle(client: TFaaSClient, stock: StockTFaaS, bundle: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"run only TensorFlow models, and not .*model.onnx; workflow.py writes TensorF"
+    ):
+        client.upload(bundle / "upload.json")
+    with pytest.raises(ConfigError, match=r"run only TensorFlow models, and .*bundle has no saved_model.pb"):
+        client.bundle(bundle)
+    assert stock.files == {}
+    (bundle / "model.pb").write_bytes(b"frozen")
+    (bundle / "params_tfaas.json").write_text(json.dumps(params(model="model.pb")))
+    spec = json.loads((bundle / "upload.json").read_text())
+    frozen = spec | {"model": "model.pb", "params": "params_tfaas.json"}
+    (bundle / "upload_tfaas.json").write_text(json.dumps(frozen))
+    client.upload(bundle / "upload.json")
+    assert stock.files["htautau/model.pb"] == b"frozen"
+    assert json.loads(stock.files["htautau/params.json"])["model"] == "model.pb"
+
+
+def test_a_stock_server_does_not_get_a_second_model_of_the_same_name(
+    client: TFaaSClient, stock: StockTFaaS, bundle: Path, tmp_path: Path
+) -> None:
+    write_bundle(bundle, model="model.pb", graph=b"first")
+    client.upload(bundle / "upload.json")
+    write_bundle(bundle, model="model.pb", graph=b"second")
+    (bundle / "saved_model.pb").write_bytes(b"graph")
+    with pytest.raises(ServiceError, match=r"already has a model 'htautau', .*; add --replace to delete it first"):
+        client.upload(bundle / "upload.json")
+    for path in (bundle, write_archive(tmp_path / "m.tar.gz", bundle)):
+        with pytest.raises(ServiceError, match=r"already has a model 'htautau', .*; choose another name"):
+            client.bundle(path)
+    assert stock.files["htautau/model.pb"] == b"first"
+    client.upload(bundle / "upload.json", replace=True)
+    assert stock.requests[-2:] == ["DELETE /delete", "POST /upload"]
+    assert stock.files["htautau/model.pb"] == b"second"
 
 
 def test_requests_are_retried_after_a_rate_limit(client: TFaaSClient, stock: StockTFaaS) -> None:
@@ -146,9 +219,9 @@ def test_options_that_a_stock_server_makes_necessary_are_requested(stock: StockT
     (tmp_path / "jet.png").write_bytes(PNG)
     done = run_client("--image=jet.png", cwd=tmp_path, TFAAS_URL=stock.url)
     assert done.stderr == "error: --image needs a model; add --model=NAME\n"
-    (tmp_path / "events.csv").write_text("a,b\n1,2\n3,\n")
+    (tmp_path / "events.csv").write_text("a,b\n1.0,2.5\n3.0,0.5\n")
     done = run_client("--predict=events.csv", "--model=m", cwd=tmp_path, TFAAS_URL=stock.url)
     reason = "the inputs of the model are unknown; add --branches=MET_pt,Jet_pt_0"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {reason}\n")
     done = run_client("--predict=events.csv", "--branches=b,a", cwd=tmp_path, TFAAS_URL=stock.url)
-    assert (done.stdout, done.stderr) == ("[3.0]\n[3.0]\n", "")
+    assert (done.stdout, done.stderr) == ("[3.5]\n[3.5]\n", "")

@@ -211,7 +211,8 @@ class Connection:
             message = self._message(method, path, f"{status}: the server redirects to {response.redirect}")
             return UnexpectedResponse(message, status, "use that URL")
         message = self._message(method, path, f"{status}: {error_message(response)}")
-        return UnexpectedResponse(message, status, advise_on(response, self._has_token, allows_token(self._url)))
+        advice = advise_on(response, self._has_token, allows_token(self._url))
+        return UnexpectedResponse(message, status, advice, response.text)
 
     def _message(self, method: str, path: str, reason: str) -> str:
         for secret in self._secrets:  # some servers repeat the token, and some errors contain the URL

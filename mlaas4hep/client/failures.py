@@ -52,11 +52,17 @@ class ServerResponse(NamedTuple):
 
 
 class UnexpectedResponse(ServiceError):
-    """The response of a server is an error or invalid; `status` is the HTTP status code."""
+    """The response of a server is an error or invalid.
 
-    def __init__(self, what: str, status: int, hint: str = "") -> None:
+    Attributes:
+        status: the HTTP status code.
+        text: the body of an error response.
+    """
+
+    def __init__(self, what: str, status: int, hint: str = "", text: str = "") -> None:
         super().__init__(what, hint=hint)
         self.status = status
+        self.text = text
 
 
 def error_message(response: ServerResponse) -> str:

@@ -14,7 +14,9 @@ from urllib.parse import quote
 from mlaas4hep.client.connection import MAX_RESPONSE_BYTES, Connection
 from mlaas4hep.client.events import Events, rows_per_request
 from mlaas4hep.client.failures import UnexpectedResponse
+from mlaas4hep.client.server_kind import ServerKind, server_kind
 from mlaas4hep.errors import ServiceError
+from mlaas4hep.protocol.missing_value import from_options
 
 _SPLIT_STATUSES = (400, 413)
 """HTTP statuses after which a batch is split: the request may be too large, or only some of its events invalid."""
@@ -94,7 +96,8 @@ class TFaaSProtocol:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._accepts_batches: bool | None = None
+        self._kind: ServerKind | None = None
+        self._missing: dict[str, float | None] = {}
 
     def models(self) -> list[dict[str, Any]]:
         """Return the params.json of all models."""
@@ -116,17 +119,20 @@ class TFaaSProtocol:
         return keys_from_metadata(model_metadata(self._connection, model)) if self.accepts_batches() else []
 
     def accepts_batches(self) -> bool:
-        """Return whether the server is ours, which also implements the Open Inference Protocol."""
-        if self._accepts_batches is None:
-            try:
-                metadata = self._connection.json("GET", "/v2")
-            except UnexpectedResponse:
-                metadata = None
-            self._accepts_batches = isinstance(metadata, dict) and "extensions" in metadata
-        return self._accepts_batches
+        """Return whether the server is ours."""
+        return self.kind() is ServerKind.OURS
+
+    def kind(self) -> ServerKind:
+        """Return which server responds; it is asked once."""
+        if self._kind is None:
+            self._kind = server_kind(self._connection)
+        return self._kind
 
     def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
-        """Return the outputs for each row."""
+        """Return the outputs for each row. Stock servers get a number for missing values, see `missing_value`."""
+        if any(None in row for row in rows) and not self.accepts_batches():
+            number = self._missing_value(model)
+            rows = [[number if value is None else value for value in row] for row in rows]
         # A server that accepts batches would read a single row of lists as a list of rows.
         is_batch = len(rows) > 1 or (all(isinstance(value, list) for value in rows[0]) and self.accepts_batches())
         request = {"keys": keys, "values": rows if is_batch else rows[0], **({"model": model} if model else {})}
@@ -136,6 +142,26 @@ class TFaaSProtocol:
             expected = f"list of {len(rows)} lists of numbers" if is_batch else "list of numbers"
             raise self._connection.unexpected("POST", "/json", f"the response is not a {expected}")
         return scores
+
+    def _missing_value(self, model: str) -> float:
+        """Return the number that a model on a stock server reads as a missing value."""
+        problem = "the event has missing values, which stock TFaaS servers read as 0"
+        if self.kind() is ServerKind.UNKNOWN:
+            raise ServiceError(
+                f"{problem}, and GET {self._connection.display_url}/v2 does not tell whether this is a stock server",
+                hint="if there is a proxy, it must forward /v2",
+            )
+        if not model:
+            raise ServiceError(problem, hint="name the model (--model=NAME), which may define a number for them")
+        if model not in self._missing:
+            self._missing[model] = from_options(self.params(model).get("options") or ())
+        number = self._missing[model]
+        if number is None:
+            raise ServiceError(
+                f"{problem}, and model '{model}' defines no number for them",
+                hint="train and upload it with this version of workflow.py, or replace the missing values",
+            )
+        return number
 
 
 def is_score_list(value: Any) -> bool:

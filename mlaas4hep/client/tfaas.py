@@ -23,6 +23,15 @@ from mlaas4hep.client.images import image_part
 from mlaas4hep.client.multipart import FilePart, Multipart
 from mlaas4hep.client.packing import packed_folder
 from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, predict_events
+from mlaas4hep.client.server_kind import ServerKind
+from mlaas4hep.client.stock_uploads import (
+    NEW_NAME,
+    REPLACE,
+    archived_name,
+    check_folder,
+    check_name_is_free,
+    stock_spec,
+)
 from mlaas4hep.client.upload_spec import read_upload_spec
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import ConfigError
@@ -84,18 +93,31 @@ class TFaaSClient(Closeable):
         """Close the session."""
         self._connection.close()
 
-    def upload(self, spec_path: str | os.PathLike[str], *, in_base64: bool = False) -> str:
+    def upload(self, spec_path: str | os.PathLike[str], *, in_base64: bool = False, replace: bool = False) -> str:
         """Upload the model that an upload.json describes; it replaces a model of the same name.
+
+        Stock servers get the frozen graph of a bundle. They do not replace models.
 
         Args:
             spec_path: path of upload.json.
             in_base64: send the model file as text, for proxies that do not forward binary data.
+            replace: delete a model of the same name from a stock server first.
 
         Returns:
             The model's name.
+
+        Raises:
+            ConfigError: the model is not valid, or a stock server cannot run it.
+            ServiceError: the upload failed, or a stock server has a model of this name, and `replace` is not set.
         """
         self._require_tfaas("does not support uploads")
         spec = read_upload_spec(spec_path)
+        if self._is_stock():
+            spec = stock_spec(Path(spec_path), spec)
+            if replace:
+                self.delete(spec.name)
+            else:
+                check_name_is_free(self.models, spec.name, REPLACE)
         files = {part: FilePart(path.name, path) for part, path in (("params", spec.params), ("labels", spec.labels))}
         files["model"] = FilePart(spec.model.name, spec.model, in_base64)
         files["op"] = FilePart(Path(spec.op).name, None)
@@ -106,10 +128,19 @@ class TFaaSClient(Closeable):
         return spec.name
 
     def bundle(self, path: str | os.PathLike[str]) -> None:
-        """Upload a model folder, or a tar or tar.gz archive of one model folder."""
+        """Upload a model folder, or a tar or tar.gz archive of one model folder.
+
+        Raises:
+            ConfigError: the folder is not valid, or a stock server cannot run its model.
+            ServiceError: the upload failed, or a stock server has a model of this name.
+        """
         self._require_tfaas("does not support uploads")
         path = Path(path)
         with explained_reads(path), packed_folder(path) if path.is_dir() else opened(path) as file:
+            if self._is_stock():
+                if path.is_dir():
+                    check_folder(path)
+                check_name_is_free(self.models, archived_name(file), NEW_NAME)
             archive = FileBody(file)
             file.seek(0)
             is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -173,6 +204,10 @@ class TFaaSClient(Closeable):
             reason = "the response has neither labels with probabilities nor numbers"
             raise self._connection.unexpected("POST", "/image", reason)
         return answer
+
+    def _is_stock(self) -> bool:
+        """Return whether the server is a stock TFaaS."""
+        return isinstance(self._protocol, TFaaSProtocol) and self._protocol.kind() is ServerKind.STOCK
 
     def _require_tfaas(self, reason: str) -> None:
         if not self._is_tfaas:

@@ -3,8 +3,9 @@
     write_saved_model(Path("model.onnx"), Path("folder"))     assets/, variables/, saved_model.pb
     write_frozen_graph(Path("model.onnx"), Path("model.pb"))
 
-The graph has the operation names that TFaaS feeds and fetches. Models of all frameworks can be written, because
-`interpreter` converts the ONNX graph. TensorFlow is imported only when it is needed.
+The graph has the operation names that TFaaS feeds and fetches. It reads one number as a missing value (NaN), because
+stock TFaaS servers read null as 0. Models of all frameworks can be written, because `interpreter` converts the ONNX
+graph. TensorFlow is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ FETCHED = "StatefulPartitionedCall"
 """Name of the operation of the only signature's output."""
 
 
-def write_saved_model(onnx_path: Path, folder: Path) -> None:
+def write_saved_model(onnx_path: Path, folder: Path, missing: float | None = None) -> None:
     """Write a SavedModel into a folder: input `serving_default_inputs_input`, output `StatefulPartitionedCall`.
+
+    Args:
+        missing: number that the graph reads as NaN; see `protocol.missing_value`.
 
     Raises:
         ConfigError: an op cannot be converted.
@@ -52,7 +56,7 @@ def write_saved_model(onnx_path: Path, folder: Path) -> None:
                 module.weights.append(tf.Variable(values, trainable=False))
                 return module.weights[-1]
 
-            output = interpreter.run(inputs_input, make_weight)
+            output = interpreter.run(_with_nan(tf, inputs_input, missing), make_weight)
             return {OUTPUT: output + tf.cast(module.zero, output.dtype)}
 
         module.scores = _trace(tf, scores, interpreter.shape, SERVED)
@@ -61,8 +65,11 @@ def write_saved_model(onnx_path: Path, folder: Path) -> None:
     (folder / "fingerprint.pb").unlink(missing_ok=True)  # TFaaS does not expect it
 
 
-def write_frozen_graph(onnx_path: Path, path: Path) -> None:
+def write_frozen_graph(onnx_path: Path, path: Path, missing: float | None = None) -> None:
     """Write a graph without variables, with input `inputs`, float32 (events, ...), and output `scores`.
+
+    Args:
+        missing: number that the graph reads as NaN; see `protocol.missing_value`.
 
     Raises:
         ConfigError: an op cannot be converted.
@@ -75,13 +82,18 @@ def write_frozen_graph(onnx_path: Path, path: Path) -> None:
         interpreter = Interpreter.read(onnx_path)
 
         def scores(inputs: Any) -> Any:
-            return tf.identity(interpreter.run(inputs, tf.constant), name=OUTPUT)
+            return tf.identity(interpreter.run(_with_nan(tf, inputs, missing), tf.constant), name=OUTPUT)
 
         graph = _trace(tf, scores, interpreter.shape, INPUT).graph
         # older versions of TensorFlow do not know new attributes; attributes with default values can be left out
         options = {"graph_def": graph.as_graph_def(), "strip_default_attrs": True}
         meta_graph = tf.compat.v1.train.export_meta_graph(graph=graph, **options)
         path.write_bytes(meta_graph.graph_def.SerializeToString())
+
+
+def _with_nan(tf: ModuleType, inputs: Any, missing: float | None) -> Any:
+    """Return the inputs with NaN instead of `missing`."""
+    return inputs if missing is None else tf.where(tf.equal(inputs, missing), np.float32(np.nan), inputs)
 
 
 def _trace(tf: ModuleType, scores: Any, shape: tuple[int, ...], name: str) -> Any:

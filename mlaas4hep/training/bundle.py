@@ -43,6 +43,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.io.storage.location import redacted
 from mlaas4hep.onnx_to_tf.saved_model import FETCHED, SERVED
+from mlaas4hep.protocol.missing_value import to_options
 from mlaas4hep.protocol.params import EXPORT_ERROR
 from mlaas4hep.report.run_page import write_report
 from mlaas4hep.signing import sign
@@ -187,8 +188,9 @@ def _write_for_tfaas(folder: Path, trained: TrainedModel) -> None:
     from mlaas4hep.onnx_to_tf.saved_model import write_frozen_graph, write_saved_model
 
     try:
-        write_frozen_graph(folder / "model.onnx", folder / "model.pb")
-        write_saved_model(folder / "model.onnx", folder)
+        missing = trained.content.missing_value()
+        write_frozen_graph(folder / "model.onnx", folder / "model.pb", missing)
+        write_saved_model(folder / "model.onnx", folder, missing)
     except ConfigError as error:
         console.notice(f"the bundle works only with our own server, not with stock TFaaS: {error}")
         for name in ("assets", "variables"):
@@ -253,7 +255,7 @@ def tfaas_params(trained: TrainedModel, model: str, name: str = "") -> dict[str,
         "labels": "labels.txt",
         "description": f"{trained.backend.framework}, {trained.file.path.name}, classes {classes}",
         "timestamp": time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime()),
-        "options": [],
+        "options": to_options(trained.content.missing_value()),
         "op": "",
         "img_channels": trained.content.channels,
         "input_name": feed,

@@ -15,6 +15,7 @@ import numpy as np
 from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.files import write_json
 from mlaas4hep.io.storage.location import redacted
+from mlaas4hep.protocol.missing_value import missing_value
 from mlaas4hep.reader.friends import features_by_friend
 from mlaas4hep.report import plots
 from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
@@ -142,6 +143,12 @@ class EventContent(SampleContent):
         from mlaas4hep.training.onnx_graph import column_metadata
 
         return column_metadata(self._generator.layout)
+
+    def missing_value(self) -> float | None:
+        """Return a number that is outside the ranges of all branches; None if there is none."""
+        branches = self._generator.specs.branches.values()
+        ranges = ((one.minimum, one.maximum) for one in branches)
+        return missing_value((low, high) for low, high in ranges if low is not None and high is not None)
 
     def skipped_data(self) -> Sequence[str]:
         """Return messages about data that could not be read."""

@@ -73,6 +73,10 @@ class SampleContent(Protocol):
         """Return the metadata of the ONNX graph that describe its inputs."""
         return {}
 
+    def missing_value(self) -> float | None:
+        """Return a number that no event of the sample contains, see `protocol.missing_value`; None if there is none."""
+        return None
+
     def write_derived(self, folder: Path, trained: TrainedModel) -> dict[str, Any]:
         """Write files that are derived from the ONNX graph; return additional entries of metrics.json."""
         return {}

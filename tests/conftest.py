@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch_exports import share_registry_if_loaded
 from what_tests_start import PACKAGES, markers_of, markers_of_import
+
+from mlaas4hep.config import Params
 
 WITHOUT_FRAMEWORKS = "not framework"
 """Within an expression of -m: such a run does not even import the modules that import a framework."""
@@ -55,6 +58,17 @@ def without_plots():
         yield
 
 
+@pytest.fixture(scope="module")
+def without_trial_export():
+    """By default, models are exported only after the training, which saves a second per training."""
+    with pytest.MonkeyPatch.context() as patch:
+        default = Params.model_fields["trial_export"]
+        patch.setattr(default, "default", False)
+        Params.model_rebuild(force=True)
+        yield
+    Params.model_rebuild(force=True)
+
+
 _LOADED_BEFORE = pytest.StashKey[frozenset[str]]()
 
 
@@ -68,6 +82,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
 @pytest.fixture(autouse=True)
 def _frameworks_only_in_tests_with_the_marker(request):
     """What tests/what_tests_start.py does not find in the source code is found when it happens."""
+    share_registry_if_loaded()
     yield
     new = PACKAGES & sys.modules.keys() - request.node.stash[_LOADED_BEFORE]
     if request.node.get_closest_marker("framework") is None:

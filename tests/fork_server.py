@@ -20,6 +20,8 @@ import traceback
 import warnings
 from contextlib import suppress
 
+from torch_exports import share_registry
+
 # as the scripts set them before they import a framework
 SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 IMPORTED = (
@@ -37,6 +39,9 @@ def main():
         for name in IMPORTED:
             with suppress(ImportError):  # without its framework the test is skipped
                 importlib.import_module(name)
+        share_registry()
+        with suppress(ImportError):
+            importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry.from_torchlib()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

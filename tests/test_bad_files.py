@@ -115,7 +115,7 @@ def test_too_many_bad_files_are_an_error(folder):
 def train(folder, *more, params=None, files="samples.json", model=MODEL):
     (folder / "model.py").write_text(model)
     (folder / "params.json").write_text(
-        json.dumps({"on_error": "skip", "max_bad": 7, "tfaas": False, **(params or {})})
+        json.dumps({"on_error": "skip", "max_bad": 7, "tfaas": False, "trial_export": False, **(params or {})})
     )
     arguments = [f"--files={files}", "--model=model.py", "--params=params.json", "--fout=out", *more]
     return run_forked("workflow.py", *arguments, cwd=folder)

@@ -12,6 +12,8 @@ from mlaas4hep.reader import DataReader
 from mlaas4hep.stream.fold_specs import specs_by_fold
 from mlaas4hep.training.run import train_model
 
+pytestmark = pytest.mark.usefixtures("without_trial_export")
+
 FOLDS = 3
 MODEL = "from sklearn.linear_model import SGDClassifier\ndef model(idim): return SGDClassifier(loss='log_loss')\n"
 

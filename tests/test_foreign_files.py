@@ -18,7 +18,7 @@ from tinyroot import write_events
 
 MODEL = "from sklearn.linear_model import LogisticRegression\ndef model(idim): return LogisticRegression()\n"
 TORCH = "from torch import nn\ndef model(idim): return nn.Linear(idim, 1)\n"
-PARAMS = {"epochs": 2, "batch_size": 50, "chunk_size": 100, "tfaas": False, "cache_gb": 1e-6}
+PARAMS = {"epochs": 2, "batch_size": 50, "chunk_size": 100, "tfaas": False, "trial_export": False, "cache_gb": 1e-6}
 
 
 Snapshot = dict[str, tuple[str, str]]

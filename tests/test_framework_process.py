@@ -74,10 +74,12 @@ def scores_in(folder):
     ],
     ids=["torch folds", "torch regression", "keras", "xgboost", "xgboost folds"],
 )
-def test_the_framework_gives_the_scores_of_the_graph(text, params, files, without_plots, tmp_path):
+def test_the_framework_gives_the_scores_of_the_graph(
+    text, params, files, without_plots, without_trial_export, tmp_path
+):
     labels = ["90", "125"] if "task" in params else ["a", "b"]
     (tmp_path / "network.py").write_text(text)
-    params = Params.parse({"epochs": 1, "tfaas": False, "shuffle": False, **params})
+    params = Params.parse({"epochs": 1, "tfaas": False, "trial_export": False, "shuffle": False, **params})
     train_model(files, labels, str(tmp_path / "network.py"), params, fout=tmp_path / "bundle")
     list(score_files(tmp_path / "bundle", files, tmp_path / "with_graph"))
     shutil.copytree(tmp_path / "bundle", tmp_path / "without")
@@ -98,7 +100,7 @@ def bundle(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects")
     (folder / "network.py").write_text(OBJECTS)
     inputs = {"lists": {"branches": ["pt"], "length": 3}}
-    (folder / "p.json").write_text(json.dumps({"epochs": 1, "tfaas": False, "inputs": inputs}))
+    (folder / "p.json").write_text(json.dumps({"epochs": 1, "tfaas": False, "trial_export": False, "inputs": inputs}))
     args = ["--files", ",".join(map(str, files)), "--labels=a,b", "--model=network.py", "--params=p.json", "--fout=out"]
     done = run_forked("workflow.py", *args, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,8 @@ from mlaas4hep.samples.readers import MAX_IDLE
 from mlaas4hep.training import train_model
 from mlaas4hep.training.scoring import score_files
 
+pytestmark = pytest.mark.usefixtures("without_trial_export")
+
 
 def test_labels_weights_and_splits_use_columns_of_friends(tmp_path):
     write_events(tmp_path / "a.root", EVENTS, clusters=4)
@@ -156,7 +158,9 @@ def test_a_bundle_scores_new_files_with_their_friends(tmp_path):
         (tmp_path / "more").mkdir(exist_ok=True)
         write_tree(tmp_path / "more" / f"{name}.extra.root", new, 2, "extra")
     friend = {"file": f"{tmp_path}/more/{{stem}}.extra.root", "tree": "extra", "index": INDEX}
-    params = Params.parse({"friends": {"ex": friend}, "selected_branches": ["met", "ex.mass"], "tfaas": False})
+    params = Params.parse(
+        {"friends": {"ex": friend}, "selected_branches": ["met", "ex.mass"], "tfaas": False, "trial_export": False}
+    )
     bundle, files = tmp_path / "bundle", [tmp_path / "a.root", tmp_path / "b.root"]
     trained = train_model(files, ["a", "b"], str(tmp_path / "model.py"), params, fout=bundle)
     assert trained.test.metrics()["accuracy"] > 0.9
@@ -196,7 +200,9 @@ def test_the_scores_of_a_model_are_features_of_the_next(tmp_path):
     files = [tmp_path / "a.root", tmp_path / "b.root"]
     train_model(files, ["a", "b"], str(tmp_path / "model.py"), Params(tfaas=False), fout=tmp_path / "first")
     list(score_files(tmp_path / "first", files, tmp_path / "scores"))
-    params = Params.parse({"friends": [f"{tmp_path}/scores/{{stem}}.scores.root:scores"], "tfaas": False})
+    params = Params.parse(
+        {"friends": [f"{tmp_path}/scores/{{stem}}.scores.root:scores"], "tfaas": False, "trial_export": False}
+    )
     train_model(files, ["a", "b"], str(tmp_path / "model.py"), params, fout=tmp_path / "second")
     training = json.loads((tmp_path / "second" / "training.json").read_text())
     assert training["friend_features"] == {"scores": ["scores.passes_cuts", "scores.score_b"]}

@@ -57,7 +57,7 @@ def inputs_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(inputs: Path, fout: Path, text: str, resume: bool = False, **params: Any) -> None:
     (inputs / "model.py").write_text(text)
-    params = {"epochs": 2, "batch_size": 100, "tfaas": False, "cache": False, **params}
+    params = {"epochs": 2, "batch_size": 100, "tfaas": False, "trial_export": False, "cache": False, **params}
     files = [str(inputs / "a.root"), str(inputs / "b.root")]
     train_model(files, ["a", "b"], str(inputs / "model.py"), Params(**params), fout=str(fout), resume=resume)
 

@@ -80,7 +80,7 @@ def test_an_example_network_for_objects_beats_gradient_boosting_on_the_same_even
 def bundle(request, tmp_path_factory):
     """Train with workflow.py; return the bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    (folder / "params.json").write_text(json.dumps({"epochs": 2, "nevts": 3000, "tfaas": False}))
+    (folder / "params.json").write_text(json.dumps({"epochs": 2, "nevts": 3000, "tfaas": False, "trial_export": False}))
     done = run_forked(
         "workflow.py",
         f"--files={FILES}",

@@ -89,7 +89,15 @@ CASES = {
 
 def prepare(folder: Path, name: str) -> None:
     """Write the inputs of a case."""
-    params = {"epochs": 3, "batch_size": 128, "patience": 9, "checkpoint": 0, "nevts": 1500, "tfaas": False}
+    params = {
+        "epochs": 3,
+        "batch_size": 128,
+        "patience": 9,
+        "checkpoint": 0,
+        "nevts": 1500,
+        "tfaas": False,
+        "trial_export": False,
+    }
     params["selected_branches"] = ["MET_*", "Muon_pt"]
     (folder / "params.json").write_text(json.dumps(params))
     (folder / "small.py").write_text(CASES[name].model or SKLEARN)

@@ -164,7 +164,15 @@ def test_a_model_trained_on_eras_scores_a_file_without_the_branch(tmp_path, mode
     scores, read = {}, {}
     for mode in ("common", "nan"):
         (tmp_path / "params.json").write_text(
-            json.dumps({"missing_branches": mode, "epochs": 2, "tfaas": False, "selected_branches": ["x*"]})
+            json.dumps(
+                {
+                    "missing_branches": mode,
+                    "epochs": 2,
+                    "tfaas": False,
+                    "trial_export": False,
+                    "selected_branches": ["x*"],
+                }
+            )
         )
         arguments = ["--files=samples.json", f"--model={model}", "--params=params.json", f"--fout={mode}"]
         done = run_forked("workflow.py", *arguments, cwd=tmp_path)

@@ -20,7 +20,7 @@ from mlaas4hep.training import train_model
 
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 
-pytestmark = pytest.mark.usefixtures("without_plots")
+pytestmark = pytest.mark.usefixtures("without_plots", "without_trial_export")
 
 NAN = np.nan
 
@@ -247,7 +247,7 @@ def model(shapes):
 """
 
 PARAMS = {
-    "epochs": 10, "batch_size": 32, "tfaas": False, "nested": "pad", "workers": 2,
+    "epochs": 10, "batch_size": 32, "tfaas": False, "trial_export": False, "nested": "pad", "workers": 2,
     "inputs": {
         "hits": {"branches": ["hit_x", "hit_layer"], "length": 3, "inner_length": 5, "sort": "-track_pt"},
         "event": {"branches": ["met"]},

@@ -16,13 +16,13 @@ from mlaas4hep.stream import DataGenerator
 from mlaas4hep.training import train_model
 from mlaas4hep.training.loop import evaluate, train
 
-pytestmark = pytest.mark.usefixtures("without_plots")
+pytestmark = pytest.mark.usefixtures("without_plots", "without_trial_export")
 
 EVENTS = 700
 """Of each class."""
 
 PARAMS = {
-    "epochs": 6, "batch_size": 32, "selected_branches": [], "tfaas": False,
+    "epochs": 6, "batch_size": 32, "selected_branches": [], "tfaas": False, "trial_export": False,
     "inputs": {
         "jets": {"branches": ["Jet_pt", "Jet_eta"], "length": 4, "sort": "-Jet_pt"},
         "event": {"branches": ["MET_pt", "Muon_pt"]},
@@ -54,7 +54,13 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "model", ["ex_deepsets_keras", "ex_deepsets_pytorch", "ex_transformer_keras", "ex_transformer_pytorch"]
+    "model",
+    [
+        "ex_deepsets_keras",
+        "ex_deepsets_pytorch",
+        pytest.param("ex_transformer_keras", marks=pytest.mark.slow),
+        "ex_transformer_pytorch",
+    ],
 )
 def test_example_models_learn_and_onnx_reproduces_their_scores_for_raw_events(files, model, tmp_path):
     params = Params.parse(PARAMS)

@@ -27,6 +27,8 @@ from mlaas4hep.training.event_content import EventContent
 from mlaas4hep.training.loop import Predictions, evaluate, train
 from mlaas4hep.training.trained import Fit, TrainedModel
 
+pytestmark = pytest.mark.usefixtures("without_trial_export")
+
 HOSTILE = ('<b>&"$x', "_ü</script>")
 LINEAR = """
 import torch

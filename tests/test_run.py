@@ -34,7 +34,7 @@ from mlaas4hep.training.logs import EpochLog
 from mlaas4hep.training.loop import evaluate, train
 from mlaas4hep.training.run import AlreadyTrained
 
-pytestmark = pytest.mark.usefixtures("without_plots")
+pytestmark = pytest.mark.usefixtures("without_plots", "without_trial_export")
 
 SMALL = """
 import torch
@@ -277,7 +277,13 @@ class Net(torch.nn.Linear):
     def forward(self, x): return super().forward(x - x.mean(0, keepdim=True))
 def model(idim): return Net(idim, 1)
 """
-    train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False, epochs=1), fout=tmp_path / "out")
+    train_model(
+        path,
+        "kind",
+        write_model(tmp_path, model),
+        Params(tfaas=False, epochs=1, trial_export=True),
+        fout=tmp_path / "out",
+    )
     before, after = capsys.readouterr().err.splitlines()
     assert before.startswith(
         "note: the model can be trained, but it cannot be served as it is: the scores of the model"
@@ -301,7 +307,9 @@ def model(idim): return Own()
     with pytest.raises(
         ConfigError, match=r"metrics, but not the model as ONNX: .*; the trained estimator is in model\."
     ):
-        train_model(path, "kind", write_model(tmp_path, model), Params(tfaas=False), fout=tmp_path / "out")
+        train_model(
+            path, "kind", write_model(tmp_path, model), Params(tfaas=False, trial_export=True), fout=tmp_path / "out"
+        )
     estimator = pickle.loads((tmp_path / "out" / "model.pickle").read_bytes())
     assert type(estimator).__name__ == "Own"
     assert estimator.coef_.shape[0] == 1
@@ -328,18 +336,24 @@ def test_an_estimator_that_cannot_be_exported_is_refused_before_training(text, s
     path, _ = write_sample(tmp_path, 300)
     model = write_model(tmp_path, f"{text}\ndef model(idim): return Any()")
     with pytest.raises(ConfigError, match=says):
-        train_model(path, "kind", model, Params(tfaas=False), fout=tmp_path / "out")
+        train_model(path, "kind", model, Params(tfaas=False, trial_export=True), fout=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("model", [SMALL, SMALL_KERAS, TREES], ids=["torch", "keras", "xgboost"])
-def test_the_export_before_training_does_not_change_the_training(model, tmp_path, monkeypatch):
+def test_the_export_before_training_does_not_change_the_training(model, tmp_path):
     """Two of the models have dropout, which draws random numbers in every step."""
     path, _ = write_sample(tmp_path, 600)
-    file, params = write_model(tmp_path, model), Params.parse({**RUN, "epochs": 2})
-    first = train_model(path, "kind", file, params, fout=tmp_path / "first")
-    monkeypatch.setattr("mlaas4hep.training.run.check_export", lambda *_: None)
-    second = train_model(path, "kind", file, params, fout=tmp_path / "second")
+    first, second = (
+        train_model(
+            path,
+            "kind",
+            write_model(tmp_path, model),
+            Params.parse({**RUN, "epochs": 2, "trial_export": trial_export}),
+            fout=tmp_path / str(trial_export),
+        )
+        for trial_export in (True, False)
+    )
     np.testing.assert_array_equal(first.test.scores, second.test.scores)
 
 

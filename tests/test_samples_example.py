@@ -12,7 +12,12 @@ LUMI = 19.7
 
 
 def test_weighted_yields_and_training(tmp_path):
-    params = {**json.loads((HTAUTAU / "samples_params.json").read_text()), "epochs": 2, "tfaas": False}
+    params = {
+        **json.loads((HTAUTAU / "samples_params.json").read_text()),
+        "epochs": 2,
+        "tfaas": False,
+        "trial_export": False,
+    }
     (tmp_path / "params.json").write_text(json.dumps(params))
     arguments = [f"--files={HTAUTAU / 'samples.json'}", "--model=ex_pytorch.py", "--params=params.json", "--fout=out"]
     done = run_forked("workflow.py", *arguments, cwd=tmp_path)

@@ -29,7 +29,7 @@ from mlaas4hep.training import train_model
 from mlaas4hep.training.onnx_graph import prepend_inputs
 
 tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.usefixtures("without_plots")
+pytestmark = pytest.mark.usefixtures("without_plots", "without_trial_export")
 
 
 def session_scores(folder, samples):

@@ -25,7 +25,7 @@ MODEL = "from torch import nn\ndef model(idim, outputs=1): return nn.Linear(idim
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory, without_plots):
+def bundles(tmp_path_factory, without_plots, without_trial_export):
     """Write three bundles for the same events: with a cut, with folds and unusual class names, for regression."""
     folder = tmp_path_factory.mktemp("bundles")
     (folder / "linear.py").write_text(MODEL)
@@ -254,7 +254,7 @@ def model(idim):
 
 
 @pytest.fixture(scope="module")
-def undefined_bundle(tmp_path_factory, without_plots):
+def undefined_bundle(tmp_path_factory, without_plots, without_trial_export):
     """Write a bundle whose scores are NaN for empty lists, which the events of its training do not have."""
     folder = tmp_path_factory.mktemp("undefined")
     (folder / "mean.py").write_text(MEAN_OF_LIST)

@@ -20,6 +20,8 @@ from mlaas4hep.reader.export import write_vectors
 from mlaas4hep.training import train_model
 from mlaas4hep.training.scoring import score_files
 
+pytestmark = pytest.mark.usefixtures("without_trial_export")
+
 MODEL = "from sklearn.linear_model import LogisticRegression\ndef model(idim): return LogisticRegression()\n"
 
 

@@ -15,7 +15,13 @@ from tinyroot import write_tree
 from mlaas4hep.report.terminal import format_metrics
 
 FILES, LABELS = HTAUTAU / "files.txt", HTAUTAU / "labels.txt"
-FAST = {"nevts": 1500, "epochs": 2, "tfaas": False, "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"]}
+FAST = {
+    "nevts": 1500,
+    "epochs": 2,
+    "tfaas": False,
+    "trial_export": False,
+    "selected_branches": ["MET_pt", "nJet", "Jet_pt", "Jet_eta"],
+}
 BUNDLE = {
     "assets",
     "epochs.csv",
@@ -108,7 +114,7 @@ def test_labels_can_be_a_comma_list_or_the_name_of_a_branch(tmp_path):
     with uproot.recreate(tmp_path / "toy.root") as file:
         columns = {"event": np.arange(3000), "kind": kind, "x": rng.normal(kind, 0.3), "y": rng.normal(size=3000)}
         file.mktree("Events", {name: values.dtype for name, values in columns.items()}).extend(columns)
-    (tmp_path / "toy.json").write_text(json.dumps({"tfaas": False}))
+    (tmp_path / "toy.json").write_text(json.dumps({"tfaas": False, "trial_export": False}))
     (tmp_path / "quick.py").write_text(QUICK)
     toy = ["--files=toy.root", "--labels=kind", "--params=toy.json"]
     by_branch = run_forked("workflow.py", *toy, "--model=quick.py", "--fout=a", cwd=tmp_path)
@@ -189,7 +195,9 @@ def test_infinite_values_and_a_class_missing_in_a_set_do_not_fail_a_training(tmp
     x[1::50] = -np.inf
     write_tree(tmp_path / "a.root", {"x": x, "event": np.arange(400), "label": label})
     (tmp_path / "any.py").write_text(ANY)
-    (tmp_path / "p.json").write_text(json.dumps({"epochs": 2, "identifier": ["event"], "tfaas": False}))
+    (tmp_path / "p.json").write_text(
+        json.dumps({"epochs": 2, "identifier": ["event"], "tfaas": False, "trial_export": False})
+    )
     done = run_forked(
         "workflow.py",
         "--files=a.root",
@@ -211,7 +219,9 @@ def test_infinite_values_and_a_class_missing_in_a_set_do_not_fail_a_training(tmp
 def test_a_closed_pipe_does_not_stop_the_training(tmp_path):
     write_tree(tmp_path / "a.root", {"x": np.arange(600.0), "event": np.arange(600), "label": np.arange(600) % 2})
     (tmp_path / "any.py").write_text(QUICK)
-    (tmp_path / "p.json").write_text(json.dumps({"epochs": 3, "identifier": ["event"], "tfaas": False}))
+    (tmp_path / "p.json").write_text(
+        json.dumps({"epochs": 3, "identifier": ["event"], "tfaas": False, "trial_export": False})
+    )
     command = [sys.executable, str(ROOT / "workflow.py"), "--files=a.root", "--labels=label", "--model=any.py",
                "--params=p.json", "--fout=out"]  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -91,6 +91,11 @@ class Params(FilesParams):
         True,
         description="if TensorFlow is installed, also write a SavedModel and a frozen graph for stock TFaaS servers",
     )
+    trial_export: bool = Field(
+        True,
+        description="export the model to ONNX before the first epoch, too, so that problems are known before a long"
+        " training",
+    )
     tensorboard: str = Field("", description="folder for TensorBoard logs; empty: none")
     cache: bool = Field(True, description="cache decoded events on disk, for later epochs and runs")
     cache_gb: float = Field(

@@ -192,7 +192,7 @@ class TrainingRun:
         if self._callbacks.on_train_begin:
             self._callbacks.on_train_begin(source, backend, fold)
         check_parts(source)
-        if not fold and not content.channels:  # the networks for images are known to be exported
+        if self._params.trial_export and not fold and not content.channels:  # networks for images are known to work
             check_export(backend, source, content, file)
         if not (self._params.kfold and isinstance(backend, OneShotBackend)):
             return Fit(backend, source, *self._train(source, backend, file, content, fold))

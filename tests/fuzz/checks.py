@@ -48,7 +48,7 @@ class Target:
     name: str
     open: Callable[[Path, ExitStack], Parse]
     largest: int = 8192
-    variants: int = 200
+    variants: int = 100
     mutate: Mutate | None = None
 
 

@@ -269,7 +269,7 @@ TARGETS = [
     Target("json_bodies", _served(_json_bodies), mutate=mutate_json),
     Target("protobuf", _served(_protobuf)),
     Target("oip", _served(_oip), mutate=mutate_json),
-    Target("multipart", _served(_multipart), variants=40),
+    Target("multipart", _served(_multipart), variants=20),
     Target("params", _served(_params), 4096, variants=60, mutate=mutate_json),
     Target("onnx_model", _served(_onnx_model), 4096, variants=4),
 ]

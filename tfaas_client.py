@@ -44,7 +44,7 @@ DEFAULT_TIMEOUT = 60.0
 _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
-    "base64": ("upload",), "replace": ("upload",),
+    "output": ("predict",), "base64": ("upload",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -69,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         metavar="NAME",
         help="name of the model (default: the one that the file names, else the server's default)",
+    )
+    option(
+        "--output",
+        metavar="NAME",
+        help="name of the model's output, with --protocol=v2 (default: the first output of real numbers)",
     )
     option(
         "--branches",
@@ -190,6 +195,7 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
         cert=cert,
         capath=capath,
         token=find_token(args.url, args.token_file),
+        output=args.output or "",
     )
 
 

@@ -72,7 +72,9 @@ class OIPServer(StandIn):
         outputs = [
             {"name": "class", "datatype": "INT64", "shape": [-1]},
             {"name": "y", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "attention", "datatype": "FP32", "shape": [-1, 1]},
         ]
+        outputs = model.get("outputs", outputs)
         more = {"parameters": {"keys": keys}} if keys else {}
         return {"name": name, "platform": "onnx", "versions": ["1"], "inputs": inputs, "outputs": outputs, **more}
 
@@ -92,24 +94,24 @@ class OIPServer(StandIn):
             matrix = np.array([np.nan if value is None else value for value in tensor["data"]], dtype)
             matrix = matrix.reshape(tensor["shape"])
         scores = self._scores(matrix, model)
-        if not request.get("parameters", {}).get("binary_data_output"):
-            outputs = [
-                {"name": "class", "datatype": "INT64", "shape": [len(matrix)], "data": [7] * len(matrix)},
-                {"name": "y", "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()},
-            ]
-            return json.dumps({"model_name": name, "outputs": outputs}).encode(), None
-        tensors = {"class": np.full(len(matrix), 7, "<i8"), "y": scores}
-        described = [
-            {
-                "name": name,
-                "datatype": {"<i8": "INT64", "<f4": "FP32"}[values.dtype.str],
-                "shape": list(values.shape),
-                "parameters": {"binary_data_size": values.nbytes},
-            }
-            for name, values in tensors.items()
-        ]
+        every = {"attention": scores[:, :1] + 5, "y": scores, "class": np.full(len(matrix), 7, "<i8")}
+        asked = {one["name"]: one.get("parameters", {}) for one in request.get("outputs", [])}
+        if unknown := asked.keys() - every.keys():
+            raise ValueError(f"unexpected inference output {unknown}")
+        described, binaries = [], []
+        for output, values in every.items():  # the order is not that of the metadata
+            if asked and output not in asked:
+                continue
+            one = {"name": output, "datatype": {"<i8": "INT64", "<f4": "FP32"}[values.dtype.str]}
+            one["shape"] = list(values.shape)
+            if asked.get(output, {}).get("binary_data"):
+                one["parameters"] = {"binary_data_size": values.nbytes}
+                binaries.append(values.tobytes())
+            else:
+                one["data"] = values.ravel().tolist()
+            described.append(one)
         header = json.dumps({"model_name": name, "outputs": described}).encode()
-        return header + b"".join(values.tobytes() for values in tensors.values()), len(header)
+        return header + b"".join(binaries), len(header) if binaries else None
 
     def _predict_rows(self, request: dict[str, Any]) -> bytes:
         rows = request["values"] if isinstance(request["values"][0], list) else [request["values"]]

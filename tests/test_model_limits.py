@@ -37,7 +37,7 @@ def graph(nodes: Sequence[Any], constants: dict[str, Any] | None = None, shape: 
             nodes,
             "g",
             [helper.make_tensor_value_info("x", real, shape)],
-            [helper.make_tensor_value_info("y", real, None)],
+            [helper.make_tensor_value_info("scores", real, None)],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
         ),
         opset_imports=[helper.make_opsetid("", 17)],
@@ -64,7 +64,7 @@ def folding_model(times: int = 50) -> bytes:
         node("ConstantOfShape", "size", "c0", value=ones),
         *(node("MaxPool", f"c{index}", f"c{index + 1}", **pooling) for index in range(times)),
         node("ReduceSum", f"c{times}", "r", keepdims=0),
-        node("Mul", "x r", "y"),
+        node("Mul", "x r", "scores"),
     ]
     return graph(nodes, {"size": np.array([1, 1, size, size])})
 
@@ -72,7 +72,7 @@ def folding_model(times: int = 50) -> bytes:
 def constant_model(size: int = 30_000) -> bytes:
     """Return a graph with a constant of 3.6 GB that takes a few bytes in the file."""
     ones, constants = square_of_ones(size)
-    return graph([ones, node("ReduceSum", "c0", "r", keepdims=0), node("Mul", "x r", "y")], constants)
+    return graph([ones, node("ReduceSum", "c0", "r", keepdims=0), node("Mul", "x r", "scores")], constants)
 
 
 def growing_model() -> bytes:
@@ -86,14 +86,14 @@ def growing_model() -> bytes:
             node("Expand", "one s", "e"),
             node("Exp", "e", "f"),
             node("ReduceSum", "f", "r", keepdims=0),
-            node("Mul", "x r", "y"),
+            node("Mul", "x r", "scores"),
         ],
         {"axis": np.array([0]), "one": np.ones(1, np.float32)},
     )
 
 
 def sum_model(*shape: int) -> bytes:
-    return graph([node("ReduceSum", "x", "y", keepdims=1)], shape=["n", *shape])
+    return graph([node("ReduceSum", "x", "scores", keepdims=1)], shape=["n", *shape])
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def hungry_model() -> bytes:
             node("Expand", "m size", "e"),
             node("Exp", "e", "f"),
             node("ReduceSum", "f", "r", keepdims=0),
-            node("Mul", "x r", "y"),
+            node("Mul", "x r", "scores"),
         ],
         {"size": np.array([1_000_000_000])},
     )
@@ -236,7 +236,7 @@ def test_the_log_names_the_reason_for_a_refusal_after_a_trial_run(
 
 
 def test_the_log_names_the_reason_if_a_trial_run_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    failing = graph([node("Gather", "x index", "y", axis=0)], {"index": np.array([7])})  # there is no row 7
+    failing = graph([node("Gather", "x index", "scores", axis=0)], {"index": np.array([7])})  # there is no row 7
     write_bundle(tmp_path / "failing", "failing", failing)
     ModelLoader().load(ModelStore(tmp_path).get("failing")).close()
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOADER]
@@ -328,7 +328,7 @@ def test_a_server_stops_within_ten_seconds_even_if_models_hang(tmp_path: Path) -
 
 
 def test_a_bounded_graph_without_a_row_for_each_event_can_be_loaded_again(tmp_path: Path) -> None:
-    mean = graph([helper.make_node("ReduceMean", ["x"], ["y"], axes=[0], keepdims=0)])
+    mean = graph([helper.make_node("ReduceMean", ["x"], ["scores"], axes=[0], keepdims=0)])
     write_bundle(tmp_path / "mean", "mean", mean)
     model, loader = ModelStore(tmp_path).get("mean"), ModelLoader()
     for _ in range(2):  # the second time from what is known of the graph

@@ -37,6 +37,37 @@ def test_scores_have_the_digits_of_their_dtype(binary: bool) -> None:
         assert client.predict({"values": [0.1]}, "plain") == [0.1, 0.2]
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_outputs_are_chosen_by_name(binary: bool) -> None:
+    """The server returns `attention` first."""
+    models = {**MODELS, "labels": {"outputs": [{"name": "class", "datatype": "INT64", "shape": [-1]}]}}
+    with OIPServer(models, binary) as server:
+        for output, scores in (("", [0.5, 1.0]), ("y", [0.5, 1.0]), ("attention", [5.5]), ("class", [7])):
+            with TFaaSClient(server.url, protocol="v2", output=output) as client:
+                assert client.predict({"values": [0.5]}, "plain") == scores
+        with TFaaSClient(server.url, protocol="v2") as client:
+            assert client.predict({"values": [0.5]}, "labels") == [7]
+        with (
+            TFaaSClient(server.url, protocol="v2", output="nix") as client,
+            pytest.raises(ServiceError, match="400: unexpected inference output"),
+        ):
+            client.predict({"values": [0.5]}, "plain")
+        done = run_client("--predict=-", "--output=y", TFAAS_URL=server.url)
+    assert done.stderr == "error: TFaaS models have a single output; 'output' needs the protocol v2\n"
+
+
+@pytest.mark.parametrize("outputs", [[], None, ["y"], [{"name": "text", "datatype": "BYTES"}]])
+def test_a_model_whose_metadata_have_no_numeric_output_needs_a_name(outputs: Any) -> None:
+    with OIPServer({"odd": {"outputs": outputs}}) as server:
+        with (
+            TFaaSClient(server.url, protocol="v2") as client,
+            pytest.raises(ConfigError, match=r"'odd' describe no numeric output: .*; name an output: --output=NAME"),
+        ):
+            client.predict({"values": [0.5]}, "odd")
+        with TFaaSClient(server.url, protocol="v2", output="y") as client:
+            assert client.predict({"values": [0.5]}, "odd") == [0.5, 1.0]
+
+
 def test_the_metadata_of_models_and_server() -> None:
     with OIPServer(MODELS) as server, TFaaSClient(server.url, protocol="v2") as client:
         assert [model["name"] for model in client.models()] == ["named", "plain"]
@@ -147,12 +178,12 @@ def test_scores_that_are_not_finite_become_none() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"[]", b"{}", b'{"outputs": []}', b'{"outputs": [{"datatype": "FP32", "shape": [2], "data": [1]}]}',
-     b'{"outputs": [{"datatype": "FP32", "shape": [3, 1], "data": [1, 2, 3]}]}',
-     b'{"outputs": [{"datatype": "FP32", "shape": [], "data": [1]}]}',
-     b'{"outputs": [{"datatype": "BYTES", "shape": [1], "data": ["a"]}]}',
-     b'{"outputs": [{"datatype": "FP32", "shape": [1], "data": ["a"]}]}',
-     b'{"outputs": [{"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}'],
+    [b"[]", b"{}", b'{"outputs": []}', b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
+     b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [3, 1], "data": [1, 2, 3]}]}',
+     b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [], "data": [1]}]}',
+     b'{"outputs": [{"name": "y", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}',
+     b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": ["a"]}]}',
+     b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}'],
 )  # fmt: skip
 def test_an_invalid_response_is_an_error(answer: bytes) -> None:
     class Broken(OIPServer):
@@ -165,7 +196,9 @@ def test_an_invalid_response_is_an_error(answer: bytes) -> None:
         pytest.raises(ServiceError) as caught,
     ):
         client.predict({"values": [1]}, "plain")
-    assert "/infer: the response has no table with a row per event; this may be the wrong server" in str(caught.value)
+    assert "/infer: the response has no table 'y' with a row per event; this may be the wrong server" in str(
+        caught.value
+    )
 
 
 def test_a_server_with_another_protocol_is_an_error(tmp_path: Path) -> None:

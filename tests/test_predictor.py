@@ -189,6 +189,34 @@ def test_a_graph_without_names_takes_values_in_the_given_order(store: ModelStore
         rows(foreign, values=[[1, 2, 3, 4, 5], [1, 2]])
 
 
+@pytest.mark.parametrize("classes", [["a", "b", "c"], [3, 5, 9]], ids=["texts", "integers"])
+@pytest.mark.parametrize("kind", ["maps", "arrays"])
+def test_the_graphs_of_scikit_learn_give_probabilities_and_not_labels(
+    store: ModelStore, kind: str, classes: list[Any]
+) -> None:
+    linear_model, skl2onnx = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("skl2onnx")
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    model = linear_model.LogisticRegression().fit(x, np.array(classes)[np.arange(60) % 3])
+    types = [("x", skl2onnx.common.data_types.FloatTensorType([None, 4]))]
+    options = {"zipmap": True} if kind == "maps" else {"zipmap": False}
+    graph = skl2onnx.convert_sklearn(model, initial_types=types, options={id(model): options}, target_opset=17)
+    served = load(store, graph.SerializeToString(), output_name="")
+    np.testing.assert_allclose(served.predict(x), model.predict_proba(x), atol=1e-6)
+    names = [output.name for output in graph.graph.output]
+    assert served.output.name == names[1] == ("output_probability" if kind == "maps" else "probabilities")
+    if kind == "arrays":
+        assert load(store, graph.SerializeToString(), output_name="probabilities").output.name == "probabilities"
+
+
+def test_an_output_that_is_not_in_the_graph_is_refused(store: ModelStore) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model.onnx has no output 'y', which params.json names; its outputs are: sc"
+    ):
+        load(store, trained_model(), output_name="y")
+    # in bundles of image models, params.json has the name that stock servers need for the SavedModel
+    assert load(store, trained_model(), output_name="StatefulPartitionedCall").output.name == "scores"
+
+
 def test_a_graph_with_a_batch_size_of_one_scores_several_rows(store: ModelStore) -> None:
     one = load(store, onnx_model([1, 10], batch=1))
     assert one.predict(np.array([[1, 2], [3, 4]], np.float32)).tolist() == [[21], [43]]

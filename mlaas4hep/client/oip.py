@@ -3,7 +3,8 @@
     OpenInferenceProtocol(connection).scores(["MET_pt"], [[32.1]], "htautau")     # [[0.123]]
 
 It supports models with one floating-point input of shape (events, values). The scores are the first floating-point
-output. Tensors are sent as binary data if the server supports it, else as JSON, where null stands for NaN. Protocol:
+output in the metadata of the model. They are requested by name, because servers may return several outputs in any
+order. Tensors are sent as binary data if the server supports it, else as JSON, where null stands for NaN. Protocol:
 github.com/kserve/open-inference-protocol; Triton's extensions binary_tensor_data and model_repository.
 """
 
@@ -37,10 +38,15 @@ class _InputTable(NamedTuple):
 
 
 class OpenInferenceProtocol:
-    """The Open Inference Protocol; see `ServerProtocol` for its methods."""
+    """The Open Inference Protocol; see `ServerProtocol` for its methods.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        output: name of the output to return; "": chosen by the metadata of the model.
+    """
+
+    def __init__(self, connection: Connection, output: str = "") -> None:
         self._connection = connection
+        self._output = output
         self._accepts_binary_data: bool | None = None
 
     def models(self) -> list[dict[str, Any]]:
@@ -76,7 +82,7 @@ class OpenInferenceProtocol:
         """Return the outputs for each row.
 
         Raises:
-            ConfigError: the model has other inputs, or the rows do not match its input.
+            ConfigError: the model has other inputs or outputs, or the rows do not match its input.
         """
         if not model:
             raise ConfigError("the Open Inference Protocol has no default model", hint="name one: --model=NAME")
@@ -87,15 +93,18 @@ class OpenInferenceProtocol:
         if table.width not in (-1, matrix.shape[1]):
             raise ConfigError(f"model '{model}' takes {table.width} values per event, not {matrix.shape[1]}")
         path = f"/v2/models/{quote(model, safe='')}/infer"
-        body, headers = _request(table, matrix, self._accepts_binary())
+        output = self._output or _output_name(metadata, model)
+        body, headers = _request(table, matrix, output, self._accepts_binary())
         response = self._connection.send("POST", path, body, headers, max_bytes=max_score_bytes(len(rows)))
         length = response.headers.get(_HEADER, "")
         size = int(length) if length.isdecimal() else len(response.content)
         answer = self._connection.parse("POST", path, response.content[:size])
         try:
-            return _as_lists(_output(answer, response.content[size:], len(rows)))
+            return _as_lists(_scores(answer, response.content[size:], len(rows), output))
         except (ValueError, LookupError, TypeError, OverflowError) as error:
-            raise self._connection.unexpected("POST", path, "the response has no table with a row per event") from error
+            raise self._connection.unexpected(
+                "POST", path, f"the response has no table '{output}' with a row per event"
+            ) from error
 
     def _accepts_binary(self) -> bool:
         if self._accepts_binary_data is None:
@@ -120,6 +129,23 @@ def _input_table(metadata: dict[str, Any], model: str) -> _InputTable:
             f"model '{model}' has the inputs {json.dumps(inputs)[:MAX_REASON_LENGTH]}",
             hint="only models with one floating-point input of shape (events, values) are supported",
         ) from error
+
+
+def _output_name(metadata: dict[str, Any], model: str) -> str:
+    """Return the name of the first floating-point output, or else of the first numeric one."""
+    outputs = metadata.get("outputs")
+    try:
+        types = {str(one["name"]): one["datatype"] for one in outputs or []}
+    except (LookupError, TypeError):
+        types = {}
+    for datatypes in (REAL_DATATYPES, DATATYPES):
+        for name, datatype in types.items():
+            if datatype in datatypes:
+                return name
+    raise ConfigError(
+        f"the metadata of model '{model}' describe no numeric output: {json.dumps(outputs)[:MAX_REASON_LENGTH]}",
+        hint="name an output: --output=NAME",
+    )
 
 
 def _matrix(keys: Sequence[str], rows: Sequence[Sequence[Any]], table: _InputTable) -> np.ndarray:
@@ -171,32 +197,31 @@ def _element(value: Any, element: int | None) -> Any:
     return value[element] if element < len(value) else None
 
 
-def _request(table: _InputTable, matrix: np.ndarray, binary: bool) -> tuple[bytes, dict[str, str]]:
+def _request(table: _InputTable, matrix: np.ndarray, output: str, binary: bool) -> tuple[bytes, dict[str, str]]:
+    outputs: list[dict[str, Any]] = [{"name": output}]
     tensor: dict[str, Any] = {"name": table.name, "shape": list(matrix.shape), "datatype": table.datatype}
     if binary:
         tensor["parameters"] = {"binary_data_size": matrix.nbytes}
-        header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        outputs[0]["parameters"] = {"binary_data": True}
+        header = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
         return header + matrix.tobytes(), {"Content-Type": "application/octet-stream", _HEADER: str(len(header))}
     tensor["data"] = [None if value != value else value for value in matrix.ravel().tolist()]
-    return json.dumps({"inputs": [tensor]}).encode(), {"Content-Type": "application/json"}
+    return json.dumps({"inputs": [tensor], "outputs": outputs}).encode(), {"Content-Type": "application/json"}
 
 
-def _output(answer: Any, binary: bytes, rows: int) -> np.ndarray:
-    """Return the first floating-point output, or else the first numeric one, with the shape (rows, k)."""
-    floating: list[np.ndarray] = []
-    others: list[np.ndarray] = []
+def _scores(answer: Any, binary: bytes, rows: int, wanted: str) -> np.ndarray:
+    """Return the output of this name, with the shape (rows, k)."""
     offset = 0
     for output in answer["outputs"]:
-        datatype, data = output["datatype"], output.get("data")
+        data = output.get("data")
         if data is None:
             size = output["parameters"]["binary_data_size"]
             data, offset = binary[offset : offset + size], offset + size
-        if datatype in DATATYPES:
+        if output["name"] == wanted:
             if output["shape"][0] != rows:
                 raise ValueError(output["shape"])
-            tensor = _tensor(data, DATATYPES[datatype], output["shape"]).reshape(rows, -1)
-            (floating if datatype in REAL_DATATYPES else others).append(tensor)
-    return (floating + others)[0]
+            return _tensor(data, DATATYPES[output["datatype"]], output["shape"]).reshape(rows, -1)
+    raise LookupError(wanted)
 
 
 def _tensor(data: Any, dtype: str, shape: Sequence[int]) -> np.ndarray:

@@ -55,6 +55,7 @@ class TFaaSClient(Closeable):
         retries: maximum number of retries of requests that are safe to repeat.
         cert: client certificate for https: a file with certificate and key, or a pair of files.
         capath: certificates of trusted authorities: a file, or a folder with hashed names.
+        output: with protocol "v2": name of the output to return; "": the first of real numbers in the model's metadata.
         token: sent as `Authorization: Bearer`, only over https or to this machine; see `token.find_token`.
 
     Attributes:
@@ -76,10 +77,13 @@ class TFaaSClient(Closeable):
         cert: str | tuple[str, str] | None = None,
         capath: str | None = None,
         token: str | None = None,
+        output: str = "",
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"unknown protocol '{protocol}'", hint="available: " + ", ".join(PROTOCOLS))
         self._is_tfaas = protocol == "tfaas"
+        if output and self._is_tfaas:
+            raise ConfigError("TFaaS models have a single output", hint="'output' needs the protocol v2")
         self._upload_timeout = upload_timeout
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
         self.url = self._connection.display_url
@@ -87,7 +91,7 @@ class TFaaSClient(Closeable):
         if not self._is_tfaas:
             from mlaas4hep.client.oip import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
 
-            self._protocol = OpenInferenceProtocol(self._connection)
+            self._protocol = OpenInferenceProtocol(self._connection, output)
 
     def close(self) -> None:
         """Close the session."""

@@ -9,7 +9,7 @@ onnxruntime is imported when the first model is loaded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,11 @@ from mlaas4hep.serving.models.rows import Columns
 from mlaas4hep.serving.models.tensor import Array, Tensor, describe_input, shown, sizes
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+_REAL_TYPES = (*_TYPES, "tensor(float16)")
+_MAPS = "seq(map("
+
+STOCK_OUTPUT = "StatefulPartitionedCall"
+"""Output of the SavedModels that stock TFaaS servers run; a params.json may describe such a model and an ONNX graph."""
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +35,7 @@ class OnnxModel:
     Args:
         graph: the content of the file, or its path.
         file: name of the file, for errors.
-        output: name of the output to return; if the graph has none of this name, its first output.
+        output: name of the output to return; "", or the name in SavedModels, for the one that `choose_output` prefers.
         channels: number of image channels, 1 or 3; 0: taken from the graph.
         threads: number of cores for one prediction.
         most: limit of the number of values per event.
@@ -50,21 +55,45 @@ class OnnxModel:
         most: int = DEFAULTS.input_values,
     ) -> None:
         self._session = _open_session(graph, file, threads)
-        inputs, outputs = self._session.get_inputs(), [node.name for node in self._session.get_outputs()]
+        inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
             raise ConfigError(f"{file} does not have one input of real numbers")
         self._dtype = _TYPES[inputs[0].type]
         self.layout = describe_input(inputs[0].name, inputs[0].shape, channels, file, most)
-        name = output if output in outputs else outputs[0]
-        self.output = Tensor(name, sizes(self._session.get_outputs()[outputs.index(name)].shape[1:]))
+        chosen = choose_output(self._session.get_outputs(), output, file)
+        self.output = Tensor(chosen.name, sizes(chosen.shape[1:]))
+        self._has_maps = chosen.type.startswith(_MAPS)
         self.takes_one_row = inputs[0].shape[0] == 1
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.metadata = {name: metadata[name] for name in (KEYS, BRANCHES) if name in metadata}
 
     def run(self, batch: Array, options: Any = None) -> Any:
-        """Return the output for a batch in the layout of the model."""
+        """Return the output for a batch in the layout of the model; maps become rows of their values."""
         given = np.ascontiguousarray(batch, self._dtype)
-        return self._session.run([self.output.name], {self.layout.tensor.name: given}, options)[0]
+        output = self._session.run([self.output.name], {self.layout.tensor.name: given}, options)[0]
+        return [list(scores.values()) for scores in output] if self._has_maps else output
+
+
+def choose_output(outputs: Sequence[Any], name: str, file: str) -> Any:
+    """Return the output of a graph that has the scores.
+
+    Without a name, real numbers are preferred to maps from class to probability, and these to integers: the graphs of
+    scikit-learn's classifiers have the predicted labels first.
+
+    Raises:
+        ConfigError: there is no output of this name.
+    """
+    if name and name != STOCK_OUTPUT:
+        for output in outputs:
+            if output.name == name:
+                return output
+        names = ", ".join(output.name for output in outputs)
+        raise ConfigError(f"{file} has no output '{name}', which params.json names", hint=f"its outputs are: {names}")
+    for types in (_REAL_TYPES, (_MAPS,)):
+        for output in outputs:
+            if output.type.startswith(types):
+                return output
+    return outputs[0]
 
 
 def columns_of(

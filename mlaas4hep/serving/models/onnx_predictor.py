@@ -28,7 +28,7 @@ class OnnxPredictor(Predictor):
 
     Args:
         path: the graph.
-        output: name of the output to return; if the graph has none of this name, its first output.
+        output: name of the output to return, see `OnnxModel`.
         labels: names of the classes.
         content: content of the file, if it was read before.
         channels: number of image channels, 1 or 3; 0: taken from the graph.

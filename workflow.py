@@ -67,9 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--model",
         metavar="FILE",
-        help="Python file that defines model(idim), in the working directory, in models/, or among the shipped examples"
-        " (default: example for the first framework that is installed); with --predict, only for a bundle without ONNX"
-        " graph",
+        help="Python file that defines model(idim), or a folder with a model.py, in the working directory, in models/,"
+        " or among the shipped examples; FILE:FUNCTION names another function (default: example for the first"
+        " framework that is installed); with --predict, only for a bundle without ONNX graph",
+    )
+    option(
+        "--model-args",
+        metavar="JSON",
+        help="""keyword arguments of the function of the model file, as in '{"width": 128}' (default: 'model_args' of"""
+        " the params)",
     )
     option("--params", metavar="FILE", help="parameters of reading and training (default: params.json if it exists)")
     option("--specs", metavar="FILE", help="use this specs.json instead of a first pass over the data")
@@ -119,12 +125,15 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
     """Train, and print the result."""
     args.fout = args.fout or DEFAULT_BUNDLE
     from mlaas4hep.backends.model_file import default_model
+    from mlaas4hep.config.training import parse_model_args
     from mlaas4hep.report.terminal import print_epoch, print_result
     from mlaas4hep.training import train_model
     from mlaas4hep.training.run import AlreadyTrained
 
     params = load_params(args.params)
     params = params.model_copy(update={"verbose": max(params.verbose, args.verbose)})
+    if args.model_args:
+        params = params.model_copy(update={"model_args": params.model_args | parse_model_args(args.model_args)})
     model = args.model or default_model()
     if not args.model:
         console.notice(f"no --model: using {model}")
@@ -168,9 +177,11 @@ def predict(args: argparse.Namespace) -> int:
     from mlaas4hep.errors import ConfigError
     from mlaas4hep.training.scoring import score_files
 
-    invalid = [name for name in ("labels", "specs", "resume", "sign") if getattr(args, name)]
+    invalid = [name for name in ("labels", "specs", "resume", "sign", "model_args") if getattr(args, name)]
     if invalid:
-        raise ConfigError(f"--{invalid[0]} is an option of training, not of --predict", hint="leave it out")
+        raise ConfigError(
+            f"--{invalid[0].replace('_', '-')} is an option of training, not of --predict", hint="leave it out"
+        )
     fout = args.fout or DEFAULT_SCORES
     for path, events, messages in score_files(
         args.predict,

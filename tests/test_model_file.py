@@ -39,7 +39,6 @@ def test_further_arguments_of_model_are_passed_by_name(write):
     file = load_model_file(write("def model(idim, outputs=9, width=64, *, task): return (idim, outputs, width, task)"))
     assert file.build({"x": (7,)}, TWO) == (7, 1, 64, "classification")
     assert file.build({"x": (7,)}, Task("regression", ("a", "b"))) == (7, 2, 64, "regression")
-    assert load_model_file(write("def model(idim, n): return n")).build({"x": (7,)}, TWO) == 2
 
 
 def test_a_model_with_several_inputs_gets_their_shapes_by_name(write):
@@ -62,7 +61,8 @@ def test_loss_optimizer_and_metrics_of_the_file_are_kept(write):
         ("def model(idim:\n", ConfigError, ", line 1: SyntaxError"),
         ("1/0", ConfigError, "ZeroDivisionError"),
         ("raise SystemExit(3)", ConfigError, "SystemExit"),
-        ("import no_such_package", PackageMissing, "pip install no_such_package"),
+        ("import lightgbm", PackageMissing, "imports 'lightgbm', which is not installed; install it: pip"),
+        ("import trch", ConfigError, "imports 'trch', which is neither an installed package nor a file in"),
     ],
 )
 def test_an_invalid_model_file_is_reported_in_one_line(write, text, kind, says):

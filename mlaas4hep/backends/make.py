@@ -34,7 +34,7 @@ def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) ->
         ConfigError: the framework is not supported, or the model does not fit the inputs or the labels.
     """
     _seed_everything(params.seed)
-    model = file.build(shapes, task)
+    model = file.build(shapes, task, params.model_args)
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "keras" in packages:
         from mlaas4hep.backends.keras import KerasBackend

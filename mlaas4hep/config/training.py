@@ -5,6 +5,7 @@ params = Params.load("params.json", epochs=5)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from typing_extensions import Self
 from mlaas4hep.config.reading import FilesParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
+from mlaas4hep.unique_names import RepeatedKey, unique_keys
 
 TaskName = Literal["classification", "multilabel", "regression"]
 """One class per event; any number of labels per event; numeric targets."""
@@ -65,6 +67,9 @@ class Params(FilesParams):
         " each class, and of each file of a class, while they last; sequential: one file after another",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed: the same seed gives the same batches and weights")
+    model_args: dict[str, Any] = Field(
+        default_factory=dict, description='keyword arguments of the function of the model file, as in `{"width": 128}`'
+    )
     patience: int = Field(
         5, ge=1, description="training stops after this number of epochs without a better validation loss"
     )
@@ -121,6 +126,15 @@ class Params(FilesParams):
             raise ValueError("'split' has expressions, which 'kfold' does not support; give fractions")
         return self
 
+    @field_validator("model_args")
+    @classmethod
+    def _are_json(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(arguments, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"values must be those of JSON: {error}") from error
+        return arguments
+
     @classmethod
     def load(cls, path: str, **overrides: Any) -> Self:
         """Read params.json; `overrides` take precedence over its values.
@@ -138,3 +152,21 @@ class Params(FilesParams):
 def parse_params(params: Params | Mapping[str, Any] | None) -> Params:
     """Return validated parameters; None stands for the defaults."""
     return params if isinstance(params, Params) else Params.parse(params or {})
+
+
+def parse_model_args(text: str) -> dict[str, Any]:
+    """Return the arguments of a model function from a JSON object on the command line.
+
+    Raises:
+        ConfigError: the text is not a JSON object.
+    """
+    try:
+        arguments = json.loads(text, object_pairs_hook=unique_keys)
+    except (RepeatedKey, RecursionError, ValueError) as error:
+        raise ConfigError(f"--model-args is not JSON: {error}", hint=_MODEL_ARGS) from error
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"--model-args is {text}, not a JSON object", hint=_MODEL_ARGS)
+    return arguments
+
+
+_MODEL_ARGS = """write it as in --model-args='{"width": 128}'"""

@@ -23,7 +23,7 @@ from mlaas4hep.input_files import read_text
 from mlaas4hep.io import Column, Columns, Kind
 from mlaas4hep.io.columns import Values, empty_columns, select_events
 from mlaas4hep.io.formats.awkward_bridge import from_awkward, to_awkward
-from mlaas4hep.user_code import raise_config_error, run_file
+from mlaas4hep.user_code.run import raise_config_error, run_file
 
 if TYPE_CHECKING:
     import awkward as ak

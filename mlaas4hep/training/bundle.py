@@ -5,6 +5,7 @@
     model.onnx      raw branch values → probabilities, normalisation and padding inside the graph
     model.keras | model.pt      the model in its framework's own format
     model.py        the model file
+    model_code/     the model file with the modules that it imports, if there are any
     specs.json, preproc.json | preproc.py    statistics of the sample; new branches and cuts, if any
     training.json   files, labels, parameters, versions
     skipped.json    files that could not be read and were left out, if any
@@ -39,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep import console
+from mlaas4hep.backends.model_file import CODE_FOLDER, MODEL_PY, ModelFile
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.files import new_directory, write_json
 from mlaas4hep.io.storage.location import redacted
@@ -82,7 +84,7 @@ def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: 
     example = content.example(trained.name, EXAMPLE_EVENTS)
     with new_directory(path, exclusive=True, is_ours=is_bundle) as folder:
         training = _training(trained, _save_models(folder, trained))
-        (folder / "model.py").write_text(trained.file.source, encoding="utf-8")
+        _write_code(folder, trained.file)
         labels = "".join(f"{label}\n" for label in trained.source.labels.classes)
         (folder / "labels.txt").write_text(labels, encoding="utf-8")
         content.write(folder)
@@ -115,6 +117,16 @@ def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: 
             f"{path} contains the metrics, but not the model as ONNX: {problem}",
             hint=f"the trained estimator is in {PICKLE}, for your own programs" if pickled else "",
         )
+
+
+def _write_code(folder: Path, file: ModelFile) -> None:
+    """Write the model file; if it has other files, also write it beside them, so that it can import them."""
+    (folder / MODEL_PY).write_text(file.source, encoding="utf-8")
+    helpers = file.helpers()
+    for name, content in ({MODEL_PY: file.source.encode(), **helpers} if helpers else {}).items():
+        path = folder / CODE_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _write_without_graph(folder: Path, trained: TrainedModel, problem: str) -> None:
@@ -217,6 +229,8 @@ def _training(trained: TrainedModel, model: str) -> dict[str, Any]:
         "target_centre": list(trained.test.task.centre),
         "target_spread": list(trained.test.task.spread),
         "model_file": trained.file.path.name,
+        "model_function": trained.file.function,
+        "model_code": list(trained.file.helpers()),
         "size": trained.backend.size(),
         "key": trained.key,
         "task": trained.test.task.name,

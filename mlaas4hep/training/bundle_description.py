@@ -28,6 +28,7 @@ class BundleDescription(BaseModel):
         folds: number of cross-validation folds; 0: a single model.
         friend_features: branches of friend trees among the features, by alias of the friend.
         model: name of the file with the model in the format of its framework; "" if there is none.
+        model_function: name of the function of the model file that returns the model.
         normalise: normalisation of the inputs.
         target_centre, target_spread: for regression, mean and standard deviation of each target.
     """
@@ -43,6 +44,7 @@ class BundleDescription(BaseModel):
     folds: int = Field(0, ge=0, le=100)
     friend_features: dict[str, list[str]] = {}
     model: str = ""
+    model_function: str = "model"
     normalise: NormalisationChoice = "auto"
     target_centre: list[float] = []
     target_spread: list[float] = []

@@ -10,8 +10,10 @@ import json
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from mlaas4hep.backends.model_file import CODE_FOLDER, MODEL_PY
 from mlaas4hep.errors import ConfigError
 
 _FILE_NAMES = {
@@ -50,11 +52,22 @@ def is_bundle(path: Path) -> bool:
 def _foreign_file(folder: Path) -> str:
     """Return the name of a file or folder that does not belong to a bundle; "" if there is none."""
     names = sorted(entry.relative_to(folder).as_posix() for entry in folder.rglob("*"))
+    training = _read_training(folder / "training.json")
+    code = _code_names(training)
     for name in names:
         entry = folder / name
-        if entry.is_symlink() or not (_FOLDER_NAMES.fullmatch(name) if entry.is_dir() else _is_bundle_file(name)):
+        known = _FOLDER_NAMES.fullmatch(name) if entry.is_dir() else _is_bundle_file(name)
+        if entry.is_symlink() or not (known or name in code):
             return name
-    return "" if not names or _is_written_by_mlaas4hep(folder / "training.json") else names[0]
+    return "" if not names or "mlaas4hep" in training else names[0]
+
+
+def _code_names(training: dict[str, Any]) -> set[str]:
+    """Return the names of the model's files in a bundle, and of their folders."""
+    helpers = training.get("model_code")
+    names = [name for name in helpers if isinstance(name, str)] if isinstance(helpers, list) else []
+    paths = [PurePosixPath(CODE_FOLDER, name) for name in (MODEL_PY, *names)] if names else []
+    return {str(part) for path in paths for part in (path, *path.parents)}
 
 
 def _is_bundle_file(name: str) -> bool:
@@ -62,9 +75,9 @@ def _is_bundle_file(name: str) -> bool:
     return name in _FILE_NAMES or bool(numbered and numbered["file"] in (None, *_FILE_NAMES))
 
 
-def _is_written_by_mlaas4hep(training: Path) -> bool:
-    """Return whether this package has written a training.json."""
+def _read_training(path: Path) -> dict[str, Any]:
+    """Return the content of a training.json; {} if it is missing or damaged."""
     with suppress(OSError, ValueError):
-        content = json.loads(training.read_text(encoding="utf-8"))
-        return isinstance(content, dict) and "mlaas4hep" in content
-    return False
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}

@@ -154,7 +154,7 @@ def _serve(connection: Connection, models: Sequence[_Model]) -> None:
 def _load(model: _Model) -> NativeBackend:
     training = model.training
     task = Task(training.task, tuple(training.classes), tuple(training.target_centre), tuple(training.target_spread))
-    backend = make_backend(load_model_file(model.file), model.shapes, task, training.params)
+    backend = make_backend(load_model_file(model.file, training.model_function), model.shapes, task, training.params)
     if not isinstance(backend, NativeBackend) or backend.native_file != training.model:
         raise ConfigError(
             f"the model of {model.file} is not that of {model.folder}", hint="use the model.py of the bundle"

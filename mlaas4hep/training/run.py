@@ -43,7 +43,7 @@ from mlaas4hep.training.logs import EpochLog, is_epoch_table
 from mlaas4hep.training.loop import Predictions, check_parts, evaluate, train
 from mlaas4hep.training.stored_model import TrainingResult, load_stored_model, store_model
 from mlaas4hep.training.trained import EXTRA_METRICS, Fit, SampleContent, TrainedModel
-from mlaas4hep.user_code import raise_config_error
+from mlaas4hep.user_code.run import raise_config_error
 from mlaas4hep.write_errors import FREE_SPACE, WriteFailed, failed_write
 
 _MOVE_OR_RENAME = "move it, or give the bundle another name"
@@ -86,11 +86,12 @@ def train_model(
     params = params or Params.parse({})
     with open_run(Path(fout), params, callbacks, resume, sign) as run:
         file = load_model_file(model)
+        _check_outside_of_model(Path(fout), file)
         recorded = run.recorded_left_out()
         generator = run.stack.enter_context(
             DataGenerator(files, labels, params, specs, preproc=preproc, left_out=recorded)
         )
-        run.begin(versioned_hash([generator.sample.key, file.source]))
+        run.begin(versioned_hash([generator.sample.key, *file.identity()]))
         run.record_left_out(generator.sample.skipped_samples())
         by_fold = [generator]
         if params.kfold:
@@ -223,6 +224,14 @@ class TrainingRun:
             checkpoint.remove()
         _skipped_path(self._destination).unlink(missing_ok=True)
         return trained
+
+
+def _check_outside_of_model(destination: Path, file: ModelFile) -> None:
+    """Raise ConfigError if the bundle would be a part of the folder of the model, which is copied into it."""
+    if file.modules and file.modules.whole_folder:
+        folder = file.modules.folder.resolve()
+        if destination.resolve().is_relative_to(folder):
+            raise ConfigError(f"{destination} is in the folder of the model, {folder}", hint="choose another --fout")
 
 
 def _skipped_path(destination: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Execution of the Python files that a user names: model files and preprocessing."""

@@ -880,7 +880,7 @@ def test_a_model_with_several_output_arrays_is_refused(text, kind, tmp_path):
         ("optimizer = 'adam'", "`optimizer` of .* is 'adam'; it must be a function: def optimizer"),
         (
             "def optimizer(weights): return [torch.optim.Adam(weights)], []",
-            r"`optimizer` of .* returns a tuple \(list, list\); it must return one optimizer; learning rate schedules",
+            r"`optimizer` of .* returns a tuple \(list, list\); it must return one optimizer; return a learning r",
         ),
         ("def optimizer(weights): pass", "`optimizer` of .* returns None; it must be a function: def optimizer"),
         (

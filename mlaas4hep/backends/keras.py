@@ -21,7 +21,9 @@ import keras
 import numpy as np
 
 from mlaas4hep.backends.keras_precision import float32_copy
+from mlaas4hep.backends.keras_training import check_params, default_loss, default_optimizer, wants_one_hot
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.model_settings import check_default_optimizer
 from mlaas4hep.backends.protocol import (
     Shapes,
     array_shapes,
@@ -31,14 +33,12 @@ from mlaas4hep.backends.protocol import (
     schedule_error,
     single_output_error,
 )
+from mlaas4hep.backends.schedule import make_schedule
 from mlaas4hep.backends.task import Output, Task
+from mlaas4hep.config import Params
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.stream import Batch
-
-LEARNING_RATE = 1e-3
-"""Default for Adam, if the model is not compiled and the model file does not define `optimizer`."""
-
 
 NOT_CALLED = ("fit", "predict_step")
 """Methods that are never called."""
@@ -55,7 +55,10 @@ class KerasBackend:
     native_file = "model.keras"
     exporters: tuple[str, ...] = ("keras",)
 
-    def __init__(self, model: keras.Model, file: ModelFile, shapes: Shapes, task: Task) -> None:
+    def __init__(
+        self, model: keras.Model, file: ModelFile, shapes: Shapes, task: Task, params: Params, batches: int = 0
+    ) -> None:
+        """Prepare a model; `batches` is the number of batches per epoch, on which schedules depend."""
         if file.training_step is not None:
             raise ConfigError(
                 f"{file.path} defines training_step, which only PyTorch models support",
@@ -73,14 +76,22 @@ class KerasBackend:
         with explain_rejection(file.path, shapes, Exception):  # backends of Keras raise errors of different types
             output = self._probe_output()
         self.outputs, self._output = task.probe(output, self._perturbed_output, file.path)
+        check_params(file, params)
+        check_default_optimizer(file, params, model.compiled or file.optimizer is not None)
+        self.reads: tuple[str, ...] = ("lr_schedule", "lr_warmup", *(() if model.compiled else ("loss", "optimizer")))
         if not model.compiled:
             model.compile(
-                optimizer=file.optimizer or keras.optimizers.Adam(LEARNING_RATE),
+                optimizer=file.optimizer or default_optimizer(model, params),
                 loss=file.loss or default_loss(task, self.outputs, self._output),
             )
+        self._schedule = make_schedule(params, batches) if batches else None
+        self._first_rate = self.learning_rate
+        self.has_schedule = bool(self._schedule) or self._has_own_schedule
+        if self._has_own_schedule and (self._schedule or params.lr_patience):
+            raise schedule_error(file.path)
         self._loss_is_sum = self._reduction() == "sum"
         self._supports_weights = False  # checked at the first batch with weights
-        self._one_hot = task.name == "classification" and self.outputs > 1 and _wants_one_hot(model.loss)
+        self._one_hot = task.name == "classification" and self.outputs > 1 and wants_one_hot(model.loss)
         self._scores = _with_activation(self._float32_model, task, self.outputs, self._output)
 
     def _probe_output(self) -> np.ndarray:
@@ -139,6 +150,9 @@ class KerasBackend:
             weight = (batch.weight * scale).astype(np.float32)
             self.model.reset_metrics()
             self._float32_outdated = True
+            if self._schedule:
+                step = int(self.model.optimizer.iterations)
+                self.model.optimizer.learning_rate = self._first_rate * self._schedule.factor(step)
             logs = self.model.train_on_batch(inputs, y, sample_weight=weight, return_dict=True)
             yield float(logs["loss"]), size
 
@@ -160,15 +174,19 @@ class KerasBackend:
         self._updated_float32_model()
         return np.asarray(self._scores.predict_on_batch(self._model_inputs(inputs)), np.float32)
 
-    def scale_learning_rate(self, factor: float) -> float:
-        """Multiply the learning rate by a factor; return the new learning rate."""
-        optimizer = self.model.optimizer
-        if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
-            raise schedule_error(self._file.path)
-        rate = float(optimizer.learning_rate)
-        if factor != 1:
-            optimizer.learning_rate = rate = rate * factor
-        return rate
+    @property
+    def _has_own_schedule(self) -> bool:
+        schedule = keras.optimizers.schedules.LearningRateSchedule
+        return isinstance(getattr(self.model.optimizer, "_learning_rate", None), schedule)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the optimizer."""
+        return float(self.model.optimizer.learning_rate)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate by a factor."""
+        self.model.optimizer.learning_rate = self.learning_rate * factor
 
     def snapshot(self) -> bytes:
         """Return the weights."""
@@ -350,33 +368,6 @@ def _set_random_states(states: Sequence[np.ndarray]) -> None:
     torch.set_rng_state(first)
     if on_devices and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(on_devices)
-
-
-def default_loss(task: Task, outputs: int, output: Output) -> Any:
-    """Return the default loss for a model's outputs: cross-entropy, or the mean squared error for regression.
-
-    Raises:
-        ConfigError: the outputs are log-probabilities, for which Keras has no loss.
-    """
-    if task.name == "regression":
-        return keras.losses.MeanSquaredError()
-    if output == "log_probabilities":
-        raise ConfigError(
-            "the model returns log-probabilities, for which Keras has no loss",
-            hint="end it with softmax, or without activation",
-        )
-    if outputs == 1 or task.name == "multilabel":
-        return keras.losses.BinaryCrossentropy(from_logits=output == "logits")
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=output == "logits")
-
-
-def _wants_one_hot(loss: Any) -> bool:
-    """Return whether a loss expects one-hot targets: losses of Keras that are not sparse do, custom losses do not."""
-    if isinstance(loss, str):
-        return not loss.lower().startswith("sparse")
-    kinds = type(loss).__mro__ if isinstance(loss, keras.losses.Loss) else (loss,)
-    names = [kind.__name__ for kind in kinds if getattr(kind, "__module__", "").startswith("keras.")]
-    return bool(names) and not names[0].startswith(("Loss", "Sparse", "sparse"))
 
 
 def _with_activation(model: keras.Model, task: Task, outputs: int, output: Output) -> keras.Model:

@@ -17,33 +17,36 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.model_settings import with_file_settings
 from mlaas4hep.backends.protocol import Backend, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 
 
-def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params) -> Backend:
+def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params, batches: int = 0) -> Backend:
     """Build the model of a model file and wrap it in the backend of its framework.
 
     Args:
         shapes: per-event shape of each input.
         params: its seed initialises all random number generators.
+        batches: batches per epoch, on which learning rate schedules depend; 0: the model is not trained.
 
     Raises:
         ConfigError: the framework is not supported, or the model does not fit the inputs or the labels.
     """
     _seed_everything(params.seed)
     model = file.build(shapes, task, params.model_args)
+    params = with_file_settings(file, params)
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "keras" in packages:
         from mlaas4hep.backends.keras import KerasBackend
 
-        return KerasBackend(model, file, shapes, task)
+        return KerasBackend(model, file, shapes, task, params, batches)
     if "torch" in packages:
         from mlaas4hep.backends.torch import TorchBackend
 
-        return TorchBackend(model, file, shapes, task, params)
+        return TorchBackend(model, file, shapes, task, params, batches)
     if "xgboost" in packages:
         from mlaas4hep.backends.xgboost import XGBoostBackend
 

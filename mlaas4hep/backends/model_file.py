@@ -6,7 +6,7 @@
 A model file defines `def model(idim)`, or `def model(shapes)` if the params define inputs. The function may have more
 arguments: `outputs` (number of outputs per event), `classes` (number of classes, labels or targets), `task` (name of
 the task), and those that `model_args` of the params gives. The file may import modules in its folder. It may also
-define `loss`, `optimizer`, `metrics` and `training_step`. The type of the model determines the framework, see `make`.
+define DEFINITIONS and FILE_SETTINGS. The type of the model determines the framework, see `make`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import mlaas4hep
 from mlaas4hep.backends.task import Task
+from mlaas4hep.config.optimization import FILE_SETTINGS
 from mlaas4hep.console import filtered_stderr
 from mlaas4hep.errors import ConfigError, FileUnreadable, MLaaS4HEPError, PackageMissing, error_summary, nearest
 from mlaas4hep.input_files import FOLDER, check_is_file, special_kind
@@ -45,6 +46,9 @@ STARTUP_MESSAGES = r"WARNING: All log messages before absl::|[IW]0000 00:00:"
 GIVEN = ("classes", "outputs", "task")
 """Arguments that a model function gets by name if it has them."""
 
+DEFINITIONS = ("loss", "optimizer", "metrics", "training_step", "scheduler")
+"""Names of a model file, other than the function that returns the model and FILE_SETTINGS."""
+
 CODE_FOLDER = "model_code"
 """Folder of a bundle with the model file and its helper modules."""
 
@@ -57,9 +61,10 @@ class ModelFile:
         path: path of the file.
         source: text of the file.
         model: the function that returns the model.
-        loss, optimizer, metrics, training_step: its optional definitions, or None.
+        loss, optimizer, metrics, training_step, scheduler: its optional definitions, or None.
         modules: the modules in its folder; None for generated model files.
         function: name of the function that returns the model.
+        settings: values of the FILE_SETTINGS that it defines.
     """
 
     path: Path
@@ -69,8 +74,10 @@ class ModelFile:
     optimizer: Any = None
     metrics: Any = None
     training_step: Any = None
+    scheduler: Any = None
     modules: HelperModules | None = None
     function: str = DEFAULT_FUNCTION
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def helpers(self) -> dict[str, bytes]:
         """Return the contents of the other files of the model by path, relative to the folder of the model file."""
@@ -164,9 +171,12 @@ def load_model_file(name: str, function: str = DEFAULT_FUNCTION) -> ModelFile:
             nearest=nearest(function, names),
             hint=f"add: def {function}(idim): return ...",
         )
-    optional = {name: getattr(module, name, None) for name in ("loss", "optimizer", "metrics", "training_step")}
+    optional = {name: getattr(module, name, None) for name in DEFINITIONS}
+    settings = {name: vars(module)[name] for name in FILE_SETTINGS if name in vars(module)}
     source = path.read_text(encoding="utf-8")
-    return ModelFile(path, source, getattr(module, function), **optional, modules=modules, function=function)
+    return ModelFile(
+        path, source, getattr(module, function), **optional, modules=modules, function=function, settings=settings
+    )
 
 
 def split_function(name: str, default: str = DEFAULT_FUNCTION) -> tuple[str, str]:

@@ -38,6 +38,7 @@ class Backend(Protocol):
         normalised: whether the model takes normalised values; otherwise it takes the values in the files.
         native_file: name of the file with the model in the framework's own format; "" if only the ONNX graph is saved.
         exporters: names of the ways to export the model, in order of preference.
+        reads: names that the backend uses if the model file defines them, other than `model` and `metrics`.
     """
 
     framework: str
@@ -46,6 +47,7 @@ class Backend(Protocol):
     normalised: bool
     native_file: str
     exporters: tuple[str, ...]
+    reads: tuple[str, ...]
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs): probabilities of classes or labels, or targets in their own units.
@@ -70,17 +72,26 @@ class Backend(Protocol):
 
 @runtime_checkable
 class StepwiseBackend(Backend, Protocol):
-    """A model that is trained one batch at a time."""
+    """A model that is trained one batch at a time.
+
+    Attributes:
+        has_schedule: whether the learning rate follows a schedule.
+    """
+
+    has_schedule: bool
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[Any, float]]:
-        """Train one step on each batch; yield the loss and the sum of the absolute weights of each batch."""
+        """Train one step on each batch; yield the loss and the sum of the absolute weights of each batch.
 
-    def scale_learning_rate(self, factor: float) -> float:
-        """Multiply the learning rate of the optimizer by a factor; return the new learning rate.
-
-        Raises:
-            ConfigError: the optimizer uses a learning rate schedule.
+        The batches are those of an epoch, or the remaining ones after a restart; at their end the epoch ends.
         """
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the optimizer."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate of the optimizer, which has no schedule, by a factor."""
 
     def snapshot(self) -> bytes:
         """Return the weights."""

@@ -38,6 +38,7 @@ class SklearnBackend:
     framework = "scikit-learn"
     native_file = ""
     exporters: tuple[str, ...] = ("skl2onnx",)
+    reads: tuple[str, ...] = ()
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         self.task = task

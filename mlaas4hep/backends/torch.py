@@ -7,9 +7,8 @@ import inspect
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.model_settings import check_default_optimizer
 from mlaas4hep.backends.protocol import (
     Shapes,
     array_shapes,
@@ -28,18 +28,17 @@ from mlaas4hep.backends.protocol import (
     single_output_error,
 )
 from mlaas4hep.backends.task import Output, Task
+from mlaas4hep.backends.torch_average import WeightAverage
+from mlaas4hep.backends.torch_loss import PerEventLoss, default_loss
+from mlaas4hep.backends.torch_optimizer import TorchOptimizer
 from mlaas4hep.config import Params
+from mlaas4hep.config.optimization import FILE_SETTINGS
 from mlaas4hep.console import discarded_stdout, filtered_stderr
 from mlaas4hep.errors import ConfigError, error_summary, require
 from mlaas4hep.stream import Batch
 
-LEARNING_RATE = 1e-3
-"""Default for AdamW, if the model file does not define `optimizer`."""
-
 THREADS = max(1, (os.cpu_count() or 2) - 1)
 """Maximum number of threads of PyTorch. One core is left for reading, because PyTorch's threads busy-wait."""
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TorchBackend:
@@ -47,14 +46,19 @@ class TorchBackend:
 
     Attributes:
         mixed: whether training uses mixed precision (bfloat16); weights and scores are float32.
+        has_schedule: whether the learning rate follows a schedule.
     """
 
     framework = "pytorch"
     normalised = True
     native_file = "model.pt"
     exporters: tuple[str, ...] = ("torch.export", "torch.export with the math kernel of attention", "TorchScript")
+    reads: tuple[str, ...] = ("loss", "optimizer", "training_step", "scheduler", *FILE_SETTINGS)
 
-    def __init__(self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+    def __init__(
+        self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params, batches: int = 0
+    ) -> None:
+        """Prepare a model; `batches` is the number of batches per epoch, on which schedules depend."""
         _check_own_methods(model, file)
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
         torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision; scores must match the ONNX graph
@@ -65,19 +69,23 @@ class TorchBackend:
         self.takes = choose_inputs(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
         self._shapes = shapes
         self._file = file
+        self._average: WeightAverage | None = None
         with explain_rejection(file.path, shapes, RuntimeError, TypeError, ValueError):
             output = self._probe_output()
         self.outputs, self._output = task.probe(output, self._perturbed_output, file.path)
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        if not weights:
+        if not any(weight.requires_grad for weight in model.parameters()):
             raise ConfigError(f"the model of {file.path} has no trainable weights")
-        self._optimizer = _optimizer(file, weights)
+        check_default_optimizer(file, params, file.optimizer is not None)
+        self._optimizer = TorchOptimizer(file, model, params, batches)
+        self.has_schedule = self._optimizer.has_schedule
+        if params.ema:
+            self._average = WeightAverage(model, params.ema)
         if file.loss is not None and (isinstance(file.loss, type) or not callable(file.loss)):
             raise ConfigError(
                 f"`loss` of {file.path} is {file.loss!r}",
                 hint="it must be a loss of torch.nn, as nn.BCEWithLogitsLoss(), or a function loss(output, target)",
             )
-        self._loss = _PerEventLoss.of(file.loss or default_loss(task, self.outputs, self._output), self.device)
+        self._loss = PerEventLoss.of(file.loss or default_loss(task, self.outputs, self._output), self.device)
 
     def _probe_output(self) -> np.ndarray:
         self.model.eval()
@@ -107,14 +115,18 @@ class TorchBackend:
                 yield torch.zeros((), dtype=torch.float64), 0.0
                 continue
             self._train_mode(len(batch))
-            self._optimizer.zero_grad()
+            self._optimizer.begin_batch()
             loss = self._step_loss(batch)
             if not loss.requires_grad:
                 which = "training_step" if self._file.training_step else "loss"
                 raise ConfigError(f"`{which}` of {self._file.path} does not depend on the weights of the model")
-            loss.backward()
-            self._optimizer.step()
-            yield loss.detach().double(), float(np.abs(batch.weight).sum(dtype=np.float64))
+            size = float(np.abs(batch.weight).sum(dtype=np.float64))
+            changed = self._optimizer.step(loss, None if self._loss_is_sum else size)
+            if changed and self._average:
+                self._average.update()
+            yield loss.detach().double(), size
+        if self._optimizer.end_epoch() and self._average:
+            self._average.update()
 
     def _step_loss(self, batch: Batch) -> torch.Tensor:
         inputs, weight = self._tensors(batch.inputs), self._tensor(batch.weight)
@@ -131,8 +143,15 @@ class TorchBackend:
             output = self._forward(inputs)
         return self._weighted(output, batch.y, weight)  # in float32, because some losses do not support bfloat16
 
+    @property
+    def _loss_is_sum(self) -> bool:
+        """Whether the loss of a batch is a sum over its events."""
+        return self._loss.reduction == "sum" and not self._file.training_step
+
     def _train_mode(self, events: int) -> None:
         """Set the model to training mode; for a single event, batch normalisation uses its running statistics."""
+        if self._average:
+            self._average.hide()
         self.model.train()
         if events == 1:
             for layer in self.model.modules():
@@ -165,35 +184,50 @@ class TorchBackend:
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""
+        self._show_average()
         scores = ScoringModule(self, self._output).eval()
         with torch.no_grad():
             tensors = self._tensors({name: inputs[name] for name in self.takes})
             return np.asarray(scores(*tensors.values()).float().cpu().numpy())
 
-    def scale_learning_rate(self, factor: float) -> float:
-        """Multiply the learning rates of all parameter groups by a factor; return the new rate of the first group."""
-        for group in self._optimizer.param_groups:
-            group["lr"] *= factor
-        return float(self._optimizer.param_groups[0]["lr"])
+    def _show_average(self) -> None:
+        if self._average:
+            self._average.show()
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the first parameter group."""
+        return self._optimizer.learning_rate
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rates of all parameter groups by a factor."""
+        self._optimizer.scale_learning_rate(factor)
 
     def snapshot(self) -> bytes:
         """Return the weights; `torch.load(..., weights_only=True)` reads them without unpickling objects."""
+        self._show_average()
         return _packed(self.model.state_dict())
 
     def restore(self, weights: bytes) -> None:
         """Set the weights to those of a `snapshot`."""
         self.model.load_state_dict(self._unpacked(weights))
+        if self._average:
+            self._average.reset()
 
     def state(self) -> bytes:
         """Return weights, optimizer state and random number generator states."""
         random = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [])]
-        return _packed({"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "random": random})
+        average = self._average.state() if self._average else None  # hides it
+        content = {"model": self.model.state_dict(), "optimizer": self._optimizer.state(), "average": average}
+        return _packed({**content, "random": random})
 
     def load_state(self, state: bytes) -> None:
         """Restore the model and its optimizer from a `state`."""
         saved = self._unpacked(state)
         self.model.load_state_dict(saved["model"])
-        self._optimizer.load_state_dict(saved["optimizer"])
+        self._optimizer.load_state(saved["optimizer"])
+        if self._average:
+            self._average.load_state(saved["average"])
         first, *others = (one.cpu() for one in saved["random"])
         torch.set_rng_state(first)
         if others and self.device.type == "cuda":
@@ -217,6 +251,7 @@ class TorchBackend:
 
     def export(self, path: Path, exporter: str = "") -> None:
         """Write an ONNX graph from the model's inputs to scores; a copy of the model is exported."""
+        self._show_average()
         scores = _copied(ScoringModule(self, self._output)).eval().cpu()
         shapes = array_shapes(self._shapes)
         examples = {name: torch.zeros(2, *shapes[name]) for name in self.takes}
@@ -277,42 +312,6 @@ def _copied(module: nn.Module) -> nn.Module:
         return module
 
 
-@dataclass(frozen=True)
-class _PerEventLoss:
-    """A loss without reduction, and the reduction to apply after weighting.
-
-    Attributes:
-        function: returns one or several numbers per event; a custom loss may return one number per batch.
-        reduction: reduction of the original loss, by PyTorch's name.
-        classes: class weights of the original loss, (classes,), if any.
-    """
-
-    function: Loss
-    reduction: str = "mean"
-    classes: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, loss: Any, device: torch.device) -> _PerEventLoss:
-        """Wrap a loss; losses of torch.nn are copied with reduction='none'."""
-        if not isinstance(loss, nn.Module):
-            return cls(loss)
-        loss = loss.to(device)
-        if getattr(loss, "reduction", "none") == "none":
-            return cls(loss)
-        per_event = copy.copy(loss)
-        per_event.reduction = "none"
-        by_class = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
-        return cls(per_event, loss.reduction, loss.weight if by_class else None)
-
-    def mean(self, value: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch from its per-event values, (events, k)."""
-        if self.reduction == "sum":
-            return (value.sum(dim=1) * weight).sum()
-        losses = value.sum(dim=1) if self.reduction == "batchmean" else value.mean(dim=1)
-        size = weight if self.classes is None or target.is_floating_point() else weight * self.classes[target]
-        return (losses * weight).sum() / size.abs().sum()
-
-
 class ScoringModule(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A model, followed by the conversion of its outputs to scores: probabilities, or targets in their own units."""
 
@@ -349,32 +348,6 @@ def _check_own_methods(model: nn.Module, file: ModelFile) -> None:
             )
 
 
-def _optimizer(file: ModelFile, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of a model file, whose `step` must not need a closure, or the default optimizer."""
-    if file.optimizer is None:
-        return torch.optim.AdamW(weights, LEARNING_RATE)
-    result = file.optimizer(weights) if callable(file.optimizer) else file.optimizer
-    if isinstance(result, (list, tuple, dict)):
-        names = ", ".join(type(one).__name__ for one in (result.values() if isinstance(result, dict) else result))
-        raise ConfigError(
-            f"`optimizer` of {file.path} {'returns' if callable(file.optimizer) else 'is'} a {type(result).__name__}"
-            f" ({names})",
-            hint="it must return one optimizer; learning rate schedules are replaced by 'lr_patience' in the params",
-        )
-    if not callable(file.optimizer) or not isinstance(result, torch.optim.Optimizer):
-        raise ConfigError(
-            f"`optimizer` of {file.path} {'returns' if callable(file.optimizer) else 'is'} {_described(result)}",
-            hint="it must be a function: def optimizer(weights): return torch.optim.Adam(weights)",
-        )
-    closure = inspect.signature(type(result).step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise ConfigError(
-            f"`optimizer` of {file.path} is {type(result).__name__}, which needs a closure that re-evaluates the loss",
-            hint="use an optimizer without closure, such as torch.optim.AdamW",
-        )
-    return result
-
-
 def _described(value: Any) -> str:
     """Return the shape of a tensor, or the repr of anything else."""
     return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
@@ -388,21 +361,6 @@ def _arguments(model: nn.Module, shapes: Shapes) -> list[str]:
     available = array_shapes(shapes)
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     return [one.name for one in named if one.name in available or one.default is one.empty]
-
-
-def default_loss(task: Task, outputs: int, output: Output) -> Loss:
-    """Return the default per-event loss for a model's outputs: cross-entropy, or the squared error for regression."""
-    if task.name == "regression":
-        return lambda scores, y: nn.functional.mse_loss(scores, y, reduction="none")
-    if outputs == 1 or task.name == "multilabel":
-        functions = nn.functional
-        binary = functions.binary_cross_entropy_with_logits if output == "logits" else functions.binary_cross_entropy
-        return lambda scores, y: binary(scores, y, reduction="none")
-    if output == "logits":
-        return lambda scores, y: nn.functional.cross_entropy(scores, y, reduction="none")
-    if output == "probabilities":
-        return lambda scores, y: nn.functional.nll_loss(torch.log(scores.clamp(min=1e-7)), y, reduction="none")
-    return lambda scores, y: nn.functional.nll_loss(scores, y, reduction="none")
 
 
 @contextmanager

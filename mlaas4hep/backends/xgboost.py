@@ -58,6 +58,7 @@ class XGBoostBackend:
     normalised = False
     native_file = "model.ubj"
     exporters: tuple[str, ...] = ("onnxmltools",)
+    reads: tuple[str, ...] = ()
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
         self.task = task

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from mlaas4hep.config.reading import FilesParams
+from mlaas4hep.config.optimization import OptimizationParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 from mlaas4hep.unique_names import RepeatedKey, unique_keys
@@ -21,12 +21,10 @@ TaskName = Literal["classification", "multilabel", "regression"]
 """One class per event; any number of labels per event; numeric targets."""
 
 
-class Params(FilesParams):
+class Params(OptimizationParams):
     """The content of params.json."""
 
     shuffle: bool = Field(True, description="shuffle the training set anew in every epoch")
-    epochs: int = Field(20, ge=1, description="maximum number of epochs")
-    batch_size: int = Field(256, ge=1, description="events per batch")
     hist: str = Field("", description="folder for histograms of every branch; empty: none")
     verbose: int = Field(0, ge=0, description="1: print more, as `--verbose` does")
     name: str = Field(
@@ -73,13 +71,6 @@ class Params(FilesParams):
     patience: int = Field(
         5, ge=1, description="training stops after this number of epochs without a better validation loss"
     )
-    lr_patience: int = Field(
-        0,
-        ge=0,
-        description="the learning rate is reduced after this number of epochs without a better validation loss;"
-        " 0: never",
-    )
-    lr_factor: float = Field(0.3, gt=0, lt=1, description="factor by which the learning rate is reduced")
     checkpoint: float = Field(
         10.0, ge=0, description="minutes between checkpoints within an epoch; another one is saved after each epoch"
     )

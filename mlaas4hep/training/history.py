@@ -22,7 +22,7 @@ class Epoch:
         seconds: duration of training, without validation.
         events: number of training events, shuffled copies included.
         waiting: seconds during which training waited for data.
-        learning_rate: learning rate of the optimizer; None unless `lr_patience` of the params is set.
+        learning_rate: learning rate of the optimizer; None if it is constant.
     """
 
     epoch: int

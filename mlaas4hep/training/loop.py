@@ -123,7 +123,8 @@ class _StepwiseTraining:
                     f"the loss of epoch {state.epoch + 1} is not finite",
                     hint="lower the learning rate, or set 'normalise' to 'auto' in the params of events",
                 )
-            rate = self._backend.scale_learning_rate(1.0) if self._params.lr_patience else None
+            recorded = self._params.lr_patience or self._backend.has_schedule
+            rate = self._backend.learning_rate if recorded else None
             epoch = Epoch(state.epoch + 1, train_loss, metrics, state.seconds, state.events, state.waiting, rate)
             improved = state.epoch == 0 or epoch.loss < state.epochs[state.best].loss
             state.epochs.append(epoch)
@@ -161,7 +162,8 @@ class _StepwiseTraining:
         state, patience = self._state, self._params.lr_patience
         if patience and not state.finished and state.epoch - max(state.best, state.slowed) >= patience:
             state.slowed = state.epoch
-            rate = self._backend.scale_learning_rate(self._params.lr_factor)
+            self._backend.scale_learning_rate(self._params.lr_factor)
+            rate = self._backend.learning_rate
             console.notice(f"no improvement for {patience} epochs: learning rate reduced to {rate:.2g}")
 
     def _train_epoch(self) -> float:
@@ -275,6 +277,16 @@ def evaluate(
             after_batch(batch)
     y, scores, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Predictions(y, scores, weight, Task.of(source.labels))
+
+
+def batches_per_epoch(source: BatchSource) -> int:
+    """Return the number of batches of the training set in an epoch, at least 1; with oversampling their mean number."""
+    composition, params = source.composition, source.params
+    events = float(composition.totals[PARTS.index("train")])
+    if params.balance == "sampling" and (composition.events[0] > 0).all():
+        factors = composition.factors("sampling")
+        events = float((composition.events[0] * factors).sum())
+    return max(1, int(np.ceil(events / params.batch_size)))
 
 
 def check_parts(source: BatchSource) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from mlaas4hep import console
 from mlaas4hep.backends.make import make_backend
 from mlaas4hep.backends.model_file import ModelFile, load_model_file
+from mlaas4hep.backends.model_settings import unused_names
 from mlaas4hep.backends.protocol import Backend, OneShotBackend
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
@@ -40,7 +41,7 @@ from mlaas4hep.training.checkpoint import Checkpoint, is_checkpoint
 from mlaas4hep.training.destination import check_bundle_destination
 from mlaas4hep.training.event_content import EventContent
 from mlaas4hep.training.logs import EpochLog, is_epoch_table
-from mlaas4hep.training.loop import Predictions, check_parts, evaluate, train
+from mlaas4hep.training.loop import Predictions, batches_per_epoch, check_parts, evaluate, train
 from mlaas4hep.training.stored_model import TrainingResult, load_stored_model, store_model
 from mlaas4hep.training.trained import EXTRA_METRICS, Fit, SampleContent, TrainedModel
 from mlaas4hep.user_code.run import raise_config_error
@@ -186,7 +187,10 @@ class TrainingRun:
         """Train the model of a fold and evaluate it."""
         checkpoint, task = self._checkpoints[fold], Task.of(source.labels)
         with _explain_model_errors(file):
-            backend = make_backend(file, source.shapes, task, self._params)
+            backend = make_backend(file, source.shapes, task, self._params, batches_per_epoch(source))
+        if not fold:
+            for line in unused_names(file, (*backend.reads, "metrics"), backend.framework):
+                console.notice(line)
         if not backend.normalised:
             source.disable_normalisation()
         _check_metrics(file, _dummy_predictions(task, backend.outputs))

@@ -944,6 +944,45 @@ loss = Own()
     assert found == pytest.approx(truth, rel=1e-4)
 
 
+COMPILED = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, idim):
+        super().__init__()
+        self.first, self.second = nn.Linear(idim, 8), nn.Linear(8, 1)
+        %s
+    def forward(self, x, mask=None, scale=1.0):
+        return scale * self.second(torch.relu(self.first(x * mask)))
+class Wrapper(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+    def forward(self, *args, **kwargs): return self.net(*args, **kwargs)
+def optimizer(weights): return torch.optim.Adam(weights, 0.02)
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "made"),
+    [
+        ("", "torch.compile(Net(idim), backend='eager')"),
+        ("self.first = torch.compile(self.first, backend='eager')", "Net(idim)"),
+        ("", "Wrapper(Wrapper(Net(idim)))"),
+        ("", "torch.compile(Wrapper(Net(idim)), backend='eager')"),
+        ("", "nn.DataParallel(Net(idim))"),
+    ],
+)
+def test_compiled_and_wrapped_torch_models_fulfil_the_backend_contract(part, made, tmp_path):
+    """The wrapped module gets the mask; an argument whose default is a number does not."""
+    import torch
+
+    file = write(tmp_path, COMPILED % part + f"def model(idim): return {made}")
+    backend = check_stepwise(file, 2, tmp_path)
+    assert backend.takes == ("x", "mask")
+    assert not [name for name in torch.load(tmp_path / "model.pt", weights_only=True) if name.startswith("_orig_mod")]
+
+
 def test_a_failed_pytorch_export_is_reported_with_its_cause(tmp_path):
     text = """
 import torch

@@ -59,6 +59,7 @@ class TorchBackend:
         self, model: nn.Module, file: ModelFile, shapes: Shapes, task: Task, params: Params, batches: int = 0
     ) -> None:
         """Prepare a model; `batches` is the number of batches per epoch, on which schedules depend."""
+        compiled, model = model, _uncompiled(model)
         _check_own_methods(model, file)
         torch.set_num_threads(min(torch.get_num_threads(), THREADS))
         torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision; scores must match the ONNX graph
@@ -66,6 +67,7 @@ class TorchBackend:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.mixed = self.device.type == "cuda" and params.mixed_precision
         self.model = model.to(self.device)
+        self._trained = compiled  # shares the weights of `model`
         self.takes = choose_inputs(_arguments(model, shapes), shapes, f"forward of the model of {file.path}")
         self._shapes = shapes
         self._file = file
@@ -103,7 +105,8 @@ class TorchBackend:
         return output
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        output = self.model(*(inputs[name] for name in self.takes))
+        model = self._trained if self.model.training else self.model
+        output = model(*(inputs[name] for name in self.takes))
         if not isinstance(output, torch.Tensor):
             raise single_output_error(self._file.path, output)
         return output[:, None] if output.ndim == 1 else output
@@ -133,7 +136,7 @@ class TorchBackend:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             if self._file.training_step:
                 arguments = (inputs["x"], inputs["mask"]) if "x" in inputs else (inputs,)
-                loss = self._file.training_step(self.model, *arguments, self._tensor(batch.y), weight)
+                loss = self._file.training_step(self._trained, *arguments, self._tensor(batch.y), weight)
                 if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                     raise ConfigError(
                         f"`training_step` of {self._file.path} returns {_described(loss)}",
@@ -307,7 +310,7 @@ def _write_with_torch_script(scores: nn.Module, examples: Mapping[str, torch.Ten
 def _copied(module: nn.Module) -> nn.Module:
     """Return a copy of a module, because an export may leave traces; modules that cannot be copied themselves."""
     try:
-        return copy.deepcopy(module)
+        return _with_uncompiled_parts(copy.deepcopy(module))
     except Exception:  # for example, a tensor that is not a weight has a gradient
         return module
 
@@ -354,13 +357,33 @@ def _described(value: Any) -> str:
 
 
 def _arguments(model: nn.Module, shapes: Shapes) -> list[str]:
-    """Return the names of the arguments of `forward` that are inputs; others may have a default."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    """Return the names of the arguments of `forward` that are inputs; arguments with a default may be others."""
+    named = [one for one in _parameters(model) if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     if "x" in shapes:
-        return [one.name for one in parameters]
+        return [one.name for one in named if one.default in (one.empty, None)] or ["x"]
     available = array_shapes(shapes)
-    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     return [one.name for one in named if one.name in available or one.default is one.empty]
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of `forward`, or of the module inside a wrapper with forward(*args, **kwargs)."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    wrapped = list(model.children())
+    if len(wrapped) == 1 and all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
+        return _parameters(wrapped[0])
+    return parameters
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module inside a compiled one (`torch.compile`), with which it shares its weights, or the module."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _with_uncompiled_parts(module: nn.Module) -> nn.Module:
+    """Replace the compiled parts of a module, which cannot be exported; return the module."""
+    for name, part in module.named_children():
+        setattr(module, name, _with_uncompiled_parts(_uncompiled(part)))
+    return module
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         " the params)",
     )
     option("--params", metavar="FILE", help="parameters of reading and training (default: params.json if it exists)")
+    option("--dtype", metavar="FORMAT", help="ignored: the format of each file is recognised by its content")
     option("--specs", metavar="FILE", help="use this specs.json instead of a first pass over the data")
     option(
         "--preproc",
@@ -124,6 +125,8 @@ def command(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
     """Train, and print the result."""
     args.fout = args.fout or DEFAULT_BUNDLE
+    if args.dtype:
+        console.notice("--dtype has no effect, because the format of each file is recognised by its content")
     from mlaas4hep.backends.model_file import default_model
     from mlaas4hep.config.training import parse_model_args
     from mlaas4hep.report.terminal import print_epoch, print_result

@@ -23,6 +23,7 @@ OWNERS = {
         "backends/torch_dataset.py",
         "backends/torch_loss.py",
         "backends/torch_optimizer.py",
+        "backends/original/jarray/pytorch.py",
     },
     "onnx": {"training/onnx_graph.py"},
     "sklearn": {"backends/sklearn.py"},

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 import mlaas4hep
+from mlaas4hep.backends.original.keras_arguments import LegacyArguments
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config.optimization import FILE_SETTINGS
 from mlaas4hep.console import filtered_stderr
@@ -48,6 +49,12 @@ GIVEN = ("classes", "outputs", "task")
 
 DEFINITIONS = ("loss", "optimizer", "metrics", "training_step", "scheduler")
 """Names of a model file, other than the function that returns the model and FILE_SETTINGS."""
+
+ORIGINAL_MODULES = {
+    "MLaaS4HEP": "mlaas4hep.backends.original",
+    "jarray": "mlaas4hep.backends.original.jarray",
+}
+"""Modules that model files of the original MLaaS4HEP import, and their equivalents."""
 
 CODE_FOLDER = "model_code"
 """Folder of a bundle with the model file and its helper modules."""
@@ -103,7 +110,10 @@ class ModelFile:
         first = shapes["x"][0] if set(shapes) == {"x"} else dict(shapes)
         call = f"{self.function}({first})"
         try:
-            model = self.model(first, **self._keywords(task, arguments))
+            with LegacyArguments() as legacy:
+                if self.modules:
+                    self.modules.after_import = legacy.translate
+                model = self.model(first, **self._keywords(task, arguments))
         except MLaaS4HEPError:
             raise
         except ModuleNotFoundError as error:
@@ -162,7 +172,9 @@ def load_model_file(name: str, function: str = DEFAULT_FUNCTION) -> ModelFile:
     modules = HelperModules(path, module_name(path), whole_folder or path.parent.name == CODE_FOLDER)
     if MODEL_PY in modules.sources:
         raise ConfigError(f"{path} imports a helper module {MODEL_PY}", hint="give the module another name")
-    with quiet_import():
+    modules.stand_ins = ORIGINAL_MODULES
+    with quiet_import(), LegacyArguments() as legacy:
+        modules.after_import = legacy.translate
         module = run_file(path, module_name(path), modules)
     if not callable(getattr(module, function, None)):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

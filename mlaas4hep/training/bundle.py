@@ -65,8 +65,11 @@ EXAMPLE_EVENTS = 8
 
 
 def model_name(path: Path, name: str = "") -> str:
-    """Return the name of the model on a server: `name`, or the folder's name with other characters replaced by `_`."""
-    return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name).strip("_") or "model"
+    """Return the name of the model on a server: `name`, or that of the folder, with other characters replaced by `_`.
+
+    The ending of a folder such as model.pb, as users of the original name their models, is not part of the name.
+    """
+    return name or re.sub(r"[^A-Za-z0-9_]+", "_", path.resolve().name.removesuffix(".pb")).strip("_") or "model"
 
 
 def write_bundle(path: Path, trained: TrainedModel, log: EpochLog, signing_key: Any = None) -> None:

@@ -41,6 +41,8 @@ class HelperModules:
         sources: contents of the files that were imported, or that the code imports later, by path relative to the
             folder; with `whole_folder` all files, without the main file.
         whole_folder: whether all files of the folder belong to the model.
+        stand_ins: names of modules of this package, by the top-level names under which the code imports them.
+        after_import: called after each import of the code.
     """
 
     def __init__(self, main: Path, name: str, whole_folder: bool = False) -> None:
@@ -56,6 +58,8 @@ class HelperModules:
             ConfigError: the folder is too large.
         """
         self.folder = main.parent
+        self.stand_ins: dict[str, str] = {}
+        self.after_import: Callable[[], None] = _do_nothing
         self.sources: dict[str, bytes] = {}
         self.whole_folder = whole_folder
         self._main, self._name = main, name
@@ -92,14 +96,28 @@ class HelperModules:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """Import a module, as `builtins.__import__` does; its name may be that of a helper module."""
-        top = name.partition(".")[0]
-        if level or not self.is_helper(top):
+        """Import a module, as `builtins.__import__` does; its name may be that of a helper module or a stand-in."""
+        top, _, inner = name.partition(".")
+        try:
+            if not level and self.is_helper(top):
+                return self._import_as(f"{self._name}.{top}", inner, fromlist, globals_)
+            if not level and top in self.stand_ins:
+                return self._import_as(self.stand_ins[top], inner, fromlist, globals_)
             return builtins.__import__(name, globals_, locals_, fromlist or (), level)
-        importlib.import_module(f"{self._name}.{name}")
-        if fromlist:
-            return builtins.__import__(f"{self._name}.{name}", globals_, locals_, fromlist, 0)
-        return sys.modules[f"{self._name}.{top}"]
+        except ModuleNotFoundError as error:
+            if top in self.stand_ins and (error.name or "").startswith(self.stand_ins[top]):
+                raise ConfigError(f"{self._main} imports '{name}', which has no equivalent here") from error
+            raise
+        finally:
+            self.after_import()
+
+    def _import_as(
+        self, top: str, inner: str, fromlist: Sequence[str] | None, globals_: Mapping[str, object] | None
+    ) -> ModuleType:
+        """Import the module `inner` of the module `top`, or `top` itself; return what an import statement needs."""
+        name = f"{top}.{inner}" if inner else top
+        importlib.import_module(name)
+        return builtins.__import__(name, globals_, None, fromlist, 0) if fromlist else sys.modules[top]
 
     def is_helper(self, top: str) -> bool:
         """Return whether an absolute import of a top-level module means one in the folder."""
@@ -206,6 +224,10 @@ class _Loader(SourceFileLoader):
         """Run the module."""
         self._modules.prepare(module)
         super().exec_module(module)
+
+
+def _do_nothing() -> None:
+    """Default of `after_import`."""
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Layers for lists that are padded to a fixed length."""

@@ -27,14 +27,11 @@ if TYPE_CHECKING:
     from mlaas4hep.config import Params
     from mlaas4hep.stream import DataGenerator
     from mlaas4hep.training.callbacks import Callbacks
-    from mlaas4hep.training.history import Epoch
 
 __all__ = ["DataGenerator"]
 
 DEFAULT_BUNDLE, DEFAULT_SCORES = "mlaas4hep_model", "scores"
 FORMATS = ("root", "rntuple", "parquet")
-PRINTED_ROUNDS = 25
-"""Boosted trees may have more rounds than `epochs`; of the rounds after this number, every 25th is printed."""
 
 
 def __getattr__(name: str) -> Any:
@@ -103,6 +100,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--sign", metavar="KEY",
         help="private Ed25519 key (PEM) to sign the model with, for servers with --trust (default: do not sign)",
     )  # fmt: skip
+    option(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="number of threads of numerical libraries (default: 'threads' of the"
+        " params, or the number of CPUs that the process may use)",
+    )
     option("--resume", action="store_true", help="continue from the checkpoint of a stopped run, if it exists")
     console.add_verbose(parser, "1: more messages, and tracebacks")
     return parser
@@ -129,11 +133,11 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
         console.notice("--dtype has no effect, because the format of each file is recognised by its content")
     from mlaas4hep.backends.model_file import default_model
     from mlaas4hep.config.training import parse_model_args
-    from mlaas4hep.report.terminal import print_epoch, print_result
+    from mlaas4hep.report.terminal import EpochPrinter, print_result
     from mlaas4hep.training import train_model
     from mlaas4hep.training.run import AlreadyTrained
 
-    params = load_params(args.params)
+    params = load_params(args.params, args.threads)
     params = params.model_copy(update={"verbose": max(params.verbose, args.verbose)})
     if args.model_args:
         params = params.model_copy(update={"model_args": params.model_args | parse_model_args(args.model_args)})
@@ -142,6 +146,7 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
         console.notice(f"no --model: using {model}")
 
     def on_train_begin(generator: DataGenerator, backend: Backend, fold: int) -> None:
+        printer.noun = backend.round_noun
         if fold:
             return
         if generator.labels.uses_shuffled_copies:
@@ -150,11 +155,8 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
         if params.hist:
             plot(generator, params.hist)
 
-    def on_epoch_end(epoch: Epoch, best: bool, fold: int) -> None:
-        if epoch.epoch <= params.epochs or epoch.epoch % PRINTED_ROUNDS == 0:
-            print_epoch(epoch, best, fold if params.kfold else None)
-
-    callbacks.on_train_begin, callbacks.on_epoch_end = on_train_begin, on_epoch_end
+    printer = EpochPrinter(params)
+    callbacks.on_train_begin, callbacks.on_epoch_end = on_train_begin, printer
     try:
         trained = train_model(
             args.files,
@@ -191,7 +193,7 @@ def predict(args: argparse.Namespace) -> int:
         args.files,
         fout,
         args.format,
-        load_params(args.params),
+        load_params(args.params, args.threads),
         args.preproc,
         allow_nan=args.allow_nan,
         model=args.model,
@@ -202,14 +204,18 @@ def predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_params(path: str | None) -> Params:
-    """Return the parameters in a file, in ./params.json, or the defaults."""
+def load_params(path: str | None, threads: int | None = None) -> Params:
+    """Return the parameters in a file, in ./params.json, or the defaults; `threads` takes precedence."""
     from mlaas4hep.config import Params
 
     if path is None and os.path.lexists("params.json") and not os.path.isdir("params.json"):
         path = "params.json"
         console.notice("no --params: using ./params.json")
-    return Params.load(path) if path else Params.parse({})
+    params = Params.load(path) if path else Params.parse({})
+    if threads is not None:
+        threads = Params.parse({"threads": threads}, "the command line", {"threads": "--threads"}).threads
+        params = params.model_copy(update={"threads": threads})
+    return params
 
 
 def print_sample(generator: DataGenerator, backend: Backend) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
+from mlaas4hep.control_groups import CGROUPS, OWN, control_groups
 
 
-def available_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+def available_memory(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     """Return the available memory in bytes. `own` is the file that lists the control groups of this process."""
     import psutil
 
@@ -31,25 +31,13 @@ def available_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgrou
 
 def _available_in_cgroups(root: Path, own: Path) -> Iterator[int]:
     """Yield the remaining memory of each control group of this process, from its own to the outermost."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:  # version 2
-            base, limit, usage = root, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        group = base / path.lstrip("/")
-        for folder in (group, *group.parents):
-            available = _available_in_cgroup(folder, limit, usage)
-            if available is not None:
-                yield available
-            if folder == base:
-                break
+    for folder, version in control_groups("memory", root, own):
+        names = ("memory.max", "memory.current")
+        if version == 1:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        available = _available_in_cgroup(folder, *names)
+        if available is not None:
+            yield available
 
 
 def _available_in_cgroup(folder: Path, limit: str, usage: str) -> int | None:

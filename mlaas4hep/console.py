@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from threading import Event, Thread, current_thread, main_thread
 from typing import IO, Any, NoReturn, Protocol
 
+from mlaas4hep.cpu_threads import limit_threads
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, printable
 from mlaas4hep.write_errors import WriteFailed, failed_write, write_errno
 
@@ -49,6 +50,7 @@ def run(command: Callable[[argparse.Namespace], int | None], args: argparse.Name
     try:
         with _sigterm_as_exception():
             _check_umask()
+            limit_threads()
             code = command(args) or 0
             sys.stdout.flush()  # raises the error of a full disk while it can still be reported
             return code

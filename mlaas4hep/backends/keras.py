@@ -51,6 +51,7 @@ class KerasBackend:
     """A Keras model; see `Backend`."""
 
     framework = "keras"
+    round_noun = "epoch"
     normalised = True
     native_file = "model.keras"
     exporters: tuple[str, ...] = ("keras",)

@@ -32,6 +32,7 @@ class Backend(Protocol):
 
     Attributes:
         framework: name of the framework.
+        round_noun: what a step of its history is called: "epoch", or "round" for boosted trees.
         takes: names of the inputs and masks that the model takes, in order; masks are passed as float32.
         outputs: number of outputs per event: 1 (the probability of the second class), or one for each class, label or
             target.
@@ -42,6 +43,7 @@ class Backend(Protocol):
     """
 
     framework: str
+    round_noun: str
     takes: tuple[str, ...]
     outputs: int
     normalised: bool

@@ -36,6 +36,7 @@ class SklearnBackend:
     """An estimator; see `OneShotBackend`."""
 
     framework = "scikit-learn"
+    round_noun = "epoch"
     native_file = ""
     exporters: tuple[str, ...] = ("skl2onnx",)
     reads: tuple[str, ...] = ()

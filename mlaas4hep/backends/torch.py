@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import io
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -34,11 +33,9 @@ from mlaas4hep.backends.torch_optimizer import TorchOptimizer
 from mlaas4hep.config import Params
 from mlaas4hep.config.optimization import FILE_SETTINGS
 from mlaas4hep.console import discarded_stdout, filtered_stderr
+from mlaas4hep.cpu_threads import available_cpus
 from mlaas4hep.errors import ConfigError, error_summary, require
 from mlaas4hep.stream import Batch
-
-THREADS = max(1, (os.cpu_count() or 2) - 1)
-"""Maximum number of threads of PyTorch. One core is left for reading, because PyTorch's threads busy-wait."""
 
 
 class TorchBackend:
@@ -50,6 +47,7 @@ class TorchBackend:
     """
 
     framework = "pytorch"
+    round_noun = "epoch"
     normalised = True
     native_file = "model.pt"
     exporters: tuple[str, ...] = ("torch.export", "torch.export with the math kernel of attention", "TorchScript")
@@ -61,7 +59,8 @@ class TorchBackend:
         """Prepare a model; `batches` is the number of batches per epoch, on which schedules depend."""
         compiled, model = model, _uncompiled(model)
         _check_own_methods(model, file)
-        torch.set_num_threads(min(torch.get_num_threads(), THREADS))
+        spare = max(1, available_cpus() - 1)  # one CPU is left for reading
+        torch.set_num_threads(params.threads or min(torch.get_num_threads(), spare))
         torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision; scores must match the ONNX graph
         self.task = task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,6 +24,7 @@ from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import Batches, EpochBatches, NothingLearned, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
+from mlaas4hep.cpu_threads import thread_count
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.stream import Batch, DataGenerator
 
@@ -55,6 +56,7 @@ class XGBoostBackend:
     """Boosted trees; see `OneShotBackend`. There is one booster per label or target."""
 
     framework = "xgboost"
+    round_noun = "round"
     normalised = False
     native_file = "model.ubj"
     exporters: tuple[str, ...] = ("onnxmltools",)
@@ -72,6 +74,8 @@ class XGBoostBackend:
         self._patience = model.early_stopping_rounds
         self._limit = params.fit_gb * 1e9
         self._params, self._custom_metric = self._parameters(model.get_xgb_params(), model.eval_metric, params.seed)
+        if not {"n_jobs", "nthread"} & self._params.keys():
+            self._params["nthread"] = thread_count(params.threads)
         self._boosters: list[xgboost.Booster] = []
 
     def _parameters(self, settings: dict[str, Any], metric: Any, seed: int) -> tuple[dict[str, Any], _Metric | None]:

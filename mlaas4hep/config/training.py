@@ -83,6 +83,12 @@ class Params(OptimizationParams):
         description="memory limit, in GB (10^9 bytes), of the training set of models that need all events at once;"
         " XGBoost keeps a larger one on disk",
     )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="number of threads of numerical libraries; 0: that of `OMP_NUM_THREADS`, or of the CPUs that the"
+        " process may use (affinity and `cpu.max` of its control group)",
+    )
     tfaas: bool = Field(
         True,
         description="if TensorFlow is installed, also write a SavedModel and a frozen graph for stock TFaaS servers",

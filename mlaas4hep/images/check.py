@@ -10,7 +10,6 @@ one epoch.
 from __future__ import annotations
 
 import io
-import os
 import sys
 import zlib
 from collections import Counter
@@ -22,12 +21,13 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.comma_lists import abbreviated
+from mlaas4hep.cpu_threads import available_cpus
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.images.decode import open_image
 from mlaas4hep.images.folder import ImageFolder
 from mlaas4hep.io.prefetch import map_ordered
 
-_THREADS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 4
 _BLOCK = 64
 _MODE_NAMES = {
     "1": "black and white", "L": "grey", "LA": "grey with transparency", "I;16": "16-bit grey", "I;16B": "16-bit grey",
@@ -94,7 +94,8 @@ def _inspect_all(images: ImageFolder) -> list[_Properties]:
     blocks = [range(start, min(start + _BLOCK, len(images))) for start in range(0, len(images), _BLOCK)]
     every: list[_Properties] = []
     with console.progress("checking images", len(images), "images") as bar:
-        for block in map_ordered(lambda block: [_inspect(images.path(index)) for index in block], blocks, _THREADS):
+        threads = min(_MOST_THREADS, available_cpus())
+        for block in map_ordered(lambda block: [_inspect(images.path(index)) for index in block], blocks, threads):
             every += block
             bar.advance(len(block))
     return every

@@ -61,7 +61,7 @@ def write_report(path: Path, trained: TrainedModel, training: Mapping[str, Any])
         ("Result", lambda: _result(trained, parts)),
         ("Sample", lambda: _sample(trained, parts) + content.sample_section(training)),
         *content.first_sections(),
-        ("Training", lambda: _epochs(first.history)),
+        ("Training", lambda: _epochs(first.history, first.backend.round_noun)),
     ]
     task = trained.test.task.name
     if task == "regression":
@@ -135,7 +135,12 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
         f"<p><span class=big>{text(metric_title(first))} {number(test[first])}{uncertainty}</span><br>"
         f"{others} on {events}</p>"
         + "".join(paragraph(note, note=True) for note in notes)
-        + table("Metrics with the weights of the best epoch.", ["part", "loss", *map(metric_title, names)], rows, 1)
+        + table(
+            f"Metrics with the weights of the best {trained.backend.round_noun}.",
+            ["part", "loss", *map(metric_title, names)],
+            rows,
+            1,
+        )
         + (table("Metrics of the model file on the test set.", ["metric", "value"], own, 1) if own else "")
     )
 
@@ -170,7 +175,7 @@ def _sample(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
     return paragraph(note, note=True) + table(caption, head, rows, 1)
 
 
-def _epochs(history: History) -> str:
+def _epochs(history: History, noun: str) -> str:
     timed = any(epoch.waiting for epoch in history.epochs)
     names = [name for name in history.epochs[0].metrics if name != "loss"]
     rows = []
@@ -179,20 +184,20 @@ def _epochs(history: History) -> str:
         row += [number(value) for value in (epoch.train_loss, epoch.loss, *(epoch.metrics[name] for name in names))]
         row += [f"{epoch.seconds:.1f}", *([f"{epoch.waiting:.1f}"] if timed else [])]
         rows.append([*row, f"{epoch.events / max(epoch.seconds, 1e-9):,.0f}"])
-    head = ["epoch", "training loss", "validation loss", *map(metric_title, names), "seconds"]
+    head = [noun, "training loss", "validation loss", *map(metric_title, names), "seconds"]
     head += [*(["waiting for data (s)"] if timed else []), "events/s"]
     caption = "Seconds and events/s of training, without validation."
     drawings = [(partial(plots.loss_curves, history), _LOSS_CAPTION)]
     if names:
         drawings.append((partial(plots.metric_curves, history, names), "Metrics on the validation set."))
-    epochs = details("Every epoch", table(caption, head, rows, 1), opened=len(rows) <= 30)
-    return plots.draw(drawings, paragraph(_timing(history)) + epochs)
+    epochs = details(f"Every {noun}", table(caption, head, rows, 1), opened=len(rows) <= 30)
+    return plots.draw(drawings, paragraph(_timing(history, noun)) + epochs)
 
 
-def _timing(history: History) -> str:
+def _timing(history: History, noun: str) -> str:
     epochs = history.epochs
     seconds, events, waiting = (sum(getattr(one, name) for one in epochs) for name in ("seconds", "events", "waiting"))
-    rate = f"{len(epochs)} epochs in {seconds:,.1f} s, {events / max(seconds, 1e-9):,.0f} events/s"
+    rate = f"{len(epochs)} {noun}s in {seconds:,.1f} s, {events / max(seconds, 1e-9):,.0f} events/s"
     if not waiting:
         return f"{rate}, without validation."
     return (

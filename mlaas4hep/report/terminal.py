@@ -7,6 +7,7 @@ print_result(trained, Path("model"))
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,41 @@ from mlaas4hep.report.page import metric_title
 from mlaas4hep.shell import quoted
 
 if TYPE_CHECKING:
+    from mlaas4hep.config import Params
     from mlaas4hep.training.history import Epoch
     from mlaas4hep.training.trained import TrainedModel
 
 
-def print_epoch(epoch: Epoch, best: bool, fold: int | None = None, noun: str = "events") -> None:
+PRINTED_ROUNDS = 25
+"""Boosted trees may have more rounds than `epochs`; of the rounds after this number, every 25th is printed."""
+
+
+class EpochPrinter:
+    """Prints a line for each epoch, or for some of the rounds of boosted trees; a callback `on_epoch_end`.
+
+    Attributes:
+        noun: what an epoch is called: "epoch" or "round".
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.noun = "epoch"
+        self._params = params
+        self._fold, self._rounds, self._seconds = 0, 0, 0.0
+
+    def __call__(self, epoch: Epoch, best: bool, fold: int) -> None:
+        """Print the epoch; the line of a round has the time of all rounds since the previous line."""
+        if fold != self._fold:
+            self._fold, self._rounds, self._seconds = fold, 0, 0.0
+        self._rounds, self._seconds = self._rounds + 1, self._seconds + epoch.seconds
+        if epoch.epoch <= self._params.epochs or epoch.epoch % PRINTED_ROUNDS == 0:
+            whole = replace(epoch, seconds=self._seconds, events=epoch.events * self._rounds)
+            print_epoch(whole, best, fold if self._params.kfold else None, title=self.noun, rounds=self._rounds)
+            self._rounds, self._seconds = 0, 0.0
+
+
+def print_epoch(
+    epoch: Epoch, best: bool, fold: int | None = None, noun: str = "events", title: str = "epoch", rounds: int = 1
+) -> None:
     """Print one line per epoch.
 
     Args:
@@ -27,12 +58,14 @@ def print_epoch(epoch: Epoch, best: bool, fold: int | None = None, noun: str = "
         best: whether the epoch is the best so far.
         fold: index of the fold; None without cross-validation.
         noun: plural noun for the events, such as "images".
+        title: "epoch" or "round".
+        rounds: number of rounds of which the epoch has the time and the events.
     """
     metrics = format_metrics({name: value for name, value in epoch.metrics.items() if name != "loss"})
     console.print_line(
-        f"{'' if fold is None else f'fold {fold}  '}epoch {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}"
+        f"{'' if fold is None else f'fold {fold}  '}{title} {epoch.epoch:3d}  training loss {epoch.train_loss:.4f}"
         f"  validation loss {epoch.loss:.4f}{metrics}  {epoch.seconds:6.1f} s"
-        f"  {epoch.events / max(epoch.seconds, 1e-9):,.0f} {noun}/s"
+        f"{f' for {rounds} {title}s' if rounds > 1 else ''}  {epoch.events / max(epoch.seconds, 1e-9):,.0f} {noun}/s"
         f"  {epoch.waiting / max(epoch.seconds, 1e-9):.0%} data wait{'  best so far' if best else ''}"
     )
 
@@ -60,7 +93,7 @@ def print_result(trained: TrainedModel, folder: Path, noun: str = "events") -> N
         console.notice(line)
     metrics = dict(trained.metrics()["test"])
     events, uncertainty = metrics.pop("events"), metrics.pop("auc_uncertainty", None)
-    weights = f"weights of epoch {trained.fits[0].history.best}"
+    weights = f"weights of {trained.backend.round_noun} {trained.fits[0].history.best}"
     if trained.folds:
         weights = "each event scored by the model that was not trained on it"
     console.print_line(f"Test  : {events} {noun}{format_metrics(metrics, uncertainty)}  ({weights})")

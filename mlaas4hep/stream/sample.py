@@ -64,7 +64,7 @@ from mlaas4hep.stream.yields import Yield, yields_of
 
 NOT_IN_KEY = (
     *("workers", "cache", "cache_gb", "timeout", "retries", "redirector", "friends", "verbose", "hist", "name"),
-    *("checkpoint", "tensorboard", "tfaas", "trial_export", "epochs", "patience", "max_bad"),
+    *("checkpoint", "tensorboard", "tfaas", "trial_export", "epochs", "patience", "max_bad", "threads"),
 )
 """Parameters that do not affect batch contents; the origins of the files contain the friends, wherever they are."""
 

@@ -25,6 +25,7 @@ from mlaas4hep.backends.model_settings import unused_names
 from mlaas4hep.backends.protocol import Backend, OneShotBackend
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
+from mlaas4hep.cpu_threads import limit_threads
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.files import check_replaceable, check_unfinished, write_lock
@@ -85,6 +86,8 @@ def train_model(
         MLaaS4HEPError: an argument is invalid, or a file cannot be read or written.
     """
     params = params or Params.parse({})
+    if params.threads:
+        limit_threads(params.threads)  # before the model file imports its framework
     with open_run(Path(fout), params, callbacks, resume, sign) as run:
         file = load_model_file(model)
         _check_outside_of_model(Path(fout), file)

@@ -24,6 +24,7 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
+from mlaas4hep.cpu_threads import thread_count
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, error_text, require
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc, preproc_from_json
@@ -75,12 +76,19 @@ class Scorer:
     process: FrameworkProcess | None = None
 
     @classmethod
-    def load(cls, bundle: str | os.PathLike[str], preproc: str | None = None, model: str | None = None) -> Scorer:
+    def load(
+        cls,
+        bundle: str | os.PathLike[str],
+        preproc: str | None = None,
+        model: str | None = None,
+        threads: int = 0,
+    ) -> Scorer:
         """Load a bundle. Only its ONNX graphs and expressions are run, no Python code that is not named here.
 
         Args:
             preproc: Python file with the preprocessing of the bundle, which is run.
             model: Python file with the model of a bundle that has no ONNX graph, which is run in a process of its own.
+            threads: number of threads, see `Params`.
 
         Raises:
             FileUnreadable, ConfigError: the folder is not a bundle, or is incomplete.
@@ -109,7 +117,7 @@ class Scorer:
             raise ConfigError(f"{path} has an ONNX graph, so that --model has no effect", hint="leave it out")
         for folder in folders:
             check_is_file(folder / GRAPH)
-        sessions = [open_session(folder / GRAPH) for folder in folders]
+        sessions = [open_session(folder / GRAPH, threads) for folder in folders]
         return cls(path, training, specs, loaded, sessions, _names(training))
 
     def close(self) -> None:
@@ -208,7 +216,7 @@ def score_files(
         files: see `DataGenerator`.
         fout: folder of the output files.
         kind: output format, one of FORMATS.
-        params: access to the files: friends, redirector, timeout, retries, workers, on_error, max_bad.
+        params: access to the files: friends, redirector, timeout, retries, workers, on_error, max_bad; and threads.
         preproc, model: see `Scorer.load`.
         allow_nan: write scores that are not finite, too.
 
@@ -241,7 +249,7 @@ def score_files(
     skipped = Path(fout, "skipped.json")
     check_replaceable(skipped, is_skipped_file, "files that were left out", "move it, or choose another folder")
     with (
-        closing(Scorer.load(bundle, preproc, model)) as scorer,
+        closing(Scorer.load(bundle, preproc, model, params.threads)) as scorer,
         closing(SampleReaders(input_files(fileset, scorer.read_options(params)), scorer.specs)) as readers,
     ):
         readers.change_options(nevts=-1)
@@ -386,8 +394,8 @@ def _reason(path: Path) -> str:
     return read_text(path / EXPORT_ERROR).strip()
 
 
-def open_session(path: Path) -> Any:
-    """Load an ONNX graph of a bundle.
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Load an ONNX graph of a bundle; for `threads` see `Params`.
 
     Raises:
         ConfigError: the graph does not exist, or is damaged.
@@ -400,6 +408,8 @@ def open_session(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist", hint="the bundle has no ONNX graph; train the model again")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # errors are raised
+    options.intra_op_num_threads = thread_count(threads)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait use no CPU time
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the errors of onnxruntime have no common base class

@@ -55,7 +55,7 @@ class StoredModel:
         self.outputs, self.normalised = like.outputs, like.normalised
         self.native_file = like.native_file
         self.exporters: tuple[str, ...] = ("stored graph",)
-        self.reads = like.reads
+        self.reads, self.round_noun = like.reads, like.round_noun
         self._files = dict(files)
         self._about = json.loads(self._files.pop(ABOUT))
         self._graph = self._files.pop(GRAPH)

@@ -134,3 +134,31 @@ def test_some_branches_may_be_normalised_in_another_way():
         Normalisation.of(specs, layout, "auto,Jett_a=none")
     with pytest.raises(ConfigError, match="unknown normalisation 'nine'; closest: 'none'"):
         Normalisation.of(specs, layout, "auto,Jet_a=nine")
+
+
+def test_the_constants_of_a_branch_may_be_given():
+    for scale, expected in ((0.5, [-2, 0, 1, 3, np.nan]), (-0.5, [3, 0, -1, -2, np.nan])):
+        choice = {"default": "none", "x": {"centre": 10, "scale": scale, "clip": [-2, 3]}}
+        x, mask = normalised([1.0], [-1e30, 10, 12, np.inf, np.nan], choice)
+        np.testing.assert_array_equal(x, np.array(expected, np.float32))
+        assert mask.tolist() == [True] * 4 + [False]
+    assert normalisation([1.0], {"x": {"centre": 3.5}}).methods == ("(x - 3.5) * 1",)
+    x, _ = normalised([1.0], [-np.inf, np.inf], {"x": {"centre": -9e14, "scale": 9e14}})
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("constants", "says"),
+    [
+        ({"center": 1}, "the normalisation of 'x' has an unknown key 'center'; closest: 'centre'"),
+        ({"scale": 0}, "the normalisation of 'x' is {'scale': 0}; give numbers"),
+        ({"scale": "wide"}, "the normalisation of 'x' is {'scale': 'wide'}; give numbers"),
+        ({"centre": np.inf}, "the normalisation of 'x' is {'centre': inf}; give numbers"),
+        ({"clip": [3, 1]}, "two ascending limits, as in"),
+        ({"clip": 5}, "two ascending limits, as in"),
+    ],
+)
+def test_invalid_constants_are_a_line(constants, says):
+    with pytest.raises(ConfigError) as caught:
+        normalisation([1.0], {"x": constants})
+    assert says in str(caught.value)

@@ -62,7 +62,9 @@ def raw_events(layout, rng):
 
 
 @pytest.mark.parametrize("takes_mask", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [*METHODS, {"*": {"centre": 7, "scale": -0.3, "clip": [-4, 9]}, "time": {"centre": 1.5e9, "scale": 0.01}}]
+)
 def test_the_graph_normalises_as_the_reader_does(method, takes_mask, tmp_path):
     specs = specs_of_odd_columns()
     layout = VectorLayout.of(specs)

@@ -23,7 +23,11 @@ IDENTIFIER = ("run", "luminosityBlock", "event")
 """Branches that identify an event in CMS formats, the default of `identifier`; a file may lack some of them."""
 
 
-def _check_normalise(choice: str | dict[str, str] | None) -> str | dict[str, str] | None:
+ByBranch = dict[str, str | dict[str, float | list[float]]]
+"""Normalisation methods, or constants, by branch."""
+
+
+def _check_normalise(choice: str | ByBranch | None) -> str | ByBranch | None:
     if choice is not None:
         parse_normalisation(choice)
     return choice
@@ -45,7 +49,7 @@ class InputParams(CheckedModel):
         description="maximum number of parts per object, such as hits of a track; for lists of lists (`nested: pad`)",
     )
     sort: str = Field("", description="branch that orders the objects; `-branch`: largest first; empty: as in the file")
-    normalise: Annotated[str | dict[str, str] | None, AfterValidator(_check_normalise)] = Field(
+    normalise: Annotated[str | ByBranch | None, AfterValidator(_check_normalise)] = Field(
         None, description="normalisation of this input; null: as `normalise` of all inputs"
     )
 
@@ -103,7 +107,7 @@ class ReadParams(CheckedModel):
         description="maximum number of events per file; -1: all; 0: all, but the first pass reads only 20,000",
     )
     chunk_size: int = Field(10_000, ge=1, description="events per chunk")
-    normalise: Annotated[str | dict[str, str], AfterValidator(_check_normalise), Option(metavar="HOW")] = Field(
+    normalise: Annotated[str | ByBranch, AfterValidator(_check_normalise), Option(metavar="HOW")] = Field(
         "auto", description="auto, standard, minmax or none; per branch: `auto,Jet_*=standard`"
     )
     nested: Annotated[Literal["exclude", "flatten", "pad"], Option(metavar="HOW")] = Field(

@@ -14,6 +14,8 @@ auto      standardised; if the tails are heavy, after asinh((x - median) / sprea
 standard  mean 0, standard deviation 1
 minmax    minimum 0, maximum 1, as in the original MLaaS4HEP
 none      unchanged
+
+A branch may also have constants that do not depend on the sample: clip((x - centre) * scale), see `FixedNormalisation`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.normalisation_choice import NormalisationChoice, parse_normalisation
+from mlaas4hep.normalisation_choice import FixedNormalisation, Method, NormalisationChoice, parse_normalisation
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.selection import match
 from mlaas4hep.specs import sketch
@@ -68,7 +70,7 @@ class Normalisation:
     """The normalisation of a matrix; see the module's docstring.
 
     Attributes:
-        methods: the method of each branch, one of METHODS.
+        methods: the method of each branch: one of METHODS, or a description of its constants.
         widths: int64 (branches,), number of columns of each branch.
         constants: float32 (branches, 6): low, high, centre, scale, offset, gain.
         uses_asinh: bool (branches,), True where g is asinh.
@@ -88,17 +90,18 @@ class Normalisation:
             BranchNotFound: a method is chosen for a branch that is not a feature.
         """
         methods = methods_of(choice, [slot.branch for slot in layout.slots])
-        unsupported = next((method for method in methods if method not in ("minmax", "none")), "")
+        unsupported = next((method for method in methods if method in ("auto", "standard")), "")
         if specs.legacy and unsupported:
             raise ConfigError(
                 f"the specs contain only minimum and maximum, but normalisation '{unsupported}' needs more",
                 hint="use minmax, or create new specs: reader.py --fin=FILE --fout=specs.json",
             )
         constants = [
-            _METHODS[method](specs.branches[slot.branch]) for method, slot in zip(methods, layout.slots, strict=True)
+            _fixed(method) if isinstance(method, FixedNormalisation) else _METHODS[method](specs.branches[slot.branch])
+            for method, slot in zip(methods, layout.slots, strict=True)
         ]
         return cls(
-            methods,
+            tuple(map(str, methods)),
             np.array([slot.width for slot in layout.slots], np.int64),
             np.array([one[:6] for one in constants], np.float32).reshape(-1, 6),
             np.array([one.uses_asinh for one in constants], bool),
@@ -145,7 +148,7 @@ class Normalisation:
         return mask
 
 
-def methods_of(choice: NormalisationChoice, branches: Sequence[str]) -> tuple[str, ...]:
+def methods_of(choice: NormalisationChoice, branches: Sequence[str]) -> tuple[Method, ...]:
     """Return the method of each branch; if several patterns match a branch, the last one counts."""
     default, some = parse_normalisation(choice)
     chosen = dict.fromkeys(branches, default)
@@ -188,6 +191,16 @@ def _clip_range(branch: BranchSpecs) -> tuple[float, float]:
 def _inverse(value: float) -> float:
     """Return 1 / value; 0 for a tiny value, so that a column without variation becomes 0."""
     return 1.0 / value if value > TINY else 0.0
+
+
+def _fixed(method: FixedNormalisation) -> Constants:
+    """Return the constants; limits of normalised values are limits of raw values."""
+    high = FLOAT32_MAX / 4 / max(abs(method.scale), 1.0)  # so that the result is finite
+    low = -high
+    if method.clip:
+        limits = [method.centre + limit / method.scale for limit in method.clip]
+        low, high = max(low, min(limits)), min(high, max(limits))
+    return Constants(low, high, method.centre, method.scale)
 
 
 def _minmax(branch: BranchSpecs) -> Constants:

@@ -99,6 +99,19 @@ def test_a_failing_import_is_a_line_that_does_not_suggest_to_install_a_file(file
     assert ("pip install" in str(caught.value)) == (kind is PackageMissing)
 
 
+def test_a_relative_path_is_a_model_file_after_the_working_directory_changed(write, monkeypatch):
+    folder = write(mine="def model(idim):\n    from part import add\n    return add(idim, 1)",
+                   part="def add(a, b):\n    return a / (b - 1)", other__empty="")  # fmt: skip
+    monkeypatch.chdir(folder)
+    file = load_model_file("mine.py")
+    monkeypatch.chdir(folder / "other")
+    with pytest.raises(ConfigError, match=r"model\(7\) of mine.py fails.*: ZeroDivisionError"):
+        file.build(SHAPES, TWO)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"model\(7\) of mine.py fails \(part.py, line 2\): ZeroDivisionError"):
+        file.build(SHAPES, TWO)
+
+
 def test_a_folder_is_a_model_with_all_of_its_files(write):
     folder = write(net__model="from .part import one\ndef model(idim): return one", net__part="one = 1", net__more="")
     (folder / "net" / "table.txt").write_text("1 2 3")

@@ -85,7 +85,8 @@ class KerasBackend:
                 optimizer=file.optimizer or default_optimizer(model, params),
                 loss=file.loss or default_loss(task, self.outputs, self._output),
             )
-        self._schedule = make_schedule(params, batches) if batches else None
+        accumulated = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+        self._schedule = make_schedule(params, -(-batches // accumulated)) if batches else None
         self._first_rate = self.learning_rate
         self.has_schedule = bool(self._schedule) or self._has_own_schedule
         if self._has_own_schedule and (self._schedule or params.lr_patience):

@@ -184,7 +184,7 @@ def load_model_file(name: str, function: str = DEFAULT_FUNCTION) -> ModelFile:
             hint=f"add: def {function}(idim): return ...",
         )
     optional = {name: getattr(module, name, None) for name in DEFINITIONS}
-    settings = {name: vars(module)[name] for name in FILE_SETTINGS if name in vars(module)}
+    settings = {name: value for name, value in vars(module).items() if name in FILE_SETTINGS and not callable(value)}
     source = path.read_text(encoding="utf-8")
     return ModelFile(
         path, source, getattr(module, function), **optional, modules=modules, function=function, settings=settings

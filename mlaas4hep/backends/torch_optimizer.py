@@ -54,7 +54,7 @@ class TorchOptimizer:
         self._accumulate, self._clip_norm = params.accumulate, params.clip_norm
         self._optimizer = _make_optimizer(file, model, self._weights, params)
         self._optimizers = _nested(self._optimizer)
-        self._own_schedulers = _schedulers_of(self._optimizers)
+        self._own_schedulers = _schedulers_of(self._optimizers) if file.optimizer else []
         if self._own_schedulers and (file.scheduler or params.has_schedule):
             raise ConfigError(
                 f"the optimizer of {file.path} has a learning rate schedule of its own, so that"

@@ -57,7 +57,7 @@ class HelperModules:
             FileUnreadable: a file cannot be read.
             ConfigError: the folder is too large.
         """
-        self.folder = main.parent
+        self.folder = Path(os.path.abspath(main.parent))  # the working directory may change before a later import
         self.stand_ins: dict[str, str] = {}
         self.after_import: Callable[[], None] = _do_nothing
         self.sources: dict[str, bytes] = {}
@@ -122,7 +122,7 @@ class HelperModules:
     def is_helper(self, top: str) -> bool:
         """Return whether an absolute import of a top-level module means one in the folder."""
         file = self.locate(top)
-        return file is not None and file != self._main and not _is_installed(top)
+        return file is not None and file != self.folder / self._main.name and not _is_installed(top)
 
     def locate(self, name: str) -> Path | None:
         """Return the file of a module, given its dotted name relative to the folder, or the folder of its package."""
@@ -131,12 +131,6 @@ class HelperModules:
             if file.is_file():
                 return file
         return base if base.is_dir() and any(base.glob("*.py")) else None
-
-    def names(self) -> list[str]:
-        """Return the names of the top-level modules in the folder."""
-        with suppress(OSError):
-            return sorted(path.stem for path in self.folder.glob("*.py") if path != self._main)
-        return []
 
     def read(self, file: Path) -> bytes:
         """Return the content of a file of the folder, as it was when it was first read."""

@@ -7,6 +7,7 @@ The source is always compiled anew; Python's bytecode cache is neither read nor 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -60,19 +61,20 @@ def line_suffix(path: Path, error: BaseException) -> str:
         places = [(error.filename, error.lineno)] if error.filename and error.lineno else []
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if _is_beside(Path(frame.filename), path)]
+        own = [frame for frame in frames if _is_beside(frame.filename, path)]
         places = [(frame.filename, frame.lineno or 0) for frame in own]
     if not places:
         return ""
     file, line = places[-1]
-    if Path(file) == path or not _is_beside(Path(file), path):
+    if os.path.abspath(file) == os.path.abspath(path) or not _is_beside(file, path):
         return f", line {line}"
-    return f" ({Path(file).relative_to(path.parent)}, line {line})"
+    return f" ({os.path.relpath(file, path.parent)}, line {line})"
 
 
-def _is_beside(file: Path, path: Path) -> bool:
+def _is_beside(file: str, path: Path) -> bool:
     """Return whether a file is `path`, or in its folder and no part of an installed package."""
-    return file.is_relative_to(path.parent) and "site-packages" not in file.parts
+    folder = os.path.abspath(path.parent)
+    return Path(os.path.abspath(file)).is_relative_to(folder) and "site-packages" not in file and file[:1] != "<"
 
 
 def _missing_module(path: Path, error: ModuleNotFoundError) -> MLaaS4HEPError:

@@ -652,7 +652,7 @@ def test_sigterm_stops_a_run_without_checkpoints_at_any_stage_and_leaves_no_file
     done = run_forked(
         "workflow.py", *KILLED, "--fout=out", *["--preproc=pre.py"] * bool(preproc), cwd=tmp_path,
         env={"TMPDIR": str(tmp_path / "temporary")},
-        signal_after=("epoch   1", signal.SIGTERM) if model is XGBOOST else None,
+        signal_after=("round   1", signal.SIGTERM) if model is XGBOOST else None,
     )  # fmt: skip
     assert done.returncode == 143, done.stderr
     (line,) = done.stderr.splitlines()

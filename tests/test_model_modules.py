@@ -89,6 +89,8 @@ def test_an_installed_package_takes_precedence_over_a_file_beside_the_model(writ
             ConfigError,
             "imports a helper module model.py; give the module another",
         ),
+        ({"mine": "import one", "one": "import mine"}, ConfigError, "imports 'mine', which is this file itself; move"),
+        ({"mine": "from one import b", "one": "a = 1"}, ConfigError, "ImportError: cannot import name 'b' from 'one'"),
         ({"mine": "def other(idim): pass"}, ConfigError, "does not define a function 'model'"),
     ],
 )

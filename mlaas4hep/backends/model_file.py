@@ -131,7 +131,10 @@ class ModelFile:
     def _keywords(self, task: Task, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of the function."""
         given = dict(zip(GIVEN, (len(task.classes), task.outputs, task.name), strict=True))
-        others = list(inspect.signature(self.model).parameters.values())[1:]
+        try:
+            others = list(inspect.signature(self.model).parameters.values())[1:]
+        except ValueError:  # compiled code may not describe its arguments
+            return dict(arguments)
         takes_any = any(other.kind is other.VAR_KEYWORD for other in others)
         names = [other.name for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)]
         for name in arguments:

@@ -55,7 +55,9 @@ def write_report(path: Path, trained: TrainedModel, training: Mapping[str, Any])
     content, first = trained.content, trained.fits[0]
     parts = {"training": first.train, "validation": first.valid, "test": first.test}
     classes = trained.source.labels.classes
-    model = f"{training['framework']} model of {training['model_file']}, {training['size']}"
+    function = training.get("model_function", "model")
+    file = training["model_file"] if function == "model" else f"{training['model_file']}:{function}"
+    model = f"{training['framework']} model of {file}, {training['size']}"
     lead = f"{model}, trained {training['created']}"
     sections: list[Section] = [
         ("Result", lambda: _result(trained, parts)),
@@ -136,7 +138,7 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
         f"{others} on {events}</p>"
         + "".join(paragraph(note, note=True) for note in notes)
         + table(
-            f"Metrics with the weights of the best {trained.backend.round_noun}.",
+            f"Metrics with the model of the best {trained.backend.round_noun}.",
             ["part", "loss", *map(metric_title, names)],
             rows,
             1,

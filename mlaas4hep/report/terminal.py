@@ -93,7 +93,8 @@ def print_result(trained: TrainedModel, folder: Path, noun: str = "events") -> N
         console.notice(line)
     metrics = dict(trained.metrics()["test"])
     events, uncertainty = metrics.pop("events"), metrics.pop("auc_uncertainty", None)
-    weights = f"weights of {trained.backend.round_noun} {trained.fits[0].history.best}"
+    noun_of_round = trained.backend.round_noun
+    weights = f"{'weights' if noun_of_round == 'epoch' else 'trees'} of {noun_of_round} {trained.fits[0].history.best}"
     if trained.folds:
         weights = "each event scored by the model that was not trained on it"
     console.print_line(f"Test  : {events} {noun}{format_metrics(metrics, uncertainty)}  ({weights})")

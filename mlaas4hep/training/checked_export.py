@@ -24,6 +24,7 @@ from mlaas4hep.backends.task import TOLERANCE, Task
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.stream import BatchSource
 from mlaas4hep.training.compared_events import ComparedEvents
+from mlaas4hep.training.onnx_session import new_session
 from mlaas4hep.training.trained import SampleContent
 from mlaas4hep.write_errors import write_errno
 
@@ -169,12 +170,9 @@ def check_scores(graph: Any, events: ComparedEvents, expected: np.ndarray, task:
         ConfigError: the scores differ.
     """
     try:
-        import onnxruntime
+        session = new_session(graph.SerializeToString())
     except ModuleNotFoundError:
         return  # onnxruntime is optional for training
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     count = min(SINGLE_EVENTS, len(events))
     raws = [events.raw, *(events.raw[row : row + 1] for row in range(count))]
     scores = np.concatenate([session.run(["scores"], {"inputs": raw})[0] for raw in raws])

@@ -28,6 +28,7 @@ from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary, require
 from mlaas4hep.reader import VectorLayout
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.training.bundle_description import BundleDescription
+from mlaas4hep.training.onnx_session import new_session
 
 Arrays = dict[str, np.ndarray]
 
@@ -117,12 +118,12 @@ class FrameworkSession:
     def __init__(
         self, process: FrameworkProcess, fold: int, inputs: Inputs, takes: Sequence[str], layout: VectorLayout
     ) -> None:
-        runtime = require("onnxruntime", "server", "scoring")
+        require("onnxruntime", "server", "scoring")
         require("onnx", "torch", "scoring")
         from mlaas4hep.training.onnx_graph import input_graph
 
         graph = input_graph(inputs, takes, layout).SerializeToString()
-        self._inputs = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self._inputs = new_session(graph)
         self._process, self._fold, self._takes = process, fold, takes
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -24,7 +24,6 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.cpu_threads import thread_count
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch, error_text, require
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc, preproc_from_json
@@ -46,6 +45,7 @@ from mlaas4hep.samples.skipped_file import is_skipped_file, skipped_samples, wri
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training.bundle_description import BundleDescription, read_description
 from mlaas4hep.training.framework_process import FrameworkProcess
+from mlaas4hep.training.onnx_session import new_session
 
 FORMATS = {"root": ".root", "rntuple": ".root", "parquet": ".parquet"}
 """Output formats, and the suffixes of their files."""
@@ -401,17 +401,13 @@ def open_session(path: Path, threads: int = 0) -> Any:
         ConfigError: the graph does not exist, or is damaged.
         PackageMissing: onnxruntime is not installed.
     """
-    runtime = require("onnxruntime", "server", "scoring")
+    require("onnxruntime", "server", "scoring")
     if not path.parent.is_dir():
         raise ConfigError(f"folder {path.parent} does not exist", hint="use the folder of a trained model")
     if not path.exists():
         raise ConfigError(f"{path} does not exist", hint="the bundle has no ONNX graph; train the model again")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised
-    options.intra_op_num_threads = thread_count(threads)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait use no CPU time
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return new_session(str(path), threads)
     except Exception as error:  # the errors of onnxruntime have no common base class
         what = f"onnxruntime cannot load {path}: {error_text(error)}"
         raise ConfigError(what, hint="train the model again") from error

@@ -27,6 +27,7 @@ from mlaas4hep.stream import PARTS
 from mlaas4hep.training.checkpoint import Checkpoint, TrainingState
 from mlaas4hep.training.history import History
 from mlaas4hep.training.loop import Predictions
+from mlaas4hep.training.onnx_session import new_session
 from mlaas4hep.write_errors import write_errno
 
 GRAPH, ABOUT = "network.onnx", "about.json"
@@ -49,8 +50,6 @@ class StoredModel:
 
     def __init__(self, like: Backend, files: Mapping[str, bytes]) -> None:
         """Load the files that `store_model` wrote; `like` is an untrained model of the same kind."""
-        import onnxruntime
-
         self.framework, self.takes = like.framework, like.takes
         self.outputs, self.normalised = like.outputs, like.normalised
         self.native_file = like.native_file
@@ -59,7 +58,7 @@ class StoredModel:
         self._files = dict(files)
         self._about = json.loads(self._files.pop(ABOUT))
         self._graph = self._files.pop(GRAPH)
-        self._session = onnxruntime.InferenceSession(self._graph, providers=["CPUExecutionProvider"])
+        self._session = new_session(self._graph)
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """Return scores, float32 (events, outputs)."""

@@ -52,7 +52,8 @@ def raise_config_error(path: Path, error: BaseException) -> NoReturn:
         raise error
     if isinstance(error, ModuleNotFoundError) and error.name:
         raise _missing_module(path, error) from error
-    raise ConfigError(f"{path}{line_suffix(path, error)}: {error_summary(error)}") from error
+    what = error_summary(error).replace(f"{module_name(path)}.", "")
+    raise ConfigError(f"{path}{line_suffix(path, error)}: {what}") from error
 
 
 def line_suffix(path: Path, error: BaseException) -> str:
@@ -85,6 +86,8 @@ def _missing_module(path: Path, error: ModuleNotFoundError) -> MLaaS4HEPError:
     beside = sorted(other.stem for other in path.parent.glob("*.py") if other != path)
     if command := install_command(top):
         return PackageMissing(f"{what}is not installed", hint=f"install it: {command}")
+    if top == path.stem:
+        return ConfigError(f"{what}is this file itself", hint="move what other modules need to a module of its own")
     if top in beside or (path.parent / top).is_dir():
         if top == name:
             return ConfigError(f"{what}lies beside it, but cannot be imported", hint="only model files can")

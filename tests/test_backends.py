@@ -485,6 +485,76 @@ def test_all_frameworks_train_multilabel_and_regression_models(name, task, tmp_p
         assert metrics["rmse_second"] < 150
 
 
+HEADS = {
+    "torch": """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, idim):
+        super().__init__()
+        self.one, self.two = (nn.Sequential(nn.Linear(idim, 16), nn.ReLU(), nn.Linear(16, 1)) for _ in range(2))
+        for head in (self.one, self.two): nn.init.zeros_(head[2].weight), nn.init.zeros_(head[2].bias)
+    def forward(self, x): return %s
+def model(idim): return Net(idim)
+def optimizer(weights): return torch.optim.Adam(weights, 0.01)
+loss = {"second": nn.MSELoss(), "first": nn.HuberLoss(delta=0.5)}
+""",
+    "keras": """
+import keras
+def model(idim):
+    x = keras.Input((idim,))
+    head = lambda name: keras.layers.Dense(1, kernel_initializer="zeros", name=name)(keras.layers.Dense(16, "relu")(x))
+    two, one = head("second"), head("first")
+    return keras.Model(x, %s)
+optimizer = keras.optimizers.Adam(0.01)
+loss = {"second": "mse", "first": keras.losses.Huber(delta=0.5)}
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("framework", "outputs"),
+    [
+        ("torch", "{'second': self.two(x), 'first': self.one(x)[:, 0]}"),
+        ("torch", "(self.one(x), self.two(x))"),
+        ("keras", "{'second': two, 'first': one}"),
+        ("keras", "[two, one]"),
+    ],
+)
+def test_a_model_may_have_an_output_and_a_loss_for_each_target(framework, outputs, tmp_path):
+    task, batches = several("regression", toy_batches(2048))
+    every = Batch.concatenate(batches)
+    backend = make_backend(write(tmp_path, HEADS[framework] % outputs), SHAPES, task, Params(seed=1))
+    z = (batches[0].y - task.centre) / task.spread  # all outputs are 0 at first
+    huber = np.where(np.abs(z) < 0.5, z**2 / 2, 0.5 * (np.abs(z) - 0.25))
+    ((loss, _),) = backend.steps(batches[:1])
+    assert float(loss) == pytest.approx((huber[:, 0].mean() + (z[:, 1] ** 2).mean()) / 2, rel=1e-4)
+    for _ in range(15):
+        epoch_of(backend, batches)
+    metrics = task.metrics(every.y, backend.predict(every.inputs), every.weight)
+    assert metrics["rmse_first"] < 0.7
+    assert metrics["rmse_second"] < 150
+    check_export(backend, every, backend.predict(every.inputs), tmp_path / "network.onnx", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("framework", "outputs", "says"),
+    [
+        (
+            "torch",
+            "{'first': self.one(x), 'mass': self.two(x)}",
+            "returns 'first', 'mass'; .* one for each of: first",
+        ),
+        ("torch", "[self.one(x)]", "returns 1 arrays; it must return one array, or one for each of: first, second"),
+        ("keras", "{'first': one, 'mass': two}", "returns 'first', 'mass'; .* one for each of: first, second"),
+    ],
+)
+def test_outputs_that_are_not_those_of_the_targets_are_named(framework, outputs, says, tmp_path):
+    task, _ = several("regression", toy_batches(256))
+    with pytest.raises(ConfigError, match=says):
+        make_backend(write(tmp_path, HEADS[framework] % outputs), SHAPES, task, Params())
+
+
 @pytest.mark.parametrize("name", ["torch, two logits", "keras, logits, not compiled"])
 def test_the_loss_is_normalised_by_the_sum_of_absolute_weights(name, tmp_path):
     """The loss is sum(weight * loss) / sum(abs(weight))."""

@@ -21,7 +21,14 @@ import keras
 import numpy as np
 
 from mlaas4hep.backends.keras_precision import float32_copy
-from mlaas4hep.backends.keras_training import check_params, default_loss, default_optimizer, wants_one_hot
+from mlaas4hep.backends.keras_training import (
+    check_params,
+    default_loss,
+    default_optimizer,
+    join_outputs,
+    loss_of,
+    wants_one_hot,
+)
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.model_settings import check_default_optimizer
 from mlaas4hep.backends.protocol import (
@@ -72,6 +79,8 @@ class KerasBackend:
         if isinstance(model, keras.Sequential) and not model.built and "x" in shapes:
             model.build((None, *shapes["x"]))
         self.model = model = model if getattr(model, "inputs", None) else _functional_model(model, file, shapes)
+        if len(model.outputs) > 1 and task.name != "classification":
+            self.model = model = join_outputs(model, task, file.path)
         self._float32_model, self._float32_outdated = float32_copy(model, file), False
         self.takes = choose_inputs([tensor.name for tensor in model.inputs], shapes, f"the model of {file.path}")
         with explain_rejection(file.path, shapes, Exception):  # backends of Keras raise errors of different types
@@ -83,7 +92,7 @@ class KerasBackend:
         if not model.compiled:
             model.compile(
                 optimizer=file.optimizer or default_optimizer(model, params),
-                loss=file.loss or default_loss(task, self.outputs, self._output),
+                loss=loss_of(file, task) or default_loss(task, self.outputs, self._output),
             )
         accumulated = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
         self._schedule = make_schedule(params, -(-batches // accumulated)) if batches else None

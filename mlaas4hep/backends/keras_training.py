@@ -5,11 +5,14 @@ model.compile(default_optimizer(model, params), default_loss(task, outputs=1, ou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.protocol import losses_by_name, ordered_outputs
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
@@ -40,6 +43,43 @@ def default_optimizer(model: keras.Model, params: Params) -> keras.optimizers.Op
     optimizer = keras.optimizers.AdamW(rate, weight_decay=params.weight_decay)
     optimizer.exclude_from_weight_decay([weight for weight in model.trainable_variables if len(weight.shape) < 2])
     return optimizer
+
+
+def join_outputs(model: keras.Model, task: Task, where: Path) -> keras.Model:
+    """Return a model with one output, (events, outputs), around one with an output for each label or target.
+
+    Raises:
+        ConfigError: the outputs are not those of the labels or targets, or the model is compiled, with their losses.
+    """
+    if model.compiled:
+        raise ConfigError(
+            f"the model of {where} has several outputs, and is compiled",
+            hint='do not compile it; define `optimizer`, and `loss` as one loss or as a dict, {"NAME": "huber", ...}',
+        )
+    output = model.output
+    if isinstance(output, (list, tuple)) and sorted(model.output_names) == sorted(task.classes):
+        output = dict(zip(model.output_names, output, strict=True))  # layers have the names of the targets
+    outputs = ordered_outputs(output, task, where)
+    inputs = model.inputs if len(model.inputs) > 1 else model.inputs[0]
+    return keras.Model(inputs, keras.layers.Concatenate(axis=-1)(outputs))
+
+
+def loss_of(file: ModelFile, task: Task) -> Any:
+    """Return the loss of the model file, if any; a dict of losses becomes their mean."""
+    return _mean_loss(losses_by_name(file.loss, task, file.path)) if isinstance(file.loss, dict) else file.loss
+
+
+def _mean_loss(losses: Sequence[Any]) -> Callable[[Any, Any], Any]:
+    """Return the mean of losses, one for each column of the output and of the target, per event."""
+    functions = [keras.losses.get(loss) for loss in losses]
+    per_event = [getattr(function, "call", function) for function in functions]
+
+    def loss(y: Any, output: Any) -> Any:
+        columns = [slice(index, index + 1) for index in range(len(per_event))]
+        values = [function(y[:, i], output[:, i]) for function, i in zip(per_event, columns, strict=True)]
+        return keras.ops.mean(keras.ops.stack(values, axis=-1), axis=-1)
+
+    return loss
 
 
 def default_loss(task: Task, outputs: int, output: Output) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mlaas4hep.backends.task import Task
 from mlaas4hep.errors import ConfigError, error_text, nearest
 from mlaas4hep.reader.inputs import mask_of, mask_shape_of
 from mlaas4hep.stream import Batch
@@ -186,6 +187,39 @@ def single_output_error(where: Path, output: object) -> ConfigError:
     return ConfigError(
         f"the model of {where} returns a {type(output).__name__}", hint="it must return one array, (events, outputs)"
     )
+
+
+def ordered_outputs(output: Any, task: Task, where: Path) -> list[Any]:
+    """Return the arrays of a model with an output for each label or target, in the order of these.
+
+    Args:
+        output: a dict by the names of the labels or targets, or a list or tuple in their order.
+
+    Raises:
+        ConfigError: the task is a classification, or the outputs are not those of the labels or targets.
+    """
+    if task.name == "classification" or not isinstance(output, (dict, list, tuple)):
+        raise single_output_error(where, output)
+    names = list(output) if isinstance(output, dict) else list(task.classes[: len(output)])
+    if sorted(names) != sorted(task.classes) or len(names) != len(output):
+        found = ", ".join(f"'{name}'" for name in output) if isinstance(output, dict) else f"{len(output)} arrays"
+        raise ConfigError(
+            f"the model of {where} returns {found}",
+            hint=f"it must return one array, or one for each of: {', '.join(task.classes)}",
+        )
+    return [output[name] for name in task.classes] if isinstance(output, dict) else list(output)
+
+
+def losses_by_name(loss: Mapping[str, Any], task: Task, where: Path) -> list[Any]:
+    """Return the losses of a dict in the order of the labels or targets.
+
+    Raises:
+        ConfigError: the task is a classification, or the keys are not the names of the labels or targets.
+    """
+    if task.name == "classification" or sorted(loss) != sorted(task.classes):
+        known = "one loss" if task.name == "classification" else f"the keys {', '.join(task.classes)}"
+        raise ConfigError(f"`loss` of {where} has the keys {', '.join(map(str, loss))}", hint=f"it must have {known}")
+    return [loss[name] for name in task.classes]
 
 
 def schedule_error(where: Path) -> ConfigError:

@@ -23,12 +23,12 @@ from mlaas4hep.backends.protocol import (
     array_shapes,
     choose_inputs,
     explain_rejection,
+    losses_by_name,
     probe_inputs,
-    single_output_error,
 )
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.backends.torch_average import WeightAverage
-from mlaas4hep.backends.torch_loss import PerEventLoss, default_loss
+from mlaas4hep.backends.torch_loss import PerEventLoss, default_loss, join_outputs
 from mlaas4hep.backends.torch_optimizer import TorchOptimizer
 from mlaas4hep.config import Params
 from mlaas4hep.config.optimization import FILE_SETTINGS
@@ -81,6 +81,9 @@ class TorchBackend:
         self.has_schedule = self._optimizer.has_schedule
         if params.ema:
             self._average = WeightAverage(model, params.ema)
+        if isinstance(file.loss, dict):
+            self._loss = PerEventLoss.mean_of(losses_by_name(file.loss, task, file.path), self.device)
+            return
         if file.loss is not None and (isinstance(file.loss, type) or not callable(file.loss)):
             raise ConfigError(
                 f"`loss` of {file.path} is {file.loss!r}",
@@ -105,10 +108,7 @@ class TorchBackend:
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         model = self._trained if self.model.training else self.model
-        output = model(*(inputs[name] for name in self.takes))
-        if not isinstance(output, torch.Tensor):
-            raise single_output_error(self._file.path, output)
-        return output[:, None] if output.ndim == 1 else output
+        return join_outputs(model(*(inputs[name] for name in self.takes)), self.task, self._file.path)
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, float]]:
         """Train one step on each batch; yield the loss and the sum of the absolute weights of each batch."""
@@ -320,15 +320,14 @@ class ScoringModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
     def __init__(self, backend: TorchBackend, output: Output) -> None:
         super().__init__()
         self.model = backend.model
-        self._output = output
+        self._output, self._task, self._path = output, backend.task, backend._file.path
         self._softmax = backend.task.name == "classification" and backend.outputs > 1
         self.register_buffer("_centre", torch.tensor(backend.task.centre, device=backend.device), persistent=False)
         self.register_buffer("_spread", torch.tensor(backend.task.spread, device=backend.device), persistent=False)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return scores (events, outputs)."""
-        output: torch.Tensor = self.model(*inputs)
-        output = output[:, None] if output.ndim == 1 else output
+        output = join_outputs(self.model(*inputs), self._task, self._path)
         if self._output == "logits":
             return torch.softmax(output, dim=1) if self._softmax else torch.sigmoid(output)
         if self._output == "numbers":

@@ -7,13 +7,15 @@ loss.mean(loss.function(output, target), target, weight)
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mlaas4hep.backends.protocol import ordered_outputs, single_output_error
 from mlaas4hep.backends.task import Output, Task
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -32,6 +34,18 @@ class PerEventLoss:
     function: Loss
     reduction: str = "mean"
     classes: torch.Tensor | None = None
+
+    @classmethod
+    def mean_of(cls, losses: Sequence[Any], device: torch.device) -> PerEventLoss:
+        """Return the mean of losses, one for each column of the output and of the target."""
+        functions = [cls.of(loss, device).function for loss in losses]
+
+        def function(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            columns = [slice(index, index + 1) for index in range(len(functions))]
+            values = [one(output[:, i], target[:, i]) for one, i in zip(functions, columns, strict=True)]
+            return torch.cat([value.reshape(len(output), -1).mean(dim=1, keepdim=True) for value in values], dim=1)
+
+        return cls(function)
 
     @classmethod
     def of(cls, loss: Any, device: torch.device) -> PerEventLoss:
@@ -53,6 +67,16 @@ class PerEventLoss:
         losses = value.sum(dim=1) if self.reduction == "batchmean" else value.mean(dim=1)
         size = weight if self.classes is None or target.is_floating_point() else weight * self.classes[target]
         return (losses * weight).sum() / size.abs().sum()
+
+
+def join_outputs(output: Any, task: Task, where: Path) -> torch.Tensor:
+    """Return the output of a model as one tensor, (events, outputs); see `ordered_outputs`."""
+    if isinstance(output, torch.Tensor):
+        return output[:, None] if output.ndim == 1 else output
+    parts = ordered_outputs(output, task, where)
+    if not all(isinstance(part, torch.Tensor) for part in parts):
+        raise single_output_error(where, output)
+    return torch.cat([part[:, None] if part.ndim == 1 else part for part in parts], dim=1)
 
 
 def default_loss(task: Task, outputs: int, output: Output) -> Loss:

@@ -102,7 +102,7 @@ def test_the_preproc_examples_run(tmp_path):
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     section = text[text.index("## preproc.json") : text.index("## The bundle")]
     blocks = re.findall(r"(?:^    .*\n)+", section, re.M)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         path = tmp_path / "preproc.json"
         path.write_text(block, encoding="utf-8")

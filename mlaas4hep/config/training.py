@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from mlaas4hep.config.checked import Names
 from mlaas4hep.config.reading import FilesParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
@@ -37,6 +38,11 @@ class Params(FilesParams):
         "",
         description="event weight: a branch or an expression; may be negative; its branches are features only if"
         " `selected_branches` or `inputs` name them",
+    )
+    observers: Names = Field(
+        [],
+        description="branches with one number per event that `--predict` copies beside the scores: branches of the"
+        " files, of friends, or new ones; no patterns",
     )
     lumi: float | None = Field(
         None,

@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
-from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.normalisation_choice import NormalisationChoice
 from mlaas4hep.reader import ReadOptions, Specs
 from mlaas4hep.reader.data_notices import dropped_data_notices, non_finite_notices
@@ -38,6 +36,7 @@ from mlaas4hep.samples.skipped_file import skipped_samples
 from mlaas4hep.samples.survey import Survey, survey
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, versioned_hash
+from mlaas4hep.stream.copied_columns import copied_types
 from mlaas4hep.stream.event_blocks import EventBlocks
 from mlaas4hep.stream.interleaving import plan_interleaving
 from mlaas4hep.stream.labels import (
@@ -54,9 +53,12 @@ from mlaas4hep.stream.labels import (
 )
 from mlaas4hep.stream.sample_options import (
     check_inputs_without_labels,
+    check_parts_of_samples,
+    check_prediction_without_labels,
     check_task,
     read_options,
     report_labels_as_features,
+    report_weight_sources,
     split_of,
 )
 from mlaas4hep.stream.sample_statistics import Composition, count_events, target_moments
@@ -64,7 +66,7 @@ from mlaas4hep.stream.yields import Yield, yields_of
 
 NOT_IN_KEY = (
     *("workers", "cache", "cache_gb", "timeout", "retries", "redirector", "friends", "verbose", "hist", "name"),
-    *("checkpoint", "tensorboard", "tfaas", "epochs", "patience", "max_bad"),
+    *("checkpoint", "tensorboard", "tfaas", "epochs", "patience", "max_bad", "observers"),
 )
 """Parameters that do not affect batch contents; the origins of the files contain the friends, wherever they are."""
 
@@ -105,6 +107,7 @@ class Sample:
         wanted = _wanted_labels(labels, fileset)
         branches = label_branches(wanted, params.task)
         check_task(params, wanted)
+        check_parts_of_samples(params, fileset)
         check_inputs_without_labels(params, branches)
         by_file = wanted if isinstance(wanted, list) and not branches else None
         if by_file is not None and params.task == "classification":
@@ -126,6 +129,7 @@ class Sample:
         self._check_events()
         self.fileset = fileset.select(self.survey.indices)
         self._check_samples()
+        self._check_predictions()
         if by_file is not None:
             wanted = by_file = _labels_of_readable(by_file, self.survey)
         report_labels_as_features(params, self.survey.extra)
@@ -140,7 +144,6 @@ class Sample:
         self.plan = plan_interleaving(self.inputs.width, groups, len(self.files))
         self.labels = by_class or self._labels_of_events(wanted, branches)
         self.events = self._events_with(self.labels)
-        self._report_labels_in_preprocessing()
         self._cache = self._open_cache()
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self._lock = threading.Lock()
@@ -175,18 +178,14 @@ class Sample:
             why = "none passes the cuts" if self._has_cuts and any(self.entries) else "the files are empty"
             raise ConfigError(f"there are no events: {why}")
 
-    def _report_labels_in_preprocessing(self) -> None:
-        """Report label branches without which the preprocessing cannot be applied to the files to predict."""
-        preproc = self.options.preproc
-        if preproc is None or (isinstance(preproc, ScriptPreproc) and preproc.branches is None):
-            return
+    def _check_predictions(self) -> None:
+        """Check what the files to predict must have; see `sample_options`."""
+        weights = {file.options.derived.get(WEIGHT, "") for file in self.readers.inputs}
         with self.readers.borrow(0) as reader:
-            needed = sorted(reader.preprocessed_from & {*self.labels.branches})
-        if needed:
-            console.notice(
-                f"the preprocessing needs the label branch '{needed[0]}', so that --predict works only for files that"
-                " have it; for a cut in training alone, use 'cut' in a samples file"
-            )
+            copied_types(reader, self.params.observers)
+            check_prediction_without_labels(reader, reader.extra)
+            for weight in sorted(weights):
+                report_weight_sources(reader, weight)
 
     def _check_samples(self) -> None:
         """Raise FileUnreadable if all files of a sample were left out."""
@@ -214,12 +213,17 @@ class Sample:
         return labels_by_branch(branches[0], self.readers.distinct_values(branches[0]))
 
     def _events_with(self, labels: Labels) -> EventBlocks:
-        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales)
+        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales, self.fixed_parts)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Paths, URLs or LFNs of the files that are read, in the order given."""
         return self.fileset.files
+
+    @property
+    def fixed_parts(self) -> list[str]:
+        """The part that all events of a file belong to, by file; "": the split decides."""
+        return [self.fileset.samples[sample].part for sample in self.fileset.sample_of]
 
     @property
     def _has_cuts(self) -> bool:
@@ -321,7 +325,7 @@ class Sample:
         preproc = None if self.options.preproc is None else self.options.preproc.cache_key
         options = [file.options for file in self.readers.inputs]
         samples = [[one.branch, one.nevts, one.cut, one.derived.get(WEIGHT, "")] for one in options]
-        return [labels, preproc, samples, self.scales]
+        return [labels, preproc, samples, self.scales, self.fixed_parts]
 
     @property
     def truncated(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ read_description(Path("bundle")).columns      # ["MET_phi", "MET_pt"]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,32 @@ from mlaas4hep.config import Params, TaskName
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 from mlaas4hep.normalisation_choice import NormalisationChoice
+
+PartName = Literal["", "train", "valid", "test"]
+
+
+class TrainingFile(BaseModel):
+    """A file of the training.
+
+    Attributes:
+        identity: identifier of its content, without its friends; "" in bundles of older versions.
+        entries: number of entries that were read, before cuts.
+        part: the part that all of its events belong to; "": the split decides.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    identity: str = ""
+    entries: int = 0
+    part: PartName = ""
+
+
+class TrainingSample(BaseModel):
+    """A sample of the training; `part` is the same for all of its files."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    part: PartName = ""
 
 
 class BundleDescription(BaseModel):
@@ -29,6 +55,8 @@ class BundleDescription(BaseModel):
         friend_features: branches of friend trees among the features, by alias of the friend.
         model: name of the file with the model in the format of its framework; "" if there is none.
         normalise: normalisation of the inputs.
+        files: files of the training.
+        samples: samples of the training that have names, by name.
         target_centre, target_spread: for regression, mean and standard deviation of each target.
     """
 
@@ -44,6 +72,8 @@ class BundleDescription(BaseModel):
     friend_features: dict[str, list[str]] = {}
     model: str = ""
     normalise: NormalisationChoice = "auto"
+    files: list[TrainingFile] = []
+    samples: dict[str, TrainingSample] = {}
     target_centre: list[float] = []
     target_spread: list[float] = []
 

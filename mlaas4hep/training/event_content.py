@@ -61,9 +61,12 @@ class EventContent(SampleContent):
             "identifier": list(sample.survey.identifier),
             "normalise": self._by_fold[0].sample.options.normalise,
             "files": [
-                {"name": redacted(name), "entries": entries}
+                {"name": redacted(name), "entries": one.entries, "identity": one.identity}
                 | ({} if label is None else {"label": sample.labels.classes[label]})
-                for name, entries, label in zip(sample.files, sample.entries, by_file, strict=True)
+                | ({"part": part} if part else {})
+                for name, one, label, part in zip(
+                    sample.files, sample.survey.files, by_file, sample.fixed_parts, strict=True
+                )
             ],
             "samples": _samples(sample),
             "left_out": [{"name": redacted(file.name), "reason": file.reason} for file in sample.survey.left_out],
@@ -165,6 +168,18 @@ class EventContent(SampleContent):
 
 
 def _split(generator: DataGenerator) -> str:
+    fileset = generator.sample.fileset
+    named = [
+        f"{PART_NAMES[sample.part]}: sample {name}"
+        for name, sample in zip(fileset.names, fileset.samples, strict=True)
+        if sample.part
+    ]
+    rest = "" if len(named) == len(fileset.names) else _split_of_others(generator)
+    return f"{'; '.join(named)}{'. Other samples: ' * bool(rest)}{rest}" if named else rest
+
+
+def _split_of_others(generator: DataGenerator) -> str:
+    """Describe the split of the samples that do not name their part."""
     split = generator.sample.split
     if split.expressions:
         chosen = "; ".join(f"{PART_NAMES[part]}: {text}" for part, text in split.expressions.items())

@@ -2,6 +2,7 @@
 
 from mlaas4hep.config.friends import FriendParams
 from mlaas4hep.config.reading import IDENTIFIER, FilesParams, InputParams, ReadParams, parse_inputs
+from mlaas4hep.config.reweighting import ReweightParams
 from mlaas4hep.config.training import Params, TaskName, parse_params
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "InputParams",
     "Params",
     "ReadParams",
+    "ReweightParams",
     "TaskName",
     "parse_inputs",
     "parse_params",

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from mlaas4hep.config.checked import Names
 from mlaas4hep.config.reading import FilesParams
+from mlaas4hep.config.reweighting import ReweightParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 
@@ -64,6 +65,9 @@ class Params(FilesParams):
     )
     balance: Literal["none", "weights", "sampling"] = Field(
         "none", description="give classes equal weight in training, by event weights or by oversampling small classes"
+    )
+    reweight: ReweightParams | None = Field(
+        None, description="give the training set other distributions of some variables, see below; null: do not"
     )
     mix: Literal["proportional", "balanced", "sequential"] = Field(
         "proportional",
@@ -118,6 +122,8 @@ class Params(FilesParams):
     def _keys_agree(self) -> Self:
         if self.kfold == 1:
             raise ValueError("'kfold' is 1; give 0 for a single model, or at least 2 folds")
+        if self.reweight is not None and self.balance != "none":
+            raise ValueError("'reweight' gives all classes equal weight, so that 'balance' must be 'none'")
         if self.kfold and isinstance(self.split, dict):
             raise ValueError("'split' has expressions, which 'kfold' does not support; give fractions")
         return self

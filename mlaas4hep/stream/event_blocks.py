@@ -23,6 +23,7 @@ from mlaas4hep.specs.specs import FLOAT32_MAX
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import CachedBlock
 from mlaas4hep.stream.labels import Labels
+from mlaas4hep.stream.reweighting import Binning
 from mlaas4hep.stream.split import PARTS, Split, identity_hash
 
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
@@ -39,6 +40,7 @@ class EventBlocks:
         split: the rule that assigns events to parts.
         scales: factor of the event weights, by file.
         fixed_parts: the part that all events of a file belong to, by file; "": the split decides.
+        binning: bins for reweighting; None: events are not reweighted.
     """
 
     readers: SampleReaders
@@ -47,6 +49,7 @@ class EventBlocks:
     split: Split
     scales: Sequence[float]
     fixed_parts: Sequence[str]
+    binning: Binning | None = None
 
     def read(self, file: int, start: int, stop: int, raw: bool = False, features: bool = True) -> CachedBlock:
         """Read the entries start <= i < stop of a file that pass the cuts, in the order of the file.
@@ -74,6 +77,7 @@ class EventBlocks:
             self._parts(file, chunk, hashed),
             np.full(len(chunk), file, np.int32),
             chunk.entries,
+            None if self.binning is None else self.binning.index(chunk.extra, len(chunk)),
         )
         return CachedBlock(batch, truncated, skipped)
 

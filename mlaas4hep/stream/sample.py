@@ -51,6 +51,7 @@ from mlaas4hep.stream.labels import (
     targets_by_branches,
     targets_by_file,
 )
+from mlaas4hep.stream.reweighting import Binning, Reweighting, TrainingHistograms
 from mlaas4hep.stream.sample_options import (
     check_inputs_without_labels,
     check_parts_of_samples,
@@ -115,11 +116,12 @@ class Sample:
         self._all_files, self._all_labels = fileset, by_file
         self.params = params
         self.split = split_of(params, fold)
+        self._binning = Binning.of(params.reweight)
         options = read_options(
             params,
             load_preproc(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc,
             branches,
-            self.split.derived,
+            {**self.split.derived, **(self._binning.derived if self._binning else {})},
             fileset,
         )
         given = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
@@ -157,7 +159,8 @@ class Sample:
             ConfigError: there are no events outside the fold.
         """
         other = copy(self)
-        vars(other).pop("composition", None)
+        for name in ("_counts", "reweighting"):
+            vars(other).pop(name, None)
         other.split = replace(self.split, fold=fold)
         other.readers = SampleReaders(self.readers.inputs, specs)
         other.readers.damaged_clusters = self.readers.damaged_clusters
@@ -213,7 +216,7 @@ class Sample:
         return labels_by_branch(branches[0], self.readers.distinct_values(branches[0]))
 
     def _events_with(self, labels: Labels) -> EventBlocks:
-        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales, self.fixed_parts)
+        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales, self.fixed_parts, self._binning)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -250,10 +253,29 @@ class Sample:
         return self.labels.by_file or [0] * len(self.files)
 
     @cached_property
+    def _counts(self) -> tuple[Composition, TrainingHistograms | None]:
+        batches, histograms = self.events.without_features(self.plan.rows, self.params.workers), None
+        if self._binning is not None:
+            histograms = TrainingHistograms(self._binning.size, len(self.labels.classes))
+            batches = histograms.watch(batches)
+        return count_events(batches, self.labels, self.fileset.sample_of), histograms
+
+    @property
     def composition(self) -> Composition:
         """Numbers and weights of events by sample, class and part."""
-        batches = self.events.without_features(self.plan.rows, self.params.workers)
-        return count_events(batches, self.labels, self.fileset.sample_of)
+        return self._counts[0]
+
+    @cached_property
+    def reweighting(self) -> Reweighting | None:
+        """The reweighting of the training part; None if its events are not reweighted.
+
+        Raises:
+            ConfigError: see `reweighting_factors`.
+        """
+        composition, histograms = self._counts
+        if self.params.reweight is None or histograms is None:
+            return None
+        return Reweighting.of(self.params.reweight, self.labels.classes, histograms, float(composition.weights[0]))
 
     @property
     def yields(self) -> list[Yield]:
@@ -299,6 +321,7 @@ class Sample:
         params = self.params.model_dump(
             include={"branch", "identifier", "inputs", "kfold", "on_error", "split", "task", "weight"}
         )
+        params["bins"] = self.params.reweight and self.params.reweight.by
         specs = [self.specs.to_json()["branches"], self.options.normalise, self.split.fold]
         key = versioned_hash([self.survey.origins, params, specs, self._content_key])
         return BlockCache.open(key, int(self.params.cache_gb * 1e9))

@@ -35,6 +35,8 @@ def check_task(params: Params, wanted: str | Sequence[object] | None) -> None:
     """Raise ConfigError if the task needs labels, or cannot be balanced."""
     if params.task != "classification" and wanted is None:
         raise ConfigError(f"'task' is '{params.task}', which needs labels", hint="name branches with --labels")
+    if params.reweight is not None and (params.task != "classification" or wanted is None):
+        raise ConfigError("'reweight' needs classes", hint="give --labels of a classification, or leave 'reweight' out")
     if params.balance != "none" and params.task != "classification":
         raise ConfigError(f"'balance' needs classes, but 'task' is '{params.task}'", hint="give a 'weight' instead")
 

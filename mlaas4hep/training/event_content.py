@@ -19,6 +19,7 @@ from mlaas4hep.reader.friends import features_by_friend
 from mlaas4hep.report import plots
 from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
 from mlaas4hep.report.page import details, number, paragraph, table
+from mlaas4hep.report.reweighting import reweighting_section
 from mlaas4hep.samples.skipped_file import write_skipped_file
 from mlaas4hep.specs.specs import FLOAT32_MAX
 from mlaas4hep.stream import Batch, DataGenerator
@@ -84,6 +85,9 @@ class EventContent(SampleContent):
         """
         generator = self._generator if fold is None else self._by_fold[fold]
         generator.specs.save(str(folder / "specs.json"))
+        reweighting = generator.sample.reweighting
+        if reweighting is not None and (fold is not None or not generator.params.kfold):
+            write_json(folder / "reweighting.json", reweighting.to_json())
         if fold is None:
             write_skipped_file(folder / "skipped.json", generator.sample.skipped_samples())
         preproc = generator.sample.options.preproc
@@ -159,8 +163,10 @@ class EventContent(SampleContent):
         return {"yields": [one.to_json() for one in self._generator.sample.yields]}
 
     def first_sections(self) -> Sequence[Section]:
-        """Return the section about the branches."""
-        return [("Features", lambda: _features(self._by_fold[0]))]
+        """Return the sections about the branches and about reweighting."""
+        reweighting = self._by_fold[0].sample.reweighting
+        shown = [("Reweighting", partial(reweighting_section, reweighting))] if reweighting is not None else []
+        return [("Features", lambda: _features(self._by_fold[0])), *shown]
 
     def last_sections(self, trained: TrainedModel) -> Sequence[Section]:
         """Return the section about the importance of branches."""

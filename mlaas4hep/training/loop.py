@@ -221,7 +221,7 @@ def _train_one_shot(source: BatchSource, backend: OneShotBackend, callbacks: Cal
     epochs: list[Epoch] = []
     start = time.perf_counter()
     count = int(source.composition.totals[PARTS.index("train")])
-    mean = source.composition.mean_training_weight(source.params.balance)
+    mean = source.mean_training_weight()
     if not np.isclose(mean, 1.0, rtol=0.01):
         console.notice(f"the weights are divided by {mean:.4g}, their mean in the training set, as estimators expect")
 
@@ -281,7 +281,8 @@ def check_parts(source: BatchSource) -> None:
     """Check, before a long training, that every set and every class has events and a positive sum of weights.
 
     Raises:
-        ConfigError: a set or a class has no events, or its weights do not add up to more than 0.
+        ConfigError: a set or a class has no events, or its weights do not add up to more than 0; or events cannot be
+            reweighted.
     """
     composition = source.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
@@ -298,6 +299,7 @@ def check_parts(source: BatchSource) -> None:
     _check_weight_size(composition, source.params.weight)
     _check_classes(source.labels, composition)
     composition.factors(source.params.balance)
+    source.mean_training_weight()
 
 
 def _check_weight_size(composition: Composition, weight: str) -> None:

@@ -229,7 +229,7 @@ def test_sampling_gives_the_same_distributions_on_average(files):
         epochs = [collected(made, "train", epoch=epoch) for epoch in range(12)]
         weights = collected(made, "valid")["weight"]
         found, mean = made.sample.reweighting, made.mean_training_weight()
-        with pytest.raises(ConfigError, match="if 'reweight' of the params samples, the number of events differs"):
+        with pytest.raises(ConfigError, match="with 'reweight' by sampling, the number of events differs"):
             made.num_events("train")
     assert mean == 1
     assert len(set(weights)) > 8  # the validation set is not sampled

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlaas4hep.backends.keras_aux_loss import AuxLoss
 from mlaas4hep.backends.keras_precision import float32_copy
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import (
@@ -30,6 +31,7 @@ from mlaas4hep.backends.protocol import (
     probe_inputs,
     schedule_error,
     single_output_error,
+    training_only,
 )
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.console import filtered_stderr
@@ -73,10 +75,17 @@ class KerasBackend:
         with explain_rejection(file.path, shapes, Exception):  # backends of Keras raise errors of different types
             output = self._probe_output()
         self.outputs, self._output = task.probe(output, self._perturbed_output, file.path)
+        self._aux_loss = None
+        if file.loss_takes_aux:
+            if model.compiled:
+                raise ConfigError(
+                    f"the model of {file.path} is compiled, so `loss` is not used", hint="do not compile it"
+                )
+            self._aux_loss = AuxLoss(file.loss, task.name == "classification" and self.outputs > 1)
         if not model.compiled:
             model.compile(
                 optimizer=file.optimizer or keras.optimizers.Adam(LEARNING_RATE),
-                loss=file.loss or default_loss(task, self.outputs, self._output),
+                loss=self._aux_loss or file.loss or default_loss(task, self.outputs, self._output),
             )
         self._loss_is_sum = self._reduction() == "sum"
         self._supports_weights = False  # checked at the first batch with weights
@@ -133,14 +142,21 @@ class KerasBackend:
             y = self.task.target(batch.y, self.outputs)
             y = np.eye(self.outputs, dtype=np.float32)[y] if self._one_hot else y
             inputs = self._model_inputs(batch.inputs)
+            if self._aux_loss is not None:
+                packed = self._aux_loss.pack(y, batch.weight, training_only(batch.inputs, self._shapes))
+                yield self._train_on(inputs, packed), size
+                continue
             if not self._supports_weights and (batch.weight != 1).any():
                 self._check_loss(inputs, y)
             scale = 1.0 if self._loss_is_sum else len(batch) / size  # Keras divides by the number of events
             weight = (batch.weight * scale).astype(np.float32)
-            self.model.reset_metrics()
-            self._float32_outdated = True
-            logs = self.model.train_on_batch(inputs, y, sample_weight=weight, return_dict=True)
-            yield float(logs["loss"]), size
+            yield self._train_on(inputs, y, weight), size
+
+    def _train_on(self, inputs: Any, y: np.ndarray, weight: np.ndarray | None = None) -> float:
+        """Train one step; return the loss."""
+        self.model.reset_metrics()
+        self._float32_outdated = True
+        return float(self.model.train_on_batch(inputs, y, sample_weight=weight, return_dict=True)["loss"])
 
     def _check_loss(self, inputs: Any, y: np.ndarray) -> None:
         """Raise ConfigError if the loss returns one number per batch, which cannot be weighted."""

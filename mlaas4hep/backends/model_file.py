@@ -6,7 +6,7 @@
 A model file defines `def model(idim)`, or `def model(shapes)` if the params define inputs. The function may have more
 arguments: `outputs` (number of outputs per event), `classes` (number of classes, labels or targets) and `task` (name of
 the task). The file may also define `loss`, `optimizer`, `metrics` and `training_step`. The type of the model determines
-the framework, see `make`.
+the framework, see `make`. A `loss` with four arguments gets the weights and the training-only inputs, too.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ class ModelFile:
     optimizer: Any = None
     metrics: Any = None
     training_step: Any = None
+
+    @property
+    def loss_takes_aux(self) -> bool:
+        """Whether `loss` is a function loss(outputs, labels, weights, aux), which returns the loss of a batch."""
+        if not inspect.isfunction(self.loss):
+            return False
+        required = [one for one in inspect.signature(self.loss).parameters.values() if one.default is one.empty]
+        return len(required) == 4
 
     def build(self, shapes: Mapping[str, tuple[int, ...]], task: Task) -> Any:
         """Build the model.

@@ -142,6 +142,11 @@ def probe_inputs(shapes: Shapes) -> dict[str, np.ndarray]:
     }
 
 
+def training_only(inputs: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Return the training-only inputs and masks among all inputs and masks, given the shapes of the model's inputs."""
+    return {name: values for name, values in inputs.items() if name not in {*shapes, *map(mask_of, shapes)}}
+
+
 def array_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Return the per-event shapes of all inputs and masks."""
     return {**shapes, **{mask_of(name): mask_shape_of(shape) for name, shape in shapes.items()}}

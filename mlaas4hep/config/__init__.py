@@ -1,7 +1,7 @@
 """The options for reading and training: params.json, and the flags and keywords of the same meaning."""
 
 from mlaas4hep.config.friends import FriendParams
-from mlaas4hep.config.reading import IDENTIFIER, FilesParams, InputParams, ReadParams, parse_inputs
+from mlaas4hep.config.reading import IDENTIFIER, FilesParams, InputParams, ReadParams, model_inputs, parse_inputs
 from mlaas4hep.config.reweighting import ReweightParams
 from mlaas4hep.config.training import Params, TaskName, parse_params
 
@@ -14,6 +14,7 @@ __all__ = [
     "ReadParams",
     "ReweightParams",
     "TaskName",
+    "model_inputs",
     "parse_inputs",
     "parse_params",
 ]

@@ -128,6 +128,11 @@ class Params(FilesParams):
             raise ValueError("'split' has expressions, which 'kfold' does not support; give fractions")
         return self
 
+    @property
+    def samples_events(self) -> bool:
+        """Whether training events are repeated or left out, so that epochs differ in length."""
+        return self.balance == "sampling" or (self.reweight is not None and self.reweight.method == "sampling")
+
     @classmethod
     def load(cls, path: str, **overrides: Any) -> Self:
         """Read params.json; `overrides` take precedence over its values.

@@ -225,9 +225,9 @@ class DataGenerator(Closeable):
         Raises:
             ConfigError: events are sampled (`balance`, `reweight`), so that the number differs between epochs.
         """
-        for name, method in (("balance", self.params.balance), ("reweight", _method(self.params))):
-            if method == "sampling" and part == "train":
-                raise ConfigError(f"if '{name}' of the params samples, the number of events differs between epochs")
+        if self.params.samples_events and part == "train":
+            name = "balance" if self.params.reweight is None else "reweight"
+            raise ConfigError(f"with '{name}' by sampling, the number of events differs between epochs")
         rank, world = shard
         files = range(len(self.sample.files))
         blocks = [
@@ -365,11 +365,6 @@ class DataGenerator(Closeable):
     def close(self) -> None:
         """Close all files."""
         self.sample.close()
-
-
-def _method(params: Params) -> str:
-    """Return the method of reweighting, or "" if there is none."""
-    return "" if params.reweight is None else params.reweight.method
 
 
 def _weighted(batches: Iterator[Batch], factors: Factors | None) -> Iterator[Batch]:

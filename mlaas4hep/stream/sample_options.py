@@ -73,7 +73,7 @@ def check_prediction_without_labels(reader: DataReader, labels: Sequence[str]) -
                     f"{cut.where}: the cut needs the label branch '{needed[0]}', which data to predict do not have",
                     hint=f"apply it in training alone: {training_only_cut(cut.expression.text)}",
                 )
-    if preproc is not None and (needed := sorted(preproc.sources(reader.features) & {*labels})):
+    if preproc is not None and (needed := sorted(preproc.sources(reader.inputs.branches) & {*labels})):
         raise ConfigError(
             f"the preprocessing computes features from the label branch '{needed[0]}', which data to predict do not"
             " have",
@@ -93,7 +93,8 @@ def report_weight_sources(reader: DataReader, weight: str) -> None:
     names = DerivedColumns({WEIGHT: weight}).names
     sources = {*names} if preproc is None else preproc.sources(names)
     chosen = literal_names(reader.available, [*options.selected_branches, *patterns_of(options.inputs)])
-    revealing = sorted(sources.intersection(reader.features) - chosen)
+    features = reader.inputs.branches
+    revealing = sorted(sources.intersection(features) - chosen)
     if revealing:
         console.notice(
             f"branch '{revealing[0]}' is a feature, and the weight '{weight}' is computed from it; if it reveals the"
@@ -102,7 +103,7 @@ def report_weight_sources(reader: DataReader, weight: str) -> None:
     if not isinstance(preproc, JsonPreproc):
         return
     for cut in preproc.cuts:
-        needed = sorted((preproc.sources(cut.expression.names) & sources).difference(reader.features))
+        needed = sorted((preproc.sources(cut.expression.names) & sources) - features)
         if needed and not cut.training_only:
             console.notice(
                 f"{cut.where}: the cut needs '{needed[0]}', from which the weight is computed, so that --predict works"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlaas4hep.config import Params, TaskName
+from mlaas4hep.config import InputParams, Params, TaskName, model_inputs
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 from mlaas4hep.normalisation_choice import NormalisationChoice
@@ -76,6 +76,11 @@ class BundleDescription(BaseModel):
     samples: dict[str, TrainingSample] = {}
     target_centre: list[float] = []
     target_spread: list[float] = []
+
+    @property
+    def model_inputs(self) -> dict[str, InputParams]:
+        """Parameters of the inputs that the model gets."""
+        return model_inputs(self.params.inputs)
 
 
 def read_description(bundle: Path) -> BundleDescription:

@@ -104,7 +104,8 @@ class Scorer:
         """Return what scoring needs of the preprocessing, given other columns to read beside those of the model."""
         if self.preproc is None:
             return None
-        return self.preproc.for_prediction({*self.specs.branches, *self.training.identifier, *others})
+        used = Inputs.of(self.specs, self.training.model_inputs, "none").branches
+        return self.preproc.for_prediction({*used, *self.training.identifier, *others})
 
     def observers(self, params: Params) -> list[str]:
         """Return the branches to copy beside the scores: those in `params`, or else those of the training."""
@@ -123,7 +124,7 @@ class Scorer:
             "branch": trained_with.branch,
             "friends": params.friends or trained_with.friends,
             "identifier": self.training.identifier,
-            "inputs": trained_with.inputs,
+            "inputs": self.training.model_inputs,
             "nested": trained_with.nested,
             "normalise": "none",
             "preproc": self.preproc_for(*others),
@@ -205,7 +206,7 @@ def _start_framework(
         )
 
     def inputs_of(of: Specs) -> Inputs:
-        return Inputs.of(of, training.params.inputs, training.normalise)
+        return Inputs.of(of, training.model_inputs, training.normalise)
 
     inputs = [inputs_of(Specs.load(str(folder / "specs.json"))) for folder in folders]
     return FrameworkProcess(folders, training, inputs, inputs_of(specs).layout, model)

@@ -35,6 +35,11 @@ class Params(FilesParams):
     task: TaskName = Field(
         "classification", description="multilabel: an event may have several labels; regression: labels are numbers"
     )
+    labels: Literal["shuffled", "files"] = Field(
+        "shuffled",
+        description="task for events without labels: shuffled: tell events from copies with independent parts; files:"
+        " tell the files apart, which is impossible if they are alike",
+    )
     weight: str = Field(
         "",
         description="event weight: a branch or an expression; may be negative; its branches are features only if"

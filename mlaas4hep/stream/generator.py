@@ -316,7 +316,7 @@ class DataGenerator(Closeable):
                     chunk = chunk[self._rng(_CHUNK, epoch, index).permutation(len(chunk))]
                 if self.sample.labels.uses_shuffled_copies:
                     rng = self._rng(_COPIES, epoch if shuffle else 0, index)
-                    chunk = RowSelection.of(add_shuffled_copies(chunk.gather(), rng))
+                    chunk = RowSelection.of(add_shuffled_copies(chunk.gather(), rng, self.sample.shuffling_units))
                 if len(chunk):
                     yield chunk
 

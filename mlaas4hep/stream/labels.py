@@ -28,6 +28,7 @@ from mlaas4hep.expressions.cut import training_only_cut
 from mlaas4hep.expressions.grammar import as_expression
 from mlaas4hep.input_files import FOLDER, check_is_file, read_lines, special_kind
 from mlaas4hep.io.formats.row_files import is_number
+from mlaas4hep.io.storage.location import output_stems
 from mlaas4hep.specs.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
@@ -46,6 +47,7 @@ class Labels:
         values: sorted value of each class, if one branch holds the class.
         task: whether y is a class, flags or targets.
         centre, spread: mean and standard deviation of each target of a regression.
+        are_files: whether the events have no labels, and the classes are the files.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +58,7 @@ class Labels:
     task: TaskName = "classification"
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    are_files: bool = False
 
     @property
     def uses_shuffled_copies(self) -> bool:
@@ -188,6 +191,15 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
     classes = sorted_classes(names)
     _check_classes(classes, "all files have the label")
     return Labels(classes, by_file=tuple(classes.index(name) for name in names))
+
+
+def labels_of_files(files: Sequence[str]) -> Labels:
+    """Return labels whose classes are the files, in their order; raise ConfigError if there is only one file."""
+    stems = output_stems(files)
+    names = [stem if stems.count(stem) == 1 else f"{stem} {number}" for number, stem in enumerate(stems, 1)]
+    if len(names) < 2:
+        raise ConfigError("'labels' is 'files', but there is only one file", hint="give two files, or set --labels")
+    return Labels(tuple(names), by_file=tuple(range(len(names))), are_files=True)
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ from mlaas4hep.stream.labels import (
     labels_by_branch,
     labels_by_branches,
     labels_by_file,
+    labels_of_files,
     read_labels,
     targets_by_branches,
     targets_by_file,
@@ -63,6 +64,7 @@ from mlaas4hep.stream.sample_options import (
     split_of,
 )
 from mlaas4hep.stream.sample_statistics import Composition, count_events, target_moments
+from mlaas4hep.stream.shuffled_copies import shuffling_units
 from mlaas4hep.stream.yields import Yield, yields_of
 
 NOT_IN_KEY = (
@@ -106,8 +108,9 @@ class Sample:
         """
         fileset = Fileset.of(files)
         wanted = _wanted_labels(labels, fileset)
+        of_files = _labels_of_files(wanted, params, fileset)
         branches = label_branches(wanted, params.task)
-        check_task(params, wanted)
+        check_task(params, wanted if of_files is None else of_files.classes)
         check_parts_of_samples(params, fileset)
         check_inputs_without_labels(params, branches)
         by_file = wanted if isinstance(wanted, list) and not branches else None
@@ -136,10 +139,10 @@ class Sample:
             wanted = by_file = _labels_of_readable(by_file, self.survey)
         report_labels_as_features(params, self.survey.extra)
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
-        if wanted is None and params.inputs:
+        if wanted is None and of_files is None and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
         self.scales = sample_scales(self.fileset, self.readers, self.survey, params)
-        by_class = None
+        by_class = labels_of_files(self.files) if of_files else None
         if by_file is not None and params.task == "classification":
             by_class = labels_by_file(by_file, self.files)
         groups = len(set(by_class.by_file or ())) if by_class else 1
@@ -159,7 +162,7 @@ class Sample:
             ConfigError: there are no events outside the fold.
         """
         other = copy(self)
-        for name in ("_counts", "reweighting"):
+        for name in ("_counts", "reweighting", "shuffling_units"):
             vars(other).pop(name, None)
         other.split = replace(self.split, fold=fold)
         other.readers = SampleReaders(self.readers.inputs, specs)
@@ -282,6 +285,11 @@ class Sample:
         """Yields by sample and class; see `yields_of`."""
         return yields_of(self.composition, self.labels, self.fileset.names, self.fileset.sample_labels)
 
+    @cached_property
+    def shuffling_units(self) -> np.ndarray:
+        """Part of an event that each column belongs to; see `shuffled_copies.shuffling_units`."""
+        return shuffling_units(self.specs, self.inputs.layout)
+
     def skipped_samples(self) -> dict[str, Any]:
         """Return the content of skipped.json; {} if no file was left out."""
         return skipped_samples(self._all_files, self.survey.left_out, self._all_labels)
@@ -371,6 +379,12 @@ class Sample:
     def close(self) -> None:
         """Close all files; they are opened again when a block is loaded."""
         self.readers.close()
+
+
+def _labels_of_files(wanted: object, params: Params, fileset: Fileset) -> Labels | None:
+    """Return the files as labels, if the events have no labels and the params say so."""
+    chosen = wanted is None and params.labels == "files" and params.task == "classification"
+    return labels_of_files(fileset.files) if chosen else None
 
 
 def _labels_of_readable(labels: Sequence[object], found: Survey) -> list[object]:

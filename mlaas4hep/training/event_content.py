@@ -74,6 +74,7 @@ class EventContent(SampleContent):
             "missing_branches": list(sample.specs.missing),
             "label_branches": list(sample.labels.branches),
             "contrast": sample.labels.uses_shuffled_copies,
+            "labels_are_files": sample.labels.are_files,
             "columns": generator.columns,
             "friend_features": features_by_friend(generator.specs.branches, aliases),
         }
@@ -246,7 +247,7 @@ def _features(generator: DataGenerator) -> str:
 def _importance(trained: TrainedModel, generator: DataGenerator) -> str:
     events, seed = generator.examples(MAX_EVENTS), generator.params.seed
     if generator.sample.labels.uses_shuffled_copies:
-        events = add_shuffled_copies(events, np.random.default_rng(seed))
+        events = add_shuffled_copies(events, np.random.default_rng(seed), generator.sample.shuffling_units)
     if len(events) < 2:
         return paragraph("Unknown: the beginning of the files contains no events of the test set.")
     result = permutation_importance(trained.backend, events, generator.sample.inputs, trained.test.task, seed)

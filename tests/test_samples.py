@@ -300,6 +300,7 @@ def test_the_key_of_a_sample_covers_its_parameters(folder, truth):
         {**base, "s": {**base["s"], "weight": "genWeight"}},
         {**base, "s": {**base["s"], "label": "z"}},
         {**base, "s": {**base["s"], "nevts": 299}},
+        {**base, "s": {**base["s"], "part": "train"}},
     ]
     keys = []
     for samples in changes:

@@ -256,7 +256,7 @@ def _cuts(entry: Mapping[str, Any], where: str, kind: Kind | None) -> Iterator[C
 def _listed_cuts(listed: Any, where: str) -> Iterator[Cut]:
     """Yield the cuts of the list `cuts`, each with or without the key `training_only`."""
     if not isinstance(listed, list):
-        raise ConfigError(f"{where}: expected a list of cuts, got {listed!r}")
+        raise ConfigError(f"{where}: expected a list of cuts, got {listed!r}", hint="a single cut is called 'cut'")
     for number, one in enumerate(listed, 1):
         place = f"{where}, number {number}"
         if not isinstance(one, dict):

@@ -106,15 +106,14 @@ def score_files(
     ):
         selection, observers = FileSelection(readers), tuple(scorer.observers(params))
 
-        def check(reader: DataReader) -> str:
+        def check(reader: DataReader) -> tuple[str, Sequence[str]]:
             scorer.check(reader)
             _ScoredFile(scorer, reader, observers, None).types  # noqa: B018  raises errors
-            return reader.identity
+            return reader.identity, reader.identifier
 
         with scorer.explain_missing_friends():  # check all files before any output is written
-            identities = list(selection.readable(check, params.workers))
-        samples = [file.sample for file in readers.inputs]
-        origins = list(map(scorer.parts.find, identities, samples))
+            checked = list(selection.readable(check, params.workers))
+        origins = [scorer.parts.find(*one, file.sample) for one, file in zip(checked, readers.inputs, strict=True)]
         if scorer.parts.derived.names:
             seen = [index for index, origin in enumerate(origins) if origin is not None]
             others = {*_other_columns(scorer, fileset, params), *scorer.parts.derived.names}

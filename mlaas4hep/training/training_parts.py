@@ -1,19 +1,19 @@
 """The part of the training (training, validation, test set) that an event to score belonged to.
 
     parts = TrainingParts(read_description(Path("bundle")))
-    file = parts.find(reader.identity, sample="ggH")
+    file = parts.find(reader.identity, reader.identifier, sample="ggH")
     parts.of(file, ids, entries, derived, reader.identity)      # int8 (events,): index in PARTS, or UNSEEN
 
 An event belonged to a part if the training has read its file: a file with the same content (the UUID and the path of
-the tree, for ROOT files), whatever its name. If events have identifiers, it is enough that the file belongs to a sample
-with the name of a sample of the training, since the hash of an event does not depend on its file. All other events are
-unseen. With folds, each event of the training is scored by the model that was tested on it.
+the tree, for ROOT files), whatever its name. If events have the identifiers of the training, it is enough that the file
+belongs to a sample with the name of a sample of the training, since the hash of an event does not depend on its file.
+All other events are unseen. With folds, each event of the training is scored by the model that was tested on it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,10 +41,15 @@ class TrainingParts:
         self.known = bool(training.files) and "" not in self._by_identity
         self.derived = DerivedColumns(self._split.derived)
 
-    def find(self, identity: str, sample: str) -> TrainingFile | None:
-        """Return the file of the training, given the identity and the sample of a file to score; None: it is unseen."""
-        found = self._by_identity.get(identity)
-        if found is None and self._training.identifier and sample in self._training.samples:
+    def find(self, identity: str, identifier: Sequence[str], sample: str) -> TrainingFile | None:
+        """Return the file of the training that a file to score is; None: its events are unseen.
+
+        Args:
+            identity, identifier: see `DataReader`.
+            sample: name of its sample.
+        """
+        found, same_identifier = self._by_identity.get(identity), [*identifier] == self._training.identifier
+        if found is None and identifier and same_identifier and sample in self._training.samples:
             part = self._training.samples[sample].part
             return TrainingFile(identity=identity, entries=sys.maxsize, part=part)
         return found

@@ -17,7 +17,7 @@ from mlaas4hep.stream.reweighting import Reweighting
 MAX_PLOTS, MAX_ROWS = 6, 2000
 """Largest numbers of variables with a plot, and of rows in the table of bins."""
 
-_CAPTION = "Sums of weights of the training set, normalised: dashed before, solid after reweighting."
+_CAPTION = "Shares of the bins in the weights of the training set: dashed before, solid after reweighting."
 
 
 def reweighting_section(reweighting: Reweighting) -> str:

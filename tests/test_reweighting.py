@@ -244,6 +244,8 @@ def test_sampling_gives_the_same_distributions_on_average(files):
     [
         ({"by": {"jet": [1]}}, {}, "'by' in 'reweight' of params cannot be .*: 'jet' needs at least two edges"),
         ({"by": {"jet": [2, 1]}}, {}, "'jet' needs at least two edges of bins, in increasing order"),
+        ({"by": {f"x{n}": [0, 1] for n in range(11)}}, {}, "there are more than 10 variables"),
+        ({"by": {"a": list(range(400)), "b": list(range(400))}}, {}, "there are more than 100,000 bins"),
         ({"bay": {}}, {}, "'reweight' of params has an unknown key 'bay'; closest: 'by'"),
         ({"max": 1}, {}, "'max' in 'reweight' of params cannot be 1: .* greater than 1"),
         ({"to": {"s": [1], "b": [1]}}, {}, r"the histogram of 's' must have the shape \(4, 2\)"),

@@ -17,8 +17,8 @@ from typing_extensions import Self
 
 from mlaas4hep.config.checked import CheckedModel
 
-MAX_BINS = 100_000
-"""Maximum number of bins of all variables together."""
+MAX_BINS, MAX_VARIABLES = 100_000, 10
+"""Maximum numbers of bins of all variables together, and of variables."""
 
 
 class ReweightParams(CheckedModel):
@@ -54,6 +54,8 @@ class ReweightParams(CheckedModel):
                 raise ValueError(f"'{text}' needs at least two edges of bins, in increasing order")
         if math.prod(len(edges) - 1 for edges in by.values()) > MAX_BINS:
             raise ValueError(f"there are more than {MAX_BINS:,} bins; use fewer variables or edges")
+        if len(by) > MAX_VARIABLES:
+            raise ValueError(f"there are more than {MAX_VARIABLES} variables; use fewer")
         return by
 
     @model_validator(mode="after")

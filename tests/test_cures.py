@@ -231,6 +231,18 @@ def test_a_feature_that_is_computed_from_a_label_is_an_error(tmp_path):
     check(caught.value, "computes features from the label branch 'kind'", "leave these features out")
 
 
+def test_python_preprocessing_that_needs_a_label_is_an_error(tmp_path):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    (tmp_path / "cut.py").write_text(
+        "branches = ['kind', 'met']\ndef preprocessing(events): return events[events.kind >= 0]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        DataGenerator([tmp_path / "a.root"], "kind", {"cache": False}, preproc=str(tmp_path / "cut.py"))
+    check(
+        caught.value, "the label branch 'kind', which data to predict do not have", "'training_only' in a preproc.json"
+    )
+
+
 def test_the_sources_of_a_weight_among_the_features_and_in_cuts_are_reported(tmp_path, capsys):
     write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2, genWeight=np.ones(100))
     (tmp_path / "new.json").write_text(json.dumps({"define": {"w": "abs(genWeight)"}, "cut": "genWeight > 0"}))

@@ -409,3 +409,33 @@ def test_observers_are_columns_of_friends_too_and_missing_ones_are_an_error(bund
         with pytest.raises(MLaaS4HEPError, match=says):
             list(score_files(bundles / "folds", [data[0]], tmp_path / "none", params=Params(observers=observers)))
     assert not (tmp_path / "none").exists()
+
+
+def test_without_identifiers_the_part_depends_on_file_and_entry(bundles, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "new"):
+        write_tree(
+            tmp_path / f"{name}.root", {"met": rng.exponential(30, 300), "ht": rng.exponential(90, 300)}, clusters=2
+        )
+    files = [tmp_path / "a.root", tmp_path / "b.root"]
+    train_model(files, ["a", "b"], str(bundles / "linear.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "bundle")
+    scored = [tmp_path / "a.root", tmp_path / "new.root"]
+    parts = [
+        uproot.open(path)["scores"]["part"].array(library="np")
+        for path, _, _ in score_files(tmp_path / "bundle", scored, tmp_path)
+    ]
+    with DataReader(tmp_path / "a.root") as reader:
+        share = identity_hash({}, np.arange(300), reader.identity) / 2.0**64
+    np.testing.assert_array_equal(parts[0], np.where(share < 0.7, 0, np.where(share < 0.85, 1, 2)))
+    assert set(parts[1]) == {-1}
+
+
+def test_the_part_is_left_out_if_the_bundle_does_not_know_its_files(bundles, data, tmp_path):
+    shutil.copytree(bundles / "cut", tmp_path / "bundle")
+    training = json.loads((tmp_path / "bundle" / "training.json").read_text())
+    for file in training["files"]:
+        del file["identity"]
+    (tmp_path / "bundle" / "training.json").write_text(json.dumps(training))
+    ((path, _, _),) = score_files(tmp_path / "bundle", [data[0]], tmp_path / "scores")
+    with uproot.open(path) as file:
+        assert set(file["scores"].keys()) == {"run", "luminosityBlock", "event", "score_ggH", "passes_cuts"}

@@ -43,6 +43,12 @@ def test_a_bundle_of_the_example_needs_no_mass(files, tmp_path, without_plots):
     trained = train_model(
         [files / "b.root", files / "s.root"], ["b", "s"], EXAMPLE.name, params, fout=tmp_path / "bundle"
     )
+    events = trained.source.examples(10_000, "valid")  # the validation set is one batch
+    example, scores = load_model_file(str(EXAMPLE)), torch.tensor(trained.backend.predict(events.inputs))
+    arguments = scores.logit(), torch.tensor(events.y[:, None]).float(), torch.tensor(events.weight)
+    own = example.loss(*arguments, {"aux": torch.tensor(events.inputs["aux"])})
+    best = trained.fits[0].history
+    assert best.epochs[best.best - 1].loss == pytest.approx(float(own), rel=1e-3)
     assert trained.source.shapes == {"event": (2,)}
     training = json.loads((tmp_path / "bundle" / "training.json").read_text())
     assert training["columns"] == ["met", "shift"]
@@ -130,6 +136,7 @@ def test_a_loss_with_four_arguments_gets_weights_and_training_only_inputs(text, 
     truth = (batch.weight * residual).sum() + (batch.inputs["aux"][:, 1] * batch.weight).sum()
     assert float(loss) == pytest.approx(truth, rel=1e-5)
     assert size == pytest.approx(np.abs(batch.weight).sum(), rel=1e-6)
+    assert backend.batch_loss(batch) < float(loss)  # after one step
     before = backend.predict(batch.inputs)
     list(backend.steps([batch] * 5))
     assert not np.allclose(before, backend.predict(batch.inputs))

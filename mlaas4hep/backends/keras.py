@@ -143,14 +143,24 @@ class KerasBackend:
             y = np.eye(self.outputs, dtype=np.float32)[y] if self._one_hot else y
             inputs = self._model_inputs(batch.inputs)
             if self._aux_loss is not None:
-                packed = self._aux_loss.pack(y, batch.weight, training_only(batch.inputs, self._shapes))
-                yield self._train_on(inputs, packed), size
+                yield self._train_on(inputs, self._packed(self._aux_loss, batch)), size
                 continue
             if not self._supports_weights and (batch.weight != 1).any():
                 self._check_loss(inputs, y)
             scale = 1.0 if self._loss_is_sum else len(batch) / size  # Keras divides by the number of events
             weight = (batch.weight * scale).astype(np.float32)
             yield self._train_on(inputs, y, weight), size
+
+    def _packed(self, loss: AuxLoss, batch: Batch) -> np.ndarray:
+        y = self.task.target(batch.y, self.outputs)
+        return loss.pack(y, batch.weight, training_only(batch.inputs, self._shapes))
+
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        if self._aux_loss is None:
+            return None
+        outputs = self.model(self._model_inputs(batch.inputs), training=False)
+        return float(self._aux_loss(keras.ops.convert_to_tensor(self._packed(self._aux_loss, batch)), outputs))
 
     def _train_on(self, inputs: Any, y: np.ndarray, weight: np.ndarray | None = None) -> float:
         """Train one step; return the loss."""

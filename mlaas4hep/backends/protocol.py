@@ -96,6 +96,14 @@ class StepwiseBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class BatchLossBackend(Backend, Protocol):
+    """A model whose own loss may determine the best epoch."""
+
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss(outputs, labels, weights, aux) of the model file for a batch; None if it has no such loss."""
+
+
+@runtime_checkable
 class NativeBackend(Backend, Protocol):
     """A model that can be read in the framework's own format."""
 

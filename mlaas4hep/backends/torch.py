@@ -134,6 +134,16 @@ class TorchBackend:
             return self._batch_loss(output, batch.y, weight, training_only(inputs, self._shapes))
         return self._weighted(output, batch.y, weight)  # in float32, because some losses do not support bfloat16
 
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        if not self._file.loss_takes_aux:
+            return None
+        self.model.eval()
+        inputs = self._tensors(batch.inputs)
+        with torch.no_grad():
+            aux = training_only(inputs, self._shapes)
+            return float(self._batch_loss(self._forward(inputs), batch.y, self._tensor(batch.weight), aux))
+
     def _batch_loss(
         self, output: torch.Tensor, y: np.ndarray, weight: torch.Tensor, aux: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlaas4hep import console
-from mlaas4hep.backends.protocol import Backend, OneShotBackend, StepwiseBackend
+from mlaas4hep.backends.protocol import Backend, BatchLossBackend, OneShotBackend, StepwiseBackend
 from mlaas4hep.backends.task import Task
 from mlaas4hep.comma_lists import abbreviated
 from mlaas4hep.config import Params
@@ -117,7 +117,7 @@ class _StepwiseTraining:
         state = self._state
         while not state.finished:
             train_loss = self._train_epoch()
-            metrics = evaluate(self._source, self._backend, "valid", True, lambda _: self._check_stop()).metrics()
+            metrics = self._validate()
             if not np.isfinite(train_loss) or not np.isfinite(metrics["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {state.epoch + 1} is not finite",
@@ -138,6 +138,23 @@ class _StepwiseTraining:
             self._save()
         self._backend.restore(self._best)
         return self._history()
+
+    def _validate(self) -> dict[str, float]:
+        """Return the metrics of the validation set; "loss" is that of the model file, see `BatchLossBackend`."""
+        losses: list[tuple[float, float]] = []
+
+        def after_batch(batch: Batch) -> None:
+            self._check_stop()
+            loss = self._backend.batch_loss(batch) if isinstance(self._backend, BatchLossBackend) else None
+            if loss is not None:
+                size, weight = (float(each.sum(dtype=float)) for each in (np.abs(batch.weight), batch.weight))
+                losses.append((loss * size, weight))
+
+        metrics = evaluate(self._source, self._backend, "valid", True, after_batch).metrics()
+        if losses:
+            loss, weight = np.sum(losses, axis=0)  # as in training
+            metrics["loss"] = float(loss / weight)
+        return metrics
 
     def _restore(self) -> None:
         """Continue from the checkpoint, if it exists."""

@@ -151,6 +151,8 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
             return
         if generator.labels.uses_shuffled_copies:
             console.notice("no labels: training a self-supervised baseline, events against their shuffled copies")
+        if generator.labels.are_files:
+            console.notice("no labels: training to tell the files apart; the expected AUC is 0.5 if they are alike")
         print_sample(generator, backend)
         if params.hist:
             plot(generator, params.hist)

@@ -16,7 +16,13 @@ LAYERS |= {"images": 6, "onnx_to_tf": 6, "report": 6, "training": 6, "client": 7
 HEAVY = {"awkward", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 OWNERS = {
-    "keras": {"images/resnet.py", "backends/keras.py", "backends/keras_precision.py", "backends/keras_training.py"},
+    "keras": {
+        "images/resnet.py",
+        "backends/keras.py",
+        "backends/keras_aux_loss.py",
+        "backends/keras_precision.py",
+        "backends/keras_training.py",
+    },
     "torch": {
         "backends/torch.py",
         "backends/torch_average.py",

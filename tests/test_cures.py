@@ -37,18 +37,24 @@ def files(tmp_path_factory):
         (["s"], {}, "1 labels for 2 files", "give one label per file, in the same order"),
         (["s", "s"], {}, "a classification needs two classes", "give two classes, or no labels"),
         ("same", {}, "all events have 'same' = 1", "give two classes, or no labels"),
-        ("w", {}, "label branch 'w' is NaN for some events", "remove such events with a cut in --preproc"),
+        ("w", {}, "label branch 'w' is NaN for some events", '{"cuts": [{"cut": "w == w", "training_only": true}]}'),
         ("knid", {}, "branch 'knid' is not in", "closest: 'kind'"),
         ("many", {}, "1100 distinct values, more than 1000", "or define classes with --preproc"),
         ("pt", {}, "is not one number per event: it is jagged", '{"define": {"label": "sum(pt)"}}'),
-        ("[sb]*", {}, "2 of the labels same, both", "or set 'task' to 'multilabel' in the params"),
+        (
+            "[sb]*",
+            {},
+            "2 of the labels same, both",
+            "set 'task' to 'multilabel' in the params, or remove such events in training, with --preproc: "
+            '{"cuts": [{"cut": "same + both == 1", "training_only": true}]}',
+        ),
         (["kind", "pt"], MULTILABEL, "it is jagged", '{"define": {"label": "sum(pt)"}}'),
         ("same", REGRESSION, "target 'same' has the same value in all events", "remove it from --labels"),
         (
             "w",
             REGRESSION,
             "'w' has the value nan, which is not a finite float32 number",
-            "remove such events with a cut in --preproc",
+            '{"cuts": [{"cut": "abs(w) < 1e38", "training_only": true}]}',
         ),
         (
             ["1", "x"],
@@ -58,7 +64,7 @@ def files(tmp_path_factory):
         ),
         (["1", "nan"], REGRESSION, "must be finite float32 numbers, not 'nan'", "give one number per file"),
         (["-inf", "1"], REGRESSION, "must be finite float32 numbers, not '-inf'", "give one number per file"),
-        ("huge", REGRESSION, "which is not a finite float32 number", "remove such events with a cut"),
+        ("huge", REGRESSION, "which is not a finite float32 number", "remove such events in training"),
         (["1", "1"], REGRESSION, "target 'target' has the same value in all events", "give files in which it differs"),
         (None, REGRESSION, "which needs labels", "name branches with --labels"),
         (
@@ -189,25 +195,78 @@ def test_the_suggested_option_excludes_one_of_two_branches_with_the_same_column(
         assert generator.columns.count("pt_0") == 1
 
 
-NOTICES = {
-    "selected": (
-        {"selected_branches": ["met", "kind"]},
-        "label branch 'kind' is selected as a feature, but",
-    ),
-    "cut": ({}, "the preprocessing needs the label branch 'kind', so that --predict works only for files that have it"),
-}
-
-
-@pytest.mark.parametrize("case", NOTICES)
-def test_a_label_that_is_also_a_feature_or_part_of_a_cut_is_reported(case, tmp_path, capsys):
-    params, says = NOTICES[case]
+def test_a_label_that_is_also_a_feature_is_reported(tmp_path, capsys):
     write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
-    (tmp_path / "cut.json").write_text(json.dumps({"cut": "kind >= 0"}))
-    preproc = str(tmp_path / "cut.json") if case == "cut" else None
-    with DataGenerator([tmp_path / "a.root"], "kind", params, preproc=preproc) as generator:
+    with DataGenerator([tmp_path / "a.root"], "kind", {"selected_branches": ["met", "kind"]}) as generator:
         assert "kind" not in generator.columns
     (line,) = capsys.readouterr().err.splitlines()
-    assert says in line
+    assert "label branch 'kind' is selected as a feature, but" in line
+
+
+@pytest.mark.parametrize(
+    ("labels", "content", "says"),
+    [
+        ("kind", {"cut": "kind < 2"}, "cut: the cut needs the label branch 'kind', which data to predict do not have"),
+        (
+            "kind",
+            {"define": {"k": "kind + 1"}, "cuts": ["k < 3"]},
+            "cuts, number 1: the cut needs the label branch 'kind'",
+        ),
+        ("k", {"define": {"k": "kind + 1"}, "cuts": ["k < 3"]}, "the cut needs the label branch 'k'"),
+    ],
+)
+def test_a_label_that_a_cut_needs_is_an_error_unless_the_cut_is_for_training_alone(labels, content, says, tmp_path):
+    write_events(tmp_path / "a.root", 120, kind=np.arange(120) % 3)
+    (tmp_path / "cut.json").write_text(json.dumps(content))
+    params = {"selected_branches": ["met"], "cache": False}
+    with pytest.raises(ConfigError) as caught:
+        DataGenerator([tmp_path / "a.root"], labels, params, preproc=str(tmp_path / "cut.json"))
+    check(caught.value, says, "apply it in training alone: ")
+    suggested = json.loads(str(caught.value).partition("apply it in training alone: ")[2])
+    (tmp_path / "cut.json").write_text(json.dumps({**content, "cut": "met > 0", **suggested}))
+    with DataGenerator([tmp_path / "a.root"], labels, params, preproc=str(tmp_path / "cut.json")) as generator:
+        assert len(generator.classes) == 2
+        assert sum(len(batch) for batch in generator) == 80
+
+
+def test_a_feature_that_is_computed_from_a_label_is_an_error(tmp_path):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    (tmp_path / "new.json").write_text(json.dumps({"define": {"k": "kind + 1"}}))
+    with pytest.raises(ConfigError) as caught:
+        DataGenerator([tmp_path / "a.root"], "kind", preproc=str(tmp_path / "new.json"))
+    check(caught.value, "computes features from the label branch 'kind'", "leave these features out")
+
+
+def test_python_preprocessing_that_needs_a_label_is_an_error(tmp_path):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2)
+    (tmp_path / "cut.py").write_text(
+        "branches = ['kind', 'met']\ndef preprocessing(events): return events[events.kind >= 0]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        DataGenerator([tmp_path / "a.root"], "kind", {"cache": False}, preproc=str(tmp_path / "cut.py"))
+    check(
+        caught.value, "the label branch 'kind', which data to predict do not have", "'training_only' in a preproc.json"
+    )
+
+
+def test_the_sources_of_a_weight_among_the_features_and_in_cuts_are_reported(tmp_path, capsys):
+    write_events(tmp_path / "a.root", 100, kind=np.arange(100) % 2, genWeight=np.ones(100))
+    (tmp_path / "new.json").write_text(json.dumps({"define": {"w": "abs(genWeight)"}, "cut": "genWeight > 0"}))
+
+    def notices(**params):
+        params = {"weight": "w", "cache": False, **params}
+        with DataGenerator([tmp_path / "a.root"], "kind", params, preproc=str(tmp_path / "new.json")) as generator:
+            columns = generator.columns
+        return columns, capsys.readouterr().err
+
+    columns, notice = notices()
+    assert "genWeight" in columns
+    assert "branch 'genWeight' is a feature, and the weight 'w' is computed from it" in notice
+    assert '"exclude_branches": ["genWeight"] in the params' in notice
+    columns, notice = notices(exclude_branches=["genWeight"])
+    assert "genWeight" not in columns
+    assert "the cut needs 'genWeight', from which the weight is computed" in notice
+    assert notices(selected_branches=["genWeight"])[1] == ""
 
 
 def test_an_input_with_a_label_is_refused(tmp_path):

@@ -25,7 +25,7 @@ from mlaas4hep.io.storage.location import read_file_list
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.selection import match
 from mlaas4hep.stream.labels import read_labels
-from mlaas4hep.training.scoring import Scorer
+from mlaas4hep.training.scorer import Scorer
 
 KINDS = {
     "broken": "a broken link to nowhere",

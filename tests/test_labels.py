@@ -85,7 +85,7 @@ def test_one_class_is_refused():
 
 
 def test_labels_that_are_nan_are_named_as_such():
-    with pytest.raises(ConfigError, match="'kind' is NaN for some events; remove such events with a cut in --preproc"):
+    with pytest.raises(ConfigError, match="'kind' is NaN for some events; remove such events in training"):
         labels_by_branch("kind", np.array([0.0, 1.0, np.nan]))
     flags = labels_by_branches(["a", "b"])
     with pytest.raises(ConfigError, match="'b' is NaN for some events"):  # NaN is not 0, but not a label either

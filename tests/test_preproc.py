@@ -266,6 +266,12 @@ WRONG: dict[str, Any] = {
         "flat_cut": {"nMuon": {"cut_1": ["nMuon > 3", "any"]}}
     },
     "cut: 3 is not an expression or a pair of": {"cut": 3},
+    "cuts: expected a list of cuts, got 'nMuon > 3'": {"cuts": "nMuon > 3"},
+    "cuts, number 2: None is not an expression or a pair of": {"cuts": ["nMuon > 3", {"training_only": True}]},
+    "cuts, number 1: unknown key 'training'; closest: 'training_only'": {"cuts": [{"cut": "nMuon > 3", "training": 1}]},
+    "cuts, number 1: training_only must be true or false, not 'yes'": {
+        "cuts": [{"cut": "nMuon > 3", "training_only": "yes"}]
+    },
     "new branch 'x' is defined twice": {"define": {"x": "nMuon"}, "new_branch": {"x": {"def": "nMuon"}}},
     "depend on each other: a -> b -> a": {"define": {"a": "b + 1", "b": "a + 1"}},
     "depend on each other: x -> x": {"define": {"x": "x + 1"}},

@@ -10,6 +10,7 @@ from tinyroot import write_events
 
 from mlaas4hep import DataGenerator
 from mlaas4hep.errors import BranchNotFound, ConfigError, MLaaS4HEPError, TreeNotFound
+from mlaas4hep.stream.split import identity_hash
 
 LUMI = 3.5
 
@@ -299,6 +300,7 @@ def test_the_key_of_a_sample_covers_its_parameters(folder, truth):
         {**base, "s": {**base["s"], "weight": "genWeight"}},
         {**base, "s": {**base["s"], "label": "z"}},
         {**base, "s": {**base["s"], "nevts": 299}},
+        {**base, "s": {**base["s"], "part": "train"}},
     ]
     keys = []
     for samples in changes:
@@ -307,3 +309,20 @@ def test_the_key_of_a_sample_covers_its_parameters(folder, truth):
     assert len(set(keys)) == len(changes)
     with generator(folder, json.loads(json.dumps(base))) as made:
         assert made.sample.key == keys[0]
+
+
+def test_a_sample_may_name_the_part_of_its_events(folder, truth):
+    samples = {
+        "signal": {"files": ["bkg.root"], "label": "s"},
+        "late": {"files": ["sig1.root"], "label": "b", "part": "valid"},
+        "data": {"files": ["data.root"], "label": "b", "part": "test"},
+    }
+    with generator(folder, samples, {"exclude_branches": ["genWeight"]}) as made:
+        files = [np.concatenate([batch.file for batch in made.batches(part)]) for part in ("train", "valid", "test")]
+    ids = {name: truth["bkg"][name] for name in ("run", "luminosityBlock", "event")}
+    share = identity_hash(ids, np.arange(900), "") / 2.0**64
+    split = np.histogram(share, [0, 0.7, 0.85, 1])[0]
+    found = [np.bincount(part, minlength=3).tolist() for part in files]
+    assert found == [[split[0], 0, 0], [split[1], 200, 0], [split[2], 0, 150]]
+    with pytest.raises(ConfigError, match="sample 'late' has the part 'valid', but 'kfold' divides all events"):
+        generator(folder, samples, {"kfold": 2})

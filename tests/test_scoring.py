@@ -14,7 +14,7 @@ from scripts import only_error_line, run_forked
 from tinyroot import write_events, write_tree
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, SpecsMismatch
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch
 from mlaas4hep.reader import DataReader
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
@@ -94,7 +94,7 @@ def test_scores_keep_the_order_of_events_and_flag_those_that_fail_the_cuts(bundl
             assert file["scores"].num_entries == 1234
             arrays = file["scores"].arrays()
             found = {name: np.asarray(arrays[name]) for name in arrays.fields}
-    assert set(found) == {"run", "luminosityBlock", "event", "score_ggH", "passes_cuts"}
+    assert set(found) == {"run", "luminosityBlock", "event", "score_ggH", "passes_cuts", "part"}
     for name in ("run", "luminosityBlock", "event"):
         np.testing.assert_array_equal(found[name], columns[name])
     passes = columns["met"] > 10
@@ -284,3 +284,158 @@ def test_scores_that_are_not_finite_are_counted_and_an_error(undefined_bundle, d
     with uproot.open(tmp_path / "scores/data.scores.root") as file:
         scores = file["scores"]["score_b"].array(library="np")
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(scores)), empty)
+
+
+TRAINING_CUT = {"cut": "kind < 2", "training_only": True}
+DEFINED = {"w": "abs(genWeight)", "ht": "sum(pt)", "half": "mass / 2", "truth": "genWeight + kind"}
+
+
+@pytest.fixture(scope="module")
+def data_bundle(tmp_path_factory, without_plots):
+    """Train on two files with labels and weights; return the folder, with data that have neither in `data.root`."""
+    folder = tmp_path_factory.mktemp("needs")
+    (folder / "linear.py").write_text(MODEL)
+    (folder / "preproc.json").write_text(
+        json.dumps(
+            {"define": DEFINED, "cuts": ["met > 10", TRAINING_CUT, {"cut": "truth > -9", "training_only": True}]}
+        )
+    )
+    rng = np.random.default_rng(3)
+    for number in range(2):
+        branches = {"kind": rng.integers(0, 3, 400), "genWeight": rng.choice([-1.0, 1.0], 400)}
+        write_events(
+            folder / f"{number}.root", 400, seed=number, run=number + 1, mass=rng.uniform(50, 90, 400), **branches
+        )
+    write_events(folder / "data.root", 300, seed=7, run=9, mass=rng.uniform(50, 90, 300))
+    params = Params(
+        epochs=1,
+        weight="w",
+        exclude_branches=["genWeight", "mass", "half", "truth"],
+        observers=["run", "mass", "half", "ht"],
+        nevts=350,
+        tfaas=False,
+    )
+    files = [folder / "0.root", folder / "1.root"]
+    train_model(
+        files, "kind", str(folder / "linear.py"), params, fout=folder / "bundle", preproc=str(folder / "preproc.json")
+    )
+    return folder
+
+
+def test_data_without_labels_weights_and_branches_of_training_cuts_are_scored(data_bundle, tmp_path):
+    ((path, _, _),) = score_files(data_bundle / "bundle", [data_bundle / "data.root"], tmp_path)
+    with uproot.open(data_bundle / "data.root") as file:
+        data = {name: file["Events"][name].array(library="np") for name in ("run", "met", "mass")}
+        ht = ak.to_numpy(ak.sum(ak.values_astype(file["Events"]["pt"].array(), "f8"), axis=1))
+    with uproot.open(path) as file:
+        found = file["scores"].arrays(library="np")
+    names = {"run", "luminosityBlock", "event", "mass", "half", "ht", "score_1", "passes_cuts", "part"}
+    assert set(found) == names
+    passes = data["met"] > 10
+    np.testing.assert_array_equal(found["passes_cuts"], passes)
+    np.testing.assert_array_equal(np.isfinite(found["score_1"]), passes)
+    np.testing.assert_array_equal(found["mass"], data["mass"])
+    for name, values in (("half", data["mass"] / 2), ("ht", ht)):
+        np.testing.assert_allclose(found[name], np.where(passes, values, np.nan), rtol=1e-12)
+    assert (found["part"] == -1).all()
+
+
+def test_the_part_of_an_event_is_that_of_the_training(data_bundle, tmp_path):
+    """A file is recognised under another name; events beyond `nevts`, and those that fail a cut, were not used."""
+    shutil.copy(data_bundle / "1.root", tmp_path / "renamed.root")
+    ((path, _, _),) = score_files(
+        data_bundle / "bundle", [tmp_path / "renamed.root"], tmp_path, params=Params(observers=[])
+    )
+    with uproot.open(path) as file:
+        found = file["scores"].arrays(library="np")
+    assert "mass" not in found
+    ids = {name: found[name] for name in ("run", "luminosityBlock", "event")}
+    share = identity_hash(ids, np.arange(400), "") / 2.0**64
+    part = np.where(share < 0.7, 0, np.where(share < 0.85, 1, 2))
+    used = found["passes_cuts"] & (np.arange(400) < 350)
+    np.testing.assert_array_equal(found["part"], np.where(used, part, -1))
+    assert set(found["part"]) == {-1, 0, 1, 2}
+
+
+def test_files_of_a_sample_of_the_training_keep_the_part_of_the_sample(bundles, tmp_path):
+    """A sample is recognised by its name; the part that an expression selects needs branches of known files alone."""
+    names = {"a": {"label": "s"}, "b": {"label": "b"}, "late": {"label": "b", "part": "test"}}
+    for number, (name, sample) in enumerate(names.items()):
+        write_events(tmp_path / f"{name}.root", 200, seed=number, run=number, turn=np.arange(200) % 4)
+        sample["files"] = str(tmp_path / f"{name}.root")
+    split = {"valid": "turn == 1", "test": "turn == 2"}
+    params = Params(epochs=1, split=split, exclude_branches=["turn"], tfaas=False)
+    trained = train_model(names, None, str(bundles / "linear.py"), params, fout=tmp_path / "bundle")
+    assert len(trained.fits[0].test.y) == 50 + 50 + 200
+    again = {
+        name: {"files": str(write_again(tmp_path / f"{name}_2.root", number, **more))}
+        for number, (name, more) in enumerate(
+            {"a": {"turn": np.arange(200) % 4}, "late": {"turn": np.zeros(200, int)}, "new": {}}.items(), 7
+        )
+    }
+    written = score_files(tmp_path / "bundle", again, tmp_path / "scores")
+    parts = {
+        path.name.partition("_")[0]: uproot.open(path)["scores"]["part"].array(library="np") for path, _, _ in written
+    }
+    np.testing.assert_array_equal(parts["a"], np.array([0, 1, 2, 0])[np.arange(200) % 4])
+    assert set(parts["late"]) == {2}
+    assert set(parts["new"]) == {-1}
+
+
+def write_again(path, seed, **more):
+    write_events(path, 200, seed=seed, run=seed, **more)
+    return path
+
+
+def test_with_folds_all_events_of_the_training_count_as_tested(bundles, data, tmp_path):
+    written = list(score_files(bundles / "folds", [bundles / "0.root", data[0]], tmp_path))
+    parts = [uproot.open(path)["scores"]["part"].array(library="np") for path, _, _ in written]
+    assert [set(part) for part in parts] == [{2}, {-1}]
+
+
+def test_observers_are_columns_of_friends_too_and_missing_ones_are_an_error(bundles, data, tmp_path):
+    columns = {"b tag": np.arange(1234.0), "flag": np.arange(1234) % 2 == 0}
+    write_tree(tmp_path / "friend.root", columns, name="Extra")
+    friends = {"extra": f"{tmp_path / 'friend.root'}:Extra"}
+    params = Params.parse({"observers": ["extra.b tag", "extra.flag", "npt"], "friends": friends})
+    for kind in ("root", "rntuple"):
+        ((path, _, _),) = score_files(bundles / "folds", [data[0]], tmp_path / kind, kind, params)
+        with uproot.open(path) as file:
+            found = file["scores"].arrays()
+        np.testing.assert_array_equal(found["extra_b_tag"], columns["b tag"])
+        np.testing.assert_array_equal(found["extra_flag"], columns["flag"])
+        np.testing.assert_array_equal(found["npt"], ak.num(data[1]["pt"]))
+    for observers, says in ((["mett"], "branch 'mett' is not in .*closest: 'met'"), (["pt"], "is jagged")):
+        with pytest.raises(MLaaS4HEPError, match=says):
+            list(score_files(bundles / "folds", [data[0]], tmp_path / "none", params=Params(observers=observers)))
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_identifiers_the_part_depends_on_file_and_entry(bundles, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "new"):
+        write_tree(
+            tmp_path / f"{name}.root", {"met": rng.exponential(30, 300), "ht": rng.exponential(90, 300)}, clusters=2
+        )
+    files = [tmp_path / "a.root", tmp_path / "b.root"]
+    train_model(files, ["a", "b"], str(bundles / "linear.py"), Params(epochs=1, tfaas=False), fout=tmp_path / "bundle")
+    scored = [tmp_path / "a.root", tmp_path / "new.root"]
+    parts = [
+        uproot.open(path)["scores"]["part"].array(library="np")
+        for path, _, _ in score_files(tmp_path / "bundle", scored, tmp_path)
+    ]
+    with DataReader(tmp_path / "a.root") as reader:
+        share = identity_hash({}, np.arange(300), reader.identity) / 2.0**64
+    np.testing.assert_array_equal(parts[0], np.where(share < 0.7, 0, np.where(share < 0.85, 1, 2)))
+    assert set(parts[1]) == {-1}
+
+
+def test_the_part_is_left_out_if_the_bundle_does_not_know_its_files(bundles, data, tmp_path):
+    shutil.copytree(bundles / "cut", tmp_path / "bundle")
+    training = json.loads((tmp_path / "bundle" / "training.json").read_text())
+    for file in training["files"]:
+        del file["identity"]
+    (tmp_path / "bundle" / "training.json").write_text(json.dumps(training))
+    ((path, _, _),) = score_files(tmp_path / "bundle", [data[0]], tmp_path / "scores")
+    with uproot.open(path) as file:
+        assert set(file["scores"].keys()) == {"run", "luminosityBlock", "event", "score_ggH", "passes_cuts"}

@@ -269,7 +269,7 @@ BAD = [
     (["--files={files}", "--params=p.json"], {"p.json": '{"split": [1, 1, 1]}'}, "add up to 1"),
     (["--files={files}", "--params=p.json"], {"p.json": '{"branch": "events"}'}, "choose one: --branch=Events"),
     (["--files={files}", "--preproc=p.json"], {"p.json": '{"cut": "nJet > 1000"}'}, "no events"),
-    (["--files={files}", "--preproc=p.json"], {"p.json": '{"cuts": "nJet > 1"}'}, "closest: 'cut'"),
+    (["--files={files}", "--preproc=p.json"], {"p.json": '{"cutt": "nJet > 1"}'}, "closest: 'cut'"),
     (["--files={files}", "--fout=file/out"], {"file": ""}, "cannot write file/out: "),
     (["--files={files}", "--fout=file"], {"file": ""}, "file is a file"),
 ]

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlaas4hep.backends.keras_aux_loss import AuxLoss
 from mlaas4hep.backends.keras_precision import float32_copy
 from mlaas4hep.backends.keras_training import (
     check_params,
@@ -39,6 +40,7 @@ from mlaas4hep.backends.protocol import (
     probe_inputs,
     schedule_error,
     single_output_error,
+    training_only,
 )
 from mlaas4hep.backends.schedule import make_schedule
 from mlaas4hep.backends.task import Output, Task
@@ -86,13 +88,20 @@ class KerasBackend:
         with explain_rejection(file.path, shapes, Exception):  # backends of Keras raise errors of different types
             output = self._probe_output()
         self.outputs, self._output = task.probe(output, self._perturbed_output, file.path)
+        self._aux_loss = None
+        if file.loss_takes_aux:
+            if model.compiled:
+                raise ConfigError(
+                    f"the model of {file.path} is compiled, so `loss` is not used", hint="do not compile it"
+                )
+            self._aux_loss = AuxLoss(file.loss, task.name == "classification" and self.outputs > 1)
         check_params(file, params)
         check_default_optimizer(file, params, model.compiled or file.optimizer is not None)
         self.reads: tuple[str, ...] = ("lr_schedule", "lr_warmup", *(() if model.compiled else ("loss", "optimizer")))
         if not model.compiled:
             model.compile(
                 optimizer=file.optimizer or default_optimizer(model, params),
-                loss=loss_of(file, task) or default_loss(task, self.outputs, self._output),
+                loss=self._aux_loss or loss_of(file, task) or default_loss(task, self.outputs, self._output),
             )
         accumulated = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
         self._schedule = make_schedule(params, -(-batches // accumulated)) if batches else None
@@ -155,17 +164,34 @@ class KerasBackend:
             y = self.task.target(batch.y, self.outputs)
             y = np.eye(self.outputs, dtype=np.float32)[y] if self._one_hot else y
             inputs = self._model_inputs(batch.inputs)
+            if self._aux_loss is not None:
+                yield self._train_on(inputs, self._packed(self._aux_loss, batch)), size
+                continue
             if not self._supports_weights and (batch.weight != 1).any():
                 self._check_loss(inputs, y)
             scale = 1.0 if self._loss_is_sum else len(batch) / size  # Keras divides by the number of events
             weight = (batch.weight * scale).astype(np.float32)
-            self.model.reset_metrics()
-            self._float32_outdated = True
-            if self._schedule:
-                step = int(self.model.optimizer.iterations)
-                self.model.optimizer.learning_rate = self._first_rate * self._schedule.factor(step)
-            logs = self.model.train_on_batch(inputs, y, sample_weight=weight, return_dict=True)
-            yield float(logs["loss"]), size
+            yield self._train_on(inputs, y, weight), size
+
+    def _packed(self, loss: AuxLoss, batch: Batch) -> np.ndarray:
+        y = self.task.target(batch.y, self.outputs)
+        return loss.pack(y, batch.weight, training_only(batch.inputs, self._shapes))
+
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        if self._aux_loss is None:
+            return None
+        outputs = self.model(self._model_inputs(batch.inputs), training=False)
+        return float(self._aux_loss(keras.ops.convert_to_tensor(self._packed(self._aux_loss, batch)), outputs))
+
+    def _train_on(self, inputs: Any, y: np.ndarray, weight: np.ndarray | None = None) -> float:
+        """Train one step; return the loss."""
+        self.model.reset_metrics()
+        self._float32_outdated = True
+        if self._schedule:
+            step = int(self.model.optimizer.iterations)
+            self.model.optimizer.learning_rate = self._first_rate * self._schedule.factor(step)
+        return float(self.model.train_on_batch(inputs, y, sample_weight=weight, return_dict=True)["loss"])
 
     def _check_loss(self, inputs: Any, y: np.ndarray) -> None:
         """Raise ConfigError if the loss returns one number per batch, which cannot be weighted."""

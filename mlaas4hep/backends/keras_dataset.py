@@ -50,7 +50,7 @@ def event_dataset(generator: DataGenerator, part: str = "train", takes: Sequence
     y = tf.TensorSpec((None,), tf.int64) if task.name == "classification" else tf.TensorSpec((None, width), tf.float32)
     signature = (inputs, y, tf.TensorSpec((None,), tf.float32))
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    if generator.params.balance != "sampling" or part != "train":  # otherwise epochs differ in length
+    if not generator.params.samples_events or part != "train":  # otherwise epochs differ in length
         sample = generator.sample
         events = int(sample.composition.totals[PARTS.index(part)]) * (1 + sample.labels.uses_shuffled_copies)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(-(-events // generator.params.batch_size)))

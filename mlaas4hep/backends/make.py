@@ -35,6 +35,7 @@ def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params, ba
     Raises:
         ConfigError: the framework is not supported, or the model does not fit the inputs or the labels.
     """
+    _check_training_only(file, params)
     _seed_everything(params.seed)
     model = file.build(shapes, task, params.model_args)
     params = with_file_settings(file, params)
@@ -59,6 +60,16 @@ def make_backend(file: ModelFile, shapes: Shapes, task: Task, params: Params, ba
         f"the function model of {file.path} returns a {type(model).__module__}.{type(model).__qualname__}",
         hint="it must be a Keras model, a torch.nn.Module, or an estimator of scikit-learn or XGBoost",
     )
+
+
+def _check_training_only(file: ModelFile, params: Params) -> None:
+    """Raise ConfigError if nothing in the model file uses training-only inputs."""
+    names = [name for name, one in params.inputs.items() if one.training_only]
+    if names and not file.loss_takes_aux and file.training_step is None:
+        raise ConfigError(
+            f"input '{names[0]}' is training_only, but nothing in {file.path} uses it",
+            hint="define loss(outputs, labels, weights, aux), where aux is a dict of the training-only inputs",
+        )
 
 
 @contextmanager

@@ -6,7 +6,8 @@
 A model file defines `def model(idim)`, or `def model(shapes)` if the params define inputs. The function may have more
 arguments: `outputs` (number of outputs per event), `classes` (number of classes, labels or targets), `task` (name of
 the task), and those that `model_args` of the params gives. The file may import modules in its folder. It may also
-define DEFINITIONS and FILE_SETTINGS. The type of the model determines the framework, see `make`.
+define DEFINITIONS and FILE_SETTINGS. The type of the model determines the framework, see `make`. A `loss` with four
+arguments gets the weights and the training-only inputs, too.
 """
 
 from __future__ import annotations
@@ -85,6 +86,14 @@ class ModelFile:
     modules: HelperModules | None = None
     function: str = DEFAULT_FUNCTION
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def loss_takes_aux(self) -> bool:
+        """Whether `loss` is a function loss(outputs, labels, weights, aux), which returns the loss of a batch."""
+        if not inspect.isfunction(self.loss):
+            return False
+        required = [one for one in inspect.signature(self.loss).parameters.values() if one.default is one.empty]
+        return len(required) == 4
 
     def helpers(self) -> dict[str, bytes]:
         """Return the contents of the other files of the model by path, relative to the folder of the model file."""

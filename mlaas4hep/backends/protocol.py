@@ -110,6 +110,14 @@ class StepwiseBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class BatchLossBackend(Backend, Protocol):
+    """A model whose own loss may determine the best epoch."""
+
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss(outputs, labels, weights, aux) of the model file for a batch; None if it has no such loss."""
+
+
+@runtime_checkable
 class NativeBackend(Backend, Protocol):
     """A model that can be read in the framework's own format."""
 
@@ -154,6 +162,11 @@ def probe_inputs(shapes: Shapes) -> dict[str, np.ndarray]:
     return inputs | {
         mask_of(name): np.ones((count, *mask_shape_of(shape)), np.float32) for name, shape in shapes.items()
     }
+
+
+def training_only(inputs: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Return the training-only inputs and masks among all inputs and masks, given the shapes of the model's inputs."""
+    return {name: values for name, values in inputs.items() if name not in {*shapes, *map(mask_of, shapes)}}
 
 
 def array_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ from mlaas4hep.backends.protocol import (
     explain_rejection,
     losses_by_name,
     probe_inputs,
+    training_only,
 )
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.backends.torch_average import WeightAverage
@@ -143,12 +144,37 @@ class TorchBackend:
                     )
                 return loss.reshape(())
             output = self._forward(inputs)
+        if self._file.loss_takes_aux:
+            return self._batch_loss(output, batch.y, weight, training_only(inputs, self._shapes))
         return self._weighted(output, batch.y, weight)  # in float32, because some losses do not support bfloat16
 
     @property
     def _loss_is_sum(self) -> bool:
         """Whether the loss of a batch is a sum over its events."""
         return self._loss.reduction == "sum" and not self._file.training_step
+
+    def batch_loss(self, batch: Batch) -> float | None:
+        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        if not self._file.loss_takes_aux:
+            return None
+        self._show_average()
+        self.model.eval()
+        inputs = self._tensors(batch.inputs)
+        with torch.no_grad():
+            aux = training_only(inputs, self._shapes)
+            return float(self._batch_loss(self._forward(inputs), batch.y, self._tensor(batch.weight), aux))
+
+    def _batch_loss(
+        self, output: torch.Tensor, y: np.ndarray, weight: torch.Tensor, aux: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the loss of a batch from a loss(outputs, labels, weights, aux)."""
+        loss = self._file.loss(output.float(), self._tensor(self.task.target(y, self.outputs)), weight, aux)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise ConfigError(
+                f"`loss` of {self._file.path} returns {_described(loss)}",
+                hint="with four arguments, it must return the loss of the batch as one number",
+            )
+        return loss.reshape(())
 
     def _train_mode(self, events: int) -> None:
         """Set the model to training mode; for a single event, batch normalisation uses its running statistics."""

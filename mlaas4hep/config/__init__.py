@@ -1,7 +1,8 @@
 """The options for reading and training: params.json, and the flags and keywords of the same meaning."""
 
 from mlaas4hep.config.friends import FriendParams
-from mlaas4hep.config.reading import IDENTIFIER, FilesParams, InputParams, ReadParams, parse_inputs
+from mlaas4hep.config.reading import IDENTIFIER, FilesParams, InputParams, ReadParams, model_inputs, parse_inputs
+from mlaas4hep.config.reweighting import ReweightParams
 from mlaas4hep.config.training import Params, TaskName, parse_params
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "InputParams",
     "Params",
     "ReadParams",
+    "ReweightParams",
     "TaskName",
+    "model_inputs",
     "parse_inputs",
     "parse_params",
 ]

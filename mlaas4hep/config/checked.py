@@ -64,8 +64,11 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel], flags: 
     first = error.errors(include_url=False)[0]
     path = [str(step) for step in first["loc"]]
     nested = _model_of_values(model, path[0]) if len(path) > 1 else None
+    single = _model_of_field(model, path[0]) if path else None
     if nested is not None:
         where, path, model = f"{path[0].removesuffix('s')} '{path[1]}' of {where}", path[2:], nested
+    elif single is not None and (len(path) > 1 or first["type"] == "value_error"):
+        where, path, model = f"'{path[0]}' of {where}", path[1:], single
     known = model.model_fields
     key = path[0] if path else ""
     if first["type"] == "extra_forbidden":
@@ -80,6 +83,13 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel], flags: 
     if first["type"] == "missing":
         what = f"{where} has no '{key}'"
     return ConfigError(f"{what}: {reason[0].lower()}{reason[1:]}")
+
+
+def _model_of_field(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the model of a field of type `model | None`; None for fields of other types."""
+    types = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
+    first = types[0] if types else None
+    return first if isinstance(first, type) and issubclass(first, BaseModel) else None
 
 
 def _model_of_values(model: type[BaseModel], key: str) -> type[BaseModel] | None:

@@ -124,6 +124,8 @@ def _values(field: FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, BaseModel):
+        return "object"
     if origin is Literal:
         return ", ".join(f'"{value}"' for value in get_args(annotation))
     return _KINDS[origin]

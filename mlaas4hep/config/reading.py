@@ -53,6 +53,11 @@ class InputParams(CheckedModel):
         None, description="normalisation of this input; null: as `normalise` of all inputs"
     )
 
+    training_only: bool = Field(
+        False,
+        description="the input reaches `loss` and `training_step`, but not the model; predictions do not need it",
+    )
+
     @property
     def key(self) -> str:
         """The branch that orders the objects, or ""."""
@@ -73,7 +78,14 @@ def _check_inputs(inputs: dict[str, InputParams]) -> dict[str, InputParams]:
             raise ValueError(f"input '{name}' has 'sort' but no 'length'; only objects can be sorted")
         if one.inner_length is not None and one.length is None:
             raise ValueError(f"input '{name}' has 'inner_length' but no 'length'; set the maximum number of objects")
+    if inputs and not model_inputs(inputs):
+        raise ValueError("all inputs are 'training_only'; define at least one input of the model")
     return inputs
+
+
+def model_inputs(inputs: Mapping[str, InputParams]) -> dict[str, InputParams]:
+    """Return the inputs that the model gets, without training-only ones."""
+    return {name: one for name, one in inputs.items() if not one.training_only}
 
 
 class ReadParams(CheckedModel):

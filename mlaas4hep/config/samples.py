@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
@@ -91,6 +91,9 @@ class SampleParams(CheckedModel):
     )
     is_data: bool = Field(False, description="whether the events are recorded data, whose weight is 1")
     cut: str = Field("", description="condition that events of this sample must pass, after the preprocessing")
+    part: Literal["", "train", "valid", "test"] = Field(
+        "", description="set that all events of this sample belong to; empty: `split` of the params decides"
+    )
     nevts: int | None = Field(None, ge=-1, description="maximum number of events per file; null: `nevts` of the params")
     metadata: dict[str, Any] = Field({}, description="anything else; copied to the bundle")
     reasons: dict[str, str] = Field(

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from mlaas4hep.config.checked import Names
 from mlaas4hep.config.optimization import OptimizationParams
+from mlaas4hep.config.reweighting import ReweightParams
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 from mlaas4hep.unique_names import RepeatedKey, unique_keys
@@ -33,10 +35,20 @@ class Params(OptimizationParams):
     task: TaskName = Field(
         "classification", description="multilabel: an event may have several labels; regression: labels are numbers"
     )
+    labels: Literal["shuffled", "files"] = Field(
+        "shuffled",
+        description="task for events without labels: shuffled: tell events from copies with independent parts; files:"
+        " tell the files apart, which is impossible if they are alike",
+    )
     weight: str = Field(
         "",
         description="event weight: a branch or an expression; may be negative; its branches are features only if"
         " `selected_branches` or `inputs` name them",
+    )
+    observers: Names = Field(
+        [],
+        description="branches with one number per event that `--predict` copies beside the scores: branches of the"
+        " files, of friends, or new ones; no patterns",
     )
     lumi: float | None = Field(
         None,
@@ -58,6 +70,9 @@ class Params(OptimizationParams):
     )
     balance: Literal["none", "weights", "sampling"] = Field(
         "none", description="give classes equal weight in training, by event weights or by oversampling small classes"
+    )
+    reweight: ReweightParams | None = Field(
+        None, description="give the training set other distributions of some variables, see below; null: do not"
     )
     mix: Literal["proportional", "balanced", "sequential"] = Field(
         "proportional",
@@ -119,6 +134,8 @@ class Params(OptimizationParams):
     def _keys_agree(self) -> Self:
         if self.kfold == 1:
             raise ValueError("'kfold' is 1; give 0 for a single model, or at least 2 folds")
+        if self.reweight is not None and self.balance != "none":
+            raise ValueError("'reweight' gives all classes equal weight, so that 'balance' must be 'none'")
         if self.kfold and isinstance(self.split, dict):
             raise ValueError("'split' has expressions, which 'kfold' does not support; give fractions")
         return self
@@ -131,6 +148,11 @@ class Params(OptimizationParams):
         except (TypeError, ValueError) as error:
             raise ValueError(f"values must be those of JSON: {error}") from error
         return arguments
+
+    @property
+    def samples_events(self) -> bool:
+        """Whether training events are repeated or left out, so that epochs differ in length."""
+        return self.balance == "sampling" or (self.reweight is not None and self.reweight.method == "sampling")
 
     @classmethod
     def load(cls, path: str, **overrides: Any) -> Self:

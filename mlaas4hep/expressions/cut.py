@@ -6,6 +6,7 @@ cut.passes(source.read(cut.expression.names, 0, 1000))        # bool (1000,)
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,12 +31,14 @@ class Cut:
         quantifier: whether "any" or "all" elements of a list must fulfil the condition. Empty lists fail "any" and
             pass "all".
         kind: FLAT or JAGGED if the condition must have this kind, otherwise None.
+        training_only: whether the cut applies to the events of a training alone, not to those that are scored.
     """
 
     where: str = field(compare=False)
     expression: Expression
     quantifier: str = "any"
     kind: Kind | None = None
+    training_only: bool = False
 
     def passes(self, columns: Columns) -> np.ndarray:
         """Return which events pass the cut, bool (events,).
@@ -51,6 +54,11 @@ class Cut:
             except ExpressionTypeError as error:
                 raise ConfigError(f"expression '{self.expression.text}': {error}") from error
         return _QUANTIFIERS[self.quantifier](condition) if isinstance(condition, Jagged) else condition
+
+
+def training_only_cut(condition: str) -> str:
+    """Return the content of a preproc.json with a condition as its only cut, which applies to training alone."""
+    return json.dumps({"cuts": [{"cut": condition, "training_only": True}]}, ensure_ascii=False)
 
 
 def check_kind(values: np.ndarray | Jagged, kind: Kind | None, expression: Expression) -> None:

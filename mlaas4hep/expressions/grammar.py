@@ -86,6 +86,11 @@ def in_backticks(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def as_expression(name: str) -> str:
+    """Return an expression whose value is the branch with this name."""
+    return name if name.isascii() and name.isidentifier() else in_backticks(name)
+
+
 def without_backticks(written: str) -> str:
     """Invert `in_backticks`; names without backticks are returned unchanged."""
     return written[1:-1].replace("``", "`") if written.startswith("`") else written

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,6 +59,18 @@ class Preproc(ABC):
         Returns:
             The columns of the remaining events, in order; and bool (events,), True for these events. New columns are
             left out if `columns` lacks a branch that they are computed from.
+        """
+
+    @abstractmethod
+    def sources(self, names: Collection[str]) -> set[str]:
+        """Return some columns, and all columns from which they are computed: new ones and those of the file."""
+
+    @abstractmethod
+    def for_prediction(self, names: Collection[str]) -> Preproc:
+        """Return the preprocessing without training-only cuts, and without new columns that nothing needs.
+
+        Args:
+            names: columns that are needed after the preprocessing.
         """
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Preprocessing by a preproc.json, which defines new branches and cuts as expressions.
 
     preproc = JsonPreproc.read({"define": {"ht": "sum(Jet_pt)"}, "cut": "nMuon >= 2 & ht > 100"}, "preproc.json")
+    JsonPreproc.read({"cuts": ["ht > 100", {"cut": "genPartFlav >= 0", "training_only": true}]}, "preproc.json")
 
 A file may use the form of the original MLaaS4HEP (`new_branch`, `flat_cut`, `jagged_cut`), the short form above, or
 both. See `expression` for expressions, and `preproc.Preproc` for the interface.
@@ -9,8 +10,8 @@ both. See `expression` for expressions, and `preproc.Preproc` for the interface.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ _SECTIONS = {
     "jagged_cut": ("remove",),
 }
 _CUT = re.compile(r"cut(_\d+)?")
+_TRAINING_ONLY = "training_only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,15 @@ class JsonPreproc(Preproc):
         definitions: new branches, each after those that it depends on.
         cuts: conditions that an event must pass.
         removed: branches that are removed.
-        cut_names: names of the cuts in `flat_cut` and `jagged_cut`, which must be branches.
+        must_exist: branches that must exist, even if no expression uses them: those that are removed, and the names of
+            the cuts in `flat_cut` and `jagged_cut`.
         content: the content of the file.
     """
 
     definitions: tuple[Definition, ...]
     cuts: tuple[Cut, ...]
     removed: frozenset[str]
-    cut_names: frozenset[str]
+    must_exist: frozenset[str]
     content: Mapping[str, Any] = field(repr=False, compare=False)
     portable: ClassVar[bool] = True
 
@@ -91,18 +94,15 @@ class JsonPreproc(Preproc):
         definitions = _by_dependency(_definitions(content, where), where)
         cuts, removed = tuple(_all_cuts(content, where)), frozenset(_all_removed(content, where))
         cut_names = frozenset((*content.get("flat_cut", ()), *content.get("jagged_cut", ())))
-        return cls(definitions, cuts, removed, cut_names, content)
+        return cls(definitions, cuts, removed, removed | cut_names, content)
 
     def needs(self, available: Mapping[str, Column], selected: set[str]) -> set[str]:
         """See `Preproc.needs`."""
         self._check(available)
         for name in sorted(selected & self.removed):
             raise ConfigError(f"branch '{name}' cannot be selected: the preprocessing removes it")
-        required = selected.union(*(cut.expression.names for cut in self.cuts))
-        for definition in reversed(self.definitions):
-            if definition.name in required:
-                required.remove(definition.name)
-                required |= definition.expression.names
+        names = selected.union(*(cut.expression.names for cut in self.cuts))
+        required = self.sources(names) - {definition.name for definition in self.definitions}
         for name in sorted(required):
             self._check_exists(name, available)
         return required
@@ -129,6 +129,21 @@ class JsonPreproc(Preproc):
             remaining = {name: select_events(column, kept) for name, column in remaining.items()}
         return remaining, kept
 
+    def sources(self, names: Collection[str]) -> set[str]:
+        """See `Preproc.sources`."""
+        found = set(names)
+        for definition in reversed(self.definitions):
+            if definition.name in found:
+                found |= definition.expression.names
+        return found
+
+    def for_prediction(self, names: Collection[str]) -> Self:
+        """See `Preproc.for_prediction`. Branches that are removed need not exist."""
+        cuts = tuple(cut for cut in self.cuts if not cut.training_only)
+        needed = self.sources({*names}.union(*(cut.expression.names for cut in cuts)))
+        definitions = tuple(definition for definition in self.definitions if definition.name in needed)
+        return replace(self, definitions=definitions, cuts=cuts, must_exist=frozenset())
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         return dict(self.content)
@@ -153,7 +168,7 @@ class JsonPreproc(Preproc):
                 raise ConfigError(f"invalid name {name!r} of a new branch", hint="use printable characters")
             if name in available:
                 raise ConfigError(f"new branch '{name}': the file has a branch with this name", hint="choose another")
-        for name in sorted(self.cut_names | self.removed | self._used_names()):
+        for name in sorted(self.must_exist | self._used_names()):
             self._check_exists(name, available)
         for name in sorted(self._used_names() & available.keys()):
             if available[name].kind is Kind.OTHER:
@@ -166,7 +181,7 @@ class JsonPreproc(Preproc):
 
 
 def _check_structure(content: Any, where: str) -> None:
-    _check_keys(content, (*_SECTIONS, "define"), where)
+    _check_keys(content, (*_SECTIONS, "define", "cuts"), where)
     for section in (*_SECTIONS, "define"):
         if not isinstance(content.get(section, {}), dict):
             raise ConfigError(
@@ -206,6 +221,7 @@ def _all_cuts(content: Mapping[str, Any], where: str) -> Iterator[Cut]:
         for _, entry, place in _entries(content, section, where):
             yield from _cuts(entry, place, kind)
     yield from _cuts(content, where, None)
+    yield from _listed_cuts(content.get("cuts", []), f"{where}, cuts")
 
 
 def _all_removed(content: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -234,15 +250,36 @@ def _kind(entry: Mapping[str, Any], where: str) -> Kind | None:
 def _cuts(entry: Mapping[str, Any], where: str, kind: Kind | None) -> Iterator[Cut]:
     """Yield the cuts of an entry in the order of their numbers."""
     for key in sorted(filter(_CUT.fullmatch, entry), key=lambda key: (len(key), key)):
-        cut = entry[key]
-        if isinstance(cut, str) and kind is not Kind.JAGGED:
-            yield Cut(f"{where}, {key}", _expression(cut, f"{where}, {key}"), kind=kind)
-        elif isinstance(cut, list) and len(cut) == 2 and cut[1] in ("any", "all") and kind is not Kind.FLAT:
-            yield Cut(f"{where}, {key}", _expression(cut[0], f"{where}, {key}"), cut[1], Kind.JAGGED)
-        else:
-            forms = {Kind.FLAT: "an expression", Kind.JAGGED: "a pair of an expression and 'any' or 'all'"}
-            expected = forms[kind] if kind else " or ".join(forms.values())
-            raise ConfigError(f"{where}, {key}: {cut!r} is not {expected}")
+        yield _cut(entry[key], f"{where}, {key}", kind)
+
+
+def _listed_cuts(listed: Any, where: str) -> Iterator[Cut]:
+    """Yield the cuts of the list `cuts`, each with or without the key `training_only`."""
+    if not isinstance(listed, list):
+        raise ConfigError(f"{where}: expected a list of cuts, got {listed!r}", hint="a single cut is called 'cut'")
+    for number, one in enumerate(listed, 1):
+        place = f"{where}, number {number}"
+        if not isinstance(one, dict):
+            yield _cut(one, place, None)
+            continue
+        for key in one:
+            if key not in ("cut", _TRAINING_ONLY):
+                raise ConfigError(f"{place}: unknown key '{key}'", nearest=nearest(key, ("cut", _TRAINING_ONLY)))
+        flag = one.get(_TRAINING_ONLY, False)
+        if not isinstance(flag, bool):
+            raise ConfigError(f"{place}: {_TRAINING_ONLY} must be true or false, not {flag!r}")
+        yield replace(_cut(one.get("cut"), place, None), training_only=flag)
+
+
+def _cut(cut: Any, where: str, kind: Kind | None) -> Cut:
+    """Return a cut of a kind; None: of any kind."""
+    if isinstance(cut, str) and kind is not Kind.JAGGED:
+        return Cut(where, _expression(cut, where), kind=kind)
+    if isinstance(cut, list) and len(cut) == 2 and cut[1] in ("any", "all") and kind is not Kind.FLAT:
+        return Cut(where, _expression(cut[0], where), cut[1], Kind.JAGGED)
+    forms = {Kind.FLAT: "an expression", Kind.JAGGED: "a pair of an expression and 'any' or 'all'"}
+    expected = forms[kind] if kind else " or ".join(forms.values())
+    raise ConfigError(f"{where}: {cut!r} is not {expected}")
 
 
 def _removed(name: str, entry: Mapping[str, Any], where: str) -> set[str]:

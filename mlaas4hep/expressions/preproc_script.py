@@ -9,7 +9,7 @@ The code runs only if the user names the file on the command line. A bundle cont
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -113,6 +113,14 @@ class ScriptPreproc(Preproc):
         results, kept = self._call({name: columns[name] for name in columns if name in inputs}, events)
         others = {name: select_events(values, kept) for name, values in columns.items() if name not in inputs}
         return {**others, **results}, kept
+
+    def sources(self, names: Collection[str]) -> set[str]:
+        """Return the names and `branches`; which new column the code computes from which branch is unknown."""
+        return {*names, *(self.branches or ())}
+
+    def for_prediction(self, names: Collection[str]) -> Self:
+        """Return this preprocessing, because its code runs as a whole."""
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Raise ConfigError, since bundles contain no code."""

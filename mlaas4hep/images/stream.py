@@ -65,8 +65,10 @@ class ImageStream:
         Raises:
             ConfigError: a parameter applies to events only.
         """
-        if isinstance(params.split, dict) or params.kfold or params.balance == "sampling":
-            raise ConfigError("images support neither 'kfold' nor 'balance': 'sampling' nor expressions in 'split'")
+        if isinstance(params.split, dict) or params.kfold or params.balance == "sampling" or params.reweight:
+            raise ConfigError(
+                "images support neither 'kfold' nor 'reweight' nor 'balance': 'sampling' nor expressions in 'split'"
+            )
         self.images, self.params, self.shares = images, params, params.split
         self._shape, self._augmented = shape, augmented
         self.part = _split(images, self.shares)
@@ -88,6 +90,14 @@ class ImageStream:
         np.add.at(events, (self.part, self.images.y), 1)
         totals = events.sum(axis=1)
         return Composition(events, events.astype(np.float64), totals, totals.astype(np.float64), np.zeros_like(totals))
+
+    def mean_training_weight(self) -> float:
+        """Return the mean weight of the training images, after balancing."""
+        return self.composition.mean_training_weight(self.params.balance)
+
+    def mean_training_events(self) -> float:
+        """Return the mean number of training images in an epoch, after balancing."""
+        return self.composition.mean_training_events(self.params.balance)
 
     @property
     def training_entries(self) -> int:

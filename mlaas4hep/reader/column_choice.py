@@ -141,7 +141,7 @@ def _choose(source: Source, options: ReadOptions, specs: Specs | None) -> Chosen
         chosen = branches_of(options.inputs, available, where, options.optional_branches)
     non_features = {*(identifier if optional else options.identifier), *extra}
     if specs is None or chosen:
-        non_features |= keys_of_friends(options).difference(literal_names(available, named))
+        non_features |= keys_of_friends(options, available).difference(literal_names(available, named))
     excluded = (options.exclude_branches, non_features, where, options.exclude_missing, options.require_features)
     if specs is not None and not chosen:
         features = drop_excluded(VectorLayout.of(specs).branches, {**available, **specs.branches}, *excluded)

@@ -30,7 +30,7 @@ from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
-from mlaas4hep.io import Columns
+from mlaas4hep.io import Column, Columns
 from mlaas4hep.io.blocks import READ_ROWS, ClusterSize, split_into_blocks
 from mlaas4hep.io.columns import select_events, slice_columns
 from mlaas4hep.io.nested_lists import flatten_nested
@@ -201,6 +201,11 @@ class DataReader(Closeable):
     def unread_friends(self) -> str:
         """A notice about friend trees that ROOT would read together with this one; "" if there are none."""
         return unread_friends_notice(self._source.friends, self.options.branch)
+
+    @property
+    def file_columns(self) -> Mapping[str, Column]:
+        """Every column of the file and its friends, before preprocessing."""
+        return self._source.columns
 
     @property
     def boundaries(self) -> Sequence[int]:
@@ -377,11 +382,14 @@ class DataReader(Closeable):
 
         Columns that preprocessing defines are left out. In damaged clusters, the values may be 0.
         """
-        names = [name for name in self.identifier if name in self._source.columns]
-        parts = [self._identifiers(names, span, reason) for span, reason in self._skipping.spans(start, stop)]
+        return self.flat_values([name for name in self.identifier if name in self._source.columns], start, stop)
+
+    def flat_values(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return flat columns of the file, of all entries, (entries,) each. In damaged clusters, they may be 0."""
+        parts = [self._flat_values(names, span, reason) for span, reason in self._skipping.spans(start, stop)]
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
-    def _identifiers(self, names: Sequence[str], span: tuple[int, int], lost: str) -> dict[str, np.ndarray]:
+    def _flat_values(self, names: Sequence[str], span: tuple[int, int], lost: str) -> dict[str, np.ndarray]:
         try:
             return _flat(self._source.read(names, *span), names)
         except Unreachable:
@@ -404,12 +412,6 @@ class DataReader(Closeable):
             kept = self._cut.passes(values)
             values, entries = {name: select_events(column, kept) for name, column in values.items()}, entries[kept]
         return self._absent.add_to(values, len(entries), names), entries
-
-    @property
-    def preprocessed_from(self) -> set[str]:
-        """Columns of the file from which the preprocessing computes features and decides on cuts; empty without one."""
-        preproc, names = self.options.preproc, {*self.features} - self._absent.columns.keys()
-        return preproc.needs(self._source.columns, names) if preproc else set()
 
     def _needs(self, names: Sequence[str]) -> set[str]:
         """Return the columns of the file from which preprocessing computes some columns."""

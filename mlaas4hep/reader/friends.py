@@ -6,7 +6,7 @@ opened.source.columns["scores.ttH"]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mlaas4hep.comma_lists import list_setting
@@ -17,6 +17,7 @@ from mlaas4hep.io.nested_lists import with_nested
 from mlaas4hep.io.source import DeclaredFriend
 from mlaas4hep.io.storage.location import split_tree
 from mlaas4hep.reader.read_options import ReadOptions
+from mlaas4hep.score_columns import PART, PASSES
 
 
 class OpenedFile(NamedTuple):
@@ -50,14 +51,21 @@ def open_with_friends(name: str, options: ReadOptions) -> OpenedFile:
     return OpenedFile(with_nested(FriendedSource(main, friends), options.nested), main.identity, friends)
 
 
-def keys_of_friends(options: ReadOptions) -> set[str]:
-    """Return the columns of friends that identify an entry, which are features only if they are named."""
+def keys_of_friends(options: ReadOptions, columns: Container[str]) -> set[str]:
+    """Return the columns of friends that are features only if they are named.
+
+    They identify an entry or, in a file of scores, say which part of the training it belonged to.
+
+    Args:
+        columns: the columns of the file and its friends.
+    """
     identifiers = {*IDENTIFIER, *options.identifier}
-    return {
+    keys = {
         f"{alias}.{name}"
         for alias, friend in options.friends.items()
         for name in identifiers.union(friend.index.values())
     }
+    return keys | {f"{alias}.{PART}" for alias in options.friends if f"{alias}.{PASSES}" in columns}
 
 
 def features_by_friend(features: Iterable[str], aliases: Iterable[str]) -> Mapping[str, list[str]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,12 +82,14 @@ class Inputs:
     """All inputs of a model; see the module's docstring.
 
     Attributes:
-        members: the inputs, in the order of the parameters.
-        layout: layout of a vector with the raw values of all branches in use.
+        members: the inputs of the model, in the order of the parameters.
+        layout: layout of a vector with the raw values of all branches that the model uses.
+        training_only: inputs that only losses and training steps get.
     """
 
     members: tuple[Input, ...]
     layout: VectorLayout
+    training_only: tuple[Input, ...] = ()
 
     @classmethod
     def of(
@@ -106,22 +108,33 @@ class Inputs:
         if not params:
             layout = VectorLayout.of(specs)
             return cls((Input(VECTOR, layout, Normalisation.of(specs, layout, normalise)),), layout)
-        members = tuple(_input(name, specs, one, normalise) for name, one in params.items())
+        every = {name: _input(name, specs, one, normalise) for name, one in params.items()}
+        members = tuple(one for name, one in every.items() if not params[name].training_only)
         used = {branch for one in members for branch in one.branches}
-        return cls(members, VectorLayout.of(Specs({name: specs.branches[name] for name in sorted(used)})))
+        layout = VectorLayout.of(Specs({name: specs.branches[name] for name in sorted(used)}))
+        return cls(members, layout, tuple(one for name, one in every.items() if params[name].training_only))
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Per-event shape of each input, without masks."""
+        """Per-event shape of each input of the model, without masks."""
         return {one.name: one.shape for one in self.members}
+
+    @property
+    def branches(self) -> set[str]:
+        """The branches that the model uses."""
+        return {branch for one in self.members for branch in one.branches}
 
     @property
     def width(self) -> int:
         """Number of values per event in all inputs, without masks."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(math.prod(one.shape) for one in (*self.members, *self.training_only))
+
+    def of_model(self) -> Inputs:
+        """Return the inputs without training-only ones."""
+        return replace(self, training_only=())
 
     def make(self, values: Columns, events: int, fill: float = 0.0) -> tuple[UnpaddedInputs, dict[str, int]]:
-        """Compute the inputs for some events, with objects that are not padded yet; see `padded`.
+        """Compute the inputs, training-only ones included, with objects that are not padded yet; see `padded`.
 
         Args:
             values: every branch, for the same events.
@@ -133,7 +146,7 @@ class Inputs:
         """
         arrays: UnpaddedInputs = {}
         dropped: dict[str, int] = {}
-        for one in self.members:
+        for one in (*self.members, *self.training_only):
             tensors, counts = one.make(values, events, fill)
             arrays |= tensors
             dropped |= counts

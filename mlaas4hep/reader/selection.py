@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mlaas4hep.errors import BranchNotFound, ConfigError, FileUnreadable, nearest
-from mlaas4hep.expressions.grammar import in_backticks
+from mlaas4hep.expressions.grammar import as_expression
 from mlaas4hep.input_files import read_lines
 from mlaas4hep.io import Column, Kind
 
@@ -142,8 +142,7 @@ def flat_columns(
 
 def _sum_definition(name: str) -> str:
     """Return the content of a preproc.json that computes a number from a list."""
-    written = name if name.isascii() and name.isidentifier() else in_backticks(name)
-    return json.dumps({"define": {"label": f"sum({written})"}}, ensure_ascii=False)
+    return json.dumps({"define": {"label": f"sum({as_expression(name)})"}}, ensure_ascii=False)
 
 
 def check_not_removed(

@@ -251,6 +251,22 @@ def truth(test: Predictions, column: int, name: str) -> str:
     return _svg(f"Prediction of {name} against the truth", paint)
 
 
+def reweighted(text: str, edges: Sequence[float], before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> str:
+    """Draw the share of each bin in the weights of a class, (classes, bins) each, before and after reweighting."""
+
+    def paint(axes: Any) -> None:
+        for index, name in enumerate(classes[: len(COLOURS)]):
+            for contents, style, when in ((before, "--", "before"), (after, "-", "after")):
+                share = contents[index] / contents[index].sum()
+                label = _legend_entry(name, f", {when}")
+                axes.stairs(share, edges, color=COLOURS[index], linestyle=style, linewidth=1.6, label=label)
+        axes.set(xlabel=_short(text, 40), ylabel="share of the weights per bin", xlim=(edges[0], edges[-1]))
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=1.35 * axes.get_ylim()[1])
+        axes.legend(loc="upper center", ncols=2)
+
+    return _svg(f"Distribution of {text} before and after reweighting", paint)
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """Draw a confusion matrix, (true classes, predicted classes), with numbers in the cells."""
     count = len(classes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlaas4hep import console
-from mlaas4hep.backends.metrics import effective_events
+from mlaas4hep.backends.metrics import auc_uncertainty, effective_events
 from mlaas4hep.errors import error_summary
 from mlaas4hep.report import plots
 from mlaas4hep.report.page import details, metric_title, number, page, paragraph, table, text, total
@@ -116,9 +116,11 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
     notes = []
     if trained.source.labels.uses_shuffled_copies:
         notes.append(
-            "The sample has no labels: the model is trained to distinguish the events from copies with independently"
-            " shuffled columns, so the AUC measures how correlated the columns are."
+            "The sample has no labels: the model is trained to distinguish the events from copies, whose collections of"
+            " objects and other branches are those of different events, so the AUC measures how correlated these are."
         )
+    if trained.source.labels.are_files:
+        notes.append(_files_told_apart(trained))
     if trained.folds:
         notes.append(
             f"Each of the {len(trained.fits)} models was trained without one fold. The metrics at the top, ROC,"
@@ -144,6 +146,20 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
             1,
         )
         + (table("Metrics of the model file on the test set.", ["metric", "value"], own, 1) if own else "")
+    )
+
+
+def _files_told_apart(trained: TrainedModel) -> str:
+    """Compare the AUC with 0.5, which is expected for files that are alike."""
+    test = trained.test
+    note = "The sample has no labels: the model is trained to tell its files apart. If they are alike, the AUC is 0.5"
+    if not test.task.is_binary:
+        return f"{note} for each file; the section ROC has the AUC of each file with its error."
+    events = [effective_events(test.weight[test.y == label]) for label in (1, 0)]
+    error, area = auc_uncertainty(0.5, *events), test.metrics()["auc"]
+    return (
+        f"{note} ± {error:.4f} for this test set. The AUC of {area:.4f} differs from this by"
+        f" {(area - 0.5) / error:+.1f} standard errors."
     )
 
 

@@ -14,7 +14,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -99,11 +99,14 @@ class SampleReaders:
         """Options for reading the first file; the tree, the cut and the weight of other files may differ."""
         return self.inputs[0].options
 
-    def change_options(self, **changes: object) -> None:
-        """Close all files, and use other options for all of them from now on."""
+    def change_options(self, files: Collection[int] | None = None, **changes: object) -> None:
+        """Close all files, and use other options for some of them from now on; None: for all of them."""
         self.close()
         changed = {id(file.options): file.options.model_copy(update=changes) for file in self.inputs}
-        self.inputs = [replace(file, options=changed[id(file.options)]) for file in self.inputs]
+        self.inputs = [
+            replace(file, options=changed[id(file.options)]) if files is None or index in files else file
+            for index, file in enumerate(self.inputs)
+        ]
         self._number = next(_sample_numbers)
 
     def leave_out(self, files: Container[int]) -> None:

@@ -29,6 +29,7 @@ class Batch:
         part: index in PARTS of each event's part, int8 (events,).
         file: index of each event's file, int32 (events,).
         entry: entry number of each event in its file, int64 (events,); -1 for shuffled copies.
+        bin: number of each event's bin for reweighting, int32 (events,); None: events are not reweighted.
         x: float32 (events, features), if the params define no inputs.
         mask: bool (events, features), True where x has a value.
     """
@@ -40,6 +41,7 @@ class Batch:
     part: np.ndarray
     file: np.ndarray
     entry: np.ndarray
+    bin: np.ndarray | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -69,6 +71,8 @@ class Batch:
         result: dict[str, Any] = {}
         for field in fields(self):
             first, rest = getattr(self, field.name), [getattr(other, field.name) for other in others]
+            if first is None:
+                continue
             if isinstance(first, Mapping):
                 result[field.name] = {name: function(first[name], *(each[name] for each in rest)) for name in first}
             else:

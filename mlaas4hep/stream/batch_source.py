@@ -26,6 +26,20 @@ class BatchSource(Protocol):
     def composition(self) -> Composition:
         """Number of events of each class in each part."""
 
+    def mean_training_weight(self) -> float:
+        """Return the mean weight of the training events, after balancing or reweighting.
+
+        Raises:
+            ConfigError: the events cannot be reweighted.
+        """
+
+    def mean_training_events(self) -> float:
+        """Return the mean number of training events in an epoch, after sampling.
+
+        Raises:
+            ConfigError: the events cannot be reweighted.
+        """
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Per-event shape of each input, masks excluded."""

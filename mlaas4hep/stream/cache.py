@@ -214,7 +214,7 @@ def _unpack(memory: memoryview) -> CachedBlock:
     """Return the block that `_pack` wrote. Its arrays are views of the memory."""
     begin = HEADER + int.from_bytes(memory[16:HEADER], "little")
     content = json.loads(bytes(memory[HEADER:begin]))
-    members: dict[str, Any] = {field.name: {} for field in fields(Batch)}
+    members: dict[str, Any] = {"inputs": {}, "ids": {}}
     for (outer, inner), (dtype, shape, position) in content["arrays"]:
         array = np.frombuffer(memory, dtype, int(np.prod(shape)), begin + position).reshape(shape)
         if inner:
@@ -231,6 +231,8 @@ def _unpack(memory: memoryview) -> CachedBlock:
 def _arrays_of(batch: Batch) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     for field in fields(batch):
         values = getattr(batch, field.name)
+        if values is None:
+            continue
         for name, part in values.items() if isinstance(values, Mapping) else [("", values)]:
             if isinstance(part, Objects):
                 yield (f"{name}: content", ""), part.content

@@ -23,7 +23,8 @@ from mlaas4hep.specs.specs import FLOAT32_MAX
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import CachedBlock
 from mlaas4hep.stream.labels import Labels
-from mlaas4hep.stream.split import Split, identity_hash
+from mlaas4hep.stream.reweighting import Binning
+from mlaas4hep.stream.split import PARTS, Split, identity_hash
 
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
@@ -38,6 +39,8 @@ class EventBlocks:
         labels: the rule that assigns labels to events.
         split: the rule that assigns events to parts.
         scales: factor of the event weights, by file.
+        fixed_parts: the part that all events of a file belong to, by file; "": the split decides.
+        binning: bins for reweighting; None: events are not reweighted.
     """
 
     readers: SampleReaders
@@ -45,6 +48,8 @@ class EventBlocks:
     labels: Labels
     split: Split
     scales: Sequence[float]
+    fixed_parts: Sequence[str]
+    binning: Binning | None = None
 
     def read(self, file: int, start: int, stop: int, raw: bool = False, features: bool = True) -> CachedBlock:
         """Read the entries start <= i < stop of a file that pass the cuts, in the order of the file.
@@ -69,11 +74,18 @@ class EventBlocks:
             self.labels.encode(file, len(chunk), chunk.extra),
             weight.astype(np.float32),
             {name: convert_identifier(values, self.survey.id_types[name], name) for name, values in chunk.ids.items()},
-            self.split.parts(hashed, chunk.extra),
+            self._parts(file, chunk, hashed),
             np.full(len(chunk), file, np.int32),
             chunk.entries,
+            None if self.binning is None else self.binning.index(chunk.extra, len(chunk)),
         )
         return CachedBlock(batch, truncated, skipped)
+
+    def _parts(self, file: int, chunk: Chunk, hashed: np.ndarray) -> np.ndarray:
+        """Return the index in PARTS of each event, int8 (events,)."""
+        if self.fixed_parts[file]:
+            return np.full(len(chunk), PARTS.index(self.fixed_parts[file]), np.int8)
+        return self.split.parts(hashed, chunk.extra)
 
     def _weights(self, file: int, chunk: Chunk) -> np.ndarray:
         """Return the scaled weights of events, float64 (events,)."""

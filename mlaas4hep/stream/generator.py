@@ -12,7 +12,7 @@ timing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -33,7 +33,7 @@ from mlaas4hep.samples.fileset import Files
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.interleaving import Block, BlockQueue, balanced_shares, distribute_files, proportional_shares
 from mlaas4hep.stream.labels import Labels
-from mlaas4hep.stream.row_selection import RowSelection, rebatch
+from mlaas4hep.stream.row_selection import RowSelection, rebatch, repeat_rows, without_first
 from mlaas4hep.stream.sample import Sample
 from mlaas4hep.stream.sample_statistics import Composition
 from mlaas4hep.stream.shuffled_copies import add_shuffled_copies
@@ -41,6 +41,9 @@ from mlaas4hep.stream.split import PARTS
 
 # Keys of independent streams of random numbers.
 _ORDER, _ROWS, _CHUNK, _COPIES, _REPEATS = range(5)
+
+Factors = Callable[[Batch], np.ndarray]
+"""A function from events to their factors or mean numbers of repetitions, float64 (events,)."""
 
 PREFETCH = 4
 """Number of prefetched batches."""
@@ -146,6 +149,18 @@ class DataGenerator(Closeable):
         """Number of events of each class in each part."""
         return self.sample.composition
 
+    def mean_training_weight(self) -> float:
+        """Return the mean weight of the training events, after balancing or reweighting."""
+        mean = self.composition.mean_training_weight(self.params.balance)
+        reweighting = self.sample.reweighting
+        return mean if reweighting is None else reweighting.mean_training_weight(mean)
+
+    def mean_training_events(self) -> float:
+        """Return the mean number of training events in an epoch, after balancing or reweighting."""
+        number = self.composition.mean_training_events(self.params.balance)
+        reweighting = self.sample.reweighting
+        return number if reweighting is None else reweighting.mean_training_events(number)
+
     @property
     def num_entries(self) -> int:
         """Number of entries in all files, before cuts."""
@@ -183,12 +198,12 @@ class DataGenerator(Closeable):
             shuffle: whether the order is random; None: `shuffle` of the params.
             shard: rank and world size; the shards of all ranks are disjoint and contain all events together.
             skip: number of batches to skip.
-            balanced: whether to apply `balance` of the params.
+            balanced: whether to apply `balance` and `reweight` of the params.
             skip_events: number of events to skip before the first batch.
 
         Yields:
-            Batches of `batch_size` events; the last one may be shorter. If `balance` of the params is set, events of
-            smaller classes have larger weights, or occur several times.
+            Batches of `batch_size` events; the last one may be shorter. If `balance` or `reweight` of the params is
+            set, weights are changed, or events occur several times or are left out.
 
         Raises:
             ConfigError: the part or the rank is invalid, or a label, a weight or a split is invalid for an event.
@@ -203,21 +218,22 @@ class DataGenerator(Closeable):
         position = {"part": part, "epoch": epoch, "shuffle": shuffle, "shard": [rank, world]}
         if self._resume_from is not None and {key: self._resume_from[key] for key in position} == position:
             skip, self._resume_from = max(skip, self._resume_from["batches"]), None
-        balance = self.params.balance if balanced else "none"
-        chunks = _without_first(self._chunks(part, epoch, shuffle, rank, world, balance), skip_events)
+        rates, factors = (self._factors(method, part) if balanced else None for method in ("sampling", "weights"))
+        chunks = without_first(self._chunks(part, epoch, shuffle, rank, world, rates), skip_events)
         selections = rebatch(chunks, self.params.batch_size)
         batches = (selection.gather() for selection in islice(selections, skip, None))
         self._position = {**position, "batches": skip}
-        return _count(prefetch(self._weighted(part, balance, batches), PREFETCH), self._position)
+        return _count(prefetch(_weighted(batches, factors), PREFETCH), self._position)
 
     def num_events(self, part: str | None = None, shard: tuple[int, int] = (0, 1)) -> int:
         """Return the number of events that `batches` yields in an epoch, including shuffled copies.
 
         Raises:
-            ConfigError: `balance` is "sampling", for which the number differs between epochs.
+            ConfigError: events are sampled (`balance`, `reweight`), so that the number differs between epochs.
         """
-        if self.params.balance == "sampling" and part == "train":
-            raise ConfigError("with 'balance': 'sampling', the number of events differs between epochs")
+        if self.params.samples_events and part == "train":
+            name = "balance" if self.params.reweight is None else "reweight"
+            raise ConfigError(f"with '{name}' by sampling, the number of events differs between epochs")
         rank, world = shard
         files = range(len(self.sample.files))
         blocks = [
@@ -249,16 +265,20 @@ class DataGenerator(Closeable):
             )
         self._resume_from = state if "batches" in state else None
 
-    def _weighted(self, part: str | None, balance: str, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Scale the weights so that classes have equal sums in training and validation, if `balance` is "weights"."""
-        factors = None
-        if balance == "weights" and part in ("train", "valid"):
-            factors = self.sample.composition.factors("weights")
-        for batch in batches:
-            if factors is None:
-                yield batch
-            else:
-                yield replace(batch, weight=(batch.weight * factors[batch.y]).astype(np.float32))
+    def _factors(self, method: str, part: str | None) -> Factors | None:
+        """Return what a method of balancing or reweighting applies to the events of a part; None: nothing.
+
+        Args:
+            method: "weights": factors of the weights, "sampling": mean numbers of repetitions. Events of the validation
+                part are never sampled; if those of training are, a reweighting gives them factors instead.
+        """
+        if part not in ("train", "valid") or (part == "valid" and method == "sampling"):
+            return None
+        reweighting = self.sample.reweighting if self.params.reweight else None
+        if reweighting is not None:
+            return reweighting.of_events if part == "valid" or reweighting.params.method == method else None
+        factors = self.sample.composition.factors(method) if self.params.balance == method else None
+        return None if factors is None else lambda events: np.asarray(factors[events.y])
 
     def examples(self, count: int, part: str | None = "test", raw: bool = False) -> Batch:
         """Return up to `count` events of a part, taken from each file in turn.
@@ -279,7 +299,7 @@ class DataGenerator(Closeable):
         return events[np.argsort(rank, kind="stable")[:count]]
 
     def _chunks(
-        self, part: str | None, epoch: int, shuffle: bool, rank: int, world: int, balance: str
+        self, part: str | None, epoch: int, shuffle: bool, rank: int, world: int, rates: Factors | None
     ) -> Iterator[RowSelection]:
         """Yield mixed chunks of about chunk_size entries, reduced to the events of the part."""
         owners = self._owners(world)
@@ -291,7 +311,7 @@ class DataGenerator(Closeable):
         classes = [self.sample.groups[files[0]] for files in self._queues]  # all files of a queue have the same class
         divide = partial(balanced_shares, classes) if self.params.mix == "balanced" else proportional_shares
         with ThreadPoolExecutor(self.params.workers) as pool:
-            queues = [self._open_queue(queue, part, epoch, shuffle, balance, pool) for queue in blocks]
+            queues = [self._open_queue(queue, part, epoch, shuffle, rates, pool) for queue in blocks]
             for index in range(count):
                 pairs = zip(queues, divide(lengths, index, count), strict=True)
                 pieces = [piece for queue, share in pairs for piece in queue.take(share)]
@@ -302,7 +322,7 @@ class DataGenerator(Closeable):
                     chunk = chunk[self._rng(_CHUNK, epoch, index).permutation(len(chunk))]
                 if self.sample.labels.uses_shuffled_copies:
                     rng = self._rng(_COPIES, epoch if shuffle else 0, index)
-                    chunk = RowSelection.of(add_shuffled_copies(chunk.gather(), rng))
+                    chunk = RowSelection.of(add_shuffled_copies(chunk.gather(), rng, self.sample.shuffling_units))
                 if len(chunk):
                     yield chunk
 
@@ -312,18 +332,14 @@ class DataGenerator(Closeable):
         part: str | None,
         epoch: int,
         shuffle: bool,
-        balance: str,
+        rates: Factors | None,
         pool: ThreadPoolExecutor,
     ) -> BlockQueue:
-        rates = None
-        if balance == "sampling" and part == "train":
-            rates = self.sample.composition.factors("sampling")
-
         def load(block: Block) -> RowSelection:
             events = self.sample.load(block.file, block.start, block.stop)
             rows = _rows_of(events, part)
             if rates is not None:
-                rows = _repeat(rows, rates[events.y[rows]], self._rng(_REPEATS, epoch, block.file, block.start))
+                rows = repeat_rows(rows, rates(events)[rows], self._rng(_REPEATS, epoch, block.file, block.start))
             if shuffle:
                 rows = self._rng(_ROWS, epoch, block.file, block.start).permutation(rows)
             return RowSelection.of(events, rows)
@@ -357,27 +373,17 @@ class DataGenerator(Closeable):
         self.sample.close()
 
 
+def _weighted(batches: Iterator[Batch], factors: Factors | None) -> Iterator[Batch]:
+    """Multiply the weights of events by their factors, if there are any."""
+    for batch in batches:
+        yield batch if factors is None else replace(batch, weight=(batch.weight * factors(batch)).astype(np.float32))
+
+
 def _count(batches: Iterator[Batch], position: dict[str, Any]) -> Iterator[Batch]:
     for batch in batches:
         position["batches"] += 1
         yield batch
 
 
-def _without_first(chunks: Iterator[RowSelection], events: int) -> Iterator[RowSelection]:
-    """Yield the events of some chunks without the first `events`."""
-    for chunk in chunks:
-        skipped = min(events, len(chunk))
-        events -= skipped
-        if skipped < len(chunk):
-            yield chunk[skipped:] if skipped else chunk
-
-
 def _rows_of(events: Batch, part: str | None) -> np.ndarray:
     return np.arange(len(events)) if part is None else np.flatnonzero(events.part == PARTS.index(part))
-
-
-def _repeat(rows: np.ndarray, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Repeat each row so that the mean number of occurrences is its rate."""
-    least = np.floor(rates)
-    times = (least + (rng.uniform(size=len(rows)) < rates - least)).astype(np.int64)
-    return np.repeat(rows, times)

@@ -24,8 +24,11 @@ import numpy as np
 from mlaas4hep.comma_lists import abbreviated, split_list
 from mlaas4hep.config import TaskName
 from mlaas4hep.errors import ConfigError, FileUnreadable
+from mlaas4hep.expressions.cut import training_only_cut
+from mlaas4hep.expressions.grammar import as_expression
 from mlaas4hep.input_files import FOLDER, check_is_file, read_lines, special_kind
 from mlaas4hep.io.formats.row_files import is_number
+from mlaas4hep.io.storage.location import output_stems
 from mlaas4hep.specs.specs import FLOAT32_MAX
 
 MAX_CLASSES = 1000
@@ -44,6 +47,7 @@ class Labels:
         values: sorted value of each class, if one branch holds the class.
         task: whether y is a class, flags or targets.
         centre, spread: mean and standard deviation of each target of a regression.
+        are_files: whether the events have no labels, and the classes are the files.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +58,7 @@ class Labels:
     task: TaskName = "classification"
     centre: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
+    are_files: bool = False
 
     @property
     def uses_shuffled_copies(self) -> bool:
@@ -100,7 +105,7 @@ class Labels:
                 raise ConfigError(
                     f"label branch '{name}' has the value {columns[name][invalid][0]}, which is not a finite float32"
                     " number",
-                    hint="remove such events with a cut in --preproc",
+                    hint=_removal(f"abs({as_expression(name)}) < 1e38"),
                 )
         y = np.stack([columns[name] for name in self.branches], axis=1)
         return (y != 0 if self.task == "multilabel" else y).astype(np.float32)
@@ -112,7 +117,8 @@ class Labels:
             wrong = int(count[count != 1][0])
             raise ConfigError(
                 f"an event has {wrong} of the labels {', '.join(self.branches)} instead of 1",
-                hint="remove such events with a cut in --preproc, or set 'task' to 'multilabel' in the params",
+                hint="set 'task' to 'multilabel' in the params, or "
+                + _removal(f"{' + '.join(map(as_expression, self.branches))} == 1"),
             )
         return np.asarray(one_hot.argmax(axis=1))
 
@@ -121,8 +127,14 @@ def check_not_nan(branch: str, values: np.ndarray) -> None:
     """Raise ConfigError if a label branch has NaN."""
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise ConfigError(
-            f"label branch '{branch}' is NaN for some events", hint="remove such events with a cut in --preproc"
+            f"label branch '{branch}' is NaN for some events",
+            hint=_removal(f"{as_expression(branch)} == {as_expression(branch)}"),
         )
+
+
+def _removal(condition: str) -> str:
+    """Return the hint to keep only events that fulfil a condition in training."""
+    return f"remove such events in training, with --preproc: {training_only_cut(condition)}"
 
 
 SHUFFLED_COPIES = Labels(("shuffled", "event"))
@@ -179,6 +191,15 @@ def labels_by_file(labels: Sequence[object], files: Sequence[str]) -> Labels:
     classes = sorted_classes(names)
     _check_classes(classes, "all files have the label")
     return Labels(classes, by_file=tuple(classes.index(name) for name in names))
+
+
+def labels_of_files(files: Sequence[str]) -> Labels:
+    """Return labels whose classes are the files, in their order; raise ConfigError if there is only one file."""
+    stems = output_stems(files)
+    names = [stem if stems.count(stem) == 1 else f"{stem} {number}" for number, stem in enumerate(stems, 1)]
+    if len(names) < 2:
+        raise ConfigError("'labels' is 'files', but there is only one file", hint="give two files, or set --labels")
+    return Labels(tuple(names), by_file=tuple(range(len(names))), are_files=True)
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:

@@ -93,6 +93,22 @@ def rebatch(chunks: Iterable[RowSelection], size: int) -> Iterator[RowSelection]
         yield RowSelection.concatenate(rest)
 
 
+def without_first(chunks: Iterator[RowSelection], events: int) -> Iterator[RowSelection]:
+    """Yield the events of some chunks without the first `events`."""
+    for chunk in chunks:
+        skipped = min(events, len(chunk))
+        events -= skipped
+        if skipped < len(chunk):
+            yield chunk[skipped:] if skipped else chunk
+
+
+def repeat_rows(rows: np.ndarray, rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Repeat each row so that the mean number of occurrences is its rate."""
+    least = np.floor(rates)
+    times = (least + (rng.uniform(size=len(rows)) < rates - least)).astype(np.int64)
+    return np.repeat(rows, times)
+
+
 def gather_with_numpy(sources: Sequence[np.ndarray], block: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Return the array whose item i is row row[i] of sources[block[i]]. Sources may differ in length only."""
     out = np.empty((len(row), *sources[0].shape[1:]), sources[0].dtype)

@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
-from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.normalisation_choice import NormalisationChoice
 from mlaas4hep.reader import ReadOptions, Specs
 from mlaas4hep.reader.data_notices import dropped_data_notices, non_finite_notices
@@ -38,6 +36,7 @@ from mlaas4hep.samples.skipped_file import skipped_samples
 from mlaas4hep.samples.survey import Survey, survey
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, versioned_hash
+from mlaas4hep.stream.copied_columns import copied_types
 from mlaas4hep.stream.event_blocks import EventBlocks
 from mlaas4hep.stream.interleaving import plan_interleaving
 from mlaas4hep.stream.labels import (
@@ -48,23 +47,29 @@ from mlaas4hep.stream.labels import (
     labels_by_branch,
     labels_by_branches,
     labels_by_file,
+    labels_of_files,
     read_labels,
     targets_by_branches,
     targets_by_file,
 )
+from mlaas4hep.stream.reweighting import Binning, Reweighting, TrainingHistograms
 from mlaas4hep.stream.sample_options import (
     check_inputs_without_labels,
+    check_parts_of_samples,
+    check_prediction_without_labels,
     check_task,
     read_options,
     report_labels_as_features,
+    report_weight_sources,
     split_of,
 )
 from mlaas4hep.stream.sample_statistics import Composition, count_events, target_moments
+from mlaas4hep.stream.shuffled_copies import shuffling_units
 from mlaas4hep.stream.yields import Yield, yields_of
 
 NOT_IN_KEY = (
     *("workers", "cache", "cache_gb", "timeout", "retries", "redirector", "friends", "verbose", "hist", "name"),
-    *("checkpoint", "tensorboard", "tfaas", "trial_export", "epochs", "patience", "max_bad", "threads"),
+    *("checkpoint", "tensorboard", "tfaas", "trial_export", "epochs", "patience", "max_bad", "threads", "observers"),
 )
 """Parameters that do not affect batch contents; the origins of the files contain the friends, wherever they are."""
 
@@ -103,8 +108,10 @@ class Sample:
         """
         fileset = Fileset.of(files)
         wanted = _wanted_labels(labels, fileset)
+        of_files = _labels_of_files(wanted, params, fileset)
         branches = label_branches(wanted, params.task)
-        check_task(params, wanted)
+        check_task(params, wanted if of_files is None else of_files.classes)
+        check_parts_of_samples(params, fileset)
         check_inputs_without_labels(params, branches)
         by_file = wanted if isinstance(wanted, list) and not branches else None
         if by_file is not None and params.task == "classification":
@@ -112,11 +119,12 @@ class Sample:
         self._all_files, self._all_labels = fileset, by_file
         self.params = params
         self.split = split_of(params, fold)
+        self._binning = Binning.of(params.reweight)
         options = read_options(
             params,
             load_preproc(preproc) if isinstance(preproc, (str, os.PathLike)) else preproc,
             branches,
-            self.split.derived,
+            {**self.split.derived, **(self._binning.derived if self._binning else {})},
             fileset,
         )
         given = Specs.load(os.fspath(specs)) if isinstance(specs, (str, os.PathLike)) else specs
@@ -126,21 +134,21 @@ class Sample:
         self._check_events()
         self.fileset = fileset.select(self.survey.indices)
         self._check_samples()
+        self._check_predictions()
         if by_file is not None:
             wanted = by_file = _labels_of_readable(by_file, self.survey)
         report_labels_as_features(params, self.survey.extra)
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
-        if wanted is None and params.inputs:
+        if wanted is None and of_files is None and params.inputs:
             raise ConfigError("events of several inputs need labels", hint="give --labels, or name no inputs")
         self.scales = sample_scales(self.fileset, self.readers, self.survey, params)
-        by_class = None
+        by_class = labels_of_files(self.files) if of_files else None
         if by_file is not None and params.task == "classification":
             by_class = labels_by_file(by_file, self.files)
         groups = len(set(by_class.by_file or ())) if by_class else 1
         self.plan = plan_interleaving(self.inputs.width, groups, len(self.files))
         self.labels = by_class or self._labels_of_events(wanted, branches)
         self.events = self._events_with(self.labels)
-        self._report_labels_in_preprocessing()
         self._cache = self._open_cache()
         self._truncated: dict[tuple[int, int, int], Mapping[str, int]] = {}
         self._lock = threading.Lock()
@@ -154,7 +162,8 @@ class Sample:
             ConfigError: there are no events outside the fold.
         """
         other = copy(self)
-        vars(other).pop("composition", None)
+        for name in ("_counts", "reweighting", "shuffling_units"):
+            vars(other).pop(name, None)
         other.split = replace(self.split, fold=fold)
         other.readers = SampleReaders(self.readers.inputs, specs)
         other.readers.damaged_clusters = self.readers.damaged_clusters
@@ -175,18 +184,14 @@ class Sample:
             why = "none passes the cuts" if self._has_cuts and any(self.entries) else "the files are empty"
             raise ConfigError(f"there are no events: {why}")
 
-    def _report_labels_in_preprocessing(self) -> None:
-        """Report label branches without which the preprocessing cannot be applied to the files to predict."""
-        preproc = self.options.preproc
-        if preproc is None or (isinstance(preproc, ScriptPreproc) and preproc.branches is None):
-            return
+    def _check_predictions(self) -> None:
+        """Check what the files to predict must have; see `sample_options`."""
+        weights = {file.options.derived.get(WEIGHT, "") for file in self.readers.inputs}
         with self.readers.borrow(0) as reader:
-            needed = sorted(reader.preprocessed_from & {*self.labels.branches})
-        if needed:
-            console.notice(
-                f"the preprocessing needs the label branch '{needed[0]}', so that --predict works only for files that"
-                " have it; for a cut in training alone, use 'cut' in a samples file"
-            )
+            copied_types(reader, self.params.observers)
+            check_prediction_without_labels(reader, reader.extra)
+            for weight in sorted(weights):
+                report_weight_sources(reader, weight)
 
     def _check_samples(self) -> None:
         """Raise FileUnreadable if all files of a sample were left out."""
@@ -214,12 +219,17 @@ class Sample:
         return labels_by_branch(branches[0], self.readers.distinct_values(branches[0]))
 
     def _events_with(self, labels: Labels) -> EventBlocks:
-        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales)
+        return EventBlocks(self.readers, self.survey, labels, self.split, self.scales, self.fixed_parts, self._binning)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Paths, URLs or LFNs of the files that are read, in the order given."""
         return self.fileset.files
+
+    @property
+    def fixed_parts(self) -> list[str]:
+        """The part that all events of a file belong to, by file; "": the split decides."""
+        return [self.fileset.samples[sample].part for sample in self.fileset.sample_of]
 
     @property
     def _has_cuts(self) -> bool:
@@ -246,15 +256,39 @@ class Sample:
         return self.labels.by_file or [0] * len(self.files)
 
     @cached_property
+    def _counts(self) -> tuple[Composition, TrainingHistograms | None]:
+        batches, histograms = self.events.without_features(self.plan.rows, self.params.workers), None
+        if self._binning is not None:
+            histograms = TrainingHistograms(self._binning.size, len(self.labels.classes))
+            batches = histograms.watch(batches)
+        return count_events(batches, self.labels, self.fileset.sample_of), histograms
+
+    @property
     def composition(self) -> Composition:
         """Numbers and weights of events by sample, class and part."""
-        batches = self.events.without_features(self.plan.rows, self.params.workers)
-        return count_events(batches, self.labels, self.fileset.sample_of)
+        return self._counts[0]
+
+    @cached_property
+    def reweighting(self) -> Reweighting | None:
+        """The reweighting of the training part; None if its events are not reweighted.
+
+        Raises:
+            ConfigError: see `reweighting_factors`.
+        """
+        composition, histograms = self._counts
+        if self.params.reweight is None or histograms is None:
+            return None
+        return Reweighting.of(self.params.reweight, self.labels.classes, histograms, float(composition.weights[0]))
 
     @property
     def yields(self) -> list[Yield]:
         """Yields by sample and class; see `yields_of`."""
         return yields_of(self.composition, self.labels, self.fileset.names, self.fileset.sample_labels)
+
+    @cached_property
+    def shuffling_units(self) -> np.ndarray:
+        """Part of an event that each column belongs to; see `shuffled_copies.shuffling_units`."""
+        return shuffling_units(self.specs, self.inputs.layout)
 
     def skipped_samples(self) -> dict[str, Any]:
         """Return the content of skipped.json; {} if no file was left out."""
@@ -295,6 +329,7 @@ class Sample:
         params = self.params.model_dump(
             include={"branch", "identifier", "inputs", "kfold", "on_error", "split", "task", "weight"}
         )
+        params["bins"] = self.params.reweight and self.params.reweight.by
         specs = [self.specs.to_json()["branches"], self.options.normalise, self.split.fold]
         key = versioned_hash([self.survey.origins, params, specs, self._content_key])
         return BlockCache.open(key, int(self.params.cache_gb * 1e9))
@@ -321,7 +356,7 @@ class Sample:
         preproc = None if self.options.preproc is None else self.options.preproc.cache_key
         options = [file.options for file in self.readers.inputs]
         samples = [[one.branch, one.nevts, one.cut, one.derived.get(WEIGHT, "")] for one in options]
-        return [labels, preproc, samples, self.scales]
+        return [labels, preproc, samples, self.scales, self.fixed_parts]
 
     @property
     def truncated(self) -> dict[str, int]:
@@ -344,6 +379,12 @@ class Sample:
     def close(self) -> None:
         """Close all files; they are opened again when a block is loaded."""
         self.readers.close()
+
+
+def _labels_of_files(wanted: object, params: Params, fileset: Fileset) -> Labels | None:
+    """Return the files as labels, if the events have no labels and the params say so."""
+    chosen = wanted is None and params.labels == "files" and params.task == "classification"
+    return labels_of_files(fileset.files) if chosen else None
 
 
 def _labels_of_readable(labels: Sequence[object], found: Survey) -> list[object]:

@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.expressions.cut import training_only_cut
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
-from mlaas4hep.reader import ReadOptions
-from mlaas4hep.reader.selection import match
+from mlaas4hep.expressions.preproc_json import JsonPreproc
+from mlaas4hep.expressions.preproc_script import ScriptPreproc
+from mlaas4hep.reader import DataReader, ReadOptions
+from mlaas4hep.reader.inputs import patterns_of
+from mlaas4hep.reader.selection import literal_names, match
 from mlaas4hep.samples.fileset import Fileset
 from mlaas4hep.samples.input_files import WEIGHT, weight_of
 from mlaas4hep.stream.split import Split
@@ -31,6 +35,8 @@ def check_task(params: Params, wanted: str | Sequence[object] | None) -> None:
     """Raise ConfigError if the task needs labels, or cannot be balanced."""
     if params.task != "classification" and wanted is None:
         raise ConfigError(f"'task' is '{params.task}', which needs labels", hint="name branches with --labels")
+    if params.reweight is not None and (params.task != "classification" or wanted is None):
+        raise ConfigError("'reweight' needs classes", hint="give --labels of a classification, or leave 'reweight' out")
     if params.balance != "none" and params.task != "classification":
         raise ConfigError(f"'balance' needs classes, but 'task' is '{params.task}'", hint="give a 'weight' instead")
 
@@ -40,6 +46,69 @@ def report_labels_as_features(params: Params, labels: Sequence[str]) -> None:
     selected = match(dict.fromkeys(labels), params.selected_branches, "the labels", missing_allowed=True)
     if selected:
         console.notice(f"label branch '{selected[0]}' is selected as a feature, but labels are not used as features")
+
+
+def check_parts_of_samples(params: Params, fileset: Fileset) -> None:
+    """Raise ConfigError if a sample names its part, although folds divide the events."""
+    for name, sample in zip(fileset.names, fileset.samples, strict=True):
+        if sample.part and params.kfold:
+            raise ConfigError(
+                f"sample '{name}' has the part '{sample.part}', but 'kfold' divides all events into folds",
+                hint="leave out 'part', or set 'kfold' to 0",
+            )
+
+
+def check_prediction_without_labels(reader: DataReader, labels: Sequence[str]) -> None:
+    """Check that a bundle can be applied to data without the label branches.
+
+    Raises:
+        ConfigError: the preprocessing needs a label branch for a feature, or for a cut that is not training-only.
+    """
+    preproc = reader.options.preproc
+    if isinstance(preproc, JsonPreproc):
+        for cut in preproc.cuts:
+            needed = sorted(preproc.sources(cut.expression.names).intersection(labels))
+            if needed and not cut.training_only:
+                raise ConfigError(
+                    f"{cut.where}: the cut needs the label branch '{needed[0]}', which data to predict do not have",
+                    hint=f"apply it in training alone: {training_only_cut(cut.expression.text)}",
+                )
+    if preproc is not None and (needed := sorted(preproc.sources(reader.inputs.branches) & {*labels})):
+        raise ConfigError(
+            f"the preprocessing computes features from the label branch '{needed[0]}', which data to predict do not"
+            " have",
+            hint="leave these features out; cuts that need it may be 'training_only' in a preproc.json",
+        )
+
+
+def report_weight_sources(reader: DataReader, weight: str) -> None:
+    """Report features, and branches that cuts need, from which the weight is computed.
+
+    Args:
+        weight: expression of the weight; "": there is none.
+    """
+    options, preproc = reader.options, reader.options.preproc
+    if not weight or isinstance(preproc, ScriptPreproc):
+        return
+    names = DerivedColumns({WEIGHT: weight}).names
+    sources = {*names} if preproc is None else preproc.sources(names)
+    chosen = literal_names(reader.available, [*options.selected_branches, *patterns_of(options.inputs)])
+    features = reader.inputs.branches
+    revealing = sorted(sources.intersection(features) - chosen)
+    if revealing:
+        console.notice(
+            f"branch '{revealing[0]}' is a feature, and the weight '{weight}' is computed from it; if it reveals the"
+            f' label, or if data do not have it, leave it out: "exclude_branches": ["{revealing[0]}"] in the params'
+        )
+    if not isinstance(preproc, JsonPreproc):
+        return
+    for cut in preproc.cuts:
+        needed = sorted((preproc.sources(cut.expression.names) & sources) - features)
+        if needed and not cut.training_only:
+            console.notice(
+                f"{cut.where}: the cut needs '{needed[0]}', from which the weight is computed, so that --predict works"
+                f" only for files that have it; to apply it in training alone: {training_only_cut(cut.expression.text)}"
+            )
 
 
 def check_inputs_without_labels(params: Params, labels: Sequence[str]) -> None:

@@ -47,6 +47,12 @@ class Composition:
             return float(self.weights[0] / self.totals[0])
         return float((factors * self.weight[0]).sum() / (factors * self.events[0]).sum())
 
+    def mean_training_events(self, balance: str) -> float:
+        """Return the mean number of training events in an epoch, after balancing if that is possible."""
+        if balance != "sampling" or not (self.events[0] > 0).all():
+            return float(self.totals[0])
+        return float((self.factors(balance) * self.events[0]).sum())
+
     def factors(self, balance: str) -> np.ndarray | None:
         """Return a factor per class, float64 (classes,), that balances the classes of the training part.
 

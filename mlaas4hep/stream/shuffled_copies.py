@@ -1,24 +1,65 @@
-"""A second class for samples without labels: copies of the events with independently shuffled columns.
+"""A second class for samples without labels: copies of the events, whose parts are those of different events.
 
-    both = add_shuffled_copies(chunk, rng)
+    units = shuffling_units(specs, layout)
+    both = add_shuffled_copies(chunk, rng, units)
 
-In the copies, every column has the distribution of the data, but the columns are independent. A classifier that
-separates events from copies learns the ratio of the joint density to the product of the marginal densities (Hastie,
-Tibshirani, Friedman, The Elements of Statistical Learning, section 14.2.4), that is, the correlations in the events.
+In the copies, every part has the distribution of the data, but the parts are independent. A classifier that separates
+events from copies learns the ratio of the joint density to the product of the densities of the parts (Hastie,
+Tibshirani, Friedman, The Elements of Statistical Learning, section 14.2.4), that is, the correlations of the parts.
+
+A part is a flat branch, or all objects of a collection with the number of objects. If columns were shuffled one by one,
+objects without pT, or more objects than their number says, would give the copies away.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from mlaas4hep.io import Kind
+from mlaas4hep.reader import Specs, VectorLayout
+from mlaas4hep.specs.exact import UNIT
+from mlaas4hep.specs.specs import BranchSpecs
 from mlaas4hep.stream.batch import Batch
 
 
-def add_shuffled_copies(events: Batch, rng: np.random.Generator) -> Batch:
-    """Return the events (y = 1) and as many copies (y = 0), in random order. A value and its mask stay together."""
-    count, width = events.x.shape
-    rows = rng.permuted(np.broadcast_to(np.arange(count)[:, None], (count, width)), axis=0)
-    columns = np.arange(width)
+def shuffling_units(specs: Specs, layout: VectorLayout) -> np.ndarray:
+    """Return the number of the part that each column belongs to, int64 (columns,).
+
+    Lists belong to the same collection if they have the same number of values in all events together, and the same
+    largest length. The number of objects is a flat branch whose sum is this number, and whose maximum is this length.
+    Without such statistics, as in specs of the original MLaaS4HEP, each branch is a part.
+    """
+    numbers: dict[object, int] = {}
+    units = np.zeros(layout.width, np.int64)
+    for slot in layout.slots:
+        collection = _collection(specs.branches[slot.branch])
+        unit = slot.branch if collection is None else collection
+        units[slot.first : slot.first + slot.width] = numbers.setdefault(unit, len(numbers))
+    return units
+
+
+def _collection(branch: BranchSpecs) -> tuple[int, int] | None:
+    """Return the number of objects and the largest number of objects per event that a branch has or counts."""
+    values = branch.count + branch.nan + branch.inf
+    if branch.kind is Kind.JAGGED and values:
+        return values, branch.dim
+    if branch.kind is Kind.FLAT and branch.minimum is not None and branch.minimum >= 0 and not branch.nan + branch.inf:
+        total, rest = divmod(branch.total, UNIT)
+        if total and not rest and branch.maximum == int(branch.maximum or 0):
+            return total, int(branch.maximum or 0)
+    return None
+
+
+def add_shuffled_copies(events: Batch, rng: np.random.Generator, units: np.ndarray) -> Batch:
+    """Return the events (y = 1) and as many copies (y = 0), in random order. A value and its mask stay together.
+
+    Args:
+        units: number of the part that each column belongs to, see `shuffling_units`.
+    """
+    count = len(events)
+    parts = int(units.max(initial=-1)) + 1
+    rows = rng.permuted(np.broadcast_to(np.arange(count)[:, None], (count, parts)), axis=0)[:, units]
+    columns = np.arange(len(units))
     copies = Batch(
         inputs={name: values[rows, columns] for name, values in events.inputs.items()},
         y=np.zeros(count, np.int64),

@@ -8,6 +8,7 @@
     model_code/     the model file with the modules that it imports, if there are any
     specs.json, preproc.json | preproc.py    statistics of the sample; new branches and cuts, if any
     training.json   files, labels, parameters, versions
+    reweighting.json    histograms and factors of the training set, if it is reweighted; with `kfold` of each fold
     skipped.json    files that could not be read and were left out, if any
     metrics.json, epochs.csv    metrics of every epoch and of the test set; every epoch as a table
     folds/0, ...    with `kfold`: the model that was not trained on fold 0, its graph and specs; model.onnx is the mean

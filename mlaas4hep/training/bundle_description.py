@@ -6,14 +6,40 @@ read_description(Path("bundle")).columns      # ["MET_phi", "MET_pt"]
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlaas4hep.config import Params, TaskName
+from mlaas4hep.config import InputParams, Params, TaskName, model_inputs
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import read_json
 from mlaas4hep.normalisation_choice import NormalisationChoice
+
+PartName = Literal["", "train", "valid", "test"]
+
+
+class TrainingFile(BaseModel):
+    """A file of the training.
+
+    Attributes:
+        identity: identifier of its content, without its friends; "" in bundles of older versions.
+        entries: number of entries that were read, before cuts.
+        part: the part that all of its events belong to; "": the split decides.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    identity: str = ""
+    entries: int = 0
+    part: PartName = ""
+
+
+class TrainingSample(BaseModel):
+    """A sample of the training; `part` is the same for all of its files."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    part: PartName = ""
 
 
 class BundleDescription(BaseModel):
@@ -30,6 +56,8 @@ class BundleDescription(BaseModel):
         model: name of the file with the model in the format of its framework; "" if there is none.
         model_function: name of the function of the model file that returns the model.
         normalise: normalisation of the inputs.
+        files: files of the training.
+        samples: samples of the training that have names, by name.
         target_centre, target_spread: for regression, mean and standard deviation of each target.
     """
 
@@ -46,8 +74,15 @@ class BundleDescription(BaseModel):
     model: str = ""
     model_function: str = "model"
     normalise: NormalisationChoice = "auto"
+    files: list[TrainingFile] = []
+    samples: dict[str, TrainingSample] = {}
     target_centre: list[float] = []
     target_spread: list[float] = []
+
+    @property
+    def model_inputs(self) -> dict[str, InputParams]:
+        """Parameters of the inputs that the model gets."""
+        return model_inputs(self.params.inputs)
 
 
 def read_description(bundle: Path) -> BundleDescription:

@@ -54,7 +54,8 @@ class ComparedEvents:
 
 def concatenated(parts: Sequence[ComparedEvents]) -> ComparedEvents:
     """Return the events of one or more parts, in order."""
-    inputs = {name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+    names_of_inputs = [name for name in parts[0].inputs if all(name in part.inputs for part in parts)]
+    inputs = {name: np.concatenate([part.inputs[name] for part in parts]) for name in names_of_inputs}
     names = [name for part in parts for name in part.names]
     return ComparedEvents(np.concatenate([part.raw for part in parts]), inputs, names)
 
@@ -119,7 +120,7 @@ def corner_events(specs: Specs, inputs: Inputs, whole: Inputs) -> ComparedEvents
         name: _column(name, branch, corners, lengths.get(name), inner.get(name)) for name, branch in branches.items()
     }
     raw, _ = whole.raw_vectors(columns, len(corners))
-    parts, _ = inputs.make(columns, len(corners))
+    parts, _ = inputs.of_model().make(columns, len(corners))
     return ComparedEvents(np.asarray(raw[VECTOR]), padded(parts, 0.0), [corner.name for corner in corners])
 
 

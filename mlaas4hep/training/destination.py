@@ -21,7 +21,7 @@ _FILE_NAMES = {
     "training.json", "metrics.json", "labels.txt", "params.json", "upload.json", "example.json", "report.html",
     "epochs.csv", "saved_model.pb", "model.pb", "params_tfaas.json", "upload_tfaas.json", "model_quantized.onnx",
     "params_quantized.json", "upload_quantized.json", "skipped.json", "variables/variables.index", "export_error.txt",
-    "model.pickle",
+    "model.pickle", "reweighting.json",
 }  # fmt: skip
 _FOLDER_NAMES = re.compile(r"assets|variables|folds|folds/\d+")
 _NUMBERED_FILE_NAMES = re.compile(r"variables/variables\.data-\d+-of-\d+|folds/\d+/(?P<file>[^/]+)")

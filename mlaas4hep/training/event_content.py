@@ -20,6 +20,7 @@ from mlaas4hep.reader.friends import features_by_friend
 from mlaas4hep.report import plots
 from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
 from mlaas4hep.report.page import details, number, paragraph, table
+from mlaas4hep.report.reweighting import reweighting_section
 from mlaas4hep.samples.skipped_file import write_skipped_file
 from mlaas4hep.specs.specs import FLOAT32_MAX
 from mlaas4hep.stream import Batch, DataGenerator
@@ -62,15 +63,19 @@ class EventContent(SampleContent):
             "identifier": list(sample.survey.identifier),
             "normalise": self._by_fold[0].sample.options.normalise,
             "files": [
-                {"name": redacted(name), "entries": entries}
+                {"name": redacted(name), "entries": one.entries, "identity": one.identity}
                 | ({} if label is None else {"label": sample.labels.classes[label]})
-                for name, entries, label in zip(sample.files, sample.entries, by_file, strict=True)
+                | ({"part": part} if part else {})
+                for name, one, label, part in zip(
+                    sample.files, sample.survey.files, by_file, sample.fixed_parts, strict=True
+                )
             ],
             "samples": _samples(sample),
             "left_out": [{"name": redacted(file.name), "reason": file.reason} for file in sample.survey.left_out],
             "missing_branches": list(sample.specs.missing),
             "label_branches": list(sample.labels.branches),
             "contrast": sample.labels.uses_shuffled_copies,
+            "labels_are_files": sample.labels.are_files,
             "columns": generator.columns,
             "friend_features": features_by_friend(generator.specs.branches, aliases),
         }
@@ -82,6 +87,9 @@ class EventContent(SampleContent):
         """
         generator = self._generator if fold is None else self._by_fold[fold]
         generator.specs.save(str(folder / "specs.json"))
+        reweighting = generator.sample.reweighting
+        if reweighting is not None and (fold is not None or not generator.params.kfold):
+            write_json(folder / "reweighting.json", reweighting.to_json())
         if fold is None:
             write_skipped_file(folder / "skipped.json", generator.sample.skipped_samples())
         preproc = generator.sample.options.preproc
@@ -163,8 +171,10 @@ class EventContent(SampleContent):
         return {"yields": [one.to_json() for one in self._generator.sample.yields]}
 
     def first_sections(self) -> Sequence[Section]:
-        """Return the section about the branches."""
-        return [("Features", lambda: _features(self._by_fold[0]))]
+        """Return the sections about the branches and about reweighting."""
+        reweighting = self._by_fold[0].sample.reweighting
+        shown = [("Reweighting", partial(reweighting_section, reweighting))] if reweighting is not None else []
+        return [("Features", lambda: _features(self._by_fold[0])), *shown]
 
     def last_sections(self, trained: TrainedModel) -> Sequence[Section]:
         """Return the section about the importance of branches."""
@@ -172,6 +182,18 @@ class EventContent(SampleContent):
 
 
 def _split(generator: DataGenerator) -> str:
+    fileset = generator.sample.fileset
+    named = [
+        f"{PART_NAMES[sample.part]}: sample {name}"
+        for name, sample in zip(fileset.names, fileset.samples, strict=True)
+        if sample.part
+    ]
+    rest = "" if len(named) == len(fileset.names) else _split_of_others(generator)
+    return f"{'; '.join(named)}{'. Other samples: ' * bool(rest)}{rest}" if named else rest
+
+
+def _split_of_others(generator: DataGenerator) -> str:
+    """Describe the split of the samples that do not name their part."""
     split = generator.sample.split
     if split.expressions:
         chosen = "; ".join(f"{PART_NAMES[part]}: {text}" for part, text in split.expressions.items())
@@ -232,7 +254,7 @@ def _features(generator: DataGenerator) -> str:
 def _importance(trained: TrainedModel, generator: DataGenerator) -> str:
     events, seed = generator.examples(MAX_EVENTS), generator.params.seed
     if generator.sample.labels.uses_shuffled_copies:
-        events = add_shuffled_copies(events, np.random.default_rng(seed))
+        events = add_shuffled_copies(events, np.random.default_rng(seed), generator.sample.shuffling_units)
     if len(events) < 2:
         return paragraph("Unknown: the beginning of the files contains no events of the test set.")
     result = permutation_importance(trained.backend, events, generator.sample.inputs, trained.test.task, seed)

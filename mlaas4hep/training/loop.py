@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlaas4hep import console
-from mlaas4hep.backends.protocol import Backend, OneShotBackend, StepwiseBackend
+from mlaas4hep.backends.protocol import Backend, BatchLossBackend, OneShotBackend, StepwiseBackend
 from mlaas4hep.backends.task import Task
 from mlaas4hep.comma_lists import abbreviated
 from mlaas4hep.config import Params
@@ -117,7 +117,7 @@ class _StepwiseTraining:
         state = self._state
         while not state.finished:
             train_loss = self._train_epoch()
-            metrics = evaluate(self._source, self._backend, "valid", True, lambda _: self._check_stop()).metrics()
+            metrics = self._validate()
             if not np.isfinite(train_loss) or not np.isfinite(metrics["loss"]):
                 raise ConfigError(
                     f"the loss of epoch {state.epoch + 1} is not finite",
@@ -139,6 +139,23 @@ class _StepwiseTraining:
             self._save()
         self._backend.restore(self._best)
         return self._history()
+
+    def _validate(self) -> dict[str, float]:
+        """Return the metrics of the validation set; "loss" is that of the model file, see `BatchLossBackend`."""
+        losses: list[tuple[float, float]] = []
+
+        def after_batch(batch: Batch) -> None:
+            self._check_stop()
+            loss = self._backend.batch_loss(batch) if isinstance(self._backend, BatchLossBackend) else None
+            if loss is not None:
+                size, weight = (float(each.sum(dtype=float)) for each in (np.abs(batch.weight), batch.weight))
+                losses.append((loss * size, weight))
+
+        metrics = evaluate(self._source, self._backend, "valid", True, after_batch).metrics()
+        if losses:
+            loss, weight = np.sum(losses, axis=0)  # as in training
+            metrics["loss"] = float(loss / weight)
+        return metrics
 
     def _restore(self) -> None:
         """Continue from the checkpoint, if it exists."""
@@ -223,7 +240,7 @@ def _train_one_shot(source: BatchSource, backend: OneShotBackend, callbacks: Cal
     epochs: list[Epoch] = []
     start = time.perf_counter()
     count = int(source.composition.totals[PARTS.index("train")])
-    mean = source.composition.mean_training_weight(source.params.balance)
+    mean = source.mean_training_weight()
     if not np.isclose(mean, 1.0, rtol=0.01):
         console.notice(f"the weights are divided by {mean:.4g}, their mean in the training set, as estimators expect")
 
@@ -280,20 +297,16 @@ def evaluate(
 
 
 def batches_per_epoch(source: BatchSource) -> int:
-    """Return the number of batches of the training set in an epoch, at least 1; with oversampling their mean number."""
-    composition, params = source.composition, source.params
-    events = float(composition.totals[PARTS.index("train")])
-    if params.balance == "sampling" and (composition.events[0] > 0).all():
-        factors = composition.factors("sampling")
-        events = float((composition.events[0] * factors).sum())
-    return max(1, int(np.ceil(events / params.batch_size)))
+    """Return the mean number of batches of the training set in an epoch, at least 1."""
+    return max(1, int(np.ceil(source.mean_training_events() / source.params.batch_size)))
 
 
 def check_parts(source: BatchSource) -> None:
     """Check, before a long training, that every set and every class has events and a positive sum of weights.
 
     Raises:
-        ConfigError: a set or a class has no events, or its weights do not add up to more than 0.
+        ConfigError: a set or a class has no events, or its weights do not add up to more than 0; or events cannot be
+            reweighted.
     """
     composition = source.composition
     for part, events, weight in zip(PARTS, composition.totals, composition.weights, strict=True):
@@ -310,6 +323,7 @@ def check_parts(source: BatchSource) -> None:
     _check_weight_size(composition, source.params.weight)
     _check_classes(source.labels, composition)
     composition.factors(source.params.balance)
+    source.mean_training_weight()
 
 
 def _check_weight_size(composition: Composition, weight: str) -> None:

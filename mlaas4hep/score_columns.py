@@ -1,0 +1,7 @@
+"""Names of columns in files of scores, beside the scores themselves."""
+
+PASSES = "passes_cuts"
+"""Whether the event passes the cuts of the bundle."""
+
+PART = "part"
+"""The part of the training that the event belonged to: 0 training, 1 validation, 2 test, -1 unseen."""

@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from threading import Event, Thread, current_thread, main_thread
 from typing import IO, Any, NoReturn, Protocol
 
-from mlaas4hep.cpu_threads import limit_threads
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, printable
+from mlaas4hep.machine.threads import limit_threads
 from mlaas4hep.write_errors import WriteFailed, failed_write, write_errno
 
 TEXT_INTERVAL = 0.5

@@ -25,10 +25,10 @@ OWNERS = {
     },
     "torch": {
         "backends/torch.py",
-        "backends/torch_average.py",
+        "backends/pytorch/average.py",
         "backends/torch_dataset.py",
-        "backends/torch_loss.py",
-        "backends/torch_optimizer.py",
+        "backends/pytorch/loss.py",
+        "backends/pytorch/optimizer.py",
         "backends/original/jarray/pytorch.py",
     },
     "onnx": {"training/onnx_graph.py"},

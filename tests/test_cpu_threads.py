@@ -8,7 +8,7 @@ from scripts import run_script
 from tinyroot import write_events
 
 from mlaas4hep.config import Params
-from mlaas4hep.cpu_threads import available_cpus
+from mlaas4hep.machine.threads import available_cpus
 from mlaas4hep.report.terminal import EpochPrinter
 from mlaas4hep.training.history import Epoch
 

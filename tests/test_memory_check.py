@@ -13,10 +13,10 @@ import pytest
 from scripts import ROOT, only_error_line
 from tinyroot import write_events, write_tree
 
-from mlaas4hep.available_memory import available_memory
 from mlaas4hep.errors import BranchNotFound, ConfigError
 from mlaas4hep.histograms.fill import fill_histograms
 from mlaas4hep.list_lengths import parse_max_length
+from mlaas4hep.machine.memory import available_memory
 from mlaas4hep.reader import DataReader, data_reader
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.interleaving import plan_interleaving

@@ -27,15 +27,15 @@ from mlaas4hep.backends.protocol import (
     probe_inputs,
     training_only,
 )
+from mlaas4hep.backends.pytorch.average import WeightAverage
+from mlaas4hep.backends.pytorch.loss import PerEventLoss, default_loss, join_outputs
+from mlaas4hep.backends.pytorch.optimizer import TorchOptimizer
 from mlaas4hep.backends.task import Output, Task
-from mlaas4hep.backends.torch_average import WeightAverage
-from mlaas4hep.backends.torch_loss import PerEventLoss, default_loss, join_outputs
-from mlaas4hep.backends.torch_optimizer import TorchOptimizer
 from mlaas4hep.config import Params
 from mlaas4hep.config.optimization import FILE_SETTINGS
 from mlaas4hep.console import discarded_stdout, filtered_stderr
-from mlaas4hep.cpu_threads import available_cpus
 from mlaas4hep.errors import ConfigError, error_summary, require
+from mlaas4hep.machine.threads import available_cpus
 from mlaas4hep.stream import Batch
 
 

@@ -24,8 +24,8 @@ from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import Batches, EpochBatches, NothingLearned, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
-from mlaas4hep.cpu_threads import thread_count
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.machine.threads import thread_count
 from mlaas4hep.stream import Batch, DataGenerator
 
 CHUNK_EVENTS = 50_000

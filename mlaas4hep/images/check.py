@@ -21,11 +21,11 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.comma_lists import abbreviated
-from mlaas4hep.cpu_threads import available_cpus
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.images.decode import open_image
 from mlaas4hep.images.folder import ImageFolder
 from mlaas4hep.io.prefetch import map_ordered
+from mlaas4hep.machine.threads import available_cpus
 
 _MOST_THREADS = 4
 _BLOCK = 64

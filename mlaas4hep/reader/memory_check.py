@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import math
 
-from mlaas4hep.available_memory import available_memory
 from mlaas4hep.comma_lists import join_list
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.io import Kind
+from mlaas4hep.machine.memory import available_memory
 from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.reader.layout import Slot
 from mlaas4hep.reader.selection import pattern_of

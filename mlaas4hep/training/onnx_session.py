@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlaas4hep.cpu_threads import thread_count
+from mlaas4hep.machine.threads import thread_count
 
 
 def new_session(graph: str | bytes, threads: int = 0) -> Any:

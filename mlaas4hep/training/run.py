@@ -25,10 +25,10 @@ from mlaas4hep.backends.model_settings import unused_names
 from mlaas4hep.backends.protocol import Backend, OneShotBackend
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
-from mlaas4hep.cpu_threads import limit_threads
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_summary
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.files import check_replaceable, check_unfinished, write_lock
+from mlaas4hep.machine.threads import limit_threads
 from mlaas4hep.reader import Specs
 from mlaas4hep.samples.skipped_file import is_skipped_file, read_reasons, write_skipped_file
 from mlaas4hep.signing import read_private_key

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlaas4hep.control_groups import CGROUPS, OWN, control_groups
+from mlaas4hep.machine.control_groups import CGROUPS, OWN, control_groups
 
 _COUNTS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlaas4hep.control_groups import CGROUPS, OWN, control_groups
+from mlaas4hep.machine.control_groups import CGROUPS, OWN, control_groups
 
 
 def available_memory(cgroups: Path = CGROUPS, own: Path = OWN) -> int:

@@ -1,0 +1,1 @@
+"""Parts of the PyTorch backend: losses, the optimizer with its schedules, and averaged weights."""

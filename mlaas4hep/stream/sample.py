@@ -33,7 +33,7 @@ from mlaas4hep.samples.input_files import WEIGHT, input_files
 from mlaas4hep.samples.readers import SampleReaders
 from mlaas4hep.samples.scales import sample_scales
 from mlaas4hep.samples.skipped_file import skipped_samples
-from mlaas4hep.samples.survey import Survey, survey
+from mlaas4hep.samples.survey import survey
 from mlaas4hep.stream.batch import Batch
 from mlaas4hep.stream.cache import BlockCache, versioned_hash
 from mlaas4hep.stream.copied_columns import copied_types
@@ -48,7 +48,6 @@ from mlaas4hep.stream.labels import (
     labels_by_branches,
     labels_by_file,
     labels_of_files,
-    read_labels,
     targets_by_branches,
     targets_by_file,
 )
@@ -58,10 +57,13 @@ from mlaas4hep.stream.sample_options import (
     check_parts_of_samples,
     check_prediction_without_labels,
     check_task,
+    files_as_labels,
+    labels_of_readable,
     read_options,
     report_labels_as_features,
     report_weight_sources,
     split_of,
+    wanted_labels,
 )
 from mlaas4hep.stream.sample_statistics import Composition, count_events, target_moments
 from mlaas4hep.stream.shuffled_copies import shuffling_units
@@ -107,8 +109,8 @@ class Sample:
             left_out: see `survey`.
         """
         fileset = Fileset.of(files)
-        wanted = _wanted_labels(labels, fileset)
-        of_files = _labels_of_files(wanted, params, fileset)
+        wanted = wanted_labels(labels, fileset)
+        of_files = files_as_labels(wanted, params, fileset)
         branches = label_branches(wanted, params.task)
         check_task(params, wanted if of_files is None else of_files.classes)
         check_parts_of_samples(params, fileset)
@@ -136,7 +138,7 @@ class Sample:
         self._check_samples()
         self._check_predictions()
         if by_file is not None:
-            wanted = by_file = _labels_of_readable(by_file, self.survey)
+            wanted = by_file = labels_of_readable(by_file, self.survey)
         report_labels_as_features(params, self.survey.extra)
         self.inputs = Inputs.of(self.specs, params.inputs, params.normalise)
         if wanted is None and of_files is None and params.inputs:
@@ -379,30 +381,3 @@ class Sample:
     def close(self) -> None:
         """Close all files; they are opened again when a block is loaded."""
         self.readers.close()
-
-
-def _labels_of_files(wanted: object, params: Params, fileset: Fileset) -> Labels | None:
-    """Return the files as labels, if the events have no labels and the params say so."""
-    chosen = wanted is None and params.labels == "files" and params.task == "classification"
-    return labels_of_files(fileset.files) if chosen else None
-
-
-def _labels_of_readable(labels: Sequence[object], found: Survey) -> list[object]:
-    """Return the labels of the files that can be read, given those of all files.
-
-    Raise FileUnreadable if no file of a label is left.
-    """
-    kept = [labels[index] for index in found.indices]
-    for file in found.left_out:
-        if labels[file.index] not in kept:
-            raise FileUnreadable(f"none of the files with label '{labels[file.index]}' can be read: {file.reason}")
-    return kept
-
-
-def _wanted_labels(labels: str | Sequence[object] | None, fileset: Fileset) -> str | list[object] | None:
-    """Return one label per file, or the names or patterns of label branches; None if the events are not labelled."""
-    wanted = read_labels(labels) if isinstance(labels, str) else labels
-    if wanted is None:
-        by_sample = fileset.labels()
-        return None if by_sample is None else list(by_sample)
-    return wanted if isinstance(wanted, str) else list(wanted)

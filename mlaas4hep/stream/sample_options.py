@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.expressions.cut import training_only_cut
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
@@ -21,6 +21,8 @@ from mlaas4hep.reader.inputs import patterns_of
 from mlaas4hep.reader.selection import literal_names, match
 from mlaas4hep.samples.fileset import Fileset
 from mlaas4hep.samples.input_files import WEIGHT, weight_of
+from mlaas4hep.samples.survey import Survey
+from mlaas4hep.stream.labels import Labels, labels_of_files, read_labels
 from mlaas4hep.stream.split import Split
 
 
@@ -145,3 +147,30 @@ def read_options(
             "derived": dict(derived),
         }
     )
+
+
+def files_as_labels(wanted: object, params: Params, fileset: Fileset) -> Labels | None:
+    """Return the files as labels, if the events have no labels and the params say so."""
+    chosen = wanted is None and params.labels == "files" and params.task == "classification"
+    return labels_of_files(fileset.files) if chosen else None
+
+
+def labels_of_readable(labels: Sequence[object], found: Survey) -> list[object]:
+    """Return the labels of the files that can be read, given those of all files.
+
+    Raise FileUnreadable if no file of a label is left.
+    """
+    kept = [labels[index] for index in found.indices]
+    for file in found.left_out:
+        if labels[file.index] not in kept:
+            raise FileUnreadable(f"none of the files with label '{labels[file.index]}' can be read: {file.reason}")
+    return kept
+
+
+def wanted_labels(labels: str | Sequence[object] | None, fileset: Fileset) -> str | list[object] | None:
+    """Return one label per file, or the names or patterns of label branches; None if the events are not labelled."""
+    wanted = read_labels(labels) if isinstance(labels, str) else labels
+    if wanted is None:
+        by_sample = fileset.labels()
+        return None if by_sample is None else list(by_sample)
+    return wanted if isinstance(wanted, str) else list(wanted)

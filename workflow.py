@@ -182,7 +182,7 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Score files with a bundle, and print the paths of the scores."""
     from mlaas4hep.errors import ConfigError
-    from mlaas4hep.training.scoring import score_files
+    from mlaas4hep.scoring.files import score_files
 
     invalid = [name for name in ("labels", "specs", "resume", "sign", "model_args") if getattr(args, name)]
     if invalid:

@@ -23,8 +23,8 @@ import uproot
 from mlaas4hep import console
 from mlaas4hep.config import Params
 from mlaas4hep.errors import require
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 EFFICIENCY = 0.5
 EXAMPLE = Path(__file__).parent / "models" / "ex_disco_pytorch.py"

@@ -12,7 +12,7 @@ from scripts import ROOT
 
 LAYERS = {"io": 1, "protocol": 1, "expressions": 2, "specs": 2, "reader": 3, "histograms": 4, "stream": 4, "samples": 4}
 LAYERS |= {"backends": 5, "duplicates": 5}
-LAYERS |= {"images": 6, "onnx_to_tf": 6, "report": 6, "training": 6, "client": 7, "serving": 7}
+LAYERS |= {"images": 6, "onnx_to_tf": 6, "report": 6, "training": 6, "scoring": 6, "client": 7, "serving": 7}
 HEAVY = {"awkward", "keras", "matplotlib", "onnx", "onnxruntime", "sklearn", "starlette", "tensorflow", "torch",
          "uvicorn", "xgboost"}  # fmt: skip
 OWNERS = {

@@ -14,8 +14,8 @@ from tinyroot import write_events
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.protocol.params import EXPORT_ERROR
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 TORCH = """
 from torch import nn

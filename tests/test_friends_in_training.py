@@ -15,8 +15,8 @@ from mlaas4hep import DataGenerator
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.samples.readers import MAX_IDLE
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 pytestmark = pytest.mark.usefixtures("without_trial_export")
 

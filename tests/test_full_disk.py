@@ -22,8 +22,8 @@ from mlaas4hep.files import write_lock
 from mlaas4hep.histograms.write import write_histograms
 from mlaas4hep.reader.deferred_error_file import DeferredErrorFile
 from mlaas4hep.reader.export import write_vectors
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 from mlaas4hep.write_errors import WriteFailed
 
 FULL = "No space left on device"

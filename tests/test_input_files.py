@@ -24,8 +24,8 @@ from mlaas4hep.io.storage.grid_proxy import proxy_problem
 from mlaas4hep.io.storage.location import read_file_list
 from mlaas4hep.reader import Specs
 from mlaas4hep.reader.selection import match
+from mlaas4hep.scoring.scorer import Scorer
 from mlaas4hep.stream.labels import read_labels
-from mlaas4hep.training.scorer import Scorer
 
 KINDS = {
     "broken": "a broken link to nowhere",

@@ -14,10 +14,10 @@ from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, FileUnreadable, PackageMissing
 from mlaas4hep.protocol.params import EXPORT_ERROR
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
 from mlaas4hep.training.destination import is_bundle
 from mlaas4hep.training.run import AlreadyTrained
-from mlaas4hep.training.scoring import score_files
 
 TWO, SHAPES = Task.classification(2), {"x": (7,)}
 

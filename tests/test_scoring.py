@@ -16,9 +16,9 @@ from tinyroot import write_events, write_tree
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, SpecsMismatch
 from mlaas4hep.reader import DataReader
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 CUT = {"cut": "met > 10"}
 MODEL = "from torch import nn\ndef model(idim, outputs=1): return nn.Linear(idim, outputs)\n"

@@ -15,9 +15,9 @@ from mlaas4hep.backends.model_file import load_model_file
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.stream import Batch, DataGenerator
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 INPUTS = {
     "event": {"branches": ["met", "shift"]},

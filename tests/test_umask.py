@@ -17,8 +17,8 @@ from mlaas4hep import DataReader
 from mlaas4hep.config import Params
 from mlaas4hep.histograms.write import write_histograms
 from mlaas4hep.reader.export import write_vectors
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.training import train_model
-from mlaas4hep.training.scoring import score_files
 
 pytestmark = pytest.mark.usefixtures("without_trial_export")
 

@@ -17,7 +17,7 @@ from mlaas4hep.images.stream import IMAGES, ImageStream
 from mlaas4hep.report.page import details, number, paragraph, table, text
 from mlaas4hep.stream import PARTS
 from mlaas4hep.training.compared_events import COMPARED_EVENTS, ComparedEvents
-from mlaas4hep.training.scorer import open_session
+from mlaas4hep.training.onnx_session import open_session
 from mlaas4hep.training.trained import SampleContent, Section, TrainedModel, describe_split
 
 _MAX_EXAMPLES = 6  # images per class

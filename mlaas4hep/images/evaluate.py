@@ -30,7 +30,7 @@ from mlaas4hep.images.train import ImageOptions
 from mlaas4hep.input_files import read_lines
 from mlaas4hep.stream import Batch
 from mlaas4hep.training.loop import Predictions
-from mlaas4hep.training.scorer import open_session
+from mlaas4hep.training.onnx_session import open_session
 
 GRAPH = "model.onnx"
 

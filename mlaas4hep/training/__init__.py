@@ -1,4 +1,4 @@
-"""Training, checkpoints, ONNX export, bundles and scoring.
+"""Training, checkpoints, ONNX export and bundles.
 
     from mlaas4hep.training import train_model
     trained = train_model(["ggH.root", "VBF.root"], ["ggH", "VBF"], "ex_pytorch.py", fout="model")

@@ -23,10 +23,10 @@ from mlaas4hep.images.label_file import read_label_file
 from mlaas4hep.io import Column, Jagged, Kind
 from mlaas4hep.normalisation_choice import METHODS
 from mlaas4hep.reader.normalise import Normalisation
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.serving.page.page_files import PARTS, parse_part
 from mlaas4hep.specs.specs import Specs
 from mlaas4hep.stream.labels import labels_by_file, read_labels, targets_by_file
-from mlaas4hep.training.scoring import score_files
 
 _EVENTS = 4
 

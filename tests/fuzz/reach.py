@@ -45,7 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "expressions.arithmetic",
     ),
     "run_params": ("config", "normalisation_choice"),
-    "bundle": ("training.scoring", "training.scorer", "training.bundle_description"),
+    "bundle": ("scoring.files", "scoring.scorer", "training.bundle_description"),
     "upload_spec": ("client.upload_spec", "client.packing"),
     "event_rows": ("client.events",),
     "label_files": ("images.label_file", "input_files"),

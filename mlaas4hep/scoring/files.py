@@ -38,10 +38,10 @@ from mlaas4hep.samples.input_files import input_files
 from mlaas4hep.samples.readers import SampleReaders
 from mlaas4hep.samples.skipped_file import is_skipped_file, skipped_samples, write_skipped_file
 from mlaas4hep.score_columns import PART, PASSES
+from mlaas4hep.scoring.scorer import Scorer, plain_names
+from mlaas4hep.scoring.training_parts import UNSEEN
 from mlaas4hep.stream.copied_columns import copied_types, copied_values
 from mlaas4hep.training.bundle_description import TrainingFile
-from mlaas4hep.training.scorer import Scorer, plain_names
-from mlaas4hep.training.training_parts import UNSEEN
 
 FORMATS = {"root": ".root", "rntuple": ".root", "parquet": ".parquet"}
 """Output formats, and the suffixes of their files."""

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, SpecsMismatch, error_text, require
+from mlaas4hep.errors import ConfigError, SpecsMismatch, error_text
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc, preproc_from_json
 from mlaas4hep.input_files import check_is_file, read_json, read_text
 from mlaas4hep.protocol.params import EXPORT_ERROR
 from mlaas4hep.reader import DataReader, ReadOptions, Specs
 from mlaas4hep.reader.inputs import Inputs
+from mlaas4hep.scoring.training_parts import TrainingParts
 from mlaas4hep.stream.split import fold_of, identity_hash
 from mlaas4hep.training.bundle_description import BundleDescription, read_description
 from mlaas4hep.training.framework_process import FrameworkProcess
-from mlaas4hep.training.onnx_session import new_session
-from mlaas4hep.training.training_parts import TrainingParts
+from mlaas4hep.training.onnx_session import open_session
 
 GRAPH = "model.onnx"
 
@@ -223,25 +223,6 @@ def _start_framework(
 def _reason(path: Path) -> str:
     """Return why a bundle has no ONNX graph."""
     return read_text(path / EXPORT_ERROR).strip()
-
-
-def open_session(path: Path, threads: int = 0) -> Any:
-    """Load an ONNX graph of a bundle; for `threads` see `Params`.
-
-    Raises:
-        ConfigError: the graph does not exist, or is damaged.
-        PackageMissing: onnxruntime is not installed.
-    """
-    require("onnxruntime", "server", "scoring")
-    if not path.parent.is_dir():
-        raise ConfigError(f"folder {path.parent} does not exist", hint="use the folder of a trained model")
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist", hint="the bundle has no ONNX graph; train the model again")
-    try:
-        return new_session(str(path), threads)
-    except Exception as error:  # the errors of onnxruntime have no common base class
-        what = f"onnxruntime cannot load {path}: {error_text(error)}"
-        raise ConfigError(what, hint="train the model again") from error
 
 
 def _names(training: BundleDescription) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Scores of the events of files, by the model of a bundle."""

@@ -21,11 +21,13 @@ OWNERS = {
         "backends/keras.py",
         "backends/keras_aux_loss.py",
         "backends/keras_precision.py",
+        "backends/keras_state.py",
         "backends/keras_training.py",
     },
     "torch": {
         "backends/torch.py",
         "backends/pytorch/average.py",
+        "backends/pytorch/export.py",
         "backends/torch_dataset.py",
         "backends/pytorch/loss.py",
         "backends/pytorch/optimizer.py",

@@ -22,6 +22,7 @@ import numpy as np
 
 from mlaas4hep.backends.keras_aux_loss import AuxLoss
 from mlaas4hep.backends.keras_precision import float32_copy
+from mlaas4hep.backends.keras_state import arrays_of, packed, random_states, set_random_states, unpack
 from mlaas4hep.backends.keras_training import (
     check_params,
     default_loss,
@@ -227,20 +228,20 @@ class KerasBackend:
 
     def snapshot(self) -> bytes:
         """Return the weights."""
-        return _packed(_arrays(self.model.weights))
+        return packed(arrays_of(self.model.weights))
 
     def restore(self, weights: bytes) -> None:
         """Set the weights to those of a `snapshot`."""
-        _unpack(weights, self.model.weights)
+        unpack(weights, self.model.weights)
         self._float32_outdated = True
 
     def state(self) -> bytes:
         """Return weights, optimizer state and random number generator states."""
-        return _packed([*_arrays(self._variables), *_random_states()])
+        return packed([*arrays_of(self._variables), *random_states()])
 
     def load_state(self, state: bytes) -> None:
         """Restore the model and its optimizer from a `state`."""
-        _set_random_states(_unpack(state, self._variables))
+        set_random_states(unpack(state, self._variables))
         self._float32_outdated = True
 
     @property
@@ -365,46 +366,6 @@ def _replace_unknown_ops(model: Any) -> None:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "mlaas4hep/one"))
-
-
-def _arrays(variables: Iterable[Any]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
-
-
-def _packed(arrays: Sequence[np.ndarray]) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, *arrays)
-    return content.getvalue()
-
-
-def _unpack(content: bytes, variables: Sequence[Any]) -> list[np.ndarray]:
-    """Set the variables to the first arrays; return the remaining arrays."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = [stored[name] for name in stored.files]
-    for variable, array in zip(variables, arrays, strict=False):
-        variable.assign(array)
-    return arrays[len(variables) :]
-
-
-def _random_states() -> list[np.ndarray]:
-    """Return the random number generator states that are not Keras variables: those of the PyTorch backend."""
-    if keras.backend.backend() != "torch":
-        return []
-    import torch
-
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return [state.numpy() for state in (torch.get_rng_state(), *on_devices)]
-
-
-def _set_random_states(states: Sequence[np.ndarray]) -> None:
-    if keras.backend.backend() != "torch":
-        return
-    import torch
-
-    first, *on_devices = map(torch.from_numpy, states)
-    torch.set_rng_state(first)
-    if on_devices and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(on_devices)
 
 
 def _with_activation(model: keras.Model, task: Task, outputs: int, output: Output) -> keras.Model:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import io
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.model_settings import check_default_optimizer
@@ -28,13 +25,13 @@ from mlaas4hep.backends.protocol import (
     training_only,
 )
 from mlaas4hep.backends.pytorch.average import WeightAverage
+from mlaas4hep.backends.pytorch.export import EXPORTERS, export
 from mlaas4hep.backends.pytorch.loss import PerEventLoss, default_loss, join_outputs
 from mlaas4hep.backends.pytorch.optimizer import TorchOptimizer
 from mlaas4hep.backends.task import Output, Task
 from mlaas4hep.config import Params
 from mlaas4hep.config.optimization import FILE_SETTINGS
-from mlaas4hep.console import discarded_stdout, filtered_stderr
-from mlaas4hep.errors import ConfigError, error_summary, require
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.machine.threads import available_cpus
 from mlaas4hep.stream import Batch
 
@@ -51,7 +48,7 @@ class TorchBackend:
     round_noun = "epoch"
     normalised = True
     native_file = "model.pt"
-    exporters: tuple[str, ...] = ("torch.export", "torch.export with the math kernel of attention", "TorchScript")
+    exporters: tuple[str, ...] = EXPORTERS
     reads: tuple[str, ...] = ("loss", "optimizer", "training_step", "scheduler", *FILE_SETTINGS)
 
     def __init__(
@@ -283,53 +280,10 @@ class TorchBackend:
         scores = _copied(ScoringModule(self, self._output)).eval().cpu()
         shapes = array_shapes(self._shapes)
         examples = {name: torch.zeros(2, *shapes[name]) for name in self.takes}
-        kernel = nullcontext() if exporter in ("", self.exporters[0]) else sdpa_kernel(SDPBackend.MATH)
-        write = _write_with_torch_script if exporter == self.exporters[2] else _write_with_torch_export
         try:
-            with _explain_export(), _quiet(), kernel, torch.no_grad():
-                write(scores, examples, path)
+            export(scores, examples, path, exporter)
         finally:
             self.model.to(self.device)  # if it was not copied
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress warnings and output; errors are raised."""
-    with discarded_stdout(), filtered_stderr(""), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _write_with_torch_export(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Export with torch.export, without PyTorch's optimiser: it removes the addition of numbers as small as 1e-8."""
-    program = torch.onnx.export(
-        scores,
-        tuple(examples.values()),
-        input_names=list(examples),
-        output_names=["scores"],
-        dynamic_shapes=(({0: torch.export.Dim("events")},) * len(examples),),
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-    )
-    optimizer = require("onnxscript.optimizer", "torch", "exporting a PyTorch model")
-    optimizer.fold_constants(program.model)
-    optimizer.remove_unused_nodes(program.model)
-    program.save(path, external_data=False)
-
-
-def _write_with_torch_script(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Export with PyTorch's older exporter, which records the operations of one call."""
-    torch.onnx.export(
-        scores,
-        tuple(examples.values()),
-        path,
-        input_names=list(examples),
-        output_names=["scores"],
-        dynamic_axes={name: {0: "events"} for name in (*examples, "scores")},
-        opset_version=18,
-        dynamo=False,
-    )
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -408,15 +362,6 @@ def _with_uncompiled_parts(module: nn.Module) -> nn.Module:
     for name, part in module.named_children():
         setattr(module, name, _with_uncompiled_parts(_uncompiled(part)))
     return module
-
-
-@contextmanager
-def _explain_export() -> Iterator[None]:
-    """Raise ConfigError with the cause of a failed export; the message of PyTorch starts with advice for developers."""
-    try:
-        yield
-    except Exception as error:
-        raise ConfigError(f"PyTorch cannot export the model: {error_summary(error.__cause__ or error)}") from error
 
 
 def _packed(content: Any) -> bytes:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from queue import SimpleQueue
 from threading import Lock
 from typing import cast
 
@@ -26,7 +25,7 @@ from typing_extensions import Self
 from mlaas4hep import console
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.config import IDENTIFIER, FriendParams, InputParams
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable
+from mlaas4hep.errors import BranchNotFound
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
@@ -47,9 +46,9 @@ from mlaas4hep.reader.layout import VectorLayout
 from mlaas4hep.reader.memory_check import BLOCK_BYTES, check_memory, row_bytes
 from mlaas4hep.reader.normalise import Normalisation
 from mlaas4hep.reader.read_options import ReadOptions
-from mlaas4hep.reader.skipping_reader import DamagedClusters, SkippingReader, count_skipped
+from mlaas4hep.reader.skipping_reader import DamagedClusters, SkippingReader, count_skipped, flat
 from mlaas4hep.specs.specs import Provenance, Specs
-from mlaas4hep.specs.statistics import Statistics
+from mlaas4hep.specs.statistics import StatisticsPool
 
 
 class DataReader(Closeable):
@@ -258,22 +257,17 @@ class DataReader(Closeable):
         """Read the events and return their specs, even if specs were given."""
         stop = min(2 * READ_ROWS, self.stop) if self.options.nevts == 0 else self.stop
         kinds = {name: self.available[name].kind for name in self.features}
-        counters: SimpleQueue[Statistics] = SimpleQueue()
-        for _ in range(self._threads):
-            counters.put(Statistics(kinds))
+        statistics = StatisticsPool(kinds, self._threads)
 
         def accumulate(block: tuple[int, int]) -> int:
             values, entries = self.read_columns(*block)
-            statistics = counters.get()
             statistics.add(values, len(entries))
-            counters.put(statistics)
             return block[1] - block[0]
 
         with console.progress("first pass", stop) as bar:
             for count in map_ordered(accumulate, self.blocks(READ_ROWS, stop), self._threads):
                 bar.advance(count)
-        parts = [counters.get().specs() for _ in range(self._threads)]
-        whole = Specs.merge_all([self._start, *(part for part in parts if part is not None)])
+        whole = Specs.merge_all([self._start, *statistics.specs()])
         file = Provenance(self.name, self.identity, self.num_entries, stop - count_skipped(self.skipped, stop))
         return self.options.limited(Specs(whole.branches, whole.events, (file,), tuple(sorted(self._absent.columns))))
 
@@ -327,8 +321,8 @@ class DataReader(Closeable):
             self.truncated.update(truncated)
         return Chunk(
             padded(parts, self.options.nan) if pad else parts,
-            _flat(values, self.identifier),
-            {**_flat(values, self.extra), **self._derived.evaluate(values, len(entries))},
+            flat(values, self.identifier),
+            {**flat(values, self.extra), **self._derived.evaluate(values, len(entries))},
             entries,
         )
 
@@ -371,11 +365,7 @@ class DataReader(Closeable):
             ConfigError: the expression is not a finite number for some event.
         """
         weight.check(self._source.columns, f"tree '{self.options.branch}' of {self._source.location}")
-        names, total = sorted(weight.names), 0
-        for block in self.blocks():
-            values, entries = self._skipping.read(names, *block)
-            total += weight.exact_sum(values, len(entries))
-        return total
+        return sum(weight.exact_sum(*self._skipping.read_counted(weight.names, *block)) for block in self.blocks())
 
     def identifiers(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Return the identifiers of all entries, including those that fail the cuts, (entries,) each.
@@ -386,18 +376,7 @@ class DataReader(Closeable):
 
     def flat_values(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
         """Return flat columns of the file, of all entries, (entries,) each. In damaged clusters, they may be 0."""
-        parts = [self._flat_values(names, span, reason) for span, reason in self._skipping.spans(start, stop)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-    def _flat_values(self, names: Sequence[str], span: tuple[int, int], lost: str) -> dict[str, np.ndarray]:
-        try:
-            return _flat(self._source.read(names, *span), names)
-        except Unreachable:
-            raise
-        except FileUnreadable:
-            if not lost:
-                raise
-        return {name: np.zeros(span[1] - span[0], self.available[name].dtype) for name in names}
+        return self._skipping.flat_values(names, start, stop)
 
     def read_columns(self, start: int, stop: int, names: Sequence[str] | None = None) -> tuple[Columns, np.ndarray]:
         """Return columns (default: all) of the entries start <= i < stop that pass the cuts, and these entries."""
@@ -418,7 +397,3 @@ class DataReader(Closeable):
         present = {*names, *(self._cut.expression.names if self._cut else ())} - self._absent.columns.keys()
         preproc = self.options.preproc
         return preproc.needs(self._source.columns, present) if preproc else present
-
-
-def _flat(values: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
-    return {name: cast(np.ndarray, values[name]) for name in names}  # checked by `flat_columns`

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from threading import Lock
+from typing import cast
 
 import numpy as np
 
@@ -93,6 +94,26 @@ class SkippingReader:
         entries = np.concatenate([np.arange(*span) for span in spans])
         return {name: concatenate_events([part[name] for part in parts]) for name in names}, entries
 
+    def read_counted(self, names: Iterable[str], start: int, stop: int) -> tuple[Columns, int]:
+        """Return the same columns as `read`, and the number of events."""
+        columns, entries = self.read(sorted(names), start, stop)
+        return columns, len(entries)
+
+    def flat_values(self, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return flat columns of all entries, (entries,) each. In damaged clusters, they may be 0."""
+        parts = [self._flat_values(names, span, reason) for span, reason in self.spans(start, stop)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _flat_values(self, names: Sequence[str], span: EntryRange, damage: str) -> dict[str, np.ndarray]:
+        try:
+            return flat(self._source.read(names, *span), names)
+        except Unreachable:
+            raise
+        except FileUnreadable:
+            if not damage:
+                raise
+        return {name: np.zeros(span[1] - span[0], self._source.columns[name].dtype) for name in names}
+
     def spans(self, start: int, stop: int) -> list[tuple[EntryRange, str]]:
         """Return the entries start <= i < stop by cluster, each with the reason why it is damaged, or ""."""
         if not self._skips or start >= stop:
@@ -144,3 +165,8 @@ def _joined(spans: Sequence[EntryRange]) -> list[EntryRange]:
         else:
             joined.append((start, stop))
     return joined
+
+
+def flat(values: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return some columns, which must be flat; `flat_columns` checks this when a file is opened."""
+    return {name: cast(np.ndarray, values[name]) for name in names}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -68,6 +69,28 @@ class Statistics:
                 branches[name] = replace(branches[name], dim=dim, inner=inner)
             self._done.append(Specs(branches, self._counters.events))
             self._counters = None
+
+
+class StatisticsPool:
+    """Accumulators of specs for several threads, each of which uses one at a time."""
+
+    def __init__(self, kinds: Mapping[str, Kind], threads: int) -> None:
+        """Start without events, see `Statistics`, for a number of threads."""
+        self._threads = threads
+        self._free: SimpleQueue[Statistics] = SimpleQueue()
+        for _ in range(threads):
+            self._free.put(Statistics(kinds))
+
+    def add(self, values: Columns, events: int) -> None:
+        """Add a block of events; see `Statistics.add`."""
+        statistics = self._free.get()
+        statistics.add(values, events)
+        self._free.put(statistics)
+
+    def specs(self) -> list[Specs]:
+        """Return the specs of all blocks, in up to as many parts as there are threads."""
+        parts = [self._free.get().specs() for _ in range(self._threads)]
+        return [part for part in parts if part is not None]
 
 
 class _Counters:

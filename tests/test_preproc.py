@@ -392,9 +392,16 @@ def test_a_python_file_cannot_be_part_of_a_bundle(tmp_path: Path) -> None:
 
 
 def test_the_error_for_a_missing_import_of_a_python_file_says_how_to_install_it(tmp_path):
-    (tmp_path / "preproc.py").write_text("import nothing_of_that_name")
-    with pytest.raises(PackageMissing, match=r"imports 'nothing_of_that_name'.*pip install nothing_of_that_name"):
-        load_preproc(tmp_path / "preproc.py")
+    """Only for known packages; a file beside the preprocessing is not one."""
+    (tmp_path / "helper.py").write_text("")
+    for name, kind, says in (
+        ("lightgbm", PackageMissing, "is not installed; install it: pip install lightgbm"),
+        ("nothing_of_that_name", ConfigError, "is neither an installed package nor a file in"),
+        ("helper", ConfigError, "lies beside it, but cannot be imported; only model files can"),
+    ):
+        (tmp_path / "preproc.py").write_text(f"import {name}")
+        with pytest.raises(kind, match=rf"imports '{name}', which {says}"):
+            load_preproc(tmp_path / "preproc.py")
 
 
 RETURNS = "def preprocessing(events):\n    return "

@@ -90,7 +90,9 @@ def _missing_module(path: Path, error: ModuleNotFoundError) -> MLaaS4HEPError:
         return ConfigError(f"{what}is this file itself", hint="move what other modules need to a module of its own")
     if top in beside or (path.parent / top).is_dir():
         if top == name:
-            return ConfigError(f"{what}lies beside it, but cannot be imported", hint="only model files can")
+            return ConfigError(
+                f"{what}lies beside it, but cannot be imported", hint="only model files can import files beside them"
+            )
         return ConfigError(f"{what}is not in {path.parent / top}")
     return ConfigError(
         f"{what}is neither an installed package nor a file in {path.parent}",

@@ -117,6 +117,7 @@ _FUNCTIONS = (
     [("lz4.block._block", "LZ4_decompress_safe"), ("xxhash._xxhash", "XXH64")],
     [("zstandard._cffi", f"ZSTD_{name}") for name in ("createDCtx", "freeDCtx", "decompressDCtx")],
     [("_lzma", "lzma_stream_buffer_decode")],
+    [("xxhash._xxhash", "XXH3_64bits")],
 )
 """Functions of each algorithm: the module that the function is linked into, and its name."""
 

@@ -42,6 +42,7 @@ class PageJobs(NamedTuple):
         low: np.ndarray,
         high: np.ndarray,
         targets: np.ndarray,
+        items: np.ndarray,
     ) -> PageJobs:
         """Describe the pages with the elements low <= i < high of some columns in some clusters.
 
@@ -50,16 +51,18 @@ class PageJobs(NamedTuple):
             physical: number of the stored column, int64 (columns, clusters), as all of the following.
             absent: number of elements before the first one that is stored, which are zeros.
             targets: first byte of the decoded elements.
+            items: bytes per decoded element, int64 (columns, 1).
         """
         zeros = _zeros(constants, physical, np.minimum(high, absent) - low, targets)
         first = pages.first.T[physical, np.arange(physical.shape[1])]
         begin, end = np.maximum(low - absent, 0), np.maximum(high - absent, 0)
         origin = pages.ends[first]
         stored = _stored(pages, constants, physical, (origin + begin).ravel(), (origin + end).ravel())
-        items = item_sizes(*constants[physical.ravel()[stored.cell], :2].T)
         starts = pages.ends[stored.table[:, PageJob.span]] + stored.table[:, PageJob.skip]
         elements = starts - origin.ravel()[stored.cell] + (absent - low).ravel()[stored.cell]
-        stored.table[:, PageJob.to] = targets.ravel()[stored.cell] + elements * items
+        stored.table[:, PageJob.to] = (
+            targets.ravel()[stored.cell] + elements * items.ravel()[stored.cell // physical.shape[1]]
+        )
         return cls(np.concatenate([zeros.table, stored.table]), np.concatenate([zeros.cell, stored.cell]))
 
     @property

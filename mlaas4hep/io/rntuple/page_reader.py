@@ -118,6 +118,7 @@ class PageReader:
         constants = [_constants(column.encoding) for column in schema.columns]
         self._constants = np.array(constants, np.int64).reshape(-1, 4)
         self._items = item_sizes(self._constants[:, 0], self._constants[:, 1])
+        self._types = np.array([column.encoding.dtype.num if column.encoding else -1 for column in schema.columns])
         self._alternatives = _alternatives(schema)
         self._cache = PageCache()
 
@@ -216,6 +217,7 @@ class PageReader:
             self._constants,
             *(request.physical, request.absent, request.low, request.high),
             positions[:, None] + before * items[:, None],
+            items[:, None],
         )
         if exceeding := np.flatnonzero(jobs.exceeds).tolist():
             size, count = jobs.table[exceeding[0], [PageJob.size, PageJob.elements]].tolist()
@@ -251,7 +253,7 @@ class PageReader:
             return request.damaged(reason, int(jobs.cell[job]), selection)
 
         primary = np.array([column.number for column in request.columns], np.int64)
-        is_other = (self._constants[request.physical, 0] != self._constants[primary, 0][:, None]).ravel()[jobs.cell]
+        is_other = (self._types[request.physical] != self._types[primary, None]).ravel()[jobs.cell]
         via_cache = (jobs.table[:, PageJob.take] < jobs.table[:, PageJob.elements]) | is_other
         direct = np.flatnonzero(~via_cache)
         self._run(jobs.table if len(direct) == len(via_cache) else jobs.table[direct], direct, content, damaged)

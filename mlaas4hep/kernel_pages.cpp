@@ -222,6 +222,7 @@ Outcome decode_page(const unsigned char *page, const PageJob &job, Decompressor 
     }
     if (job.checked && libraries.xxh3(page, static_cast<size_t>(job.size)) != load<uint64_t>(page + job.size))
         return WRONG_CHECKSUM;
+    if (job.elements == 0) return DECODED;
     const int64_t length = (job.elements * job.bits + 7) / 8;
     if (job.code == PLAIN && job.take == job.elements) // straight to its place
         return decompressor.unpack_to(page, job.size, length, to) ? DECODED : NOT_DECOMPRESSED;
@@ -260,6 +261,7 @@ PyObject *scan_pages(PyObject *, PyObject *args) {
         PageListCursor cursor{lists[cluster[0]].data<const unsigned char>(), cluster[1], cluster[2]};
         int64_t stop = 0, items = 0;
         bool valid = cursor.list(stop, items) && items <= columns;
+        cursor.end = valid ? stop : cursor.end;
         int64_t *row = counts.data<int64_t>() + columns * i;
         std::fill(row, row + columns, 0);
         for (int64_t column = 0; valid && column < items; ++column) {

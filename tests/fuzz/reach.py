@@ -60,6 +60,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "io.root.ttree",
     ),
     "basket": ("io.root.baskets", "io.root.basket_reader"),
+    "rntuple_page": ("io.rntuple.decode",),
+    "page_list": ("io.rntuple.page_lists",),
     "block": ("io.root.compression",),
     "parquet": ("io.formats.arrow", "io.formats.parquet_footer"),
     "arrow": ("io.formats.arrow",),

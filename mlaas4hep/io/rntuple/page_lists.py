@@ -153,6 +153,8 @@ def _scan_pages(lists: list[bytes], clusters: np.ndarray, counts: np.ndarray, pa
             raise ValueError("too many columns")
         for column in range(columns):
             part, count = frames.items()
+            if count > len(pages) - len(found):
+                raise ValueError("too many pages")
             found += (_scan_page(part) for _ in range(count))
             row[column] = -1 if part.number(I64) < 0 else count
             if row[column] < 0:

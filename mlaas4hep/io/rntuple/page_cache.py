@@ -1,13 +1,14 @@
 """Decoded pages of which a reader needs only a part at a time.
 
-    pages = cache.get(keys, stop, decode)        # decode(missing) -> one array per key
+    pages = cache.get(keys, decode)        # decode(missing) -> one array per key
 
-A page may have the entries of many blocks. It is decoded once, and kept until the blocks after it are read.
+A page may have the entries of many blocks. It is decoded once, and kept while there is room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Sequence
 from threading import Condition
 from typing import NamedTuple
 
@@ -25,13 +26,11 @@ class PageKey(NamedTuple):
 
     Attributes:
         column, seek: number of its column, and its first byte in the file.
-        last: last entry of its cluster.
         num_bytes: decoded bytes.
     """
 
     column: int
     seek: int
-    last: int
     num_bytes: int
 
 
@@ -45,27 +44,22 @@ class PageCache:
         """Keep up to `limit` bytes."""
         self._limit = limit
         self._bytes = 0
-        self._pages: dict[PageKey, np.ndarray] = {}
+        self._pages: OrderedDict[PageKey, np.ndarray] = OrderedDict()  # the least recently used first
         self._claimed: set[PageKey] = set()
         self._changed = Condition()
 
-    def get(self, keys: Sequence[PageKey], start: int, decode: Decode) -> dict[PageKey, np.ndarray]:
-        """Return decoded pages.
-
-        Args:
-            start: first entry that is read; pages of clusters before it are dropped first.
-            decode: returns the elements of pages; it may raise any exception.
-        """
+    def get(self, keys: Sequence[PageKey], decode: Decode) -> dict[PageKey, np.ndarray]:
+        """Return decoded pages; `decode` returns the elements of pages, and may raise any exception."""
         found: dict[PageKey, np.ndarray] = {}
-        missing = list(dict.fromkeys(keys))
+        missing = needed = dict.fromkeys(keys)
         while missing:
             batch = self._claim(missing, found)
             if batch:
-                self._decode(batch, found, start, decode)
-            missing = [key for key in missing if key not in found]
+                self._decode(batch, found, needed, decode)
+            missing = dict.fromkeys(key for key in missing if key not in found)
         return found
 
-    def _claim(self, missing: Sequence[PageKey], found: dict[PageKey, np.ndarray]) -> list[PageKey]:
+    def _claim(self, missing: Iterable[PageKey], found: dict[PageKey, np.ndarray]) -> list[PageKey]:
         """Collect the pages that are there, and claim some that no thread decodes; wait if there is neither."""
         batch, size, has_found = [], 0, False
         with self._changed:
@@ -73,6 +67,7 @@ class PageCache:
                 for key in missing:
                     if key in self._pages:
                         found[key] = self._pages[key]
+                        self._pages.move_to_end(key)
                         has_found = True
                     elif key not in self._claimed and size < _BATCH_BYTES:
                         batch.append(key)
@@ -82,7 +77,10 @@ class PageCache:
                     return batch
                 self._changed.wait()
 
-    def _decode(self, batch: list[PageKey], found: dict[PageKey, np.ndarray], start: int, decode: Decode) -> None:
+    def _decode(
+        self, batch: list[PageKey], found: dict[PageKey, np.ndarray], needed: Container[PageKey], decode: Decode
+    ) -> None:
+        """Decode claimed pages, and keep them."""
         pages: Sequence[np.ndarray] = ()
         try:
             pages = decode(batch)
@@ -91,17 +89,19 @@ class PageCache:
             with self._changed:
                 self._claimed.difference_update(batch)
                 for key, page in zip(batch, pages, strict=False):
-                    self._add(key, page, start)
+                    self._add(key, page, needed)
                 self._changed.notify_all()
 
-    def _add(self, key: PageKey, page: np.ndarray, start: int) -> None:
-        if self._bytes + key.num_bytes > self._limit:
-            for old in [old for old in self._pages if old.last < start or old.last > key.last]:
-                del self._pages[old]
-                self._bytes -= old.num_bytes
-        if self._bytes + key.num_bytes <= self._limit:
-            self._pages[key] = page
-            self._bytes += key.num_bytes
+    def _add(self, key: PageKey, page: np.ndarray, needed: Container[PageKey]) -> None:
+        """Keep a page; drop others that were not used for long, but none that are needed now."""
+        while self._pages and self._bytes + key.num_bytes > self._limit:
+            oldest = next(iter(self._pages))
+            if oldest in needed:
+                return
+            del self._pages[oldest]
+            self._bytes -= oldest.num_bytes
+        self._pages[key] = page
+        self._bytes += key.num_bytes
 
     def clear(self) -> None:
         """Drop all pages."""

@@ -53,7 +53,6 @@ class _Selection:
 
     Attributes:
         first: index of the first cluster.
-        start: first entry of the range.
         edges: first entry of each cluster, and end of the last one, int64 (clusters + 1,).
         pages: the pages of the clusters.
         stored: number of elements of each column, int64 (columns, clusters).
@@ -66,7 +65,6 @@ class _Selection:
         edges = np.array(clusters.edges, np.int64)
         self.first = int(np.searchsorted(edges, start, "right")) - 1
         end = int(np.searchsorted(edges, stop, "left"))
-        self.start = start
         self.edges = edges[self.first : end + 1]
         self.pages: ClusterPages = clusters.pages(self.first, end)
         self.stored = self.pages.num_elements().T
@@ -261,19 +259,16 @@ class PageReader:
         if not len(rows):
             return
         physical = request.physical.ravel()[jobs.cell[rows]].tolist()
-        last = selection.edges[1:][jobs.cell[rows] % selection.count].tolist()
         table = jobs.table[rows]
-        items = self._items[physical]
-        places = zip(
-            physical, table[:, PageJob.at].tolist(), last, (table[:, PageJob.elements] * items).tolist(), strict=True
-        )
+        decoded = (table[:, PageJob.elements] * self._items[physical]).tolist()
+        places = zip(physical, table[:, PageJob.at].tolist(), decoded, strict=True)
         keys = [PageKey(*place) for place in places]
         by_key = dict(zip(keys, rows.tolist(), strict=True))
 
         def decode(missing: Sequence[PageKey]) -> list[np.ndarray]:
             return self._decode_whole(jobs.table, np.array([by_key[key] for key in missing]), missing, damaged)
 
-        pages = self._cache.get(keys, selection.start, decode)
+        pages = self._cache.get(keys, decode)
         wanted = table[:, [PageJob.skip, PageJob.take, PageJob.to]].tolist()
         owners = (jobs.cell[rows] // selection.count).tolist()
         for key, (skip, take, to), owner in zip(keys, wanted, owners, strict=True):

@@ -1,7 +1,10 @@
 """Pages of RNTuples that ROOT wrote in every encoding and compression: what uproot reads, and what was written."""
 
 import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from mlaas4hep.io.formats.chunked import ChunkedSource
 from mlaas4hep.io.rntuple import decode, page_lists
 from mlaas4hep.io.rntuple.decode import Outcome, PageJob, decode_pages
 from mlaas4hep.io.rntuple.encodings import Code, encoding_of
+from mlaas4hep.io.rntuple.page_cache import PageCache, PageKey, SharedBudget
 from mlaas4hep.io.rntuple.page_jobs import PageJobs
 from mlaas4hep.io.rntuple.source import CHECKSUM_SETTING, RNTupleSource
 from mlaas4hep.io.rntuple.uproot_reader import UprootReader
@@ -156,6 +160,63 @@ def test_only_the_pages_that_are_needed_are_read():
     assert {page for page in pages if any(at <= page[0] and sum(page) <= at + size for at, size in spans)} == set(pages)
     assert max(map(sum, spans)) <= max(map(sum, pages))
     assert min(spans)[0] == min(pages)[0]
+
+
+def page_key(number, size=100):
+    return PageKey(0, number, size)
+
+
+def test_pages_are_decoded_once_while_they_fit_into_the_cache():
+    decoded = []
+
+    def decode(keys):
+        decoded.extend(key.seek for key in keys)
+        return [np.full(key.num_bytes, key.seek, np.uint8) for key in keys]
+
+    cache = PageCache(limit=250, budget=SharedBudget(limit=1000))
+    for numbers in ([1, 2], [2, 3], [3, 2], [1]):
+        found = cache.get([page_key(number) for number in numbers], decode)
+        assert [int(found[page_key(number)][0]) for number in numbers] == numbers
+    assert decoded == [1, 2, 3, 1]
+    cache.get([page_key(number) for number in (4, 5, 6)], decode)  # more than fit at a time
+    cache.get([page_key(number) for number in (4, 5)], decode)
+    assert decoded == [1, 2, 3, 1, 4, 5, 6]
+
+
+def test_the_pages_of_all_files_share_a_budget():
+    decode = lambda keys: [np.zeros(key.num_bytes, np.uint8) for key in keys]  # noqa: E731
+    budget = SharedBudget(limit=300)
+    first, second = PageCache(1000, budget), PageCache(1000, budget)
+    first.get([page_key(1), page_key(2)], decode)
+    second.get([page_key(1), page_key(2)], decode)
+    assert not budget.take(1)
+    first.clear()
+    assert budget.take(200)
+
+
+def test_threads_share_the_pages_to_decode_and_survive_an_error():
+    keys, counts, lock = [page_key(number, 3_000_000) for number in range(30)], Counter(), Lock()
+
+    def decode(batch):
+        with lock:
+            counts.update(key.seek for key in batch)
+            if counts[7] == 1 and 7 in {key.seek for key in batch}:
+                raise ValueError("damaged")
+        return [np.full(1, key.seek) for key in batch]
+
+    def read(_):
+        try:
+            return sorted(int(page[0]) for page in cache.get(keys, decode).values())
+        except ValueError as error:
+            return str(error)
+
+    cache = PageCache(10**9, SharedBudget(10**9))
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(read, range(8)))
+    assert results.count("damaged") == 1
+    assert results.count(list(range(30))) == 7
+    assert max(counts.values()) == 2
+    assert sum(counts.values()) <= 30 + 3  # those of the batch that failed
 
 
 def test_many_small_clusters_are_read_at_once(tmp_path):

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
-from threading import Condition
+from threading import Condition, Lock
 from typing import NamedTuple
 
 import numpy as np
 
+from mlaas4hep.available_memory import available_memory
+
 CACHE_BYTES = 512_000_000
-"""Bytes of decoded pages that are kept."""
+"""Bytes of decoded pages that are kept of one file."""
+
+MEMORY_FRACTION = 0.25
+"""Fraction of the available memory that the pages of all open files may take."""
 
 _BATCH_BYTES = 8_000_000
 """Decoded bytes of the pages that a thread takes on at a time, so that several threads share the pages of a cluster."""
@@ -37,12 +42,36 @@ class PageKey(NamedTuple):
 Decode = Callable[[Sequence[PageKey]], Sequence[np.ndarray]]
 
 
+class SharedBudget:
+    """The bytes that all caches of this process take together."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """Allow `limit` bytes; None: MEMORY_FRACTION of the memory that is available at first use."""
+        self._limit = limit
+        self._bytes = 0
+        self._lock = Lock()
+
+    def take(self, num_bytes: int) -> bool:
+        """Reserve bytes; return whether there were enough. A negative number gives bytes back."""
+        with self._lock:
+            if self._limit is None:
+                self._limit = int(MEMORY_FRACTION * available_memory())
+            if num_bytes > 0 and self._bytes + num_bytes > self._limit:
+                return False
+            self._bytes += num_bytes
+            return True
+
+
+BUDGET = SharedBudget()
+
+
 class PageCache:
     """Decoded pages. It is thread-safe: no page is decoded by two threads at a time."""
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        """Keep up to `limit` bytes."""
+    def __init__(self, limit: int = CACHE_BYTES, budget: SharedBudget = BUDGET) -> None:
+        """Keep up to `limit` bytes, if the budget allows it."""
         self._limit = limit
+        self._budget = budget
         self._bytes = 0
         self._pages: OrderedDict[PageKey, np.ndarray] = OrderedDict()  # the least recently used first
         self._claimed: set[PageKey] = set()
@@ -94,17 +123,24 @@ class PageCache:
 
     def _add(self, key: PageKey, page: np.ndarray, needed: Container[PageKey]) -> None:
         """Keep a page; drop others that were not used for long, but none that are needed now."""
-        while self._pages and self._bytes + key.num_bytes > self._limit:
-            oldest = next(iter(self._pages))
-            if oldest in needed:
+        while self._bytes + key.num_bytes > self._limit or not self._budget.take(key.num_bytes):
+            oldest = next(iter(self._pages), None)
+            if oldest is None or oldest in needed:
                 return
-            del self._pages[oldest]
-            self._bytes -= oldest.num_bytes
+            self._drop(oldest)
         self._pages[key] = page
         self._bytes += key.num_bytes
+
+    def _drop(self, key: PageKey) -> None:
+        del self._pages[key]
+        self._bytes -= key.num_bytes
+        self._budget.take(-key.num_bytes)
+
+    def __del__(self) -> None:
+        self._budget.take(-self._bytes)
 
     def clear(self) -> None:
         """Drop all pages."""
         with self._changed:
-            self._pages.clear()
-            self._bytes = 0
+            for key in list(self._pages):
+                self._drop(key)

@@ -142,6 +142,10 @@ class PageReader:
                 _check_lists(request, selection)
         return found
 
+    def close(self) -> None:
+        """Free the decoded pages that are kept."""
+        self._cache.clear()
+
     def num_bytes(self, columns: Sequence[StoredColumn]) -> tuple[np.ndarray, np.ndarray]:
         """Return the decoded bytes of some columns, and of one page of each of them, per cluster; int64 (clusters,)."""
         if len(self._clusters.edges) < 2 or not columns:

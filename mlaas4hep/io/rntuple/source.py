@@ -150,5 +150,6 @@ class RNTupleSource(Closeable):
 
     def close(self) -> None:
         """Close the file."""
+        self._pages.close()
         self._key.file.close()
         self._ranges.close()

@@ -98,7 +98,7 @@ _ALGORITHMS: dict[bytes, Callable[[memoryview, int], Any]] = {
 
 
 def addresses() -> np.ndarray:
-    """Return the addresses of the library functions that `kernel.cpp` calls (`Libraries`), uint64; 0 if not found.
+    """Return the addresses of the library functions that the compiled loops call (`Libraries`), uint64; 0 if not found.
 
     Either all functions of an algorithm are found or none: some builds of the libraries do not export them.
     """

@@ -73,7 +73,7 @@ def test_every_encoding_has_the_values_that_uproot_reads(name):
 
 
 def test_all_kinds_of_pages_are_decoded_without_uproot(monkeypatch):
-    monkeypatch.delattr(RNTupleSource, "_uproot_source")
+    monkeypatch.delattr(RNTupleSource, "_read_with_uproot")
     for name in ALL:
         with open_source(FILE, name) as source:
             names = [one for one in readable(source) if not one.startswith(("maybe_list", "maybe_record.list"))]

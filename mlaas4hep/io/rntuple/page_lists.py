@@ -100,9 +100,9 @@ class Clusters:
         return ClusterPages(counts, starts, np.abs(elements), size, seek, elements < 0, ends)
 
     @cached_property
-    def longest(self) -> int:
-        """Entries of the largest cluster."""
-        return int(np.diff(self.edges).max(initial=0))
+    def edge_array(self) -> np.ndarray:
+        """The edges, int64 (clusters + 1,)."""
+        return np.array(self.edges, np.int64)
 
 
 def read_page_lists(contents: Iterable[bytes], schema: Schema) -> Clusters:

@@ -62,7 +62,7 @@ class _Selection:
     """
 
     def __init__(self, clusters: Clusters, start: int, stop: int) -> None:
-        edges = np.array(clusters.edges, np.int64)
+        edges = clusters.edge_array
         self.first = int(np.searchsorted(edges, start, "right")) - 1
         end = int(np.searchsorted(edges, stop, "left"))
         self.edges = edges[self.first : end + 1]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.closeable import Closeable
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable, error_summary, nearest
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, MLaaS4HEPError, Unreachable, error_summary, nearest
 from mlaas4hep.io.blocks import ClusterSize
 from mlaas4hep.io.columns import Column, Columns, Values, check_readable, empty_columns
 from mlaas4hep.io.formats.chunked import ChunkedSource
@@ -120,7 +120,7 @@ class RNTupleSource(Closeable):
         columns = read_with_fallback(self._ranges, lambda: self._read(leaves, start, stop)) if leaves else {}
         rest = [name for name in names if name not in leaves]
         if rest:
-            columns |= self._uproot_source().read(rest, start, stop)
+            columns |= self._read_with_uproot(rest, start, stop)
         return {name: columns[name] for name in names}
 
     def _read(self, leaves: Mapping[str, Leaf], start: int, stop: int) -> dict[str, Values]:
@@ -134,19 +134,31 @@ class RNTupleSource(Closeable):
             begin, end = self.boundaries[error.cluster : error.cluster + 2]
             raise self._unreadable(f"column '{name}'", begin, end, error) from error
         except Exception as error:
-            raise self._unreadable("the columns", start, stop, error) from error
+            raise self._unreadable(self._failing_column(leaves, start, stop), start, stop, error) from error
+
+    def _failing_column(self, leaves: Mapping[str, Leaf], start: int, stop: int) -> str:
+        for name, leaf in leaves.items():
+            try:
+                values_of(leaf, self._pages.read(leaf.stored, start, stop), stop - start)
+            except Exception:
+                return f"column '{name}'"
+        return "the columns"
 
     def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> FileUnreadable:
         where = f"{what} of {self.location}, entries {start} to {stop - 1}"
         reason = str(error) if isinstance(error, DamagedPages) else error_summary(error)
         return FileUnreadable(f"cannot read {where}: {reason}")
 
-    def _uproot_source(self) -> ChunkedSource:
-        """Return the source for the columns that uproot reads."""
-        with self._uproot_lock:
-            if self._uproot is None:
-                self._uproot = ChunkedSource(UprootReader(self._key, self._tree), self._ranges, self._tree)
-            return self._uproot
+    def _read_with_uproot(self, names: list[str], start: int, stop: int) -> Columns:
+        try:
+            with self._uproot_lock:
+                if self._uproot is None:
+                    self._uproot = ChunkedSource(UprootReader(self._key, self._tree), self._ranges, self._tree)
+        except MLaaS4HEPError:
+            raise
+        except Exception as error:  # uproot raises many kinds of exceptions for unknown fields
+            raise self._unreadable(f"column '{names[0]}'", start, stop, error) from error
+        return self._uproot.read(names, start, stop)
 
     def close(self) -> None:
         """Close the file."""

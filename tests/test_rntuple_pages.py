@@ -321,3 +321,18 @@ def test_claims_that_the_bytes_of_a_page_cannot_hold_are_noticed_before_memory_i
         (10**9, 2**31, Code.SPLIT, 64),
     ]
     assert PageJobs(jobs, np.arange(3)).exceeds.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("part", ["Header", "Footer"])
+def test_damaged_metadata_are_an_error_of_one_line(part, tmp_path):
+    path = tmp_path / "damaged.root"
+    content = bytearray(Path(FILE).read_bytes())
+    with uproot.open(FILE) as file:
+        members = file["uncompressed"].members
+    content[members[f"fSeek{part}"] + members[f"fNBytes{part}"] // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileUnreadable) as caught:
+        open_source(str(path), "uncompressed")
+    assert str(caught.value) == f"cannot read 'uncompressed' of {path}: the checksum of its metadata is wrong"
+    with open_source(str(path), "zlib") as source:
+        assert source.num_entries == EVENTS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ _WIDTHS = {Code.TRUNCATED: range(10, 32), Code.QUANTISED: range(1, 33)}
 """Bits per element of encodings whose width varies."""
 
 
+@lru_cache(maxsize=256)
 def encoding_of(kind: int, bits: int, low: float = 0.0, high: float = 0.0) -> Encoding | None:
     """Return how a type of column is stored; None if it is the switch of a variant.
 

@@ -123,14 +123,14 @@ class Frames:
         """Read one number."""
         return self.numbers(form)[0]
 
-    def text(self) -> str:
-        """Read a string."""
+    def text(self) -> bytes:
+        """Read a string, in UTF-8."""
         (length,) = U32.unpack_from(self.data, self.at)
         at = self.at + U32.size
         self.at = at + length
         if self.at > self.end:
             raise DamagedMetadata("its metadata end too early")
-        return self.data[at : self.at].decode()
+        return self.data[at : self.at]
 
     def record(self) -> Frames:
         """Return the content of the record frame at this position, and move behind it."""

@@ -145,7 +145,7 @@ class _Fields:
         elif role is Role.VARIANT:
             yield _unreadable(place, "several types in one column")
         else:
-            yield _unreadable(place, f"{self._fields[number].type}: objects that are stored as a whole")
+            yield _unreadable(place, f"{self._fields[number].type.decode()}: objects that are stored as a whole")
 
     def _leaf(self, number: int, place: _Place) -> Iterator[Leaf]:
         field = self._fields[number]
@@ -166,7 +166,7 @@ class _Fields:
         source = field.source
         if not self._columns_of[source] and len(self._children[source]) == 1:  # atomic numbers and enumerations
             (source,) = self._children[source]
-        yield from self._numbers(source, place, "RNTupleCardinality" in field.type)
+        yield from self._numbers(source, place, b"RNTupleCardinality" in field.type)
 
     def _numbers(self, number: int, place: _Place, counts_lists: bool = False) -> Iterator[Leaf]:
         """Yield the column of a field without fields in it."""
@@ -194,7 +194,7 @@ class _Fields:
             raise UnsupportedRNTuple(f"field '{self._fields[number].name}' is a collection of an unknown kind")
         ends = place.column(columns[0])
         inner = place._replace(parent=ends.number, factor=1, depth=place.depth + 1)
-        if self._fields[source].type.startswith("std::optional"):
+        if self._fields[source].type.startswith(b"std::optional"):
             is_plain = place.is_plain and not place.is_optional and not any(place.sizes)
             inner = inner._replace(present=ends, is_optional=True, is_plain=is_plain)
         else:  # lists that may be missing are left to uproot

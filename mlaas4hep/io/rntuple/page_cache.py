@@ -7,7 +7,7 @@ A page may have the entries of many blocks. It is decoded once, and kept while t
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from threading import Condition, Lock
 from typing import NamedTuple
@@ -49,17 +49,24 @@ class SharedBudget:
         """Allow `limit` bytes; None: MEMORY_FRACTION of the memory that is available at first use."""
         self._limit = limit
         self._bytes = 0
+        self._released: deque[int] = deque()
         self._lock = Lock()
 
     def take(self, num_bytes: int) -> bool:
-        """Reserve bytes; return whether there were enough. A negative number gives bytes back."""
+        """Reserve bytes; return whether there were enough."""
         with self._lock:
             if self._limit is None:
                 self._limit = int(MEMORY_FRACTION * available_memory())
-            if num_bytes > 0 and self._bytes + num_bytes > self._limit:
+            while self._released:
+                self._bytes -= self._released.popleft()
+            if self._bytes + num_bytes > self._limit:
                 return False
             self._bytes += num_bytes
             return True
+
+    def release(self, num_bytes: int) -> None:
+        """Give bytes back. It takes no lock, because the garbage collector may call it at any moment."""
+        self._released.append(num_bytes)
 
 
 BUDGET = SharedBudget()
@@ -134,10 +141,10 @@ class PageCache:
     def _drop(self, key: PageKey) -> None:
         del self._pages[key]
         self._bytes -= key.num_bytes
-        self._budget.take(-key.num_bytes)
+        self._budget.release(key.num_bytes)
 
     def __del__(self) -> None:
-        self._budget.take(-self._bytes)
+        self._budget.release(self._bytes)
 
     def clear(self) -> None:
         """Drop all pages."""

@@ -35,6 +35,9 @@ class Role(IntEnum):
     STREAMER = 4
 
 
+_ROLES = tuple(Role)
+
+
 class FieldRecord(NamedTuple):
     """Description of a field.
 
@@ -49,7 +52,7 @@ class FieldRecord(NamedTuple):
     parent: int
     role: Role
     name: str
-    type: str
+    type: bytes
     repetition: int
     source: int
 
@@ -126,14 +129,18 @@ def _check_flags(frames: Frames) -> None:
 
 def _field(record: Frames, number: int) -> FieldRecord:
     _, _, parent, role, flags = record.numbers(_FIELD)
-    name, kind, _, _ = (record.text() for _ in range(4))
-    repetition = record.number(U64) if flags & _REPETITIVE else 0
-    source = record.number(U32) if flags & _PROJECTED else number
-    if role not in Role.__members__.values():
+    name, kind = record.text().decode(), record.text()
+    repetition, source = 0, number
+    if flags:
+        record.text()  # another name of the type
+        record.text()  # description
+        repetition = record.number(U64) if flags & _REPETITIVE else 0
+        source = record.number(U32) if flags & _PROJECTED else number
+    if role >= len(_ROLES):
         raise UnsupportedRNTuple(f"field '{name}' has the unknown role {role}")
     if flags & ~(_REPETITIVE | _PROJECTED | _HAS_CHECKSUM):
         raise UnsupportedRNTuple(f"field '{name}' has the unknown flags {flags:#x}")
-    return FieldRecord(parent, Role(role), name, kind, repetition, source)
+    return FieldRecord(parent, _ROLES[role], name, kind, repetition, source)
 
 
 def _column(record: Frames) -> ColumnRecord:

@@ -22,7 +22,7 @@ from mlaas4hep.io.blocks import ClusterSize
 from mlaas4hep.io.columns import Column, Columns, Values, check_readable, empty_columns
 from mlaas4hep.io.formats.chunked import ChunkedSource
 from mlaas4hep.io.rntuple.encodings import UnsupportedRNTuple
-from mlaas4hep.io.rntuple.envelopes import EnvelopeKind, read_anchor, unpack_envelope
+from mlaas4hep.io.rntuple.envelopes import DamagedMetadata, EnvelopeKind, read_anchor, unpack_envelope
 from mlaas4hep.io.rntuple.leaves import Leaf, leaves_of
 from mlaas4hep.io.rntuple.page_lists import Clusters, read_page_lists
 from mlaas4hep.io.rntuple.page_reader import DamagedPages, PageReader
@@ -42,13 +42,16 @@ CHECKSUM_SETTING = "MLAAS4HEP_PAGE_CHECKSUMS"
 def open_rntuple(ranges: ByteRanges, key: Any, tree: str) -> Source:
     """Return a source for an RNTuple, given uproot's key of it; `tree` is its path, for messages.
 
-    The source takes ownership of `ranges` and of the file of the key. Damaged metadata raise various exceptions.
+    The source takes ownership of `ranges` and of the file of the key. Damaged metadata raise FileUnreadable, or various
+    other exceptions.
     """
     try:
         schema, clusters = read_metadata(ranges, key)
         leaves = leaves_of(schema)
     except UnsupportedRNTuple:
         return ChunkedSource(UprootReader(key, tree), ranges, tree)
+    except DamagedMetadata as error:
+        raise FileUnreadable(f"cannot read '{tree}' of {ranges.location}: {error}") from error
     return RNTupleSource(ranges, key, tree, schema, clusters, leaves)
 
 
@@ -146,7 +149,7 @@ class RNTupleSource(Closeable):
 
     def _unreadable(self, what: str, start: int, stop: int, error: Exception) -> FileUnreadable:
         where = f"{what} of {self.location}, entries {start} to {stop - 1}"
-        reason = str(error) if isinstance(error, DamagedPages) else error_summary(error)
+        reason = str(error) if isinstance(error, (DamagedPages, DamagedMetadata)) else error_summary(error)
         return FileUnreadable(f"cannot read {where}: {reason}")
 
     def _read_with_uproot(self, names: list[str], start: int, stop: int) -> Columns:

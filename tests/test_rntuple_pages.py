@@ -163,10 +163,10 @@ def test_only_the_pages_that_are_needed_are_read():
 
 
 def page_key(number, size=100):
-    return PageKey(0, number, size)
+    return PageKey(number, size, size)
 
 
-def test_pages_are_decoded_once_while_they_fit_into_the_cache():
+def test_pages_are_decompressed_once_while_they_fit_into_the_cache():
     decoded = []
 
     def decode(keys):
@@ -192,9 +192,11 @@ def test_the_pages_of_all_files_share_a_budget():
     assert not budget.take(1)
     first.clear()
     assert budget.take(200)
+    del second
+    assert budget.take(100)
 
 
-def test_threads_share_the_pages_to_decode_and_survive_an_error():
+def test_threads_share_the_pages_to_decompress_and_survive_an_error():
     keys, counts, lock = [page_key(number, 3_000_000) for number in range(30)], Counter(), Lock()
 
     def decode(batch):

@@ -1,8 +1,8 @@
-"""Decoded pages of which a reader needs only a part at a time.
+"""Decompressed pages of which a reader needs only a part at a time.
 
-    pages = cache.get(keys, decode)        # decode(missing) -> one array per key
+    pages = cache.get(keys, decompress)        # decompress(missing) -> one array per key
 
-A page may have the entries of many blocks. It is decoded once, and kept while there is room.
+A page may have the entries of many blocks. It is decompressed once, and kept while there is room.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import numpy as np
 from mlaas4hep.available_memory import available_memory
 
 CACHE_BYTES = 512_000_000
-"""Bytes of decoded pages that are kept of one file."""
+"""Bytes of decompressed pages that are kept of one file."""
 
 MEMORY_FRACTION = 0.25
 """Fraction of the available memory that the pages of all open files may take."""
 
 _BATCH_BYTES = 8_000_000
-"""Decoded bytes of the pages that a thread takes on at a time, so that several threads share the pages of a cluster."""
+"""Decompressed bytes of the pages that a thread takes on at a time, so that threads share the pages of a cluster."""
 
 
 class PageKey(NamedTuple):
     """A page.
 
     Attributes:
-        column, seek: number of its column, and its first byte in the file.
-        num_bytes: decoded bytes.
+        seek, size: its first byte in the file, and its stored bytes.
+        num_bytes: its decompressed bytes.
     """
 
-    column: int
     seek: int
+    size: int
     num_bytes: int
 
 
-Decode = Callable[[Sequence[PageKey]], Sequence[np.ndarray]]
+Decompress = Callable[[Sequence[PageKey]], Sequence[np.ndarray]]
 
 
 class SharedBudget:
@@ -73,7 +73,7 @@ BUDGET = SharedBudget()
 
 
 class PageCache:
-    """Decoded pages. It is thread-safe: no page is decoded by two threads at a time."""
+    """Decompressed pages. It is thread-safe: no page is decompressed by two threads at a time."""
 
     def __init__(self, limit: int = CACHE_BYTES, budget: SharedBudget = BUDGET) -> None:
         """Keep up to `limit` bytes, if the budget allows it."""
@@ -84,19 +84,19 @@ class PageCache:
         self._claimed: set[PageKey] = set()
         self._changed = Condition()
 
-    def get(self, keys: Sequence[PageKey], decode: Decode) -> dict[PageKey, np.ndarray]:
-        """Return decoded pages; `decode` returns the elements of pages, and may raise any exception."""
+    def get(self, keys: Sequence[PageKey], decompress: Decompress) -> dict[PageKey, np.ndarray]:
+        """Return decompressed pages; `decompress` returns the bytes of pages, and may raise any exception."""
         found: dict[PageKey, np.ndarray] = {}
         missing = needed = dict.fromkeys(keys)
         while missing:
             batch = self._claim(missing, found)
             if batch:
-                self._decode(batch, found, needed, decode)
+                self._decompress(batch, found, needed, decompress)
             missing = dict.fromkeys(key for key in missing if key not in found)
         return found
 
     def _claim(self, missing: Iterable[PageKey], found: dict[PageKey, np.ndarray]) -> list[PageKey]:
-        """Collect the pages that are there, and claim some that no thread decodes; wait if there is neither."""
+        """Collect the pages that are there, and claim some that no thread decompresses; wait if there is neither."""
         batch, size, has_found = [], 0, False
         with self._changed:
             while True:
@@ -113,13 +113,13 @@ class PageCache:
                     return batch
                 self._changed.wait()
 
-    def _decode(
-        self, batch: list[PageKey], found: dict[PageKey, np.ndarray], needed: Container[PageKey], decode: Decode
+    def _decompress(
+        self, batch: list[PageKey], found: dict[PageKey, np.ndarray], needed: Container[PageKey], decompress: Decompress
     ) -> None:
-        """Decode claimed pages, and keep them."""
+        """Decompress claimed pages, and keep them."""
         pages: Sequence[np.ndarray] = ()
         try:
-            pages = decode(batch)
+            pages = decompress(batch)
             found.update(zip(batch, pages, strict=True))
         finally:
             with self._changed:

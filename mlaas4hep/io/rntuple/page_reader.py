@@ -9,29 +9,23 @@ ends of the lists are decoded before their items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlaas4hep.io.buffer_pool import BUFFER_POOL
-from mlaas4hep.io.rntuple.decode import Outcome, PageJob, decode_pages, item_sizes, join_offsets
+from mlaas4hep.io.rntuple.decode import PageJob, item_sizes, join_offsets
 from mlaas4hep.io.rntuple.encodings import Encoding
-from mlaas4hep.io.rntuple.envelopes import CHECKSUM
 from mlaas4hep.io.rntuple.leaves import StoredColumn
-from mlaas4hep.io.rntuple.page_cache import PageCache, PageKey
+from mlaas4hep.io.rntuple.page_fetcher import Damaged, PageFetcher
 from mlaas4hep.io.rntuple.page_jobs import PageJobs
 from mlaas4hep.io.rntuple.page_lists import ClusterPages, Clusters
 from mlaas4hep.io.rntuple.records import Schema
-from mlaas4hep.io.storage.byte_ranges import ByteRanges, merge_span_arrays
+from mlaas4hep.io.storage.byte_ranges import ByteRanges
 
 MAX_ABSENT = 1 << 24
 """Largest number of elements per cluster that are zero because a field was added later."""
-
-_REASONS = {
-    Outcome.WRONG_CHECKSUM: "the checksum of a page is wrong",
-    Outcome.NOT_DECOMPRESSED: "a page is damaged, or its compression is not supported",
-}
 
 
 class DamagedPages(Exception):
@@ -109,16 +103,14 @@ class PageReader:
 
     def __init__(self, ranges: ByteRanges, schema: Schema, clusters: Clusters, checks_pages: bool = True) -> None:
         """Read from `ranges`, which the caller closes; `checks_pages`: whether to verify the checksums of pages."""
-        self._ranges = ranges
+        self._fetcher = PageFetcher(ranges, checks_pages)
         self._clusters = clusters
-        self._checks_pages = checks_pages
         self._columns = schema.columns
         constants = [_constants(column.encoding) for column in schema.columns]
         self._constants = np.array(constants, np.int64).reshape(-1, 4)
         self._items = item_sizes(self._constants[:, 0], self._constants[:, 1])
         self._types = np.array([column.encoding.dtype.num if column.encoding else -1 for column in schema.columns])
         self._alternatives = _alternatives(schema)
-        self._cache = PageCache()
 
     def read(self, columns: Sequence[StoredColumn], start: int, stop: int) -> dict[StoredColumn, np.ndarray]:
         """Return the elements of stored columns for the entries start <= i < stop, at least one.
@@ -144,7 +136,7 @@ class PageReader:
 
     def close(self) -> None:
         """Free the decoded pages that are kept."""
-        self._cache.clear()
+        self._fetcher.close()
 
     def num_bytes(self, columns: Sequence[StoredColumn]) -> tuple[np.ndarray, np.ndarray]:
         """Return the decoded bytes of some columns, and of one page of each of them, per cluster; int64 (clusters,)."""
@@ -249,70 +241,37 @@ class PageReader:
             selection.ranges[request.columns[row].number] = items
 
     def _decode(self, jobs: PageJobs, request: _Request, selection: _Selection, content: np.ndarray) -> None:
-        """Decode elements: whole pages straight to their places, others through the cache."""
+        """Read and decode elements."""
 
-        def damaged(reason: str, job: int) -> DamagedPages:
-            return request.damaged(reason, int(jobs.cell[job]), selection)
+        def damaged(reason: str, row: int) -> DamagedPages:
+            return request.damaged(reason, int(jobs.cell[row]), selection)
 
         primary = np.array([column.number for column in request.columns], np.int64)
-        is_other = (self._types[request.physical] != self._types[primary, None]).ravel()[jobs.cell]
-        via_cache = (jobs.table[:, PageJob.take] < jobs.table[:, PageJob.elements]) | is_other
-        direct = np.flatnonzero(~via_cache)
-        self._run(jobs.table if len(direct) == len(via_cache) else jobs.table[direct], direct, content, damaged)
-        rows = np.flatnonzero(via_cache)
-        if not len(rows):
+        differs = (self._types[request.physical] != self._types[primary, None]).ravel()[jobs.cell]
+        if not differs.any():
+            self._fetcher.fetch(jobs.table, content, damaged)
             return
-        physical = request.physical.ravel()[jobs.cell[rows]].tolist()
-        table = jobs.table[rows]
-        decoded = (table[:, PageJob.elements] * self._items[physical]).tolist()
-        places = zip(physical, table[:, PageJob.at].tolist(), decoded, strict=True)
-        keys = [PageKey(*place) for place in places]
-        by_key = dict(zip(keys, rows.tolist(), strict=True))
+        same, other = np.flatnonzero(~differs), np.flatnonzero(differs)
+        self._fetcher.fetch(jobs.table[same], content, lambda reason, row: damaged(reason, int(same[row])))
+        places = list(
+            zip(primary[jobs.cell[other] // selection.count], request.physical.ravel()[jobs.cell[other]], strict=True)
+        )
+        self._convert(jobs.table[other], places, content, lambda reason, row: damaged(reason, int(other[row])))
 
-        def decode(missing: Sequence[PageKey]) -> list[np.ndarray]:
-            return self._decode_whole(jobs.table, np.array([by_key[key] for key in missing]), missing, damaged)
-
-        pages = self._cache.get(keys, decode)
-        wanted = table[:, [PageJob.skip, PageJob.take, PageJob.to]].tolist()
-        owners = (jobs.cell[rows] // selection.count).tolist()
-        for key, (skip, take, to), owner in zip(keys, wanted, owners, strict=True):
-            dtype = self._dtype(request.columns[owner].number)
-            np.ndarray((take,), dtype, content, to)[:] = pages[key][skip : skip + take]
-
-    def _decode_whole(
-        self, table: np.ndarray, rows: np.ndarray, keys: Sequence[PageKey], damaged: Callable[[str, int], DamagedPages]
-    ) -> list[np.ndarray]:
-        """Return all elements of some pages."""
-        jobs = table[rows]
-        sizes = (np.array([key.num_bytes for key in keys], np.int64) + 7) // 8 * 8
-        jobs[:, PageJob.skip], jobs[:, PageJob.take] = 0, jobs[:, PageJob.elements]
+    def _convert(self, table: np.ndarray, places: list[tuple[int, int]], content: np.ndarray, damaged: Damaged) -> None:
+        """Decode pages of another type than that of the result; `places`: columns of the result, and of the pages."""
+        jobs = table.copy()
+        sizes = (table[:, PageJob.take] * self._items[[stored for _, stored in places]] + 7) // 8 * 8
         jobs[:, PageJob.to] = np.cumsum(sizes) - sizes
-        content = BUFFER_POOL.empty((int(sizes.sum()),), np.uint8)
-        self._run(jobs, rows, content, damaged)
-        places = jobs[:, [PageJob.elements, PageJob.to]].tolist()
-        return [
-            np.ndarray((count,), self._dtype(key.column), content, to)
-            for key, (count, to) in zip(keys, places, strict=True)
-        ]
-
-    def _run(
-        self, jobs: np.ndarray, numbers: np.ndarray, content: np.ndarray, damaged: Callable[[str, int], DamagedPages]
-    ) -> None:
-        """Read and decode pages. `numbers` are those by which `damaged` knows them, int64 (pages,)."""
-        if not len(jobs):
-            return
-        if not self._checks_pages:
-            jobs[:, PageJob.checked] = 0
-        is_stored = jobs[:, PageJob.elements] > 0
-        is_stored &= jobs[:, PageJob.size] > 0
-        sizes = jobs[:, PageJob.size] + CHECKSUM * jobs[:, PageJob.checked]
-        spans, span, at = merge_span_arrays(jobs[is_stored, PageJob.at], sizes[is_stored])
-        jobs[is_stored, PageJob.span], jobs[is_stored, PageJob.at] = span, at
-        memory = self._ranges.read(spans)
-        outcomes = decode_pages([memory[one] for one in spans], jobs, content)
-        if outcomes.any():
-            failed = int(np.flatnonzero(outcomes)[0])
-            raise damaged(_REASONS[Outcome(int(outcomes[failed]))], int(numbers[failed]))
+        decoded = BUFFER_POOL.empty((int(sizes.sum()),), np.uint8)
+        self._fetcher.fetch(jobs, decoded, damaged)
+        for (result, stored), count, source, target in zip(
+            places,
+            *(column.tolist() for column in (table[:, PageJob.take], jobs[:, PageJob.to], table[:, PageJob.to])),
+            strict=True,
+        ):
+            numbers = np.ndarray((count,), self._dtype(stored), decoded, source)
+            np.ndarray((count,), self._dtype(result), content, target)[:] = numbers
 
 
 def _check_lists(request: _Request, selection: _Selection) -> None:

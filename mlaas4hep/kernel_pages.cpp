@@ -10,6 +10,7 @@
 #include "kernel_shared.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 namespace kernel {
 
@@ -226,6 +227,28 @@ void decode_elements(const unsigned char *from, int64_t length, const PageJob &j
     }
 }
 
+// The pages that were decoded in a call, by checksum. Many pages are equal: the ends of the lists of a collection whose members are
+// stored as lists of their own, or flags that are never set.
+class EqualPages {
+  public:
+    // Return an earlier job whose page has the same bytes and is decoded in the same way, or null; remember this one otherwise.
+    const PageJob *find(const PageJob &job, const unsigned char *page, const std::vector<Buffer> &spans) {
+        if (!libraries.xxh3) return nullptr;
+        const uint64_t key = job.checked ? load<uint64_t>(page + job.size) : libraries.xxh3(page, static_cast<size_t>(job.size));
+        const auto [known, is_new] = jobs_.try_emplace(key, &job);
+        if (is_new) return nullptr;
+        const PageJob &other = *known->second;
+        const bool same = other.size == job.size && other.elements == job.elements && other.skip == job.skip &&
+                          other.take == job.take && other.code == job.code && other.bits == job.bits &&
+                          std::memcmp(&other.low, &job.low, 2 * sizeof(double)) == 0;
+        const unsigned char *bytes = spans[other.span].data<const unsigned char>() + other.at;
+        return same && std::memcmp(bytes, page, static_cast<size_t>(job.size)) == 0 ? &other : nullptr;
+    }
+
+  private:
+    std::unordered_map<uint64_t, const PageJob *> jobs_;
+};
+
 enum Outcome : int64_t { DECODED, WRONG_CHECKSUM, NOT_DECOMPRESSED };
 
 Outcome decode_page(const unsigned char *page, const PageJob &job, Decompressor &decompressor, unsigned char *to) {
@@ -320,10 +343,19 @@ PyObject *decode_pages(PyObject *, PyObject *args) {
     }
     Py_BEGIN_ALLOW_THREADS;
     Decompressor decompressor;
+    EqualPages equal;
     for (Py_ssize_t i = 0; i < results.size(); ++i) {
         const PageJob &job = all[i];
         const unsigned char *page = job.code == ZERO ? nullptr : spans[job.span].data<const unsigned char>() + job.at;
-        results.data<int64_t>()[i] = decode_page(page, job, decompressor, content.data<unsigned char>() + job.to);
+        auto *bytes = content.data<unsigned char>();
+        int64_t &result = results.data<int64_t>()[i];
+        const PageJob *other = job.code == ZERO ? nullptr : equal.find(job, page, spans);
+        if (other) {
+            result = results.data<int64_t>()[other - all];
+            std::memmove(bytes + job.to, bytes + other->to, static_cast<size_t>(job.take * job.item()));
+        } else {
+            result = decode_page(page, job, decompressor, bytes + job.to);
+        }
     }
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -338,3 +339,21 @@ def test_damaged_metadata_are_an_error_of_one_line(part, tmp_path):
     assert str(caught.value) == f"cannot read 'uncompressed' of {path}: the checksum of its metadata is wrong"
     with open_source(str(path), "zlib") as source:
         assert source.num_entries == EVENTS
+
+
+def test_pages_with_the_same_bytes_are_right_in_every_column(tmp_path):
+    """uproot stores the ends of lists once per column, and zeros of several types have the same bytes."""
+    counts = np.arange(300) % 4
+    lists = {name: np.arange(counts.sum()) * factor for name, factor in (("x", 1.5), ("y", -2.0), ("z", 0.0))}
+    flat = {"zero": np.zeros(300, "f4"), "none": np.zeros(300, "i4"), "also": np.zeros(300, "f4")}
+    with uproot.recreate(tmp_path / "equal.root") as file:
+        file.mkrntuple("Events", {**{name: ak.unflatten(part, counts) for name, part in lists.items()}, **flat})
+    with open_source(str(tmp_path / "equal.root")) as source:
+        found = source.read(source.columns, 0, 300)
+        part = source.read(["x", "y"], 100, 200)
+    for name, content in lists.items():
+        np.testing.assert_array_equal(found[name].counts, counts)
+        np.testing.assert_array_equal(found[name].content, content)
+    for name, zeros in flat.items():
+        assert content_of(found[name]) == content_of(zeros)
+    assert part["x"].counts.tolist() == part["y"].counts.tolist() == counts[100:200].tolist()

@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNEL := mlaas4hep/kernel.cpp mlaas4hep/kernel_pages.cpp mlaas4hep/kernel_shared.h
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-fast soak lint bench clean
@@ -50,12 +51,12 @@ $(VENV)/bin/python:
 	@echo "Making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: setup.py constraints.txt mlaas4hep/kernel.cpp | $(VENV)/bin/python
+$(VENV)/.demo: setup.py constraints.txt $(KERNEL) | $(VENV)/bin/python
 	@echo "Installing what the demo needs into $(VENV); this takes a few minutes the first time"
 	@$(PIP) --editable '.[keras,torch,server,plot]'
 	@touch $@
 
-$(VENV)/.test: setup.py constraints.txt mlaas4hep/kernel.cpp | $(VENV)/bin/python
+$(VENV)/.test: setup.py constraints.txt $(KERNEL) | $(VENV)/bin/python
 	@echo "Installing everything into $(VENV); this takes a few minutes the first time"
 	@$(PIP) --editable '.[all,test]'
 	@touch $@ $(VENV)/.demo

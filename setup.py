@@ -59,7 +59,8 @@ EXTRAS["test"] = [
 
 KERNEL = Extension(
     "mlaas4hep._kernel",
-    ["mlaas4hep/kernel.cpp"],
+    ["mlaas4hep/kernel.cpp", "mlaas4hep/kernel_pages.cpp"],
+    depends=["mlaas4hep/kernel_shared.h"],
     language="c++",
     # Optimised, but with every operation rounded as NumPy rounds it.
     extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
@@ -75,7 +76,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["mlaas4hep", "mlaas4hep.*"]),
-    package_data={"mlaas4hep": ["py.typed", "kernel.cpp", "serving/page/static/*", "serving/protocols/openapi.json"]},
+    package_data={
+        "mlaas4hep": [
+            *("py.typed", "kernel.cpp", "kernel_pages.cpp", "kernel_shared.h"),
+            *("serving/page/static/*", "serving/protocols/openapi.json"),
+        ]
+    },
     data_files=[
         ("share/mlaas4hep/models", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/models/*.py")))
     ],

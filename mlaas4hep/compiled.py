@@ -14,4 +14,4 @@ from typing import Any
 _NAME = "mlaas4hep._kernel"
 
 KERNEL: Any = importlib.import_module(_NAME) if importlib.util.find_spec(_NAME) else None
-"""The module compiled from `kernel.cpp`; None if it was not built."""
+"""The module compiled from `kernel.cpp` and `kernel_pages.cpp`; None if it was not built."""

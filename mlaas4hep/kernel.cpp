@@ -10,58 +10,24 @@
 //   gather_objects(sources, offsets, cells, block, row, length, fill, x, mask)
 //   accumulate(columns, events, tallies, extremes, sums, bins)   columns -> statistics
 //
+// The functions for the pages of RNTuples are in kernel_pages.cpp.
+//
 // Each has an equivalent in NumPy (in `io.root.baskets`, `reader.vectors`, `reader.objects`, `specs.specs` and
 // `stream.row_selection`) with bitwise equal results: all operations are correctly rounded according to IEEE 754 and in the same
 // order, and the compiler must not fuse them.
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "kernel_shared.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
-#include <new>
 #include <type_traits>
-#include <vector>
+
+using namespace kernel;
 
 namespace {
 
 // ---------------------------------------------------------------------------------------------------- arguments
-
-// A buffer of the caller, held during a call.
-class Buffer {
-  public:
-    Buffer() = default;
-    Buffer(const Buffer &) = delete;
-    Buffer(Buffer &&other) noexcept : view_(other.view_), held_(other.held_) { other.held_ = false; }
-    ~Buffer() {
-        if (held_) PyBuffer_Release(&view_);
-    }
-
-    // Take a C-contiguous buffer whose items are of one of the types in `formats` (as in Python's `struct`).
-    bool take(PyObject *object, const char *formats, bool writable, const char *what) {
-        const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(object, &view_, flags) != 0) return false;
-        held_ = true;
-        const char *format = view_.format ? view_.format : "B";
-        if (format[0] == '\0' || format[1] != '\0' || !std::strchr(formats, format[0])) {
-            PyErr_Format(PyExc_TypeError, "%s: items of type '%s', not one of '%s'", what, format, formats);
-            return false;
-        }
-        return true;
-    }
-
-    template <class T> T *data() const { return static_cast<T *>(view_.buf); }
-    Py_ssize_t size() const { return view_.itemsize ? view_.len / view_.itemsize : 0; }
-    Py_ssize_t itemsize() const { return view_.itemsize; }
-    char format() const { return view_.format ? view_.format[0] : 'B'; }
-
-  private:
-    Py_buffer view_{};
-    bool held_ = false;
-};
 
 enum class Type { i8, u8, i16, u16, i32, u32, i64, u64, f32, f64 };
 
@@ -105,7 +71,6 @@ struct Column {
 };
 
 constexpr const char *NUMBERS = "?bBhHiIlLqQfd";
-constexpr const char *INT64 = "lq";
 
 // Read [(content, offsets or None), ...] for `events` events. Reject columns that would be read out of bounds.
 bool take_columns(PyObject *list, int64_t events, std::vector<Column> &columns) {
@@ -171,20 +136,6 @@ void swap_bytes(const unsigned char *from, int64_t count, int64_t item, char *to
     }
 }
 
-// The functions of the decompression libraries, which `io.root.compression` finds; null if not found.
-struct Libraries {
-    void *(*new_deflate)();
-    void (*free_deflate)(void *);
-    int (*inflate)(void *, const void *, size_t, void *, size_t, size_t *);
-    int (*lz4)(const char *, char *, int, int);
-    uint64_t (*xxh64)(const void *, size_t, uint64_t);
-    void *(*new_zstd)();
-    size_t (*free_zstd)(void *);
-    size_t (*zstd)(void *, void *, size_t, const void *, size_t);
-    int (*xz)(uint64_t *, uint32_t, const void *, const uint8_t *, size_t *, size_t, uint8_t *, size_t *, size_t);
-};
-Libraries libraries{};
-
 // use_libraries(addresses): addresses of the functions above, in this order; 0 if not found.
 PyObject *use_libraries(PyObject *, PyObject *args) {
     PyObject *list;
@@ -199,80 +150,6 @@ PyObject *use_libraries(PyObject *, PyObject *args) {
     std::memcpy(&libraries, addresses.data<uint64_t>(), sizeof libraries);
     Py_RETURN_NONE;
 }
-
-// Decompressors and an output buffer for one call.
-struct Decompressor {
-    void *deflate = nullptr, *zstd = nullptr;
-    std::vector<unsigned char> room;
-
-    Decompressor() = default;
-    Decompressor(const Decompressor &) = delete;
-    ~Decompressor() {
-        if (deflate) libraries.free_deflate(deflate);
-        if (zstd) libraries.free_zstd(zstd);
-    }
-
-    // Return the `length` decompressed bytes of a record, or null if it is damaged or its algorithm is not supported. A record
-    // consists of blocks with headers of nine bytes, see `io.root.compression`.
-    const unsigned char *unpack(const unsigned char *record, int64_t packed, int64_t length) {
-        if (packed == length) return record; // not compressed
-        int64_t position = 0, filled = 0;
-        while (filled < length) {
-            if (position + 9 > packed) return nullptr;
-            const unsigned char *header = record + position;
-            const int64_t size = header[3] | header[4] << 8 | header[5] << 16;
-            const int64_t unpacked = header[6] | header[7] << 8 | header[8] << 16;
-            position += 9;
-            if (!size || !unpacked || position + size > packed || filled + unpacked > length) return nullptr;
-            if (!make_room(filled + unpacked)) return nullptr; // block by block, because a damaged `length` may be two gigabytes
-            if (!unpack_block(header, record + position, static_cast<size_t>(size), room.data() + filled,
-                              static_cast<size_t>(unpacked)))
-                return nullptr;
-            position += size;
-            filled += unpacked;
-        }
-        return room.data();
-    }
-
-  private:
-    bool make_room(int64_t size) {
-        if (static_cast<int64_t>(room.size()) >= size) return true;
-        try {
-            room.resize(static_cast<size_t>(size));
-        } catch (const std::bad_alloc &) {
-            return false;
-        }
-        return true;
-    }
-
-    bool unpack_block(const unsigned char *header, const unsigned char *from, size_t size, unsigned char *to, size_t length) {
-        const auto is = [&](const char *name) { return header[0] == name[0] && header[1] == name[1]; };
-        if (is("ZL") && libraries.inflate) {
-            if (!deflate) deflate = libraries.new_deflate();
-            size_t written = 0;
-            return libraries.inflate(deflate, from, size, to, length, &written) == 0 && written == length;
-        }
-        if (is("L4") && libraries.lz4) {
-            if (size <= 8) return false;
-            uint64_t checksum; // big-endian, of the compressed bytes
-            std::memcpy(&checksum, from, 8);
-            if (libraries.xxh64(from + 8, size - 8, 0) != __builtin_bswap64(checksum)) return false;
-            const int written = libraries.lz4(reinterpret_cast<const char *>(from + 8), reinterpret_cast<char *>(to),
-                                              static_cast<int>(size - 8), static_cast<int>(length));
-            return written >= 0 && static_cast<size_t>(written) == length;
-        }
-        if (is("ZS") && libraries.zstd) {
-            if (!zstd) zstd = libraries.new_zstd();
-            return libraries.zstd(zstd, to, length, from, size) == length; // errors are larger than any length
-        }
-        if (is("XZ") && libraries.xz) {
-            uint64_t limit = uint64_t{1} << 29; // bytes of memory, eight times what xz -9 takes
-            size_t read = 0, written = 0;
-            return libraries.xz(&limit, 0, nullptr, from, &read, size, to, &written, length) == 0 && written == length;
-        }
-        return false;
-    }
-};
 
 // How to read a basket; a row of `jobs`.
 struct Job {
@@ -347,25 +224,14 @@ bool unpack_lists(const unsigned char *data, const Head &head, const Job &job, c
     return true;
 }
 
-bool expect(bool right, const char *what) {
-    if (!right) PyErr_Format(PyExc_ValueError, "%s: size differs from that of the other arguments", what);
-    return right;
-}
-
 // Baskets, in spans of a file that contain several baskets.
 struct Baskets {
     std::vector<Buffer> spans;
     Buffer jobs;
 
     bool take(PyObject *list, PyObject *jobs_object) {
-        if (!PyList_Check(list)) {
-            PyErr_SetString(PyExc_TypeError, "spans: not a list");
-            return false;
-        }
-        const Py_ssize_t pieces = PyList_GET_SIZE(list);
-        spans.reserve(static_cast<size_t>(pieces));
-        for (Py_ssize_t i = 0; i < pieces; ++i)
-            if (!spans.emplace_back().take(PyList_GET_ITEM(list, i), "Bbc", false, "span")) return false;
+        if (!take_all(list, spans, "span")) return false;
+        const auto pieces = static_cast<int64_t>(spans.size());
         constexpr Py_ssize_t FIELDS = sizeof(Job) / sizeof(int64_t);
         if (!jobs.take(jobs_object, INT64, false, "jobs") || !expect(jobs.size() % FIELDS == 0, "jobs")) return false;
         for (Py_ssize_t i = 0; i < count(); ++i) {
@@ -1399,6 +1265,9 @@ PyMethodDef methods[] = {
     {"use_libraries", use_libraries, METH_VARARGS, "use_libraries(addresses)"},
     {"measure", measure, METH_VARARGS, "measure(spans, jobs, bytes)"},
     {"decode", decode, METH_VARARGS, "decode(spans, jobs, spots, content, offsets, lists)"},
+    {"scan_pages", scan_pages, METH_VARARGS, "scan_pages(lists, clusters, counts, pages) -> pages"},
+    {"decode_pages", decode_pages, METH_VARARGS, "decode_pages(spans, jobs, content, results)"},
+    {"join_offsets", join_offsets, METH_VARARGS, "join_offsets(offsets, positions, edges, ranges) -> damaged"},
     {"measure_vectors", measure_vectors, METH_VARARGS, "measure_vectors(data, starts, item, outer) -> lists, numbers"},
     {"decode_vectors", decode_vectors, METH_VARARGS, "decode_vectors(data, starts, item, is_bool, inner, content)"},
     {"assemble", assemble, METH_VARARGS, "assemble(columns, events, widths, constants, uses_asinh, fill, x, mask) -> lost"},

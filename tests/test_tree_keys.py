@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import uproot
 from scripts import only_error_line, run_forked
 
-from mlaas4hep.errors import BranchNotFound, TreeNotFound
+from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound
 from mlaas4hep.io import open_source
 from mlaas4hep.reader import DataReader
 
@@ -113,6 +114,22 @@ def test_a_root_file_can_be_opened_for_any_version_in_its_header(version, tmp_pa
     (tmp_path / "a.root").write_bytes(content)
     with uproot.open(tmp_path / "a.root") as truth, open_source(str(tmp_path / "a.root")) as source:
         assert source.read(["n"], 0, 3)["n"].tolist() == truth["Events"]["n"].array().tolist()
+
+
+def test_a_directory_with_billions_of_keys_is_refused(tmp_path):
+    """Its only key ends before it begins, so that uproot 5.7 would read it again and again."""
+    path = tmp_path / "a.root"
+    with uproot.recreate(path, compression=None) as made:
+        made["Events"] = {"n": np.arange(3)}
+    content = bytearray(path.read_bytes())
+    with uproot.open(path) as made:
+        keys = made.file.root_directory._fSeekKeys
+    keys += int.from_bytes(content[keys + 14 : keys + 16], "big")
+    struct.pack_into(">i", content, keys, 0x7FFF0000)
+    struct.pack_into(">Bi", content, keys + 4 + 26, 255, -(26 + 5 + 2))  # length of the name of its class
+    path.write_bytes(content)
+    with pytest.raises(FileUnreadable, match="a directory claims to have 2147418112 keys"):
+        open_source(str(path))
 
 
 def test_a_text_that_begins_like_a_root_file_is_a_text(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import uproot
@@ -17,6 +18,12 @@ from fuzz.root_mutations import mutate_root
 from mlaas4hep.compiled import KERNEL
 from mlaas4hep.errors import BranchNotFound, FileUnreadable, TreeNotFound
 from mlaas4hep.io import Jagged, Kind, open_source
+from mlaas4hep.io.rntuple import decode as decode_module
+from mlaas4hep.io.rntuple import page_lists as page_lists_module
+from mlaas4hep.io.rntuple.decode import Outcome
+from mlaas4hep.io.rntuple.encodings import Code
+from mlaas4hep.io.rntuple.envelopes import CHECKSUM, DamagedMetadata
+from mlaas4hep.io.rntuple.page_lists import Clusters
 from mlaas4hep.io.root.basket_reader import BasketReader
 from mlaas4hep.io.root.baskets import BasketLayout, UnsupportedBasket, decode
 from mlaas4hep.io.root.compression import DamagedBlock, decompress
@@ -167,6 +174,71 @@ def consistent(basket: bytes) -> bytes:
     return bytes(content[: max(len(basket), 4)])
 
 
+ENCODINGS = [
+    *((Code.BIT, 1), (Code.PLAIN, 8), (Code.PLAIN, 64), (Code.SPLIT, 16), (Code.SPLIT, 32), (Code.SPLIT, 64)),
+    *((Code.ZIGZAG, 16), (Code.ZIGZAG, 32), (Code.ZIGZAG, 64), (Code.INDEX, 32), (Code.INDEX, 64)),
+    *((Code.DELTA, 32), (Code.DELTA, 64), (Code.TRUNCATED, 10), (Code.TRUNCATED, 31), (Code.QUANTISED, 1)),
+    *((Code.QUANTISED, 13), (Code.QUANTISED, 32)),
+]
+_PAGE_HEAD = 5
+"""Bytes of the input before the page: encoding, elements (two bytes), elements to skip, whether there is a checksum."""
+
+
+def _rntuple_page(folder: Path, stack: ExitStack) -> Parse:
+    """The input is a description of a page, and the page. The compiled loop and NumPy must agree.
+
+    A page with a checksum is tried a second time with the one that belongs to it.
+    """
+
+    def parse(data: bytes) -> None:
+        if len(data) < _PAGE_HEAD:
+            return
+        code, bits = ENCODINGS[data[0] % len(ENCODINGS)]
+        elements, checked = int.from_bytes(data[1:3], "little"), data[4] % 2
+        skip = min(data[3], elements)
+        page = data[_PAGE_HEAD:]
+        size = len(page) - CHECKSUM * checked
+        if size < 0:
+            return
+        low, high = np.array([-1.0, 2.5]).view(np.int64).tolist()
+        job = [0, 0, size, checked, elements, skip, elements - skip, code, bits, 0, low, high]
+        for one in (page, page[:size] + xxhash.xxh3_64_digest(page[:size])[::-1] * checked):
+            _compare_page(one, np.array([job], np.int64))
+
+    return parse
+
+
+def _compare_page(page: bytes, job: np.ndarray) -> None:
+    results = []
+    for kernel in (None, KERNEL):
+        content = np.zeros(8 * 65536, np.uint8)
+        with patch.object(decode_module, "KERNEL", kernel):
+            outcomes = decode_module.decode_pages([memoryview(page)], job, content).tolist()
+        results.append((outcomes, content.tobytes() if outcomes == [Outcome.DECODED] else b""))
+    if results[0] != results[1]:
+        raise Fault("the compiled loop and NumPy decode a page differently")
+
+
+def _page_list(folder: Path, stack: ExitStack) -> Parse:
+    """The input is the number of columns, and their pages in a cluster. The compiled loop and NumPy must agree."""
+
+    def parse(data: bytes) -> None:
+        if not data:
+            return
+        results = []
+        for kernel in (None, KERNEL):
+            clusters = Clusters([0, 1], data[0] % 16, [data[1:]], np.array([[0, 0, len(data) - 1]], np.int64))
+            with patch.object(page_lists_module, "KERNEL", kernel):
+                try:
+                    results.append([part.tolist() for part in clusters.pages(0, 1)])
+                except DamagedMetadata:
+                    results.append([])
+        if results[0] != results[1]:
+            raise Fault("the compiled loop and NumPy read a page list differently")
+
+    return parse
+
+
 def _block(folder: Path, stack: ExitStack) -> Parse:
     """The input is the length of the content, two bytes, and a compressed record."""
 
@@ -191,6 +263,8 @@ TARGETS = [
     Target("rntuple", _whole_file(".root"), 16_384, variants=50, mutate=mutate_root),
     Target("tree_record", _tree_record),
     Target("basket", _basket, 4096),
+    Target("rntuple_page", _rntuple_page, 4096),
+    Target("page_list", _page_list, 4096),
     Target("block", _block, 4096),
     Target("parquet", _whole_file(".parquet")),
     Target("arrow", _whole_file(".feather")),

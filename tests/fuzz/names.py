@@ -8,7 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("specs", "preproc", "run_params", "bundle", "upload_spec", "event_rows", "label_files", "page_files"),
     ),
     "files": (
-        *("root_file", "rntuple", "tree_record", "basket", "block"),
+        *("root_file", "rntuple", "tree_record", "basket", "rntuple_page", "page_list", "block"),
         *("parquet", "arrow", "avro", "csv", "json_lines"),
     ),
 }  # fmt: skip

@@ -51,7 +51,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "label_files": ("images.label_file", "input_files"),
     "page_files": ("serving.page.page_files",),
     "root_file": ("io.formats.detect", "io.root.ttree", "io.root.metadata.tree_record", "io.root.uproot_source"),
-    "rntuple": ("io.root.rntuple", "io.formats.awkward_bridge", "io.formats.chunked"),
+    "rntuple": ("io.rntuple.source", "io.rntuple.envelopes", "io.rntuple.leaves", "io.rntuple.page_lists"),
     "tree_record": (
         "io.root.metadata.tree_record",
         "io.root.metadata.branch_types",
@@ -60,6 +60,8 @@ MODULES: dict[str, tuple[str, ...]] = {
         "io.root.ttree",
     ),
     "basket": ("io.root.baskets", "io.root.basket_reader"),
+    "rntuple_page": ("io.rntuple.decode",),
+    "page_list": ("io.rntuple.page_lists",),
     "block": ("io.root.compression",),
     "parquet": ("io.formats.arrow", "io.formats.parquet_footer"),
     "arrow": ("io.formats.arrow",),

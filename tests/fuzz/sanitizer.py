@@ -16,7 +16,7 @@ import sysconfig
 from pathlib import Path
 
 _NAME = "mlaas4hep._kernel"
-_SOURCE = Path(__file__).parents[2] / "mlaas4hep" / "kernel.cpp"
+_SOURCES = [str(Path(__file__).parents[2] / "mlaas4hep" / name) for name in ("kernel.cpp", "kernel_pages.cpp")]
 _OPTIONS = [
     "-std=c++17",
     "-O1",
@@ -31,10 +31,10 @@ VARIABLE = "MLAAS4HEP_FUZZ_KERNEL"
 
 
 def build(folder: Path) -> dict[str, str]:
-    """Compile `kernel.cpp`; return the environment variables with which a process runs it."""
+    """Compile the loops; return the environment variables with which a process runs it."""
     library = folder / f"_kernel{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = f"-I{sysconfig.get_paths()['include']}"
-    subprocess.run(["g++", *_OPTIONS, "-ffp-contract=off", include, str(_SOURCE), "-o", str(library)], check=True)
+    subprocess.run(["g++", *_OPTIONS, "-ffp-contract=off", include, *_SOURCES, "-o", str(library)], check=True)
     preloaded = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in _LIBRARIES

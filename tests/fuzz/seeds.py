@@ -233,8 +233,34 @@ def _root_files(folder: Path) -> dict[str, dict[str, bytes]]:
         "rntuple": {"root": rntuple, "plain": _rntuple(folder / "plain.root", columns)},
         "tree_record": {"record": record, **records},
         "basket": baskets,
+        **_pages(),
         "block": blocks,
     }  # fmt: skip
+
+
+def _pages() -> dict[str, dict[str, bytes]]:
+    """Return pages in several encodings and compressions, and the page list of a cluster, which ROOT wrote."""
+    from fuzz.file_targets import ENCODINGS
+    from mlaas4hep.io import open_source
+
+    path = CORPUS.parent / "files" / "pages.root"
+    content, pages, lists = path.read_bytes(), {}, {}
+    for turn, name in enumerate(("zlib", "lz4", "zstd", "uncompressed")):
+        with open_source(str(path), name) as source:
+            cluster = source._pages._clusters.pages(2, 3)
+            for number, column in enumerate(source._pages._columns):
+                kind = (column.encoding.code, column.encoding.bits) if column.encoding else None
+                if kind not in ENCODINGS or ENCODINGS.index(kind) % 4 != turn:
+                    continue
+                first = int(cluster.first[0, number])
+                at, size, elements = (int(part[first]) for part in (cluster.seek, cluster.size, cluster.elements))
+                head = bytes([ENCODINGS.index(kind), *elements.to_bytes(2, "little"), number % 3, 1])
+                pages[f"{kind[0].name.lower()}-{kind[1]}"] = head + content[at : at + size + 8]
+    with open_source(str(path), "representations") as source:
+        clusters = source._pages._clusters
+        number, start, end = clusters._places[1].tolist()
+        lists["representations"] = bytes([len(source._pages._columns)]) + clusters._lists[number][start:end]
+    return {"rntuple_page": pages, "page_list": lists}
 
 
 def _record(path: Path, tree: str, length: int) -> bytes:

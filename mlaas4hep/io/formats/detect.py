@@ -87,8 +87,7 @@ def _looks_like_csv(text: bytes) -> bool:
 
 
 def _open_root(ranges: ByteRanges, tree: str) -> Source:
-    from mlaas4hep.io.formats.chunked import ChunkedSource
-    from mlaas4hep.io.root.rntuple import RNTupleReader
+    from mlaas4hep.io.rntuple.source import open_rntuple
     from mlaas4hep.io.root.ttree import TTreeSource
     from mlaas4hep.io.root.uproot_source import open_root_file
 
@@ -97,7 +96,7 @@ def _open_root(ranges: ByteRanges, tree: str) -> Source:
         key = find_tree(file, tree, ranges.location)
         if key.fClassName in TREES:
             return TTreeSource(ranges, key, tree)
-        return ChunkedSource(RNTupleReader(key, tree), ranges, tree)
+        return open_rntuple(ranges, key, tree)
     except MLaaS4HEPError:
         raise
     except Exception as error:

@@ -98,7 +98,7 @@ _ALGORITHMS: dict[bytes, Callable[[memoryview, int], Any]] = {
 
 
 def addresses() -> np.ndarray:
-    """Return the addresses of the library functions that `kernel.cpp` calls (`Libraries`), uint64; 0 if not found.
+    """Return the addresses of the library functions that the compiled loops call (`Libraries`), uint64; 0 if not found.
 
     Either all functions of an algorithm are found or none: some builds of the libraries do not export them.
     """
@@ -117,6 +117,7 @@ _FUNCTIONS = (
     [("lz4.block._block", "LZ4_decompress_safe"), ("xxhash._xxhash", "XXH64")],
     [("zstandard._cffi", f"ZSTD_{name}") for name in ("createDCtx", "freeDCtx", "decompressDCtx")],
     [("_lzma", "lzma_stream_buffer_decode")],
+    [("xxhash._xxhash", "XXH3_64bits")],
 )
 """Functions of each algorithm: the module that the function is linked into, and its name."""
 

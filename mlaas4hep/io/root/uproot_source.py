@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import uproot
 import uproot.compression
+import uproot.reading
 from uproot.source.chunk import Chunk, Source
 from uproot.source.futures import TrivialFuture
 
@@ -22,6 +23,9 @@ from mlaas4hep.errors import FileUnreadable, error_summary
 from mlaas4hep.io.root.compression import OLD_ZLIB, decompress
 from mlaas4hep.io.root.recovery import Header, check_end, recover
 from mlaas4hep.io.storage.byte_ranges import ByteRanges
+
+_SHORTEST_KEY = 29
+"""Bytes of a key with empty strings."""
 
 
 def open_root_file(ranges: ByteRanges) -> Any:
@@ -109,4 +113,12 @@ def _with_old_zlib(original: Callable[..., Chunk]) -> Callable[..., Chunk]:
     return decompressed
 
 
+def _check_keys(directory: Any, **found: Any) -> None:
+    """Raise ValueError if a directory claims more keys than its bytes can hold: uproot would read them for hours."""
+    chunk, count = found["keys_chunk"], found["num_keys"]
+    if count * _SHORTEST_KEY > chunk.stop - chunk.start:
+        raise ValueError(f"a directory claims to have {count} keys")
+
+
 uproot.compression.decompress = _with_old_zlib(uproot.compression.decompress)
+uproot.reading.ReadOnlyDirectory.hook_before_keys = _check_keys

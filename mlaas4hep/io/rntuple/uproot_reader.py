@@ -1,6 +1,6 @@
 """Read ROOT's RNTuple with uproot.
 
-    RNTupleReader(find_tree(uproot_file, "Events", ""), "Events").load(0, ["Muon_pt"])
+    UprootReader(find_tree(uproot_file, "Events", ""), "Events").load(0, ["Muon_pt"])
 
 Fields of records have their full path as name (`Muon.pt`). Fields that ROOT's importer creates for collections
 (`_collection0`) are ignored, because each of their members is a field of its own. Nested arrays are flattened.
@@ -8,7 +8,6 @@ Fields of records have their full path as name (`Muon.pt`). Fields that ROOT's i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
@@ -19,16 +18,14 @@ from uproot.const import rntuple_col_type_to_num_dict
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.io.columns import Column, Columns
 from mlaas4hep.io.formats.awkward_bridge import leaves_of, read_leaves
+from mlaas4hep.io.rntuple.leaves import IMPORTED
+from mlaas4hep.io.rntuple.page_jobs import MAX_RATIO
 from mlaas4hep.io.root.tree_keys import identity_of
-
-_COLLECTION = re.compile(r"_collection\d+")
-_MAX_RATIO = 50_000
-"""Largest ratio of decompressed to stored bytes of a page: zstd stores 128 kB of one value in about 4 bytes."""
 
 _CHAR = rntuple_col_type_to_num_dict["char"]
 
 
-class RNTupleReader:
+class UprootReader:
     """Reader of an RNTuple; see `ChunkReader`."""
 
     def __init__(self, key: Any, name: str) -> None:
@@ -42,7 +39,7 @@ class RNTupleReader:
             leaves = leaves_of(form)
         except ConfigError as error:
             raise FileUnreadable(f"cannot read '{name}' of {key.file.file_path}: {error}") from error
-        self._leaves = {name: leaf for name, leaf in leaves.items() if not _COLLECTION.fullmatch(leaf.path[0])}
+        self._leaves = {name: leaf for name, leaf in leaves.items() if not IMPORTED.fullmatch(leaf.path[0])}
         self.columns: Mapping[str, Column] = {name: leaf.column for name, leaf in self._leaves.items()}
         self.identity = identity_of(key, name)
         ends = [cluster.num_first_entry + cluster.num_entries for cluster in self._ntuple.cluster_summaries]
@@ -69,7 +66,7 @@ class RNTupleReader:
         for bits, pages in _pages(self._stored_columns.get(start, ()), columns):
             for page in pages:
                 stored = page.locator.num_bytes
-                if page.num_elements * bits // 8 > _MAX_RATIO * stored:
+                if page.num_elements * bits // 8 > MAX_RATIO * stored:
                     raise ValueError(f"a page of {stored} bytes cannot have {page.num_elements} elements")
 
     @cached_property

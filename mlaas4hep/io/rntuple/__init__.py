@@ -1,0 +1,1 @@
+"""RNTuples as sources of columns: metadata, pages, and their encodings."""

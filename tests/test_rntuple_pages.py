@@ -26,6 +26,7 @@ from mlaas4hep.io.rntuple.uproot_reader import UprootReader
 from mlaas4hep.io.root.tree_keys import find_tree
 from mlaas4hep.io.root.uproot_source import open_root_file
 from mlaas4hep.io.storage.byte_ranges import LocalRanges
+from mlaas4hep.reader import DataReader
 
 FILE = str(Path(__file__).parent / "files" / "pages.root")
 COMPRESSIONS = ("zlib", "lzma", "lz4", "zstd", "uncompressed", "unchecked")
@@ -289,6 +290,15 @@ def test_a_damaged_page_is_an_error_that_names_the_column_and_its_cluster(tmp_pa
         source.read(["int64"], 0, 50)
     where = f"column 'int64' of {path}, entries 50 to 59"
     assert str(caught.value) == f"cannot read {where}: the checksum of a page is wrong"
+
+
+def test_only_the_cluster_of_a_damaged_page_is_skipped(tmp_path):
+    path = tmp_path / "pages.root"
+    shutil.copy(FILE, path)
+    flip_page(path, "uncompressed", "int64")
+    with DataReader(str(path), "uncompressed", identifier=(), on_error="skip") as reader:
+        assert sum(map(len, reader)) == 50
+        assert list(reader.skipped) == [(50, 60)]
 
 
 def test_checksums_of_pages_can_be_switched_off(tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""ROOT files: TTrees and RNTuples as sources of columns."""
+"""ROOT files, and their TTrees as sources of columns."""

@@ -144,17 +144,10 @@ def model(idim):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (
-            "os.truncate('a.root', 5000)",
-            "a.root is truncated: it has 5,000 of",
-        ),
-        ("shutil.copyfile('b.root', 'a.root')", "a.root changed while it was read; run again when"),
-    ],
+    "change", ["os.truncate('a.root', 5000)", "shutil.copyfile('b.root', 'a.root')"], ids=["truncated", "replaced"]
 )
 def test_training_on_a_file_that_changes_is_an_error_of_one_line_and_writes_nothing(
-    tmp_path: Path, change: str, reason: str
+    tmp_path: Path, change: str
 ) -> None:
     write_events(tmp_path / "a.root", 3000, seed=1)
     write_events(tmp_path / "b.root", 3000, seed=2)
@@ -162,5 +155,5 @@ def test_training_on_a_file_that_changes_is_an_error_of_one_line_and_writes_noth
     text = MODEL.format(change="").replace("    return", f"    {change}\n    return")
     (tmp_path / "model.py").write_text(text)
     done = run_script("workflow.py", "--files=a.root,c.root", "--labels=a,c", "--model=model.py", cwd=tmp_path)
-    assert only_error_line(done).startswith(f"error: {reason}")
+    assert only_error_line(done).startswith("error: a.root changed while it was read; run again when")
     assert sorted(os.listdir(tmp_path)) == ["a.root", "b.root", "c.root", "model.py"]

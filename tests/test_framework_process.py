@@ -100,7 +100,7 @@ def bundle(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects")
     (folder / "network.py").write_text(OBJECTS)
     inputs = {"lists": {"branches": ["pt"], "length": 3}}
-    (folder / "p.json").write_text(json.dumps({"epochs": 1, "tfaas": False, "trial_export": False, "inputs": inputs}))
+    (folder / "p.json").write_text(json.dumps({"epochs": 1, "tfaas": False, "inputs": inputs}))
     args = ["--files", ",".join(map(str, files)), "--labels=a,b", "--model=network.py", "--params=p.json", "--fout=out"]
     done = run_forked("workflow.py", *args, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -32,6 +32,7 @@ from mlaas4hep.errors import ConfigError, nearest, printable
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
     from mlaas4hep.client.events import Events
+    from mlaas4hep.expressions.preproc import Preproc
 
 _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
@@ -44,7 +45,7 @@ DEFAULT_TIMEOUT = 60.0
 _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
-    "output": ("predict",), "base64": ("upload",), "replace": ("upload",),
+    "preproc": ("predict",), "output": ("predict",), "base64": ("upload",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -82,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
         " of a list (default: the inputs that the server reports)",
     )
     option("--branch", metavar="TREE", help="tree in a ROOT file whose name does not contain one (default: Events)")
+    option(
+        "--preproc",
+        metavar="FILE",
+        help="new branches and cuts for a ROOT or Parquet file: preproc.json, or Python code, which is run (default:"
+        " the preproc.json of the model, if the server reports it)",
+    )
     option("--nevts", type=int, metavar="N", help="maximum number of events to read; -1: all (default: -1)")
     option(
         "--base64",
@@ -288,7 +295,9 @@ def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
         return
     events = read_events(args.predict)
     if not events.is_batch:
-        print(json.dumps(client.predict(events, args.model)))
+        scores = client.predict(events, args.model)
+        print(json.dumps(scores))
+        report_cut_events(int(scores is None), 1)
         return
     scores = predict(args, client, split_events(events), len(events.rows))
     if args.json:
@@ -305,9 +314,11 @@ def is_data_file(args: argparse.Namespace) -> bool:
 
         if args.branches is not None or is_event_file(args.predict):
             return True
-    if any(getattr(args, name) is not None for name in ("branches", "branch", "nevts")):
+    if any(getattr(args, name) is not None for name in ("branches", "branch", "preproc", "nevts")):
         hint = "a JSON file has its own keys and is sent as a whole"
-        raise ConfigError("--branches, --branch and --nevts need a data file (ROOT, Parquet, ...)", hint=hint)
+        raise ConfigError(
+            "--branches, --branch, --preproc and --nevts need a data file (ROOT, Parquet, ...)", hint=hint
+        )
     return False
 
 
@@ -317,7 +328,8 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
 
     nevts = -1 if args.nevts is None else args.nevts
     with EventFile(args.predict, args.branch or "Events", nevts) as file:
-        scores = predict(args, client, file.read(input_keys(args, client)), file.num_events)
+        events = file.read(input_keys(args, client), preprocessing(args, client))
+        scores = predict(args, client, events, file.num_events)
         number = 0
         for number, row in enumerate(scores, 1):
             start = "" if not args.json else "[" if number == 1 else ",\n "
@@ -328,11 +340,30 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
 
 def predict(args: argparse.Namespace, client: TFaaSClient, requests: Iterable[Events], total: int) -> Iterator[Any]:
     """Yield the scores of each event; show a progress bar unless the scores are printed in a terminal."""
+    failing = 0
     with nullcontext() if sys.stdout.isatty() else console.progress("predicting", total) as bar:
         for events in requests:
-            yield from client.predict(events, args.model)
+            scores = client.predict(events, args.model)
+            failing += scores.count(None)
+            yield from scores
             if bar:
-                bar.advance(len(events.rows))
+                bar.advance(events.num_events)
+    report_cut_events(failing, total)
+
+
+def report_cut_events(failing: int, total: int) -> None:
+    """Print the number of events that fail the cuts of the model, whose scores are null."""
+    if failing:
+        console.notice(f"{failing:,} of {total:,} events fail the cuts of the model; their scores are null")
+
+
+def preprocessing(args: argparse.Namespace, client: TFaaSClient) -> Preproc | None:
+    """Return the preprocessing of --preproc, or else the one that the server reports for --model."""
+    if args.preproc is None:
+        return client.preproc(args.model) if args.model else None
+    from mlaas4hep.expressions.preproc_file import load_preproc
+
+    return load_preproc(args.preproc)
 
 
 def input_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:

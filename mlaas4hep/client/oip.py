@@ -20,7 +20,14 @@ import numpy as np
 
 from mlaas4hep.client.connection import Connection
 from mlaas4hep.client.failures import MAX_REASON_LENGTH, UnexpectedResponse
-from mlaas4hep.client.protocols import Scores, get_object, keys_from_metadata, max_score_bytes, model_metadata
+from mlaas4hep.client.protocols import (
+    Scores,
+    ScoresOrCut,
+    get_object,
+    keys_from_metadata,
+    max_score_bytes,
+    model_metadata,
+)
 from mlaas4hep.errors import ConfigError, nearest
 from mlaas4hep.protocol.oip_datatypes import DATATYPES, REAL_DATATYPES
 
@@ -70,15 +77,15 @@ class OpenInferenceProtocol:
             return {"ready": False, **metadata}
         return {"ready": True, **metadata}
 
-    def keys(self, model: str) -> list[str]:
-        """Return the names of a model's inputs; empty if the server is not ours."""
-        return keys_from_metadata(self.params(model))
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the metadata of a model."""
+        return self.params(model)
 
     def accepts_batches(self) -> bool:
         """Return True."""
         return True
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[ScoresOrCut]:
         """Return the outputs for each row.
 
         Raises:
@@ -100,7 +107,7 @@ class OpenInferenceProtocol:
         size = int(length) if length.isdecimal() else len(response.content)
         answer = self._connection.parse("POST", path, response.content[:size])
         try:
-            return _as_lists(_scores(answer, response.content[size:], len(rows), output))
+            return list(_as_lists(_scores(answer, response.content[size:], len(rows), output)))
         except (ValueError, LookupError, TypeError, OverflowError) as error:
             raise self._connection.unexpected(
                 "POST", path, f"the response has no table '{output}' with a row per event"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlaas4hep.client.bodies import Body, FileBody, explained_reads, opened, with_progress
 from mlaas4hep.client.connection import Connection
@@ -22,7 +22,7 @@ from mlaas4hep.client.events import Events, parse_events, read_events
 from mlaas4hep.client.images import image_part
 from mlaas4hep.client.multipart import FilePart, Multipart
 from mlaas4hep.client.packing import packed_folder
-from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, predict_events
+from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, keys_from_metadata, predict_events
 from mlaas4hep.client.server_kind import ServerKind
 from mlaas4hep.client.stock_uploads import (
     NEW_NAME,
@@ -36,6 +36,9 @@ from mlaas4hep.client.upload_spec import read_upload_spec
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import GZIP_MAGIC
+
+if TYPE_CHECKING:
+    from mlaas4hep.expressions.preproc import Preproc
 
 PROTOCOLS = ("tfaas", "v2")
 
@@ -162,7 +165,17 @@ class TFaaSClient(Closeable):
 
     def keys(self, model: str) -> list[str]:
         """Return the names of a model's inputs, in order; empty if the server does not report them, as stock TFaaS."""
-        return self._protocol.keys(model)
+        return keys_from_metadata(self._protocol.metadata(model))
+
+    def preproc(self, model: str) -> Preproc | None:
+        """Return the preprocessing of a model, for `EventFile.read`; None if there is none, or the server reports none.
+
+        Raises:
+            ConfigError: it is Python code, which is not run, or it is invalid.
+        """
+        from mlaas4hep.client.preprocessing import preproc_from_metadata  # imports NumPy, which TFaaS does not need
+
+        return preproc_from_metadata(self._protocol.metadata(model), model)
 
     def delete(self, name: str) -> None:
         """Delete a model. Deleting a model that does not exist is not an error."""
@@ -184,7 +197,8 @@ class TFaaSClient(Closeable):
 
         Returns:
             The model's outputs for the event, as in [0.123], None for values that are not finite. If "values" is a list
-            of rows, a list with the outputs of each row, in order.
+            of rows, a list with the outputs of each row, in order. None instead of outputs: the event fails the cuts of
+            the model's preprocessing.
         """
         if isinstance(events, Mapping):
             events = parse_events(events)

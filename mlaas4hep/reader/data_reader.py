@@ -30,7 +30,7 @@ from mlaas4hep.errors import BranchNotFound, FileUnreadable, Unreachable
 from mlaas4hep.expressions.derived import DerivedColumns
 from mlaas4hep.expressions.preproc import Preproc
 from mlaas4hep.expressions.preproc_file import load_preproc
-from mlaas4hep.io import Columns
+from mlaas4hep.io import Column, Columns
 from mlaas4hep.io.blocks import READ_ROWS, ClusterSize, split_into_blocks
 from mlaas4hep.io.columns import select_events, slice_columns
 from mlaas4hep.io.nested_lists import flatten_nested
@@ -410,6 +410,11 @@ class DataReader(Closeable):
         """Columns of the file from which the preprocessing computes features and decides on cuts; empty without one."""
         preproc, names = self.options.preproc, {*self.features} - self._absent.columns.keys()
         return preproc.needs(self._source.columns, names) if preproc else set()
+
+    @property
+    def preprocessing_inputs(self) -> dict[str, Column]:
+        """The columns of the file in `preprocessed_from`, sorted by name."""
+        return {name: self._source.columns[name] for name in sorted(self.preprocessed_from)}
 
     def _needs(self, names: Sequence[str]) -> set[str]:
         """Return the columns of the file from which preprocessing computes some columns."""

@@ -27,7 +27,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "oip": ("serving.protocols.oip", "serving.protocols.oip_tensors"),
     "multipart": ("serving.store.uploaded_files", "serving.protocols.images"),
     "params": ("protocol.params", "serving.store.class_labels"),
-    "onnx_metadata": ("serving.models.column_metadata", "serving.models.rows"),
+    "onnx_metadata": (
+        "serving.models.column_metadata",
+        "serving.models.request_preprocessing",
+        "serving.models.rows",
+        "protocol.event_rows",
+    ),
     "onnx_bounds": ("serving.models.onnx_bounds",),
     "onnx_model": ("serving.models.loader",),
     "tar": ("serving.store.archive",),

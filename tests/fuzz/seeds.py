@@ -115,7 +115,11 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "extra": b'{"name": "m", "model": "model.onnx",'
             b' "a": "\\u00e9\\ud83d\\ude00", "b": [[9223372036854775807]]}',
         },
-        "onnx_metadata": {"columns": keys + b"\0" + branches, "no-branches": keys + b"\0{}"},
+        "onnx_metadata": {
+            "columns": keys + b"\0" + branches,
+            "no-branches": keys + b"\0{}",
+            "preproc": b"\0".join([keys, branches, _preproc_of_graph()]),
+        },
         "onnx_model": {"rows": trained_model(), "images": image_model()},
         "onnx_bounds": {"rows": onnx_model(), "images": image_model(), **_graphs()},
         "tar": {
@@ -133,6 +137,12 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "progressive": _image(image.convert("L"), "JPEG", progressive=True),
         },
     }  # fmt: skip
+
+
+def _preproc_of_graph() -> bytes:
+    content = {"define": {"MET_pt": "sum(pt[pt > 2]) + met", "Muon_pt": "pt"}, "cut": "met > 0 & good"}
+    inputs = {"pt": ["jagged", "f"], "met": ["flat", "f"], "good": ["flat", "b"]}
+    return json.dumps({"content": content, "inputs": inputs}).encode()
 
 
 def _graphs() -> dict[str, bytes]:

@@ -57,6 +57,7 @@ class Metrics:
         self._undefined = Counter(
             "mlaas4hep_undefined_rows", "Events whose scores are not finite", ["model"], registry=own
         )
+        self._cut = Counter("mlaas4hep_cut_rows", "Events that fail the cuts of the model", ["model"], registry=own)
         self._batches = Histogram("mlaas4hep_batch_rows", "Events in one run of a model", buckets=_ROWS, registry=own)
         self._pending: list[tuple[str, str, int, float]] = []
         self._counter = lru_cache(1000)(self._requests.labels)
@@ -88,6 +89,10 @@ class Metrics:
         """Count events whose scores are not finite."""
         self._undefined.labels(model).inc(count)
 
+    def cut_rows(self, model: str, count: int) -> None:
+        """Count events that fail the cuts of the model."""
+        self._cut.labels(model).inc(count)
+
     def batch(self, rows: int) -> None:
         """Record the batch size of a run of a model."""
         self._batches.observe(rows)
@@ -95,7 +100,7 @@ class Metrics:
     def forget(self, model: str) -> None:
         """Remove the counters of a deleted model, so that names do not accumulate."""
         if SHARED not in os.environ:  # counters in the files of several workers cannot be removed
-            for counter in (self._rows, self._undefined):
+            for counter in (self._rows, self._undefined, self._cut):
                 with suppress(KeyError):
                     counter.remove(model)
             self._scored.cache_clear()

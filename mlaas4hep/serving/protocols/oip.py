@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.http.bodies import LARGE_BODY, SMALL_BODY, read_body, run_aside
 from mlaas4hep.serving.http.responses import LargeResponse, array_to_json, json_response, to_json
-from mlaas4hep.serving.models.predictor import Model
+from mlaas4hep.serving.models.predictor import Model, Predictor
 from mlaas4hep.serving.models.rows import Matrix, shown
 from mlaas4hep.serving.protocols.oip_tensors import Inference, read_inference, split
 from mlaas4hep.serving.service import service_of
@@ -86,7 +86,7 @@ async def metadata(request: Request) -> Response:
         "platform": predictor.platform,
         "inputs": [_tensor(predictor.input.name, predictor.input.shape)],
         "outputs": [_tensor(predictor.output.name, _flattened(predictor.output.shape))],
-        "parameters": {key: list(names) for key, names in named.items() if names},
+        "parameters": {key: list(names) for key, names in named.items() if names} | _preproc(predictor),
     }
     return json_response(described)
 
@@ -124,6 +124,12 @@ async def _model(request: Request) -> Model:
     if version not in (None, model.version):
         raise UnknownModel(f"model '{name}' has no version {shown(version)}", hint=f"it has: {model.version}")
     return model
+
+
+def _preproc(predictor: Predictor) -> dict[str, Any]:
+    """Return the preprocessing of a model, and the branches that a request needs for it to be applied."""
+    preprocessing = predictor.preprocessing
+    return {} if preprocessing is None else {"preproc": preprocessing.content, "raw_keys": preprocessing.needed}
 
 
 def _tensor(name: str, shape: Sequence[int | None]) -> dict[str, Any]:

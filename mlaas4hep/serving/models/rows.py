@@ -11,7 +11,7 @@ TFaaS.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,15 +80,21 @@ class Rows(NamedTuple):
     kept: NDArray[np.bool_] | None = None
 
 
-def read_object(text: bytes | bytearray | memoryview, example: str) -> dict[str, Any]:
-    """Parse the JSON object of a request; `example` is the hint in errors.
+def read_object(
+    text: bytes | bytearray | memoryview, example: str, parse: Callable[[Any], Any] = orjson.loads
+) -> dict[str, Any]:
+    """Parse the JSON object of a request.
+
+    Args:
+        example: the hint in errors.
+        parse: returns the content of a text; raises ValueError or RecursionError.
 
     Raises:
         ConfigError: the text is not a JSON object.
     """
     try:
-        content = orjson.loads(text)
-    except ValueError as error:
+        content = parse(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the request is not valid JSON (use null instead of NaN): {error}", hint=example) from error
     if not isinstance(content, dict):
         raise ConfigError("the request is not a JSON object", hint=example)

@@ -4,11 +4,12 @@
     matrix = read_input(content, binary, predictor.input)      # float32 (n, ...), NaN for missing values
 
 All datatypes are converted to float32, which all models take. Numbers beyond its range become infinite in binary data,
-as in training, and are refused in JSON. Routes and responses are in `oip`.
+as in training, and are refused in JSON, where `Infinity` is accepted. Routes and responses are in `oip`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from itertools import chain
@@ -16,6 +17,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
@@ -27,6 +29,13 @@ _INTEGERS: set[type] = {int, NoneType}
 _IN_JSON: dict[str, set[type]] = {"b": {bool, NoneType}, "i": _INTEGERS, "u": _INTEGERS, "f": {*_INTEGERS, float}}
 _LARGEST_SIZE = 2**63 - 1
 _LONGEST_ID = 1000  # characters
+_UNSUPPORTED = {
+    "classification": "the server returns scores, not classes",
+    "shared_memory_": "the server cannot read the memory of clients",
+    "sequence_": "requests are independent of each other",
+}
+"""Beginnings of the names of parameters, and reasons."""
+
 _EXAMPLE = (
     'as in {"inputs": [{"name": "inputs", "shape": [1, 2], "datatype": "FP32", "data": [1.5, null]}]}; '
     "GET /v2/models/NAME returns names and shapes"
@@ -80,7 +89,18 @@ def split(body: bytes | bytearray, header_length: str | None) -> tuple[dict[str,
         length = -1
     if not 0 <= length <= len(body):
         raise ConfigError(f"Inference-Header-Content-Length must be a number from 0 to the body's {len(body)} bytes")
-    return read_object(memoryview(body)[:length], _EXAMPLE), memoryview(body)[length:]
+    return read_object(memoryview(body)[:length], _EXAMPLE, _parse_json), memoryview(body)[length:]
+
+
+def _parse_json(text: memoryview) -> Any:
+    """Parse JSON in which NaN and Infinity may stand for numbers, as tritonclient and Triton write them."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        content = bytes(text)
+        if b"NaN" in content or b"Infinity" in content:
+            return json.loads(content)
+        raise
 
 
 def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -> Matrix:
@@ -103,7 +123,7 @@ def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -
     datatype, shape = given.get("datatype"), _read_shape(given.get("shape"), tensor)
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise ConfigError(f"unknown datatype {shown(datatype)}", hint=f"supported: {', '.join(DATATYPES)}")
-    size = read_parameters(given, "binary_data_size").get("binary_data_size")
+    size = read_parameters(given).get("binary_data_size")
     if size is not None:
         values = _read_binary(binary, size, datatype, shape)
     elif len(binary):
@@ -126,29 +146,34 @@ def wants_binary(content: Mapping[str, Any], tensor: Tensor) -> bool:
     if outputs[0].get("name") != tensor.name:
         raise ConfigError(f"unknown output {shown(outputs[0].get('name'))}; the model's output is '{tensor.name}'")
     default = read_parameters(content).get("binary_data_output", False)
-    wanted = read_parameters(outputs[0], "binary_data").get("binary_data", default)
+    wanted = read_parameters(outputs[0]).get("binary_data", default)
     if not isinstance(wanted, bool):
         raise ConfigError("'binary_data' and 'binary_data_output' must be true or false")
     return wanted
 
 
-def read_parameters(content: Mapping[str, Any], *known: str) -> Mapping[str, Any]:
-    """Return the parameters of a request, or of a tensor in it.
+def read_parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a request, or of a tensor in it; those without effect here may have any name.
 
     Args:
         content: the JSON object that may have `parameters`.
-        known: names of the supported parameters; without any, all are accepted.
 
     Raises:
-        ConfigError: a parameter is not supported.
+        ConfigError: a parameter asks for something that the server does not support.
     """
     parameters = content.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise ConfigError("'parameters' must be a JSON object")
-    unknown = sorted(set(parameters) - set(known)) if known else []
-    if unknown:
-        raise ConfigError(f"unknown parameter {shown(unknown[0])} of a tensor", hint=f"supported: {known[0]}")
+    for name, value in parameters.items():
+        check_parameter(name, value)
     return parameters
+
+
+def check_parameter(name: str, value: Any) -> None:
+    """Raise ConfigError for a parameter that would change the meaning of a request, but is not supported."""
+    kind = next((kind for start, kind in _UNSUPPORTED.items() if name.startswith(start)), None)
+    if kind and value not in (0, "", False, None):
+        raise ConfigError(f"the parameter '{name[:60]}' is not supported: {kind}", hint="leave it out")
 
 
 def _read_shape(shape: Any, tensor: Tensor) -> tuple[int, ...]:
@@ -180,7 +205,7 @@ def _read_numbers(data: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[n
     if not set(map(type, values)) <= allowed:
         wrong = next(value for value in values if type(value) not in allowed)
         raise ConfigError(f"invalid {datatype} value {shown(wrong)} in 'data'", hint="use null for a missing value")
-    present = [value for value in values if value is not None]
+    present = [value for value in values if value is not None and -math.inf < value < math.inf]
     if present and dtype.kind != "b":
         _check_range(min(present), max(present), dtype, datatype)
     return np.array(values, np.float64)

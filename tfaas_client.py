@@ -45,7 +45,8 @@ DEFAULT_TIMEOUT = 60.0
 _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
-    "preproc": ("predict",), "output": ("predict",), "base64": ("upload",), "replace": ("upload",),
+    "preproc": ("predict",), "input": ("predict",), "output": ("predict",),
+    "base64": ("upload",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -75,6 +76,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         metavar="NAME",
         help="name of the model's output, with --protocol=v2 (default: the first output of real numbers)",
+    )
+    option(
+        "--input",
+        action="append",
+        metavar="NAME:DATATYPE",
+        help="input of the model, as in inputs:FP32 or njet:INT64:1 (values per event), or the folder of its bundle;"
+        " with --protocol=v2, for servers that do not report it; may be repeated",
     )
     option(
         "--branches",
@@ -203,6 +211,7 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
         capath=capath,
         token=find_token(args.url, args.token_file),
         output=args.output or "",
+        inputs=args.input or (),
     )
 
 

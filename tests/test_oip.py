@@ -165,7 +165,7 @@ def test_the_server_and_its_models_describe_themselves(client: Any, model: str) 
     assert client.get_server_metadata() == {
         "name": "mlaas4hep",
         "version": __version__,
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "model_configuration", "statistics"],
     }
     described = {
         "name": "htautau",
@@ -353,6 +353,31 @@ def test_json_may_have_nan_and_infinity_as_tritonclient_writes_them(client: Any,
     tensor = triton.InferInput("inputs", events.shape, "FP32").set_data_from_numpy(events, binary_data=False)
     scores = client.infer("htautau", [tensor]).as_numpy("scores")
     np.testing.assert_array_equal(scores[:, 0], [10, np.inf, -np.inf])
+
+
+def test_configuration_and_counters_as_triton_has_them(url: str, tmp_path: Path, client: Any) -> None:
+    put(url, tmp_path, GRAPH, "counted")
+    config = client.get_model_config("counted")
+    assert (config["name"], config["platform"], config["backend"]) == ("counted", "onnxruntime_onnx", "onnxruntime")
+    assert config["max_batch_size"] == 1024
+    assert config["input"] == [{"name": "inputs", "data_type": "TYPE_FP32", "dims": [5]}]
+    assert config["output"] == [{"name": "scores", "data_type": "TYPE_FP32", "dims": [2]}]
+    assert config["dynamic_batching"] == {}
+    assert client.get_model_config("counted", model_version="1") == config
+    for events in (EVENTS, EVENTS, EVENTS[:1]):
+        client.infer("counted", [given_input(events)])
+    ask(f"{url}/v2/models/counted", content(data=[1] * 9))  # invalid
+    (counters,) = client.get_inference_statistics("counted")["model_stats"]
+    assert (counters["name"], counters["version"]) == ("counted", "1")
+    assert (counters["inference_count"], counters["execution_count"]) == (7, 3)
+    assert counters["inference_stats"]["success"]["count"] == 3
+    runs = counters["inference_stats"]["compute_infer"]
+    assert runs["count"] == 3
+    assert 0 < runs["ns"] < 10e9
+    assert requests.get(f"{url}/v2/models", timeout=20).json() == {"models": ["counted"]}
+    with pytest.raises(triton.InferenceServerException) as info:
+        client.get_model_config("counted", model_version="2")
+    assert info.value.status() == "404"
 
 
 def test_parameters_without_effect_are_ignored(client: Any, model: str) -> None:

@@ -12,7 +12,7 @@ one-line message says what to do. `connection` describes retries.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ class TFaaSClient(Closeable):
         cert: client certificate for https: a file with certificate and key, or a pair of files.
         capath: certificates of trusted authorities: a file, or a folder with hashed names.
         output: with protocol "v2": name of the output to return; "": the first of real numbers in the model's metadata.
+        inputs: with protocol "v2": inputs of the model, or the folder of its bundle, for servers that do not report
+            them; see `local_metadata`.
         token: sent as `Authorization: Bearer`, only over https or to this machine; see `token.find_token`.
 
     Attributes:
@@ -81,20 +83,24 @@ class TFaaSClient(Closeable):
         capath: str | None = None,
         token: str | None = None,
         output: str = "",
+        inputs: Sequence[str] = (),
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"unknown protocol '{protocol}'", hint="available: " + ", ".join(PROTOCOLS))
         self._is_tfaas = protocol == "tfaas"
         if output and self._is_tfaas:
             raise ConfigError("TFaaS models have a single output", hint="'output' needs the protocol v2")
+        if inputs and self._is_tfaas:
+            raise ConfigError("TFaaS models have a single input", hint="'input' needs the protocol v2")
         self._upload_timeout = upload_timeout
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
         self.url = self._connection.display_url
         self._protocol: ServerProtocol = TFaaSProtocol(self._connection)
         if not self._is_tfaas:
-            from mlaas4hep.client.oip import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
+            from mlaas4hep.client.oip.local_metadata import local_metadata
+            from mlaas4hep.client.oip.protocol import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
 
-            self._protocol = OpenInferenceProtocol(self._connection, output)
+            self._protocol = OpenInferenceProtocol(self._connection, output, local_metadata(inputs) if inputs else {})
 
     def close(self) -> None:
         """Close the session."""

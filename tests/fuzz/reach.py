@@ -40,7 +40,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "image": ("images.decode",),
     "client_http": ("client.connection", "client.failures", "client.minimum_rate"),
     "remote_file": ("io.storage.remote", "io.storage.replicas", "io.storage.byte_ranges"),
-    "client_answers": ("client.protocols", "client.oip", "client.tfaas"),
+    "client_answers": ("client.protocols", "client.oip.protocol", "client.oip.inputs", "client.tfaas"),
     "specs": ("specs.specs_file", "reader.normalise"),
     "preproc": (
         "expressions.preproc_json",

@@ -67,6 +67,8 @@ class Predictor(NamedInput):
         rows_independent: whether rows do not affect each other's scores, so that requests can share a batch.
         output: the output, float32; its shape per event is (k,).
         labels: names of the classes; may be empty.
+        name: name of the model in the store.
+        most_rows: rows of one run; a request with more takes several runs if rows are independent. 0: no limit.
     """
 
     platform: str
@@ -74,6 +76,8 @@ class Predictor(NamedInput):
     rows_independent = True
     output: Tensor
     labels: Sequence[str]
+    name = ""
+    most_rows = 0
 
     @property
     def alive(self) -> bool:

@@ -65,13 +65,13 @@ class OnnxPredictor(Predictor):
         columns = columns_of(metadata, input_tensor, path.name, limits)
         super().__init__(input_tensor, columns, read_preprocessing(metadata, columns, path.name, limits))
         self.output = self._model.output
-        self._most_rows = 1 if self._model.takes_one_row else most_rows
+        self.most_rows = 1 if self._model.takes_one_row else most_rows
 
     def predict(self, rows: Array, seconds: float = DEFAULTS.request_time) -> Array:
         check_fits(rows, self.input)
         given = rows.transpose(0, 3, 1, 2) if self._channels_first else rows
         with deadline(seconds, self._options()) as run:
-            most = self._most_rows
+            most = self.most_rows
             if not most or len(given) <= most:
                 return self._run(given, run)
             if not self.rows_independent and not self._model.takes_one_row:

@@ -7,6 +7,7 @@
     tfaas_client.py --predict=events.root:Events --branches=MET_pt,Jet_pt --model=htautau
     tfaas_client.py --image=jet.png --model=jets
     tfaas_client.py --delete=htautau
+    tfaas_client.py --bundle=bundle --to=triton_models
 
 upload.json: {"model": path, "labels": path, "name": name, "params": path}.
 input.json:  {"keys": [...], "values": [...]}; "values" is one event or a list of events; null is a missing value.
@@ -24,6 +25,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
@@ -46,7 +48,7 @@ _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image"
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
     "preproc": ("predict",), "input": ("predict",), "output": ("predict",),
-    "base64": ("upload",), "replace": ("upload",),
+    "base64": ("upload",), "to": ("bundle",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -68,15 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     action("--status", action="store_true", help="print the status of the server")
     option = parser.add_argument_group("models and events").add_argument
     option(
-        "--model",
-        metavar="NAME",
+        "--model", metavar="NAME",
         help="name of the model (default: the one that the file names, else the server's default)",
-    )
+    )  # fmt: skip
     option(
-        "--output",
-        metavar="NAME",
+        "--output", metavar="NAME",
         help="name of the model's output, with --protocol=v2 (default: the first output of real numbers)",
-    )
+    )  # fmt: skip
     option(
         "--input",
         action="append",
@@ -103,6 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="upload the model file as text, for proxies that do not forward binary data",
     )
+    option(
+        "--to", metavar="FOLDER",
+        help="write the ONNX graph of --bundle to this model repository of a Triton server, instead of uploading it",
+    )  # fmt: skip
     option(
         "--replace",
         action="store_true",
@@ -145,12 +149,9 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         help="seconds to wait for a response (default: 60; 150 for uploads, since the server checks the model first)",
     )  # fmt: skip
     option(
-        "--retries",
-        type=int,
-        default=3,
-        metavar="N",
+        "--retries", type=int, default=3, metavar="N",
         help="maximum number of retries of requests that are safe to repeat (default: 3)",
-    )
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,6 +162,12 @@ def main(argv: list[str] | None = None) -> int:
 def command(args: argparse.Namespace) -> None:
     """Connect to the server and perform the action."""
     check_options(args)
+    if args.to is not None:
+        from mlaas4hep.client.oip.triton_repository import add_to_repository
+
+        version = str(add_to_repository(Path(args.bundle), Path(args.to)))
+        print(json.dumps({"written": version}) if args.json else printable(f"wrote {version}"))
+        return
     with connect(args) as client:
         if args.upload is not None:
             report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64, replace=args.replace))

@@ -27,6 +27,7 @@ EXTRAS = {
         "protobuf>=4.25",
         "cryptography>=42",  # client certificates, signed models
     ],
+    "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
     "sign": ["cryptography>=42"],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],

@@ -56,8 +56,8 @@ def create_app(settings: Settings) -> ASGIApp:
     return create_app_and_fast_path(settings)[0]
 
 
-def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath]:
-    """Return the server as an ASGI application, and the fast path of its connections.
+def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath, Service]:
+    """Return the server as an ASGI application, the fast path of its connections, and what both share.
 
     Raises:
         FileUnreadable, ConfigError: see `create_app`.
@@ -67,7 +67,7 @@ def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath]:
     router = Starlette(routes=all_routes, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
     router.state.service = service
     app = Middleware(router, settings, service.metrics)
-    return app, FastPath(app, service, [f"{settings.base}{path}" for path in _PREDICT])
+    return app, FastPath(app, service, [f"{settings.base}{path}" for path in _PREDICT]), service
 
 
 def routes() -> list[BaseRoute]:

@@ -25,6 +25,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "json_bodies": ("serving.app", "serving.protocols.oip"),
     "protobuf": ("serving.protocols.proto", "serving.protocols.proto_messages"),
     "oip": ("serving.protocols.oip", "serving.protocols.oip_tensors"),
+    "grpc": ("serving.protocols.grpc_tensors", "serving.protocols.grpc_messages"),
     "multipart": ("serving.store.uploaded_files", "serving.protocols.images"),
     "params": ("protocol.params", "serving.store.class_labels"),
     "onnx_metadata": (

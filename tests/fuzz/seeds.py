@@ -81,7 +81,22 @@ def _requests() -> dict[str, dict[str, bytes]]:
                                   "outputs": [{"name": "scores", "parameters": {"binary_data": True}}]}).encode(),
             "binary": binary + b"\0" + numbers,
         },
+        "grpc": _grpc_requests(numbers),
     }  # fmt: skip
+
+
+def _grpc_requests(numbers: bytes) -> dict[str, bytes]:
+    from mlaas4hep.serving.protocols.grpc_messages import load_messages
+
+    given = {"name": "inputs", "datatype": "FP32", "shape": [1, 5]}
+    request = load_messages()["ModelInferRequest"]
+    typed = {**given, "contents": {"fp32_contents": [1, 2, 3, 4, 5]}, "parameters": {"a": {"bool_param": True}}}
+    integers = {**given, "datatype": "INT8", "contents": {"int_contents": [1, 2, 3, 4, 5]}}
+    return {
+        "raw": request(model_name="m", inputs=[given], raw_input_contents=[numbers]).SerializeToString(),
+        "typed": request(model_name="m", id="a", inputs=[typed], outputs=[{"name": "scores"}]).SerializeToString(),
+        "integers": request(model_name="m", inputs=[integers]).SerializeToString(),
+    }
 
 
 def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:

@@ -74,7 +74,7 @@ async def index(request: Request) -> Response:
     only_ready = content.get("ready", False)
     if not isinstance(only_ready, bool):
         raise ConfigError("'ready' must be true or false")
-    entries = await run_in_threadpool(_index, service_of(request).store)
+    entries = await run_in_threadpool(model_index, service_of(request).store)
     return json_response([entry for entry in entries if entry["state"] == "READY" or not only_ready])
 
 
@@ -99,13 +99,14 @@ async def metadata(request: Request) -> Response:
     """GET /v2/models/{name}: return the tensors of a model; its parameters hold the names of columns and labels."""
     model = await _model(request)
     predictor = model.predictor
+    inputs, outputs = tensor_metadata(predictor)
     named = {"keys": predictor.keys, "labels": predictor.labels}
     described = {
         "name": model.name,
         "versions": [model.version],
         "platform": predictor.platform,
-        "inputs": [_tensor(predictor.input.name, predictor.input.shape)],
-        "outputs": [_tensor(predictor.output.name, flattened(predictor.output.shape))],
+        "inputs": inputs,
+        "outputs": outputs,
         "parameters": {key: list(names) for key, names in named.items() if names} | _preproc(predictor),
     }
     return json_response(described)
@@ -152,11 +153,17 @@ def _preproc(predictor: Predictor) -> dict[str, Any]:
     return {} if preprocessing is None else {"preproc": preprocessing.content, "raw_keys": preprocessing.needed}
 
 
+def tensor_metadata(predictor: Predictor) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the inputs and the outputs of a model, with the batch dimension."""
+    given, output = predictor.input, predictor.output
+    return [_tensor(given.name, given.shape)], [_tensor(output.name, flattened(output.shape))]
+
+
 def _tensor(name: str, shape: Sequence[int | None]) -> dict[str, Any]:
     return {"name": name, "datatype": "FP32", "shape": [-1, *(-1 if size is None else size for size in shape)]}
 
 
-def _index(store: ModelStore) -> list[dict[str, str]]:
+def model_index(store: ModelStore) -> list[dict[str, str]]:
     """Return all models. READY means that the params.json is valid; models are loaded by the first request."""
     entries = []
     for name in store.names():

@@ -68,9 +68,14 @@ def read_inference(
     request_id = content.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise ConfigError(f"'id' must be a string, not {shown(request_id)}")
-    if request_id is not None and len(request_id) > _LONGEST_ID:
-        raise ConfigError(f"'id' has {len(request_id)} characters; the limit is {_LONGEST_ID}")
+    check_id(request_id or "")
     return Inference(read_input(content, binary, input_tensor), wants_binary(content, output_tensor), request_id)
+
+
+def check_id(request_id: str) -> None:
+    """Raise ConfigError if the ID of a request is too long."""
+    if len(request_id) > _LONGEST_ID:
+        raise ConfigError(f"'id' has {len(request_id)} characters; the limit is {_LONGEST_ID}")
 
 
 def split(body: bytes | bytearray, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
@@ -118,20 +123,40 @@ def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise ConfigError(f"'inputs' must be a list of one tensor, '{tensor.name}'", hint=_EXAMPLE)
     given = inputs[0]
-    if given.get("name") != tensor.name:
-        raise ConfigError(f"unknown input {shown(given.get('name'))}; the model's input is '{tensor.name}'")
-    datatype, shape = given.get("datatype"), _read_shape(given.get("shape"), tensor)
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise ConfigError(f"unknown datatype {shown(datatype)}", hint=f"supported: {', '.join(DATATYPES)}")
+    datatype, shape = check_input(given.get("name"), given.get("datatype"), given.get("shape"), tensor)
     size = read_parameters(given).get("binary_data_size")
     if size is not None:
-        values = _read_binary(binary, size, datatype, shape)
+        values = read_binary(binary, size, datatype, shape)
     elif len(binary):
         raise ConfigError(f"{len(binary)} bytes follow the JSON, but no input has a 'binary_data_size'")
     else:
         values = _read_numbers(given.get("data"), datatype, shape)
+    return to_matrix(values, shape)
+
+
+def check_input(name: Any, datatype: Any, shape: Any, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return datatype and shape of an input.
+
+    Raises:
+        ConfigError: they, or the name, do not fit the input of the model, `tensor`.
+    """
+    if name != tensor.name:
+        raise ConfigError(f"unknown input {shown(name)}; the model's input is '{tensor.name}'")
+    read_shape = _read_shape(shape, tensor)
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise ConfigError(f"unknown datatype {shown(datatype)}", hint=f"supported: {', '.join(DATATYPES)}")
+    return datatype, read_shape
+
+
+def to_matrix(values: NDArray[Any], shape: tuple[int, ...]) -> Matrix:
+    """Return values as float32 of this shape, contiguous; numbers beyond its range become infinite."""
     with np.errstate(over="ignore"):
         return np.require(values.astype(np.float32, copy=False).reshape(shape), requirements="A")
+
+
+def unknown_output(name: Any, tensor: Tensor) -> ConfigError:
+    """Return the error about an output that the model does not have."""
+    return ConfigError(f"unknown output {shown(name)}; the model's output is '{tensor.name}'")
 
 
 def wants_binary(content: Mapping[str, Any], tensor: Tensor) -> bool:
@@ -144,7 +169,7 @@ def wants_binary(content: Mapping[str, Any], tensor: Tensor) -> bool:
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
         raise ConfigError(f"'outputs' must be absent or a list of one tensor, '{tensor.name}'")
     if outputs[0].get("name") != tensor.name:
-        raise ConfigError(f"unknown output {shown(outputs[0].get('name'))}; the model's output is '{tensor.name}'")
+        raise unknown_output(outputs[0].get("name"), tensor)
     default = read_parameters(content).get("binary_data_output", False)
     wanted = read_parameters(outputs[0]).get("binary_data", default)
     if not isinstance(wanted, bool):
@@ -189,7 +214,12 @@ def _read_shape(shape: Any, tensor: Tensor) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _read_binary(binary: memoryview, size: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def read_binary(binary: memoryview, size: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the values of a tensor from its bytes; `size` is their number according to the request.
+
+    Raises:
+        ConfigError: the tensor has another size.
+    """
     needed = math.prod(shape) * np.dtype(DATATYPES[datatype]).itemsize
     if not size == needed == len(binary):
         raise ConfigError(

@@ -227,6 +227,8 @@ def test_a_private_server_asks_for_a_token(tmp_path: Path) -> None:
             headers = {"authorization": "Bearer a-token-of-tests-1234"}
             answer = client.infer("htautau", [tensor(EVENTS)], headers=headers)
             np.testing.assert_allclose(answer.as_numpy("scores"), EXPECTED[:, :1])
+            (counters,) = client.get_inference_statistics("htautau", headers=headers).model_stats
+            assert (counters.inference_count, counters.inference_stats.success.count) == (3, 1)  # of both workers
         with pytest.raises(
             AssertionError, match=f"error: cannot listen on .* port {port_of(server)}: Address already in"
         ):

@@ -235,6 +235,27 @@ def test_invalid_metadata_of_a_graph_are_refused(content: Any, inputs: Any, reas
     assert reason in error.value.what
 
 
+def test_cuts_on_columns_of_the_model_are_applied() -> None:
+    predictor = preprocessed({"cut": "met > 10 & good"}, {"met": ["flat", "f"], "good": ["flat", "b"]})
+    rows = predictor.rows(
+        parse_request(b'{"keys": ["good", "met", "ht"], "values": [[1, 20, 5], [1, 9, 6], [0, 20, 7]]}')
+    )
+    np.testing.assert_array_equal(rows.matrix, [[5, 20]])
+    assert rows.kept is not None
+    assert rows.kept.tolist() == [True, False, False]
+    rows = predictor.rows(parse_request(b'{"keys": ["met", "ht"], "values": [9, 6]}'))  # not all branches are there
+    np.testing.assert_array_equal(rows.matrix, [[6, 9]])
+    assert rows.kept is None
+    for keys, reason in (
+        ('"good", "met", "het"', "unknown key 'het'; closest: 'ht'"),
+        ('"good", "met", "met"', "twice"),
+    ):
+        request = f'{{"keys": [{keys}], "values": [1, 20, 5]}}'.encode()
+        with pytest.raises(ConfigError) as error:
+            predictor.rows(parse_request(request))
+        assert reason in str(error.value)
+
+
 def test_a_request_with_too_much_work_is_refused() -> None:
     definitions = {"ht": "sum(pt)", **{f"x{index}": "met + pt" for index in range(600)}}
     predictor = preprocessed({"define": definitions}, {"pt": ["jagged", "f"], "met": ["flat", "f"]})

@@ -27,6 +27,7 @@ EXTRAS = {
         "protobuf>=4.25",
         "cryptography>=42",  # client certificates, signed models
     ],
+    "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
     "sign": ["cryptography>=42"],
     "formats": ["pyarrow>=18", "fastavro>=1.9", "h5py>=3.11"],
     "xrootd": ["xrootd>=5.6"],
@@ -50,7 +51,7 @@ EXTRAS["test"] = [
     "ruff>=0.9",
     "schemathesis>=4",
     "scikit-learn>=1.5",
-    "tritonclient[http]>=2.50",
+    "tritonclient[http,grpc]>=2.50",
     "types-psutil",
     "types-PyYAML",
     "types-requests",

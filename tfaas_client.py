@@ -7,6 +7,7 @@
     tfaas_client.py --predict=events.root:Events --branches=MET_pt,Jet_pt --model=htautau
     tfaas_client.py --image=jet.png --model=jets
     tfaas_client.py --delete=htautau
+    tfaas_client.py --bundle=bundle --to=triton_models
 
 upload.json: {"model": path, "labels": path, "name": name, "params": path}.
 input.json:  {"keys": [...], "values": [...]}; "values" is one event or a list of events; null is a missing value.
@@ -24,6 +25,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlaas4hep import console
@@ -32,6 +34,7 @@ from mlaas4hep.errors import ConfigError, nearest, printable
 if TYPE_CHECKING:
     from mlaas4hep.client import TFaaSClient
     from mlaas4hep.client.events import Events
+    from mlaas4hep.expressions.preproc import Preproc
 
 _COLUMNS = {
     "tfaas": {"name": "name", "model": "model file", "description": "description", "timestamp": "timestamp"},
@@ -44,7 +47,8 @@ DEFAULT_TIMEOUT = 60.0
 _ACTIONS = ("upload", "bundle", "models", "params", "delete", "predict", "image", "status")
 _ACTIONS_OF_OPTION = {
     "model": ("predict", "image"), "branches": ("predict",), "branch": ("predict",), "nevts": ("predict",),
-    "output": ("predict",), "base64": ("upload",), "replace": ("upload",),
+    "preproc": ("predict",), "input": ("predict",), "output": ("predict",),
+    "base64": ("upload",), "to": ("bundle",), "replace": ("upload",),
 }  # fmt: skip
 """The actions that an option can be combined with."""
 
@@ -66,14 +70,19 @@ def build_parser() -> argparse.ArgumentParser:
     action("--status", action="store_true", help="print the status of the server")
     option = parser.add_argument_group("models and events").add_argument
     option(
-        "--model",
-        metavar="NAME",
+        "--model", metavar="NAME",
         help="name of the model (default: the one that the file names, else the server's default)",
-    )
+    )  # fmt: skip
     option(
-        "--output",
-        metavar="NAME",
+        "--output", metavar="NAME",
         help="name of the model's output, with --protocol=v2 (default: the first output of real numbers)",
+    )  # fmt: skip
+    option(
+        "--input",
+        action="append",
+        metavar="NAME:DATATYPE",
+        help="input of the model, as in inputs:FP32 or njet:INT64:1 (values per event), or the folder of its bundle;"
+        " with --protocol=v2, for servers that do not report it; may be repeated",
     )
     option(
         "--branches",
@@ -82,12 +91,22 @@ def build_parser() -> argparse.ArgumentParser:
         " of a list (default: the inputs that the server reports)",
     )
     option("--branch", metavar="TREE", help="tree in a ROOT file whose name does not contain one (default: Events)")
+    option(
+        "--preproc",
+        metavar="FILE",
+        help="new branches and cuts for a ROOT or Parquet file: preproc.json, or Python code, which is run (default:"
+        " the preproc.json of the model, if the server reports it)",
+    )
     option("--nevts", type=int, metavar="N", help="maximum number of events to read; -1: all (default: -1)")
     option(
         "--base64",
         action="store_true",
         help="upload the model file as text, for proxies that do not forward binary data",
     )
+    option(
+        "--to", metavar="FOLDER",
+        help="write the ONNX graph of --bundle to this model repository of a Triton server, instead of uploading it",
+    )  # fmt: skip
     option(
         "--replace",
         action="store_true",
@@ -130,12 +149,9 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         help="seconds to wait for a response (default: 60; 150 for uploads, since the server checks the model first)",
     )  # fmt: skip
     option(
-        "--retries",
-        type=int,
-        default=3,
-        metavar="N",
+        "--retries", type=int, default=3, metavar="N",
         help="maximum number of retries of requests that are safe to repeat (default: 3)",
-    )
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,6 +162,12 @@ def main(argv: list[str] | None = None) -> int:
 def command(args: argparse.Namespace) -> None:
     """Connect to the server and perform the action."""
     check_options(args)
+    if args.to is not None:
+        from mlaas4hep.client.oip.triton_repository import add_to_repository
+
+        version = str(add_to_repository(Path(args.bundle), Path(args.to)))
+        print(json.dumps({"written": version}) if args.json else printable(f"wrote {version}"))
+        return
     with connect(args) as client:
         if args.upload is not None:
             report(args, client, "uploaded", client.upload(args.upload, in_base64=args.base64, replace=args.replace))
@@ -196,6 +218,7 @@ def connect(args: argparse.Namespace) -> TFaaSClient:
         capath=capath,
         token=find_token(args.url, args.token_file),
         output=args.output or "",
+        inputs=args.input or (),
     )
 
 
@@ -288,7 +311,9 @@ def print_predictions(args: argparse.Namespace, client: TFaaSClient) -> None:
         return
     events = read_events(args.predict)
     if not events.is_batch:
-        print(json.dumps(client.predict(events, args.model)))
+        scores = client.predict(events, args.model)
+        print(json.dumps(scores))
+        report_cut_events(int(scores is None), 1)
         return
     scores = predict(args, client, split_events(events), len(events.rows))
     if args.json:
@@ -305,9 +330,11 @@ def is_data_file(args: argparse.Namespace) -> bool:
 
         if args.branches is not None or is_event_file(args.predict):
             return True
-    if any(getattr(args, name) is not None for name in ("branches", "branch", "nevts")):
+    if any(getattr(args, name) is not None for name in ("branches", "branch", "preproc", "nevts")):
         hint = "a JSON file has its own keys and is sent as a whole"
-        raise ConfigError("--branches, --branch and --nevts need a data file (ROOT, Parquet, ...)", hint=hint)
+        raise ConfigError(
+            "--branches, --branch, --preproc and --nevts need a data file (ROOT, Parquet, ...)", hint=hint
+        )
     return False
 
 
@@ -317,7 +344,8 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
 
     nevts = -1 if args.nevts is None else args.nevts
     with EventFile(args.predict, args.branch or "Events", nevts) as file:
-        scores = predict(args, client, file.read(input_keys(args, client)), file.num_events)
+        events = file.read(input_keys(args, client), preprocessing(args, client))
+        scores = predict(args, client, events, file.num_events)
         number = 0
         for number, row in enumerate(scores, 1):
             start = "" if not args.json else "[" if number == 1 else ",\n "
@@ -328,11 +356,30 @@ def print_file_predictions(args: argparse.Namespace, client: TFaaSClient) -> Non
 
 def predict(args: argparse.Namespace, client: TFaaSClient, requests: Iterable[Events], total: int) -> Iterator[Any]:
     """Yield the scores of each event; show a progress bar unless the scores are printed in a terminal."""
+    failing = 0
     with nullcontext() if sys.stdout.isatty() else console.progress("predicting", total) as bar:
         for events in requests:
-            yield from client.predict(events, args.model)
+            scores = client.predict(events, args.model)
+            failing += scores.count(None)
+            yield from scores
             if bar:
-                bar.advance(len(events.rows))
+                bar.advance(events.num_events)
+    report_cut_events(failing, total)
+
+
+def report_cut_events(failing: int, total: int) -> None:
+    """Print the number of events that fail the cuts of the model, whose scores are null."""
+    if failing:
+        console.notice(f"{failing:,} of {total:,} events fail the cuts of the model; their scores are null")
+
+
+def preprocessing(args: argparse.Namespace, client: TFaaSClient) -> Preproc | None:
+    """Return the preprocessing of --preproc, or else the one that the server reports for --model."""
+    if args.preproc is None:
+        return client.preproc(args.model) if args.model else None
+    from mlaas4hep.expressions.preproc_file import load_preproc
+
+    return load_preproc(args.preproc)
 
 
 def input_keys(args: argparse.Namespace, client: TFaaSClient) -> list[str]:

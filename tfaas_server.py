@@ -26,6 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     option("--port", type=int, default=8083, help="port to listen on; 0: any free port (default: %(default)s)")
     option(
+        "--grpc-port", type=int, metavar="PORT",
+        help="port of the gRPC service of the Open Inference Protocol; 0: any free port (default: no gRPC)",
+    )  # fmt: skip
+    option(
         "--allowed-host", type=lambda names: names.split(","), action="extend", metavar="NAME",
         help="host names that clients may use, besides those of loopback; comma-separated, may be repeated "
         "(default: none on a loopback address, else any)",
@@ -124,6 +128,8 @@ def command(args: argparse.Namespace) -> None:
             raise ConfigError(f"invalid --{name} {getattr(args, flag):g}: it must be finite and more than 0{unit}")
     if not 0 <= args.rate < math.inf:
         raise ConfigError(f"invalid --rate {args.rate:g}: it must be finite and at least 0")
+    if args.grpc_port is not None and not 0 <= args.grpc_port < 65536:
+        raise ConfigError(f"invalid --grpc-port {args.grpc_port}: it must be 0 to 65535")
     given = {name: value for name, value in vars(args).items() if value is not None}
     given["allow_dn"] = tuple(given.get("allow_dn", ()))
     given["limits"] = Limits.parse(given.pop("limit", ()))

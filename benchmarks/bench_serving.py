@@ -10,6 +10,7 @@ The parts, for the network of the published TFaaS benchmark (42x128x128x128x64x6
     floor       requests/s of uvicorn alone, which reads the same body and returns a constant response
     single      requests/s and latency of one event in JSON, 100 connections, one worker and two
     rows        rows/s with 4,096 events per request, binary Open Inference Protocol
+    grpc        the same over gRPC, and requests/s of one event, with a client in Python on the same cores
     start       seconds from the start of the process to the first response
     memory      after 10,000 requests, 10 uploads and deletes, and after 1,000,000 and 1,000
 
@@ -19,6 +20,7 @@ wrk (apt-get install wrk) generates the load on the same machine. Each result is
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
 import itertools
@@ -94,7 +96,7 @@ class Bench:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parts = {"floor": floor, "single": single, "rows": rows, "start": start, "memory": memory}
+    parts = {"floor": floor, "single": single, "rows": rows, "grpc": over_grpc, "start": start, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
     parser.add_argument("--trial", action="store_true", help="smoke test: one second each")
@@ -253,6 +255,50 @@ def rows(bench: Bench) -> None:
         bench.add(
             "rows", f"connections: {connections}  {rate:9,.0f} rows/s, {failed:.0f} failed", rate=rate, runs=found
         )
+
+
+def over_grpc(bench: Bench) -> None:
+    """Measure requests/s over gRPC: 4,096 events with 1 and 4 requests at a time, and one event with 100."""
+    for events, requests_at_once in ((ROWS, 1), (ROWS, 4), (1, CONNECTIONS)):
+        with server(bench, "--grpc-port=0") as (url, process):
+            (port,) = {one.laddr.port for one in process.net_connections() if one.status == "LISTEN"} - {url_port(url)}
+            asyncio.run(grpc_rate(port, events, requests_at_once, 1))
+            seconds = bench.seconds
+            found = [asyncio.run(grpc_rate(port, events, requests_at_once, seconds)) for _ in range(bench.rounds)]
+        rate = statistics.median(found)
+        text = (
+            f"events: {events:,}, at a time: {requests_at_once}  {rate:9,.0f} requests/s, {rate * events:9,.0f} rows/s"
+        )
+        bench.add("grpc", text, events=events, at_once=requests_at_once, rate=rate, runs=found)
+
+
+def url_port(url: str) -> int:
+    """Return the port in the URL of a server."""
+    return int(url.rpartition(":")[2])
+
+
+async def grpc_rate(port: int, events: int, at_once: int, seconds: int) -> float:
+    """Return the requests/s of a client that sends so many requests at a time."""
+    import grpc
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    matrix = np.random.default_rng(1).normal(size=(events, 42)).astype("<f4")
+    given = {"name": "inputs", "datatype": "FP32", "shape": matrix.shape}
+    request = service_pb2.ModelInferRequest(
+        model_name="published", inputs=[given], raw_input_contents=[matrix.tobytes()]
+    )
+    count, end = 0, time.perf_counter() + seconds
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+
+        async def send() -> None:
+            nonlocal count
+            while time.perf_counter() < end:
+                await infer(request)
+                count += 1
+
+        await asyncio.gather(*(send() for _ in range(at_once)))
+    return count / seconds
 
 
 def start(bench: Bench) -> None:

@@ -21,16 +21,21 @@ class OIPServer(StandIn):
     """Serves on loopback until the block ends.
 
     Attributes:
-        models: name -> what differs from the default: inputs, keys, refuses (a value that makes the model fail).
+        models: name -> what differs from the default: inputs, keys, refuses (a value that makes the model fail),
+            metadata ("empty" or "missing").
         requests: "METHOD path" of each request, in order.
         rows: number of rows of each prediction.
         binary: whether tensors of the last prediction came as binary data.
+        tensors: inputs of the last prediction, by name.
+        rename: new names of outputs.
     """
 
     def __init__(self, models: dict[str, dict[str, Any]], binary: bool = True, ready: bool = True) -> None:
         self.models = models
         self.rows: list[int] = []
         self.binary = False
+        self.tensors: dict[str, np.ndarray] = {}
+        self.rename: dict[str, str] = {}
         self._extensions = ["model_repository", *(["binary_tensor_data"] if binary else [])]
         self._ready = ready
         super().__init__()
@@ -66,6 +71,13 @@ class OIPServer(StandIn):
         return self._infer(name, model, headers, body)
 
     def _metadata(self, name: str, model: dict[str, Any]) -> dict[str, Any]:
+        if "metadata" not in model:
+            return {"name": name, "platform": "onnx", "versions": ["1"], **self._described(model)}
+        if model["metadata"] == "missing":
+            raise KeyError(name)
+        return {"name": name, "platform": "", "versions": [], "inputs": [], "outputs": []}
+
+    def _described(self, model: dict[str, Any]) -> dict[str, Any]:
         keys = model.get("keys")
         width = len(keys) if keys else -1
         inputs = model.get("inputs", [{"name": "x", "datatype": "FP32", "shape": [-1, width]}])
@@ -76,25 +88,30 @@ class OIPServer(StandIn):
         ]
         outputs = model.get("outputs", outputs)
         more = {"parameters": {"keys": keys}} if keys else {}
-        return {"name": name, "platform": "onnx", "versions": ["1"], "inputs": inputs, "outputs": outputs, **more}
+        return {"inputs": inputs, "outputs": outputs, **more}
 
     def _infer(self, name: str, model: dict[str, Any], headers: Any, body: bytes) -> tuple[bytes, int | None]:
         size = int(headers.get("Inference-Header-Content-Length", len(body)))
         request = json.loads(body[:size])
-        (tensor,) = request["inputs"]
-        known = self._metadata(name, model)["inputs"][0]
-        if (tensor["name"], tensor["datatype"]) != (known["name"], known["datatype"]):
-            raise ValueError(f"unexpected inference input {tensor['name']} {tensor['datatype']}")
-        dtype = TYPES[tensor["datatype"]]
-        self.binary = "data" not in tensor
-        if self.binary:
-            assert tensor["parameters"]["binary_data_size"] == len(body) - size
-            matrix = np.frombuffer(body[size:], dtype).reshape(tensor["shape"])
-        else:
-            matrix = np.array([np.nan if value is None else value for value in tensor["data"]], dtype)
-            matrix = matrix.reshape(tensor["shape"])
+        self.tensors = {}
+        offset = size
+        for tensor, known in zip(request["inputs"], self._described(model)["inputs"], strict=True):
+            if (tensor["name"], tensor["datatype"]) != (known["name"], known["datatype"]):
+                raise ValueError(f"unexpected inference input {tensor['name']} {tensor['datatype']}")
+            dtype = TYPES[tensor["datatype"]]
+            self.binary = "data" not in tensor
+            if self.binary:
+                end = offset + tensor["parameters"]["binary_data_size"]
+                array = np.frombuffer(body[offset:end], dtype)
+                offset = end
+            else:
+                array = np.array([np.nan if value is None else value for value in tensor["data"]], dtype)
+            self.tensors[tensor["name"]] = array.reshape(tensor["shape"])
+        assert offset == len(body) or not self.binary
+        matrix = np.column_stack([*self.tensors.values()]).astype(TYPES[request["inputs"][0]["datatype"]])
         scores = self._scores(matrix, model)
-        every = {"attention": scores[:, :1] + 5, "y": scores, "class": np.full(len(matrix), 7, "<i8")}
+        every = {"class": np.full(len(matrix), 7, "<i8"), "attention": scores[:, :1] + 5, "y": scores}
+        every = {self.rename.get(output, output): values for output, values in every.items()}
         asked = {one["name"]: one.get("parameters", {}) for one in request.get("outputs", [])}
         if unknown := asked.keys() - every.keys():
             raise ValueError(f"unexpected inference output {unknown}")

@@ -38,7 +38,7 @@ class Sums:
 
 def run(ask: Callable[[Batches], Awaitable[None]], note: Callable[[int], None] = lambda rows: None) -> None:
     async def main() -> None:
-        batches = Batches(on_run=note)
+        batches = Batches(on_run=lambda predictor, rows, seconds: note(rows))
         try:
             await asyncio.wait_for(ask(batches), 20)
         finally:

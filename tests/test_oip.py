@@ -165,7 +165,7 @@ def test_the_server_and_its_models_describe_themselves(client: Any, model: str) 
     assert client.get_server_metadata() == {
         "name": "mlaas4hep",
         "version": __version__,
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "model_configuration", "statistics"],
     }
     described = {
         "name": "htautau",
@@ -242,7 +242,10 @@ def test_routes_begin_with_the_base_path(tmp_path: Path) -> None:
         (b"[" * 100_000, "not valid JSON"),
         (b"", "not valid JSON"),
         (b"[]", "not a JSON object"),
-        (json.dumps(content(data=[NAN] * 10)).encode(), "use null instead of NaN"),
+        (json.dumps(content(data=[NAN] * 10)).encode()[:-1], "not valid JSON"),
+        (b"[" * 100_000 + b"NaN", "not valid JSON"),
+        (content(data=[NAN] * 10, datatype="INT32"), "invalid INT32 value NaN in 'data'"),
+        (content(data=[NAN] * 9 + [1e39]), "the value 1e+39 in 'data' is out of range"),
         ({}, "'inputs' must be a list of one tensor, 'inputs'"),
         ({"inputs": [content()["inputs"][0]] * 2}, "'inputs' must be a list of one tensor, 'inputs'"),
         (content(name="x"), "unknown input \"x\"; the model's input is 'inputs'"),
@@ -269,7 +272,8 @@ def test_routes_begin_with_the_base_path(tmp_path: Path) -> None:
         (content(data=[1] * 9 + [-1], datatype="UINT8"), "the value -1 in 'data' is out of range for UINT8"),
         (content(data=[1] * 10, datatype="BOOL"), "invalid BOOL value 1 in 'data'"),
         (content(data=[1] * 9 + [10**400]), "number is infinity"),
-        (content(parameters={"shared_memory_region": "x"}), 'unknown parameter "shared_memory_region" of a tensor'),
+        (content(parameters={"shared_memory_region": "x"}), "the parameter 'shared_memory_region' is not supported"),
+        ({**content(), "parameters": {"sequence_id": 3}}, "the parameter 'sequence_id' is not supported: requests are"),
         (content(parameters=[1]), "'parameters' must be a JSON object"),
         (content(parameters={"binary_data_size": 40}), "is 40 and 0 bytes follow the JSON"),
         ({**content(), "id": 42}, "'id' must be a string, not 42"),
@@ -282,7 +286,7 @@ def test_routes_begin_with_the_base_path(tmp_path: Path) -> None:
         ),
         (
             {**content(), "outputs": [{"name": "scores", "parameters": {"classification": 2}}]},
-            'unknown parameter "classification" of a tensor; supported: binary_data',
+            "the parameter 'classification' is not supported: the server returns scores, not classes",
         ),
     ],
 )
@@ -334,10 +338,58 @@ def test_binary_data_that_do_not_fit_are_refused(
     assert reason in answer["error"]
 
 
-def test_a_compressed_body_is_refused_with_status_415(client: Any, model: str) -> None:
-    with pytest.raises(triton.InferenceServerException, match="the body has the encoding 'gzip'") as info:
-        client.infer("htautau", [given_input(EVENTS)], request_compression_algorithm="gzip")
-    assert info.value.status() == "415"
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_compressed_requests_of_tritonclient(client: Any, model: str, algorithm: str, binary: bool) -> None:
+    tensor = triton.InferInput("inputs", EVENTS.shape, "FP32").set_data_from_numpy(EVENTS, binary_data=binary)
+    plain = client.infer("htautau", [tensor]).as_numpy("scores")
+    packed = client.infer("htautau", [tensor], request_compression_algorithm=algorithm).as_numpy("scores")
+    np.testing.assert_array_equal(plain, packed)
+
+
+def test_json_may_have_nan_and_infinity_as_tritonclient_writes_them(client: Any, model: str) -> None:
+    """The graph counts NaN as 0."""
+    events = np.array([[NAN, 1, 0, 0, 0], [0, np.inf, 0, 0, 0], [0, -np.inf, 0, 0, 0]], np.float32)
+    tensor = triton.InferInput("inputs", events.shape, "FP32").set_data_from_numpy(events, binary_data=False)
+    scores = client.infer("htautau", [tensor]).as_numpy("scores")
+    np.testing.assert_array_equal(scores[:, 0], [10, np.inf, -np.inf])
+
+
+def test_configuration_and_counters_as_triton_has_them(url: str, tmp_path: Path, client: Any) -> None:
+    put(url, tmp_path, GRAPH, "counted")
+    config = client.get_model_config("counted")
+    assert (config["name"], config["platform"], config["backend"]) == ("counted", "onnxruntime_onnx", "onnxruntime")
+    assert config["max_batch_size"] == 1024
+    assert config["input"] == [{"name": "inputs", "data_type": "TYPE_FP32", "dims": [5]}]
+    assert config["output"] == [{"name": "scores", "data_type": "TYPE_FP32", "dims": [2]}]
+    assert config["dynamic_batching"] == {}
+    assert client.get_model_config("counted", model_version="1") == config
+    for events in (EVENTS, EVENTS, EVENTS[:1]):
+        client.infer("counted", [given_input(events)])
+    ask(f"{url}/v2/models/counted", content(data=[1] * 9))  # invalid
+    (counters,) = client.get_inference_statistics("counted")["model_stats"]
+    assert (counters["name"], counters["version"]) == ("counted", "1")
+    assert (counters["inference_count"], counters["execution_count"]) == (7, 3)
+    assert counters["inference_stats"]["success"]["count"] == 3
+    runs = counters["inference_stats"]["compute_infer"]
+    assert runs["count"] == 3
+    assert 0 < runs["ns"] < 10e9
+    assert requests.get(f"{url}/v2/models", timeout=20).json() == {"models": ["counted"]}
+    with pytest.raises(triton.InferenceServerException) as info:
+        client.get_model_config("counted", model_version="2")
+    assert info.value.status() == "404"
+
+
+def test_parameters_without_effect_are_ignored(client: Any, model: str) -> None:
+    request = content(parameters={"content_type": "np", "headers": {"a": 1}})
+    request["parameters"] = {"content_type": "np", "sequence_id": 0, "sequence_start": False}
+    request["outputs"] = [{"name": "scores", "parameters": {"content_type": "np", "classification": 0}}]
+    status, answer = ask(model, request)
+    assert (status, answer) == ask(model, content())
+    assert status == 200
+    tensor = given_input(EVENTS)
+    answers = [client.infer("htautau", [tensor], **options) for options in ({}, {"priority": 2, "timeout": 10**6})]
+    np.testing.assert_array_equal(*[answer.as_numpy("scores") for answer in answers])
 
 
 def test_a_body_of_more_than_64_mb_is_a_413(tmp_path: Path) -> None:

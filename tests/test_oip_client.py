@@ -16,6 +16,10 @@ from mlaas4hep.client import TFaaSClient
 from mlaas4hep.errors import ConfigError, ServiceError
 
 KEYS = ["MET_pt", "Muon_pt_0", "Muon_pt_1"]
+TWO_INPUTS = [
+    {"name": "x", "datatype": "FP32", "shape": [-1, 2]},
+    {"name": "n", "datatype": "INT64", "shape": [-1]},
+]
 MODELS: dict[str, dict[str, Any]] = {"named": {"keys": KEYS}, "plain": {}}
 
 
@@ -56,7 +60,7 @@ def test_outputs_are_chosen_by_name(binary: bool) -> None:
     assert done.stderr == "error: TFaaS models have a single output; 'output' needs the protocol v2\n"
 
 
-@pytest.mark.parametrize("outputs", [[], None, ["y"], [{"name": "text", "datatype": "BYTES"}]])
+@pytest.mark.parametrize("outputs", [["y"], [{"name": "text", "datatype": "BYTES"}]])
 def test_a_model_whose_metadata_have_no_numeric_output_needs_a_name(outputs: Any) -> None:
     with OIPServer({"odd": {"outputs": outputs}}) as server:
         with (
@@ -138,10 +142,21 @@ def test_requests_are_split_if_the_server_accepts_fewer_rows() -> None:
         (
             {"values": [1]},
             "image",
-            r"model 'image' has the inputs \[.*only models with one floating-point input",
+            r"model 'image' has the inputs \[.*only inputs of numbers of shape",
         ),
         ({"values": [1]}, "words", r"model 'words' has the inputs"),
-        ({"values": [1]}, "none", r"model 'none' has the inputs \[\]"),
+        ({"values": [1]}, "two", "model 'two' takes 3 values per event, not 1"),
+        ({"keys": ["n"], "values": [1]}, "two", "the events lack the key 'x'"),
+        ({"keys": ["x", "m"], "values": [[1, 2], 1]}, "two", "the events lack the key 'n'"),
+        ({"keys": ["x", "n", "m"], "values": [[1, 2], 1, 1]}, "two", "the model has no input 'm'"),
+        (
+            {"keys": ["x", "n"], "values": [[1, 2, 3], 1]},
+            "two",
+            "input 'x' of model 'two' takes 2 values per event, not 3",
+        ),
+        ({"keys": ["x", "n"], "values": [[1, 2], 1.5]}, "two", "input 'n' takes INT64 from .* to .*, not 1.5"),
+        ({"keys": ["x", "n"], "values": [[1, 2], None]}, "two", "not null; integers have no missing values"),
+        ({"keys": ["x", "n"], "values": [[1, 2], 2**63]}, "two", "input 'n' takes INT64"),
     ],
 )
 def test_events_that_do_not_match_the_model_are_an_error(
@@ -150,7 +165,7 @@ def test_events_that_do_not_match_the_model_are_an_error(
     others = {
         "image": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 3]}]},
         "words": {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [-1, 1]}]},
-        "none": {"inputs": []},
+        "two": {"inputs": TWO_INPUTS},
     }
     with (
         OIPServer({**MODELS, **others}) as server,
@@ -159,6 +174,87 @@ def test_events_that_do_not_match_the_model_are_an_error(
     ):
         client.predict(events, model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_several_inputs_and_integers(binary: bool) -> None:
+    large = 2**53 + 1  # float64 cannot hold it
+    with OIPServer({"m": {"inputs": TWO_INPUTS}}, binary) as server, TFaaSClient(server.url, protocol="v2") as client:
+        assert client.predict({"values": [[1, 2, 3], [4, 5, 6]]}, "m") == [[321, 642], [654, 1308]]
+        assert server.tensors["x"].dtype == np.float32
+        assert server.tensors["n"].shape == (2,)
+        client.predict({"keys": ["n", "x_1", "x_0"], "values": [large, 2, 1]}, "m")
+        assert server.tensors["n"].tolist() == [large]
+        assert server.tensors["x"].tolist() == [[1, 2]]
+        assert client.predict({"keys": ["n", "x"], "values": [[3, [1, 2]], [6.0, [4, 5]]]}, "m")[1] == [654, 1308]
+        assert server.binary is binary
+
+
+@pytest.mark.parametrize("metadata", ["empty", "missing"])
+def test_a_server_without_metadata(metadata: str, tmp_path: Path) -> None:
+    """MLServer returns empty lists by default; other servers have no such route."""
+    (tmp_path / "input.json").write_text(json.dumps({"values": [1, 2, 3]}))
+    one = [{"name": "inputs", "datatype": "FP32", "shape": [-1, -1]}]
+    models = {"plain": {"inputs": one, "metadata": metadata}, "two": {"inputs": TWO_INPUTS, "metadata": metadata}}
+    with OIPServer(models) as server:
+
+        def run(*options: str) -> str:
+            done = run_client("--protocol=v2", "--predict=input.json", *options, cwd=tmp_path, TFAAS_URL=server.url)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout
+
+        assert run("--model=plain") == "[326.0]\n"  # the first output of the response
+        assert run("--model=plain", "--input=inputs:FP32", "--output=y") == "[321.0, 642.0]\n"
+        two = run("--model=two", "--input=x:FP32:2", "--input=n:INT64:1", "--output=y")
+        assert two == "[321.0, 642.0]\n"
+        assert server.tensors["n"].dtype == np.int64
+
+
+def test_the_bundle_of_a_model_describes_its_inputs(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    training = {"params": {}, "identifier": [], "columns": ["ht", "met"], "classes": ["a", "b"], "outputs": 1}
+    (bundle / "training.json").write_text(json.dumps(training))
+    (bundle / "preproc.json").write_text(json.dumps({"define": {"ht": "2 * met"}, "cut": "met > 1"}))
+    write_tree(tmp_path / "e.root", {"met": np.arange(4.0)})
+    models = {"m": {"inputs": [{"name": "inputs", "datatype": "FP32", "shape": [-1, 2]}], "metadata": "empty"}}
+    options = ["--protocol=v2", "--predict=e.root", "--model=m", "--input=bundle", "--output=y"]
+    with OIPServer(models) as server:
+        server.rename = {"y": "scores"}
+        done = run_client(*options[:-1], cwd=tmp_path, TFAAS_URL=server.url)
+    assert done.stdout.splitlines() == ["null", "null", "[24.0, 48.0]", "[36.0, 72.0]"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (["inputs"], "invalid input 'inputs'; write NAME:DATATYPE"),
+        ([":FP32"], "invalid input ':FP32'"),
+        (["x:FP32:0"], "invalid input 'x:FP32:0'"),
+        (["x:FP23"], "unknown datatype 'FP23' of input 'x'; closest: 'FP32'"),
+        (["x:FP32", "x:FP32"], "the input 'x' is given twice"),
+    ],
+)
+def test_invalid_inputs_are_named(inputs: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        TFaaSClient("http://localhost", protocol="v2", inputs=inputs)
+    assert reason in str(error.value)
+    with pytest.raises(ConfigError, match="TFaaS models have a single input"):
+        TFaaSClient("http://localhost", inputs=["x:FP32"])
+
+
+def test_models_are_listed_as_kserve_does() -> None:
+    class KServe(OIPServer):
+        def answer(self, method: str, path: str, headers: Any, body: bytes) -> tuple[bytes, int | None]:
+            if path == "/v2/models":
+                return json.dumps({"models": list(self.models)}).encode(), None
+            return super().answer(method, path.replace("/v2/repository", "/nowhere"), headers, body)
+
+    with KServe(MODELS) as server:
+        with TFaaSClient(server.url, protocol="v2") as client:
+            assert client.models() == [{"name": "named"}, {"name": "plain"}]
+        done = run_client("--protocol=v2", "--models", TFAAS_URL=server.url)
+        assert done.stdout == "name   version  state\nnamed\nplain\n"
 
 
 def test_a_model_with_fp64_input_gets_fp64() -> None:

@@ -5,9 +5,11 @@ A request whose body comes in chunks goes by the route, and one that says how lo
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
@@ -93,8 +95,13 @@ def test_the_score_is_the_models_own(running: Server) -> None:
     assert json.loads(ask_both(running, "/json", json.dumps(MET).encode())[2]) == [MET_SCORE]
 
 
-def test_a_compressed_body_is_refused_in_both_ways(running: Server) -> None:
-    assert ask_both(running, "/json", json.dumps(MET).encode(), {"Content-Encoding": "gzip"})[0] == 415
+def test_a_compressed_body_is_unpacked_in_both_ways(running: Server) -> None:
+    body = json.dumps(MET).encode()
+    for packed, encoding in ((gzip.compress(body), "gzip"), (zlib.compress(body), "deflate")):
+        status, _, content = ask_both(running, "/json", packed, {"Content-Encoding": encoding})
+        assert (status, json.loads(content)) == (200, [MET_SCORE])
+    assert ask_both(running, "/json", body, {"Content-Encoding": "gzip"})[0] == 400
+    assert ask_both(running, "/json", body, {"Content-Encoding": "br"})[0] == 415
 
 
 def test_both_ways_ask_for_a_token(tmp_path: Path, bundle: Path) -> None:

@@ -96,6 +96,22 @@ def test_keys_may_come_in_any_order_and_nan_is_not_measured(served: str) -> None
     assert ask(served, row([0] * 5, KEYS)) == [("VBF", 0)]
 
 
+def test_an_event_that_fails_the_cuts_of_the_model_has_no_predictions(url: str, tmp_path: Path) -> None:
+    metadata = {
+        "mlaas4hep.keys": ["twice"],
+        "mlaas4hep.branches": {"twice": [0, 1, "flat"]},
+        "mlaas4hep.preproc": {
+            "content": {"define": {"twice": "2 * met"}, "cut": "met > 10 & good"},
+            "inputs": {"met": ["flat", "f"], "good": ["flat", "b"]},
+        },
+    }
+    put(url, write_bundle(tmp_path / "m", graph=onnx_model([1.0], metadata=metadata)))
+    assert ask(url, row([20, 1], ["met", "good"])) == [("VBF", 40)]
+    assert ask(url, row([20, 0], ["met", "good"])) == []
+    assert ask(url, row([NAN, 1], ["met", "good"])) == []
+    assert ask(url, row([5], ["twice"])) == [("VBF", 5)]
+
+
 def test_the_response_agrees_with_that_to_json(url: str, tmp_path: Path) -> None:
     put(url, write_bundle(tmp_path / "m", graph=onnx_model([0.1, -0.7, 1e-9, 3e30, 2.5], outputs=3)))
     values = [0.3, 1.7, -3.0, 1e-30, 0.0]

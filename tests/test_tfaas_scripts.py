@@ -140,7 +140,7 @@ def test_a_password_in_the_url_is_not_printed(server: Server, bundle: Path) -> N
         (["--predict=x.root", "--branches=a"], "file not found: x.root"),
         (
             ["--predict=input.json", "--nevts=1"],
-            "--branches, --branch and --nevts need a data file (ROOT,",
+            "--branches, --branch, --preproc and --nevts need a data file (ROOT,",
         ),
         (["--predict=input.json", "--nevts=-1"], "--nevts need a data file (ROOT, Parquet, ...); a JSON file"),
         (["--predict=input.json", "--branch=Events"], "a JSON file has its own keys and is sent as a whole"),

@@ -5,8 +5,8 @@
             client.predict(events, "htautau")
 
 A key is a branch, whose value may be a list, or one element of a list (`Muon_pt_0`; null if the list is shorter). The
-file is read in blocks. NaN becomes null. JSON has no infinity; the largest float32 replaces it, which our models treat
-in the same way.
+file is read in blocks. A preprocessing adds branches and drops the events that fail its cuts. `protocol.event_rows`
+converts values to JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +25,15 @@ from mlaas4hep.client.bodies import opened
 from mlaas4hep.client.events import Events, rows_per_request
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import ConfigError, FileUnreadable
-from mlaas4hep.io import Kind, Nested, open_source
+from mlaas4hep.expressions.preproc import Preproc
+from mlaas4hep.expressions.preproc_json import JsonPreproc
+from mlaas4hep.io import Column, Columns, Kind, open_source
 from mlaas4hep.io.blocks import split_into_blocks
-from mlaas4hep.io.columns import Columns, Values, slice_events
+from mlaas4hep.io.columns import slice_events
 from mlaas4hep.io.formats.detect import SUPPORTED_FORMATS
+from mlaas4hep.io.nested_lists import with_nested
 from mlaas4hep.io.storage.location import ENDINGS, TEXT_DATA, format_of, is_url, split_tree
-
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+from mlaas4hep.protocol.event_rows import to_lists
 
 
 class _KeySource(NamedTuple):
@@ -79,7 +81,7 @@ class EventFile(Closeable):
         nevts: number of events to read, from the first; -1: all.
 
     Attributes:
-        num_events: number of events that will be read.
+        num_events: number of events that will be read, including those that fail cuts.
 
     Raises:
         ConfigError: `nevts` is invalid.
@@ -97,70 +99,63 @@ class EventFile(Closeable):
         """Close the file."""
         self._source.close()
 
-    def read(self, keys: Sequence[str]) -> Iterator[Events]:
+    def read(self, keys: Sequence[str], preproc: Preproc | None = None) -> Iterator[Events]:
         """Yield the events in order, in pieces that each fit into one request.
 
         Args:
             keys: branches, or elements of branches with lists, in the order of the values of a row.
+            preproc: new branches and cuts.
 
         Raises:
-            BranchNotFound: the file has no branch for a key.
-            ConfigError: a branch is not numeric.
+            BranchNotFound: the file has no branch for a key, or for the preprocessing.
+            ConfigError: a branch is not numeric, or the preprocessing cannot be applied to the file.
             FileUnreadable: the file is damaged.
         """
-        sources = [self._key_source(key) for key in keys]
-        names = list(dict.fromkeys(source.branch for source in sources))
+        source = self._source
+        if isinstance(preproc, JsonPreproc) and _has_lists_of_lists(source.columns, preproc.used_names):
+            source = with_nested(source, "flatten")  # as in training, or expressions would refuse them
+        available = preproc.columns(source.columns) if preproc else source.columns
+        key_sources = [_key_source(key, available, source.location) for key in keys]
+        names = sorted({one.branch for one in key_sources})
+        if preproc:
+            names = sorted(preproc.needs(source.columns, set(names)))
         step = rows_per_request(len(keys))
-        sizes = self._source.cluster_sizes(names)
-        for begin, end in split_into_blocks(self._source.boundaries, self.num_events, sizes=sizes):
-            columns = self._source.read(names, begin, end)
+        sizes = source.cluster_sizes(names)
+        for begin, end in split_into_blocks(source.boundaries, self.num_events, sizes=sizes):
+            columns, kept = source.read(names, begin, end), np.ones(end - begin, bool)
+            if preproc:
+                columns, kept = preproc.apply(columns)
+            entries = begin + np.flatnonzero(kept)
             for start in range(begin, end, step):
-                rows = _rows(columns, sources, start - begin, min(start + step, end) - begin)
-                yield Events(list(keys), rows, is_batch=True, first=start)
+                stop = min(start + step, end)
+                first, last = np.searchsorted(entries, (start, stop)).tolist()
+                events = Events(list(keys), _rows(columns, key_sources, first, last), is_batch=True, first=start)
+                if preproc:
+                    passing = (entries[first:last] - start).tolist()
+                    events = replace(events, passing=passing, count=stop - start)
+                yield events
 
-    def _key_source(self, key: str) -> _KeySource:
-        columns = self._source.columns
-        if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)", key)):
-            column = columns.get(parts[1])
-            if column and column.kind in (Kind.JAGGED, Kind.FIXED, Kind.NESTED):
-                return _KeySource(parts[1], (int(parts[2]),))
-        if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)_(\d+)", key)):
-            column = columns.get(parts[1])
-            if column and column.kind is Kind.NESTED:
-                return _KeySource(parts[1], (int(parts[2]), int(parts[3])))
-        if key in columns and columns[key].kind is Kind.OTHER:
-            reason = columns[key].reason
-            raise ConfigError(f"branch '{key}' of {self._source.location} is not numeric: {reason}")
-        return _KeySource(key, ())
+
+def _has_lists_of_lists(columns: Mapping[str, Column], names: Iterable[str]) -> bool:
+    return any(name in columns and columns[name].kind is Kind.NESTED for name in names)
+
+
+def _key_source(key: str, columns: Mapping[str, Column], location: str) -> _KeySource:
+    """Return the branch of a key; an unknown key is a branch, which the reader reports."""
+    if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)", key)):
+        column = columns.get(parts[1])
+        if column and column.kind in (Kind.JAGGED, Kind.FIXED, Kind.NESTED):
+            return _KeySource(parts[1], (int(parts[2]),))
+    if key not in columns and (parts := re.fullmatch(r"(.+)_(\d+)_(\d+)", key)):
+        column = columns.get(parts[1])
+        if column and column.kind is Kind.NESTED:
+            return _KeySource(parts[1], (int(parts[2]), int(parts[3])))
+    if key in columns and columns[key].kind is Kind.OTHER:
+        raise ConfigError(f"branch '{key}' of {location} is not numeric: {columns[key].reason}")
+    return _KeySource(key, ())
 
 
 def _rows(columns: Columns, sources: Sequence[_KeySource], start: int, stop: int) -> list[list[Any]]:
     """Return the events start <= i < stop, each as a list of Python numbers, None and lists."""
-    values = [_to_list(slice_events(columns[branch], start, stop), indices) for branch, indices in sources]
+    values = [to_lists(slice_events(columns[branch], start, stop), indices) for branch, indices in sources]
     return list(map(list, zip(*values, strict=True)))
-
-
-def _to_list(values: Values, indices: tuple[int, ...]) -> list[Any]:
-    """Return the values of a branch, or one element of each of its lists, None if a list is shorter."""
-    if isinstance(values, np.ndarray):
-        if values.ndim == 1:
-            return _numbers(values)
-        if indices:
-            return _numbers(values[:, indices[0]]) if indices[0] < values.shape[1] else [None] * len(values)
-        return [_numbers(row) for row in values]
-    if isinstance(values, Nested) and len(indices) < 2:
-        values = values.flattened
-    items = _to_list(values.lists, indices[1:]) if isinstance(values, Nested) else _numbers(values.content)
-    edges = list(pairwise(values.offsets.tolist()))
-    if not indices:
-        return [items[begin:end] for begin, end in edges]
-    return [items[begin + indices[0]] if begin + indices[0] < end else None for begin, end in edges]
-
-
-def _numbers(values: np.ndarray) -> list[Any]:
-    if values.dtype.kind == "b":
-        return list(values.astype(np.int8).tolist())
-    if values.dtype.kind != "f":
-        return list(values.tolist())
-    numbers = np.clip(values.astype(np.float64), -_MAX_FLOAT32, _MAX_FLOAT32).tolist()
-    return [None if number != number else number for number in numbers]  # NaN differs from itself

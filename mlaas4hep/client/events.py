@@ -35,7 +35,9 @@ class Events:
         is_batch: whether the input was a list of rows, possibly with a single row.
         model: name of the model to use; may be empty.
         labels: true class of each row; may be empty.
-        first: index of the first row in the input.
+        first: index of the first event in the input.
+        passing: with cuts: for each row, its index among the `count` events; the other events fail the cuts.
+        count: with cuts: number of events in the input from `first` on that these rows belong to; 0 without cuts.
     """
 
     keys: list[str]
@@ -44,6 +46,17 @@ class Events:
     model: str = ""
     labels: Sequence[Any] = ()
     first: int = 0
+    passing: Sequence[int] = ()
+    count: int = 0
+
+    @property
+    def num_events(self) -> int:
+        """Number of events, including those that fail the cuts."""
+        return self.count or len(self.rows)
+
+    def index(self, row: int) -> int:
+        """Return the index in the input of the event of a row."""
+        return self.first + (self.passing[row] if self.count else row)
 
 
 def rows_per_request(width: int) -> int:

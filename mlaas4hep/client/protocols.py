@@ -26,6 +26,9 @@ _NAME_ELEMENTS = "if the model takes no lists, name their elements, as in Jet_pt
 Scores = list[float | None]
 """The outputs of a model for one event."""
 
+ScoresOrCut = Scores | None
+"""The outputs, or None for an event that fails the cuts of the model."""
+
 _MAX_BYTES_PER_EVENT = 500_000
 """Largest size of the scores of one event: about 25,000 numbers; 1 GB for the largest batch."""
 
@@ -42,14 +45,14 @@ class ServerProtocol(Protocol):
     def status(self) -> dict[str, Any]:
         """Return the status of the server."""
 
-    def keys(self, model: str) -> list[str]:
-        """Return the names of a model's inputs, in order; empty if the server does not report them."""
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the metadata of a model; empty if the server has none."""
 
     def accepts_batches(self) -> bool:
         """Return whether a request may have several rows."""
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
-        """Return the outputs for each row, None for values that are not finite.
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[ScoresOrCut]:
+        """Return the outputs for each row, None for values that are not finite and for events that fail the cuts.
 
         Args:
             keys: names of the values of a row.
@@ -58,8 +61,8 @@ class ServerProtocol(Protocol):
         """
 
 
-def predict_events(protocol: ServerProtocol, events: Events, model: str) -> list[Scores]:
-    """Return the outputs for each event, in order.
+def predict_events(protocol: ServerProtocol, events: Events, model: str) -> list[ScoresOrCut]:
+    """Return the outputs for each event, in order; None for events that fail the cuts of the model.
 
     Raises:
         ServiceError: a request failed; if there are several events, the message names those of the request.
@@ -67,14 +70,17 @@ def predict_events(protocol: ServerProtocol, events: Events, model: str) -> list
     size = 1
     if len(events.rows) > 1 and protocol.accepts_batches():
         size = rows_per_request(len(events.rows[0]))
-    scores: list[Scores] = []
+    scores: list[ScoresOrCut] = []
     for start in range(0, len(events.rows), size):
         scores += _predict_range(protocol, events, model, start, min(start + size, len(events.rows)))
-    return scores
+    if not events.count:
+        return scores
+    of_event = dict(zip(events.passing, scores, strict=True))
+    return [of_event.get(event) for event in range(events.count)]
 
 
-def _predict_range(protocol: ServerProtocol, events: Events, model: str, start: int, stop: int) -> list[Scores]:
-    """Return the outputs for the events start <= i < stop; after an error halve the range until it is one event."""
+def _predict_range(protocol: ServerProtocol, events: Events, model: str, start: int, stop: int) -> list[ScoresOrCut]:
+    """Return the outputs for the rows start <= i < stop; after an error halve the range until it is one row."""
     try:
         return protocol.scores(events.keys, events.rows[start:stop], model)
     except ServiceError as error:
@@ -84,7 +90,7 @@ def _predict_range(protocol: ServerProtocol, events: Events, model: str, start: 
             return first_half + _predict_range(protocol, events, model, middle, stop)
         if not events.is_batch:
             raise
-        first, last = events.first + start, events.first + stop - 1
+        first, last = events.index(start), events.index(stop - 1)
         where = f"event {first}" if first == last else f"events {first} to {last}"
         has_lists = any(isinstance(value, list) for row in events.rows[start:stop] for value in row)
         hint = _NAME_ELEMENTS if has_lists and isinstance(error, UnexpectedResponse) and error.status == 400 else ""
@@ -114,9 +120,9 @@ class TFaaSProtocol:
         """Return the counters of the machine and the server."""
         return get_object(self._connection, "/status")
 
-    def keys(self, model: str) -> list[str]:
-        """Return the names of a model's inputs; empty with stock servers."""
-        return keys_from_metadata(model_metadata(self._connection, model)) if self.accepts_batches() else []
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Return the metadata of a model, which only our server has; else {}."""
+        return model_metadata(self._connection, model) if self.accepts_batches() else {}
 
     def accepts_batches(self) -> bool:
         """Return whether the server is ours."""
@@ -128,7 +134,7 @@ class TFaaSProtocol:
             self._kind = server_kind(self._connection)
         return self._kind
 
-    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[Scores]:
+    def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[ScoresOrCut]:
         """Return the outputs for each row. Stock servers get a number for missing values, see `missing_value`."""
         if any(None in row for row in rows) and not self.accepts_batches():
             number = self._missing_value(model)
@@ -138,7 +144,7 @@ class TFaaSProtocol:
         request = {"keys": keys, "values": rows if is_batch else rows[0], **({"model": model} if model else {})}
         answer = self._connection.json("POST", "/json", request, max_bytes=max_score_bytes(len(rows)))
         scores = answer if is_batch else [answer]
-        if not isinstance(scores, list) or len(scores) != len(rows) or not all(map(is_score_list, scores)):
+        if not isinstance(scores, list) or len(scores) != len(rows) or not all(map(_is_score_list_or_cut, scores)):
             expected = f"list of {len(rows)} lists of numbers" if is_batch else "list of numbers"
             raise self._connection.unexpected("POST", "/json", f"the response is not a {expected}")
         return scores
@@ -169,6 +175,10 @@ def is_score_list(value: Any) -> bool:
     return isinstance(value, list) and {int, float, type(None)}.issuperset(map(type, value)) and bool(value)
 
 
+def _is_score_list_or_cut(value: Any) -> bool:
+    return value is None or is_score_list(value)
+
+
 def max_score_bytes(num_events: int) -> int:
     """Return the maximum size of a response with the scores of this many events."""
     return max(MAX_RESPONSE_BYTES, num_events * _MAX_BYTES_PER_EVENT)
@@ -181,9 +191,14 @@ def model_metadata(connection: Connection, model: str) -> dict[str, Any]:
 
 def keys_from_metadata(metadata: dict[str, Any]) -> list[str]:
     """Return `parameters.keys` of a model's metadata, where our server lists the names of the inputs, or []."""
-    parameters = metadata.get("parameters")
-    keys = parameters.get("keys") if isinstance(parameters, dict) else None
+    keys = parameters_of(metadata).get("keys")
     return keys if isinstance(keys, list) and all(isinstance(key, str) for key in keys) else []
+
+
+def parameters_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters in the metadata of a model; {} if there are none."""
+    parameters = metadata.get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def get_object(connection: Connection, path: str) -> dict[str, Any]:

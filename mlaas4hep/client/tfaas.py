@@ -12,9 +12,9 @@ one-line message says what to do. `connection` describes retries.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlaas4hep.client.bodies import Body, FileBody, explained_reads, opened, with_progress
 from mlaas4hep.client.connection import Connection
@@ -22,7 +22,7 @@ from mlaas4hep.client.events import Events, parse_events, read_events
 from mlaas4hep.client.images import image_part
 from mlaas4hep.client.multipart import FilePart, Multipart
 from mlaas4hep.client.packing import packed_folder
-from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, predict_events
+from mlaas4hep.client.protocols import ServerProtocol, TFaaSProtocol, is_score_list, keys_from_metadata, predict_events
 from mlaas4hep.client.server_kind import ServerKind
 from mlaas4hep.client.stock_uploads import (
     NEW_NAME,
@@ -36,6 +36,9 @@ from mlaas4hep.client.upload_spec import read_upload_spec
 from mlaas4hep.closeable import Closeable
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.input_files import GZIP_MAGIC
+
+if TYPE_CHECKING:
+    from mlaas4hep.expressions.preproc import Preproc
 
 PROTOCOLS = ("tfaas", "v2")
 
@@ -56,6 +59,8 @@ class TFaaSClient(Closeable):
         cert: client certificate for https: a file with certificate and key, or a pair of files.
         capath: certificates of trusted authorities: a file, or a folder with hashed names.
         output: with protocol "v2": name of the output to return; "": the first of real numbers in the model's metadata.
+        inputs: with protocol "v2": inputs of the model, or the folder of its bundle, for servers that do not report
+            them; see `local_metadata`.
         token: sent as `Authorization: Bearer`, only over https or to this machine; see `token.find_token`.
 
     Attributes:
@@ -78,20 +83,24 @@ class TFaaSClient(Closeable):
         capath: str | None = None,
         token: str | None = None,
         output: str = "",
+        inputs: Sequence[str] = (),
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"unknown protocol '{protocol}'", hint="available: " + ", ".join(PROTOCOLS))
         self._is_tfaas = protocol == "tfaas"
         if output and self._is_tfaas:
             raise ConfigError("TFaaS models have a single output", hint="'output' needs the protocol v2")
+        if inputs and self._is_tfaas:
+            raise ConfigError("TFaaS models have a single input", hint="'input' needs the protocol v2")
         self._upload_timeout = upload_timeout
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
         self.url = self._connection.display_url
         self._protocol: ServerProtocol = TFaaSProtocol(self._connection)
         if not self._is_tfaas:
-            from mlaas4hep.client.oip import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
+            from mlaas4hep.client.oip.local_metadata import local_metadata
+            from mlaas4hep.client.oip.protocol import OpenInferenceProtocol  # imports NumPy, which TFaaS does not need
 
-            self._protocol = OpenInferenceProtocol(self._connection, output)
+            self._protocol = OpenInferenceProtocol(self._connection, output, local_metadata(inputs) if inputs else {})
 
     def close(self) -> None:
         """Close the session."""
@@ -162,7 +171,17 @@ class TFaaSClient(Closeable):
 
     def keys(self, model: str) -> list[str]:
         """Return the names of a model's inputs, in order; empty if the server does not report them, as stock TFaaS."""
-        return self._protocol.keys(model)
+        return keys_from_metadata(self._protocol.metadata(model))
+
+    def preproc(self, model: str) -> Preproc | None:
+        """Return the preprocessing of a model, for `EventFile.read`; None if there is none, or the server reports none.
+
+        Raises:
+            ConfigError: it is Python code, which is not run, or it is invalid.
+        """
+        from mlaas4hep.client.preprocessing import preproc_from_metadata  # imports NumPy, which TFaaS does not need
+
+        return preproc_from_metadata(self._protocol.metadata(model), model)
 
     def delete(self, name: str) -> None:
         """Delete a model. Deleting a model that does not exist is not an error."""
@@ -184,7 +203,8 @@ class TFaaSClient(Closeable):
 
         Returns:
             The model's outputs for the event, as in [0.123], None for values that are not finite. If "values" is a list
-            of rows, a list with the outputs of each row, in order.
+            of rows, a list with the outputs of each row, in order. None instead of outputs: the event fails the cuts of
+            the model's preprocessing.
         """
         if isinstance(events, Mapping):
             events = parse_events(events)

@@ -110,7 +110,7 @@ class JsonPreproc(Preproc):
     def columns(self, available: Mapping[str, Column], sample: Columns | None = None) -> dict[str, Column]:
         """See `Preproc.columns`; the expressions are evaluated for zero events, and `sample` is not used."""
         self._check(available)
-        values = self._with_new_branches(empty_columns(available, self._used_names() & available.keys()))
+        values = self._with_new_branches(empty_columns(available, self.used_names & available.keys()))
         for cut in self.cuts:
             cut.passes(values)
         new = {one.name: describe_column(one.name, values[one.name]) for one in self.definitions}
@@ -156,8 +156,9 @@ class JsonPreproc(Preproc):
                 values[definition.name] = definition.evaluate(values)
         return values
 
-    def _used_names(self) -> set[str]:
-        """Return the names of all branches that the expressions use."""
+    @property
+    def used_names(self) -> set[str]:
+        """The names of all branches that the expressions use, including new ones."""
         expressions = [new.expression for new in self.definitions] + [cut.expression for cut in self.cuts]
         return {name for expression in expressions for name in expression.names}
 
@@ -168,9 +169,9 @@ class JsonPreproc(Preproc):
                 raise ConfigError(f"invalid name {name!r} of a new branch", hint="use printable characters")
             if name in available:
                 raise ConfigError(f"new branch '{name}': the file has a branch with this name", hint="choose another")
-        for name in sorted(self.must_exist | self._used_names()):
+        for name in sorted(self.must_exist | self.used_names):
             self._check_exists(name, available)
-        for name in sorted(self._used_names() & available.keys()):
+        for name in sorted(self.used_names & available.keys()):
             if available[name].kind is Kind.OTHER:
                 raise ConfigError(f"branch '{name}' cannot be used in an expression: {available[name].reason}")
 

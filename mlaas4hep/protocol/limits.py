@@ -63,6 +63,7 @@ class Limits:
     labels_file: int = _size(4_000_000, "label file")
     columns: int = _count(100_000, "columns listed in the metadata of an ONNX graph")
     column_name: int = _count(1_000, "characters in the name of a column or branch")
+    preproc: int = _size(20_000, "preprocessing in the metadata of an ONNX graph", maximum=1_000_000)
     archive_ratio: int = _count(4, "size of an unpacked archive, in multiples of --max-upload", maximum=1_000)
     archive_members: int = _count(10_000, "files and folders in an archive")
     archive_path: int = _size(1_000, "length of a path in an archive", minimum=100, maximum=3_000)

@@ -31,7 +31,7 @@ from mlaas4hep.input_files import GZIP_MAGIC
 from mlaas4hep.serving.http.bodies import SMALL_BODY, in_slices, read_body, run_aside
 from mlaas4hep.serving.http.metrics import CONTENT_TYPE
 from mlaas4hep.serving.http.middleware import Middleware
-from mlaas4hep.serving.http.responses import LargeResponse, array_to_json, json_response
+from mlaas4hep.serving.http.responses import LargeResponse, json_response
 from mlaas4hep.serving.page import page
 from mlaas4hep.serving.protocols import oip, proto
 from mlaas4hep.serving.protocols.images import image_result, read_image
@@ -56,8 +56,8 @@ def create_app(settings: Settings) -> ASGIApp:
     return create_app_and_fast_path(settings)[0]
 
 
-def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath]:
-    """Return the server as an ASGI application, and the fast path of its connections.
+def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath, Service]:
+    """Return the server as an ASGI application, the fast path of its connections, and what both share.
 
     Raises:
         FileUnreadable, ConfigError: see `create_app`.
@@ -67,7 +67,7 @@ def create_app_and_fast_path(settings: Settings) -> tuple[Middleware, FastPath]:
     router = Starlette(routes=all_routes, exception_handlers=dict.fromkeys((Exception, HTTPException), _raise))
     router.state.service = service
     app = Middleware(router, settings, service.metrics)
-    return app, FastPath(app, service, [f"{settings.base}{path}" for path in _PREDICT])
+    return app, FastPath(app, service, [f"{settings.base}{path}" for path in _PREDICT]), service
 
 
 def routes() -> list[BaseRoute]:
@@ -176,10 +176,10 @@ async def delete(request: Request) -> Response:
 async def predict_json(request: Request) -> Response:
     """POST /json, POST /predict/json: return the scores of one row, or of a list of rows."""
     service = service_of(request)
-    scores = await predict(service, await read_body(request.headers.raw, request.receive, service.limits.json_body))
-    if scores.nbytes < SMALL_BODY:
-        return json_response(scores)
-    return LargeResponse(await run_aside(scores.nbytes, array_to_json, scores), "application/json")
+    scored = await predict(service, await read_body(request.headers.raw, request.receive, service.limits.json_body))
+    if scored.scores.nbytes < SMALL_BODY:
+        return Response(b"".join(scored.to_json()), media_type="application/json")
+    return LargeResponse(await run_aside(scored.scores.nbytes, scored.to_json), "application/json")
 
 
 async def metrics(request: Request) -> Response:

@@ -26,8 +26,10 @@ from mlaas4hep.serving.certificates.tls import server_tls
 from mlaas4hep.serving.http import descriptors, parsers
 from mlaas4hep.serving.http.connections import end_closed, end_overdue
 from mlaas4hep.serving.http.fast_path import connection_class
+from mlaas4hep.serving.http.middleware import Middleware
 from mlaas4hep.serving.models import deadlines
 from mlaas4hep.serving.models import process as model_process
+from mlaas4hep.serving.service import Service
 from mlaas4hep.serving.settings import Settings
 
 _STOP_MODELS, _STOP_REQUESTS, _EXIT = 0.6, 0.8, 0.95
@@ -47,7 +49,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     Raises:
         FileUnreadable, ConfigError: see `serve`.
     """
-    app, fast_path = create_app_and_fast_path(settings)
+    app, fast_path, service = create_app_and_fast_path(settings)
     tls = server_tls(settings)
     config = uvicorn.Config(
         app,
@@ -67,7 +69,7 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
     )
     config.load()
     config.ssl = tls.context if tls else None
-    server = _Server(config, ready, app.flush, settings)
+    server = _Server(config, ready, app.flush, settings, _grpc_server(service, app, settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop_early)
     gc.collect()
@@ -80,8 +82,11 @@ def run(settings: Settings, listening: socket.socket, ready: Any) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server with a callback when it is ready, client timeouts, and a shutdown of bounded duration."""
 
-    def __init__(self, config: uvicorn.Config, ready: Any, flush: Callable[[], None], settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Any, flush: Callable[[], None], settings: Settings, grpc: Any
+    ) -> None:
         super().__init__(config)
+        self._grpc = grpc
         self._ready, self._flush = ready, flush
         self._handshake = settings.timeout if config.ssl else None
         self._stop_time = settings.limits.stop_time
@@ -94,6 +99,8 @@ class _Server(uvicorn.Server):
         options: dict[str, Any] = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._handshake}
         options["backlog"] = BACKLOG
         self.servers = [await loop.create_server(self._connect, sock=bound, **options) for bound in sockets or ()]
+        if self._grpc is not None:
+            await self._grpc.start()
         self.started = True
         self._ready()
 
@@ -120,12 +127,16 @@ class _Server(uvicorn.Server):
             listening.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
+        wait = _STOP_REQUESTS * self._stop_time
+        grpc_stopped = asyncio.ensure_future(self._grpc.stop(wait)) if self._grpc is not None else None
         end = began + _STOP_REQUESTS * self._stop_time
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit and loop.time() < end:
             await asyncio.sleep(_POLL)
             end_closed(self.server_state.connections)
         for task in self.server_state.tasks:
             task.cancel()
+        if grpc_stopped is not None:
+            await grpc_stopped
         stop_models.cancel()
         _end_models()  # also those whose clients have left: their threads would keep this process alive
 
@@ -140,6 +151,15 @@ class _Server(uvicorn.Server):
         """Handle a signal while uvicorn's handler is not installed: exit before startup, do nothing after shutdown."""
         if not self.started:
             sys.exit(0)
+
+
+def _grpc_server(service: Service, app: Middleware, settings: Settings) -> Any:
+    """Return the gRPC server, or None; its package is optional."""
+    if settings.grpc_port < 0:
+        return None
+    from mlaas4hep.serving.protocols.grpc_service import GrpcServer
+
+    return GrpcServer(service, app, settings)
 
 
 def _end_models() -> None:

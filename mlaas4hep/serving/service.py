@@ -26,7 +26,7 @@ from mlaas4hep.serving.http.parsers import Parsers
 from mlaas4hep.serving.models.batching import Batches, ScoresCallback
 from mlaas4hep.serving.models.loader import ModelLoader, NeedsProcess
 from mlaas4hep.serving.models.model_limits import ModelLimits
-from mlaas4hep.serving.models.predictor import Model, Predictors
+from mlaas4hep.serving.models.predictor import Model, Predictor, Predictors
 from mlaas4hep.serving.models.rows import Matrix
 from mlaas4hep.serving.settings import Settings
 from mlaas4hep.serving.store.store import ModelStore, UnknownModel
@@ -74,7 +74,7 @@ class Service:
         self._uploads = ThreadPoolExecutor(_UPLOADING, thread_name_prefix="upload")
         self._waiting = 0
         self._load_timeout = limits.load_time + limits.run_time
-        self._batches = Batches(on_run=self.metrics.batch, limits=general)
+        self._batches = Batches(on_run=self._count_run, limits=general)
 
     async def model(self, name: str) -> Model:
         """Return a model that is ready to run.
@@ -167,9 +167,12 @@ class Service:
             raise problem
         return scores
 
+    def _count_run(self, predictor: Predictor, rows: int, seconds: float) -> None:
+        self.metrics.run(predictor.name, rows, seconds)
+
     def _check(self, model: Model, scores: Matrix) -> ConfigError | None:
         """Count the rows of a request; return an error if scores are not finite, unless the settings allow it."""
-        self.metrics.rows(model.name, len(scores))
+        self.metrics.scored(model.name, len(scores))
         if np.isfinite(scores).all():
             return None
         undefined = np.flatnonzero(~np.isfinite(scores).all(axis=1))

@@ -22,6 +22,7 @@ class Settings:
     Attributes:
         models_dir: folder of the models; created if it does not exist.
         host, port: address to listen on; 0 selects a free port.
+        grpc_port: port of the gRPC service; 0 selects a free port, -1: no gRPC service.
         allowed_host: values of the `Host` header to accept besides the names of loopback; see `origins`.
         base_path: prefix of every route, as in "/tfaas".
         workers: number of server processes.
@@ -48,6 +49,7 @@ class Settings:
     models_dir: str
     host: str = "127.0.0.1"
     port: int = 8083
+    grpc_port: int = -1
     allowed_host: Sequence[str] = ()
     base_path: str = ""
     workers: int = 1

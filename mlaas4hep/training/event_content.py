@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from mlaas4hep.config import model_inputs
+from mlaas4hep.expressions.preproc_json import JsonPreproc
 from mlaas4hep.expressions.preproc_script import ScriptPreproc
 from mlaas4hep.files import write_json
 from mlaas4hep.io.storage.location import redacted
+from mlaas4hep.protocol.graph_preproc import graph_preproc
 from mlaas4hep.protocol.missing_value import missing_value
 from mlaas4hep.reader.friends import features_by_friend
+from mlaas4hep.reader.inputs import Inputs
 from mlaas4hep.report import plots
 from mlaas4hep.report.importance import MAX_EVENTS, permutation_importance
 from mlaas4hep.report.page import details, number, paragraph, table
@@ -147,10 +151,10 @@ class EventContent(SampleContent):
         return prepend_inputs(network, self._by_fold[fold].sample.inputs, takes, self._generator.layout)
 
     def graph_metadata(self) -> dict[str, str]:
-        """Return the metadata that describe the columns of the graph's input."""
+        """Return the metadata that describe the columns of the graph's input, and the preprocessing."""
         from mlaas4hep.training.onnx_graph import column_metadata
 
-        return column_metadata(self._generator.layout)
+        return {**column_metadata(self._generator.layout), **_preproc_metadata(self._generator.sample)}
 
     def missing_value(self) -> float | None:
         """Return a number that is outside the ranges of all branches; None if there is none."""
@@ -179,6 +183,20 @@ class EventContent(SampleContent):
     def last_sections(self, trained: TrainedModel) -> Sequence[Section]:
         """Return the section about the importance of branches."""
         return [("Importance", lambda: _importance(trained, self._by_fold[0]))]
+
+
+def _preproc_metadata(sample: Sample) -> dict[str, str]:
+    """Return the entry about the preprocessing, with the types of the branches that predictions need."""
+    preproc = sample.options.preproc
+    if preproc is None:
+        return {}
+    if not isinstance(preproc, JsonPreproc):
+        return graph_preproc(None, {})
+    inputs_of_model = Inputs.of(sample.specs, model_inputs(sample.params.inputs), "none")
+    used = preproc.for_prediction(inputs_of_model.branches).used_names
+    with sample.readers.borrow(0) as reader:
+        inputs = {name: column for name, column in sorted(reader.file_columns.items()) if name in used}
+    return graph_preproc(preproc.to_json(), inputs)
 
 
 def _split(generator: DataGenerator) -> str:

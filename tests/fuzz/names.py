@@ -1,7 +1,7 @@
 """The names of all targets, known without importing them, in groups that one process runs."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "requests": ("http", "json_rows", "json_bodies", "protobuf", "oip", "multipart"),
+    "requests": ("http", "json_rows", "json_bodies", "protobuf", "oip", "grpc", "multipart"),
     "models": ("params", "onnx_metadata", "onnx_bounds", "onnx_model"),
     "uploads": ("tar", "keras", "image", "client_http", "client_answers", "remote_file"),
     "descriptions": (

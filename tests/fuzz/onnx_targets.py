@@ -17,6 +17,7 @@ from serving_fixtures import onnx, onnx_model
 from fuzz.checks import Parse, Target
 from fuzz.json_mutations import mutate_json
 from mlaas4hep.errors import MLaaS4HEPError
+from mlaas4hep.protocol.graph_preproc import PREPROC
 from mlaas4hep.serving.models.column_metadata import BRANCHES, KEYS
 from mlaas4hep.serving.models.onnx_bounds import find_bounds
 from mlaas4hep.serving.models.onnx_model import OnnxModel, columns_of
@@ -29,25 +30,31 @@ _SHOWN = 20  # keys or branches in a request
 
 
 def _onnx_metadata(folder: Path, stack: ExitStack) -> Parse:
-    """The input is the metadata `mlaas4hep.keys` and `mlaas4hep.branches` as JSON, with a zero byte in between."""
+    """The input is the metadata `mlaas4hep.keys`, `.branches` and `.preproc` as JSON, separated by zero bytes.
+
+    The last one may be missing.
+    """
     _silence()
     path = folder / "model.onnx"
     empty = onnx.ModelProto.FromString(onnx_model())
 
     def parse(data: bytes) -> None:
-        keys, _, branches = data.decode(errors="replace").partition("\0")
-        columns = columns_of({KEYS: keys, BRANCHES: branches}, _TAKES, "model.onnx")
+        texts = data.decode(errors="replace").split("\0", 2)
+        metadata = {KEYS: texts[0], BRANCHES: "", **dict(zip((BRANCHES, PREPROC), texts[1:], strict=False))}
+        columns = columns_of(metadata, _TAKES, "model.onnx")
         assert columns is not None
         model = onnx.ModelProto()
         model.CopyFrom(empty)
-        onnx.helper.set_model_props(model, {KEYS: keys, BRANCHES: branches})
+        onnx.helper.set_model_props(model, metadata)
         predictor = OnnxPredictor(path, content=model.SerializeToString())
-        for names in (columns.names, list(columns.branches)):
+        needed = predictor.preprocessing.needed if predictor.preprocessing else []
+        for names in (columns.names, list(columns.branches), [*needed, *columns.branches]):
             for value in (1, None, [2.5, None], "x"):
                 request = {"keys": names[:_SHOWN], "values": [value] * len(names[:_SHOWN])}
                 with suppress(MLaaS4HEPError):
                     rows = predictor.rows(parse_request(json.dumps(request).encode()))
-                    predictor.predict(rows.matrix)
+                    if len(rows.matrix):
+                        predictor.predict(rows.matrix)
 
     return parse
 

@@ -81,7 +81,22 @@ def _requests() -> dict[str, dict[str, bytes]]:
                                   "outputs": [{"name": "scores", "parameters": {"binary_data": True}}]}).encode(),
             "binary": binary + b"\0" + numbers,
         },
+        "grpc": _grpc_requests(numbers),
     }  # fmt: skip
+
+
+def _grpc_requests(numbers: bytes) -> dict[str, bytes]:
+    from mlaas4hep.serving.protocols.grpc_messages import load_messages
+
+    given = {"name": "inputs", "datatype": "FP32", "shape": [1, 5]}
+    request = load_messages()["ModelInferRequest"]
+    typed = {**given, "contents": {"fp32_contents": [1, 2, 3, 4, 5]}, "parameters": {"a": {"bool_param": True}}}
+    integers = {**given, "datatype": "INT8", "contents": {"int_contents": [1, 2, 3, 4, 5]}}
+    return {
+        "raw": request(model_name="m", inputs=[given], raw_input_contents=[numbers]).SerializeToString(),
+        "typed": request(model_name="m", id="a", inputs=[typed], outputs=[{"name": "scores"}]).SerializeToString(),
+        "integers": request(model_name="m", inputs=[integers]).SerializeToString(),
+    }
 
 
 def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -115,7 +130,11 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "extra": b'{"name": "m", "model": "model.onnx",'
             b' "a": "\\u00e9\\ud83d\\ude00", "b": [[9223372036854775807]]}',
         },
-        "onnx_metadata": {"columns": keys + b"\0" + branches, "no-branches": keys + b"\0{}"},
+        "onnx_metadata": {
+            "columns": keys + b"\0" + branches,
+            "no-branches": keys + b"\0{}",
+            "preproc": b"\0".join([keys, branches, _preproc_of_graph()]),
+        },
         "onnx_model": {"rows": trained_model(), "images": image_model()},
         "onnx_bounds": {"rows": onnx_model(), "images": image_model(), **_graphs()},
         "tar": {
@@ -133,6 +152,12 @@ def _uploads(folder: Path) -> dict[str, dict[str, bytes]]:
             "progressive": _image(image.convert("L"), "JPEG", progressive=True),
         },
     }  # fmt: skip
+
+
+def _preproc_of_graph() -> bytes:
+    content = {"define": {"MET_pt": "sum(pt[pt > 2]) + met", "Muon_pt": "pt"}, "cut": "met > 0 & good"}
+    inputs = {"pt": ["jagged", "f"], "met": ["flat", "f"], "good": ["flat", "b"]}
+    return json.dumps({"content": content, "inputs": inputs}).encode()
 
 
 def _graphs() -> dict[str, bytes]:

@@ -57,7 +57,7 @@ class InProcessServer:
         write_bundle(self.models / "plain", "plain", onnx_model())
         write_bundle(self.models / "pixels", "pixels", image_model())
         settings = Settings(str(self.models), max_upload=1_000_000, timeout=5)
-        app, fast_path = create_app_and_fast_path(settings)
+        app, fast_path, _ = create_app_and_fast_path(settings)
         config = uvicorn.Config(
             app,
             http=connection_class(fast_path, timeout=settings.timeout),

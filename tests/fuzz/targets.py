@@ -7,6 +7,7 @@ from fuzz import (
     client_targets,
     description_targets,
     file_targets,
+    grpc_targets,
     onnx_targets,
     server_targets,
 )
@@ -14,6 +15,9 @@ from fuzz.checks import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (server_targets, onnx_targets, archive_targets, description_targets, file_targets, client_targets)
+    for module in (
+        *(server_targets, grpc_targets, onnx_targets, archive_targets),
+        *(description_targets, file_targets, client_targets),
+    )
     for target in module.TARGETS
 }

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import prometheus_client
 import prometheus_client.values
@@ -35,6 +35,15 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 
 _log = logging.getLogger(__name__)
+
+
+class ModelCounters(NamedTuple):
+    """Numbers of requests, events and runs of a model, and the seconds of all runs."""
+
+    requests: int
+    rows: int
+    runs: int
+    seconds: float
 
 
 class Metrics:
@@ -57,11 +66,17 @@ class Metrics:
         self._undefined = Counter(
             "mlaas4hep_undefined_rows", "Events whose scores are not finite", ["model"], registry=own
         )
+        self._cut = Counter("mlaas4hep_cut_rows", "Events that fail the cuts of the model", ["model"], registry=own)
+        model = ["model"]
+        self._predictions = Counter("mlaas4hep_predictions", "Requests that were scored", model, registry=own)
+        self._runs = Counter("mlaas4hep_runs", "Runs of the model", model, registry=own)
+        self._run_seconds = Counter("mlaas4hep_run_seconds", "Seconds of the runs of the model", model, registry=own)
         self._batches = Histogram("mlaas4hep_batch_rows", "Events in one run of a model", buckets=_ROWS, registry=own)
         self._pending: list[tuple[str, str, int, float]] = []
         self._counter = lru_cache(1000)(self._requests.labels)
         self._clock = lru_cache(100)(self._seconds.labels)
-        self._scored = lru_cache(1000)(self._rows.labels)
+        self._of_prediction = lru_cache(1000)(self._prediction_counters)
+        self._of_run = lru_cache(1000)(self._run_counters)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Record a request that was answered."""
@@ -80,25 +95,62 @@ class Metrics:
         for route, _, _, seconds in pending:
             self._clock(route).observe(seconds)
 
-    def rows(self, model: str, count: int) -> None:
-        """Count events that were scored."""
-        self._scored(model).inc(count)
+    def scored(self, model: str, rows: int) -> None:
+        """Count a request and its events, which were scored."""
+        requests, events = self._of_prediction(model)
+        requests.inc()
+        events.inc(rows)
+
+    def _prediction_counters(self, model: str) -> tuple[Counter, Counter]:
+        return self._predictions.labels(model), self._rows.labels(model)
 
     def undefined_rows(self, model: str, count: int) -> None:
         """Count events whose scores are not finite."""
         self._undefined.labels(model).inc(count)
 
-    def batch(self, rows: int) -> None:
-        """Record the batch size of a run of a model."""
+    def cut_rows(self, model: str, count: int) -> None:
+        """Count events that fail the cuts of the model."""
+        self._cut.labels(model).inc(count)
+
+    def run(self, model: str, rows: int, seconds: float) -> None:
+        """Record a run of a model."""
+        runs, run_seconds = self._of_run(model)
+        runs.inc()
+        run_seconds.inc(seconds)
         self._batches.observe(rows)
+
+    def _run_counters(self, model: str) -> tuple[Counter, Counter]:
+        return self._runs.labels(model), self._run_seconds.labels(model)
+
+    def of_model(self, model: str) -> ModelCounters:
+        """Return the counters of a model, of all workers.
+
+        Raises:
+            ServiceError: see `text`.
+        """
+        with _explain_shared():
+            families = list(self._registry().collect())
+        values = {
+            sample.name: sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name.endswith("_total") and sample.labels == {"model": model}
+        }
+        names = ("predictions", "rows", "runs", "run_seconds")
+        requests, rows, runs, seconds = (values.get(f"mlaas4hep_{name}_total", 0.0) for name in names)
+        return ModelCounters(int(requests), int(rows), int(runs), seconds)
 
     def forget(self, model: str) -> None:
         """Remove the counters of a deleted model, so that names do not accumulate."""
         if SHARED not in os.environ:  # counters in the files of several workers cannot be removed
-            for counter in (self._rows, self._undefined):
+            for counter in (
+                *(self._rows, self._undefined, self._cut),
+                *(self._predictions, self._runs, self._run_seconds),
+            ):
                 with suppress(KeyError):
                     counter.remove(model)
-            self._scored.cache_clear()
+            self._of_prediction.cache_clear()
+            self._of_run.cache_clear()
 
     def answered(self, method: str) -> int:
         """Return the number of requests with a method that all workers answered.

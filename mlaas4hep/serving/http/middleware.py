@@ -45,7 +45,7 @@ class RequestNumber(logging.Filter):
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH"})
 _ROUTES = {
     "models", "params", "status", "upload", "bundle", "delete", "json", "proto", "image", "predict", "data", "metrics",
-    "v2", "about", "report", "static", "openapi.json",
+    "v2", "inference.GRPCInferenceService", "about", "report", "static", "openapi.json",
 }  # fmt: skip
 _log = logging.getLogger("mlaas4hep.requests")
 
@@ -128,11 +128,23 @@ class Middleware:
         if len(headers) != len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
             raise HTTPException(400, "the request has several Host headers")
         self._origins.check(scope["method"], scope["scheme"], scope["http_version"], headers)
+        self.check_access(context)
+
+    def check_access(self, context: RequestContext, is_open: bool = False) -> None:
+        """Check a request against the access rules, the rate and the size of its body.
+
+        Args:
+            is_open: whether the request needs no authentication, whatever its path.
+
+        Raises:
+            HTTPException: the request is refused.
+        """
+        scope, headers = context.scope, context.headers
         if self._rate and not self._rate.allows((scope.get("client") or ("",))[0]):
             raise HTTPException(429, "too many requests from this address", {"Retry-After": "1"})
         if int(headers.get(b"content-length", b"0")) > self._limit:  # the parser lets no more bytes through than this
             raise self._too_large()
-        if self._access.open:
+        if self._access.open or is_open:
             return
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         bearer = token.strip() if kind.lower() == b"bearer" else None

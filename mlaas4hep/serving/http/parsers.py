@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError, ServiceError
@@ -60,7 +62,7 @@ class Parsers:
             described = {"task": "rows", **_described(model.predictor)}
             parsed, matrix = await run_in_threadpool(parser.ask, described, b"")
             assert matrix is not None
-            return model, Rows(matrix, parsed["many"])
+            return model, Rows(matrix, parsed["many"], _unpack_bits(parsed["kept"], parsed["events"]))
 
     async def tensor(self, model: Model, body: bytearray, header_length: str | None) -> Parsed:
         """Return the result of `oip_tensors.read_inference`: a dict with `binary` and `id`, and the matrix.
@@ -98,7 +100,17 @@ def end_all() -> None:
 def _described(predictor: Predictor) -> dict[str, Any]:
     keys = None if predictor.keys is None else list(predictor.keys)
     tensors = {"input": predictor.input, "output": predictor.output}
-    return {"keys": keys, "branches": dict(predictor.branches), **tensors}
+    described: dict[str, Any] = {"keys": keys, "branches": dict(predictor.branches), **tensors}
+    if predictor.preprocessing is not None:
+        described["preproc"] = {"content": predictor.preprocessing.content, "inputs": predictor.preprocessing.inputs}
+    return described
+
+
+def _unpack_bits(text: str | None, events: int) -> NDArray[np.bool_] | None:
+    """Return bools from the hexadecimal digits in which `parsers_child` sends them."""
+    if text is None:
+        return None
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=events).astype(bool)
 
 
 class _ParserProcess(ChildProcess):

@@ -15,9 +15,12 @@ import socket
 import sys
 from typing import Any
 
+import numpy as np
+
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.models import frames
 from mlaas4hep.serving.models.named_input import NamedInput
+from mlaas4hep.serving.models.request_preprocessing import RequestPreprocessing
 from mlaas4hep.serving.models.rows import Columns, Matrix, Request, parse_request
 from mlaas4hep.serving.models.tensor import Tensor
 from mlaas4hep.serving.protocols.oip_tensors import read_inference
@@ -78,8 +81,12 @@ class Parser:
             return {"binary": binary, "id": request_id}, matrix
         assert request is not None
         columns = None if task["keys"] is None else Columns(task["keys"], task["branches"])
-        rows = NamedInput(input_tensor, columns).rows(request)
-        return {"many": rows.many}, rows.matrix
+        preproc, preprocessing = task.get("preproc"), None
+        if preproc is not None and columns is not None:
+            preprocessing = RequestPreprocessing(preproc["content"], preproc["inputs"], columns)
+        rows = NamedInput(input_tensor, columns, preprocessing).rows(request)
+        kept = None if rows.kept is None else np.packbits(rows.kept).tobytes().hex()
+        return {"many": rows.many, "kept": kept, "events": 0 if rows.kept is None else len(rows.kept)}, rows.matrix
 
 
 if __name__ == "__main__":

@@ -53,8 +53,24 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def array_to_json(array: NDArray[np.float32]) -> list[bytes]:
     """Return the JSON text of an array in pieces, so that other threads can run between two of them."""
-    rows = max(1, _NUMBERS * len(array) // max(array.size, 1))
-    pieces = [to_json(array[start : start + rows])[1:-1] for start in range(0, len(array), rows)]
+    return _in_pieces(array, array.size)
+
+
+def events_to_json(scores: NDArray[np.float32], kept: NDArray[np.bool_]) -> list[bytes]:
+    """Return the JSON text of the scores of each event, null for events that were not kept; see `array_to_json`.
+
+    Args:
+        scores: (n, k), for the n events for which `kept`, (events,), is True.
+    """
+    rows: list[Any] = [None] * len(kept)
+    for row, event in enumerate(np.flatnonzero(kept).tolist()):
+        rows[event] = scores[row]
+    return _in_pieces(rows, scores.size + len(kept))
+
+
+def _in_pieces(values: Sequence[Any] | NDArray[np.float32], size: int) -> list[bytes]:
+    rows = max(1, _NUMBERS * len(values) // max(size, 1))
+    pieces = [to_json(values[start : start + rows])[1:-1] for start in range(0, len(values), rows)]
     separated = [piece for text in pieces for piece in (b",", text)]
     return [b"[", *separated[1:], b"]"]
 

@@ -33,6 +33,7 @@ _QUICK_LIMIT = 0.1  # seconds; a model that exceeds it in the event loop is run 
 _LARGE_REQUESTS = 2  # requests with many rows that one model processes at the same time
 
 
+OnRun = Callable[[Predictor, int, float], None]
 ScoresCallback = Callable[[Matrix | Exception], None]
 """Called in the event loop with the scores or an error; must not raise."""
 
@@ -42,12 +43,12 @@ class Batches:
 
     Args:
         threads: number of threads for models in this process, and the same number for models in subprocesses.
-        on_run: called before every run with its number of rows.
+        on_run: called after every run with the model, the number of rows and the seconds; maybe in a thread.
         limits: limits of rows, bytes and time per batch. A request with a quarter of the rows or bytes is run alone.
     """
 
     def __init__(
-        self, threads: int = 32, on_run: Callable[[int], None] = lambda rows: None, limits: Limits = DEFAULTS
+        self, threads: int = 32, on_run: OnRun = lambda predictor, rows, seconds: None, limits: Limits = DEFAULTS
     ) -> None:
         self._limits = limits
         self._pools = {
@@ -74,10 +75,16 @@ class Batches:
         if self.queue(predictor, rows, partial(_resolve, scores)):
             return await scores
         async with self._queue(predictor).large_requests:
-            self._on_run(len(rows))
             return await asyncio.get_running_loop().run_in_executor(
-                self._pools[predictor.in_process], predictor.predict, rows, self._limits.request_time
+                self._pools[predictor.in_process], self._predict, predictor, rows
             )
+
+    def _predict(self, predictor: Predictor, rows: Matrix) -> Matrix:
+        began = time.perf_counter()
+        try:
+            return predictor.predict(rows, self._limits.request_time)
+        finally:
+            self._on_run(predictor, len(rows), time.perf_counter() - began)
 
     def _queue(self, predictor: Predictor) -> _Queue:
         """Return the queue of a model; it is removed when the model is garbage-collected."""
@@ -113,7 +120,7 @@ Results = list[Matrix | Exception]
 class _Queue:
     """The queued requests for one model, which runs one batch at a time. It holds no reference to the model."""
 
-    def __init__(self, pool: ThreadPoolExecutor, on_run: Callable[[int], None], limits: Limits) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, on_run: OnRun, limits: Limits) -> None:
         self._pool = pool
         self._limits = limits
         self._on_run = on_run
@@ -131,7 +138,6 @@ class _Queue:
 
     def _run(self, loop: asyncio.AbstractEventLoop, predictor: Predictor) -> None:
         batch = self._next_batch(predictor.rows_independent)
-        self._on_run(sum(len(one.rows) for one in batch))
         if self._stays_quick and self._full_batch_time < _QUICK:
             results = self._run_timed(predictor, batch, _QUICK_LIMIT)
             self._stays_quick = not any(isinstance(scores, TooLong) for scores in results)
@@ -163,11 +169,11 @@ class _Queue:
 
     def _run_timed(self, predictor: Predictor, batch: _Batch, seconds: float) -> Results:
         """Run a model; if it runs in this process, estimate the CPU time of a full batch."""
-        began = time.thread_time()
+        began, wall_began, rows = time.thread_time(), time.perf_counter(), sum(len(one.rows) for one in batch)
         results = _scores(predictor, batch, seconds)
         if predictor.in_process:
-            fraction = sum(len(one.rows) for one in batch) / _FULL_BATCH
-            self._full_batch_time = (time.thread_time() - began) / min(fraction, 1.0)
+            self._full_batch_time = (time.thread_time() - began) / min(rows / _FULL_BATCH, 1.0)
+        self._on_run(predictor, rows, time.perf_counter() - wall_began)
         return results
 
 

@@ -32,6 +32,7 @@ from mlaas4hep.serving.frameworks.keras_archive import checked_archive
 from mlaas4hep.serving.models import frames
 from mlaas4hep.serving.models.onnx_bounds import find_bounds
 from mlaas4hep.serving.models.onnx_model import OnnxModel, columns_of, is_about_memory
+from mlaas4hep.serving.models.request_preprocessing import read_preprocessing
 from mlaas4hep.serving.models.row_independence import rows_are_independent, trial_rows
 from mlaas4hep.serving.models.tensor import Array, Layout, Tensor, shown
 
@@ -144,7 +145,8 @@ def _load_onnx(path: Path, output: str, channels: int, limits: Limits) -> tuple[
         model = load_model(content)
         quick = time.process_time() - began < _QUICK
         rows = find_bounds(content, limits).rows if quick else None
-    columns_of(model.metadata, model.layout.tensor, path.name, limits)
+    columns = columns_of(model.metadata, model.layout.tensor, path.name, limits)
+    read_preprocessing(model.metadata, columns, path.name, limits)
     return model, {"digest": digest.hexdigest(), "rows": rows, "metadata": model.metadata}
 
 

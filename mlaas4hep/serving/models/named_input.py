@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.protocol.limits import DEFAULTS
+from mlaas4hep.serving.models.request_preprocessing import RequestPreprocessing
 from mlaas4hep.serving.models.rows import Columns, Matrix, Request, Rows, plain_rows
 from mlaas4hep.serving.models.tensor import Tensor
 
@@ -20,13 +21,17 @@ class NamedInput:
     Args:
         input_tensor: the input, float32; its shape per event is (features,) or, for images, (height, width, channels).
         columns: its columns; None if the model does not name them.
+        preprocessing: computes some of the columns from raw branches; None if the model has none.
 
     Attributes:
-        input: the same as `input_tensor`.
+        input, preprocessing: the same.
     """
 
-    def __init__(self, input_tensor: Tensor, columns: Columns | None) -> None:
+    def __init__(
+        self, input_tensor: Tensor, columns: Columns | None, preprocessing: RequestPreprocessing | None = None
+    ) -> None:
         self.input = input_tensor
+        self.preprocessing = preprocessing
         self._columns = columns
 
     @property
@@ -48,6 +53,8 @@ class NamedInput:
         if self.input.is_image:
             hint = "send a PNG or JPEG file to POST /image"
             raise ConfigError("the model takes images, not rows of values", hint=hint)
+        if self.preprocessing is not None and self.preprocessing.applies_to(request.keys):
+            return self.preprocessing.rows(request)
         return self._columns.rows(request) if self._columns else plain_rows(request, self.input.shape[0])
 
 
@@ -60,6 +67,8 @@ class Predictor(NamedInput):
         rows_independent: whether rows do not affect each other's scores, so that requests can share a batch.
         output: the output, float32; its shape per event is (k,).
         labels: names of the classes; may be empty.
+        name: name of the model in the store.
+        most_rows: rows of one run; a request with more takes several runs if rows are independent. 0: no limit.
     """
 
     platform: str
@@ -67,6 +76,8 @@ class Predictor(NamedInput):
     rows_independent = True
     output: Tensor
     labels: Sequence[str]
+    name = ""
+    most_rows = 0
 
     @property
     def alive(self) -> bool:

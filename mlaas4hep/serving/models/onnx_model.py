@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.protocol.graph_preproc import PREPROC
 from mlaas4hep.protocol.limits import DEFAULTS, Limits
 from mlaas4hep.serving.models.column_metadata import BRANCHES, KEYS, read_columns
 from mlaas4hep.serving.models.rows import Columns
@@ -65,7 +66,7 @@ class OnnxModel:
         self._has_maps = chosen.type.startswith(_MAPS)
         self.takes_one_row = inputs[0].shape[0] == 1
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = {name: metadata[name] for name in (KEYS, BRANCHES) if name in metadata}
+        self.metadata = {name: metadata[name] for name in (KEYS, BRANCHES, PREPROC) if name in metadata}
 
     def run(self, batch: Array, options: Any = None) -> Any:
         """Return the output for a batch in the layout of the model; maps become rows of their values."""

@@ -18,6 +18,7 @@ from mlaas4hep.protocol.limits import DEFAULTS, Limits
 from mlaas4hep.serving.models.deadlines import LimitedRun, TooLong, deadline
 from mlaas4hep.serving.models.named_input import Predictor
 from mlaas4hep.serving.models.onnx_model import OnnxModel, columns_of
+from mlaas4hep.serving.models.request_preprocessing import read_preprocessing
 from mlaas4hep.serving.models.tensor import Array, check_fits, shown
 
 _log = logging.getLogger(__name__)
@@ -60,15 +61,17 @@ class OnnxPredictor(Predictor):
         self._model = OnnxModel(graph, path.name, output, channels=channels, threads=threads, most=limits.input_values)
         self._options = require("onnxruntime", "server", "running an ONNX model").RunOptions
         input_tensor, self._channels_first = self._model.layout
-        super().__init__(input_tensor, columns_of(self._model.metadata, input_tensor, path.name, limits))
+        metadata = self._model.metadata
+        columns = columns_of(metadata, input_tensor, path.name, limits)
+        super().__init__(input_tensor, columns, read_preprocessing(metadata, columns, path.name, limits))
         self.output = self._model.output
-        self._most_rows = 1 if self._model.takes_one_row else most_rows
+        self.most_rows = 1 if self._model.takes_one_row else most_rows
 
     def predict(self, rows: Array, seconds: float = DEFAULTS.request_time) -> Array:
         check_fits(rows, self.input)
         given = rows.transpose(0, 3, 1, 2) if self._channels_first else rows
         with deadline(seconds, self._options()) as run:
-            most = self._most_rows
+            most = self.most_rows
             if not most or len(given) <= most:
                 return self._run(given, run)
             if not self.rows_independent and not self._model.takes_one_row:

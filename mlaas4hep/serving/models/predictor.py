@@ -121,6 +121,7 @@ class Predictors:
             result: Model | ConfigError
             try:
                 predictor = self._loader.load(model, may_start_process=may_start_process)
+                predictor.name = name
                 result = Model(name, str(model.number), predictor)
             except ConfigError as error:
                 result = _copy(error)

@@ -11,7 +11,7 @@ TFaaS.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,21 +67,34 @@ class Request(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The matrix of a request, float32 (n, features); `many` if the request had a list of rows."""
+    """The rows of a request.
+
+    Attributes:
+        matrix: float32 (n, features), without the events that fail the cuts of the model.
+        many: whether the request had a list of rows.
+        kept: bool (events,), False for the events that fail the cuts; None if no cuts were applied.
+    """
 
     matrix: Matrix
     many: bool
+    kept: NDArray[np.bool_] | None = None
 
 
-def read_object(text: bytes | bytearray | memoryview, example: str) -> dict[str, Any]:
-    """Parse the JSON object of a request; `example` is the hint in errors.
+def read_object(
+    text: bytes | bytearray | memoryview, example: str, parse: Callable[[Any], Any] = orjson.loads
+) -> dict[str, Any]:
+    """Parse the JSON object of a request.
+
+    Args:
+        example: the hint in errors.
+        parse: returns the content of a text; raises ValueError or RecursionError.
 
     Raises:
         ConfigError: the text is not a JSON object.
     """
     try:
-        content = orjson.loads(text)
-    except ValueError as error:
+        content = parse(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the request is not valid JSON (use null instead of NaN): {error}", hint=example) from error
     if not isinstance(content, dict):
         raise ConfigError("the request is not a JSON object", hint=example)
@@ -147,6 +160,10 @@ class Columns:
                 self._spans[branch] = Span(int(first), int(width), True)
         self._mappings: dict[tuple[str, ...], _KeyMapping] = {}
 
+    def span(self, key: str) -> Span | None:
+        """Return the columns of a key; None if it is unknown."""
+        return self._spans.get(key)
+
     def rows(self, request: Request) -> Rows:
         """Return the matrix of a request, with the values in the columns of their keys.
 
@@ -158,16 +175,16 @@ class Columns:
         mapping = self._mapping_of(tuple(request.keys))
         if mapping.in_order and type(request.values[0]) is not list and len(request.values) == len(mapping.spans):
             return Rows(_numbers(request.values, "values", request.keys)[None], many=False)
-        has_lists = all(isinstance(value, list) for value in request.values)
-        many = has_lists and not _is_one_row(mapping.spans, request.values)
-        rows = request.values if many else [request.values]
+        rows, many = split_rows(request, all(span.is_list for span in mapping.spans))
+        return Rows(self.matrix(request.keys, rows), many)
+
+    def matrix(self, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> Matrix:
+        """Return the matrix of rows, which have one value per key; see `rows`."""
+        mapping = self._mapping_of(tuple(keys))
         matrix = np.full((len(rows), len(self.names)), np.nan, np.float32)
         for number, row in enumerate(rows):
-            if len(row) != len(mapping.spans):
-                where = f"row {number}" if many else "the request"
-                raise ConfigError(f"{where} has {len(row)} values for {len(mapping.spans)} keys")
-            _fill(matrix[number], request.keys, mapping, row)
-        return Rows(matrix, many)
+            _fill(matrix[number], keys, mapping, row)
+        return matrix
 
     def _mapping_of(self, keys: tuple[str, ...]) -> _KeyMapping:
         mapping = self._mappings.get(keys)
@@ -210,9 +227,24 @@ class Columns:
         return missing + [self.names[column] for column in sorted(columns)]
 
 
-def _is_one_row(spans: Sequence[Span], values: Sequence[list[Any]]) -> bool:
-    """Return whether a list of lists is one event with only list branches, not several events."""
-    return all(span.is_list for span in spans) and not any(isinstance(part, list) for value in values for part in value)
+def split_rows(request: Request, only_lists: bool) -> tuple[list[list[Any]], bool]:
+    """Return the rows of a request, and whether it has a list of rows.
+
+    Args:
+        only_lists: whether all keys are branches with lists, so that a list of lists may be a single event.
+
+    Raises:
+        ConfigError: a row has another number of values than there are keys.
+    """
+    many = all(isinstance(value, list) for value in request.values)
+    if many and only_lists and not any(isinstance(part, list) for value in request.values for part in value):
+        many = False
+    rows = request.values if many else [request.values]
+    for number, row in enumerate(rows):
+        if len(row) != len(request.keys):
+            where = f"row {number}" if many else "the request"
+            raise ConfigError(f"{where} has {len(row)} values for {len(request.keys)} keys")
+    return rows, many
 
 
 def _fill(target: Matrix, keys: Sequence[str], mapping: _KeyMapping, row: Sequence[Any]) -> None:

@@ -25,6 +25,7 @@ from mlaas4hep.serving.models.model_limits import ModelLimits
 from mlaas4hep.serving.models.named_input import Predictor
 from mlaas4hep.serving.models.onnx_model import columns_of
 from mlaas4hep.serving.models.process import ModelProcess, ProcessEnded, TooMuchMemory
+from mlaas4hep.serving.models.request_preprocessing import read_preprocessing
 from mlaas4hep.serving.models.tensor import Array, Tensor, check_fits
 
 PLATFORMS = {
@@ -103,8 +104,9 @@ class SubprocessPredictor(Predictor):
         self._process, loaded = _load(source, self._limits, background)
         input_tensor, self.output = (Tensor(str(loaded[end][0]), tuple(loaded[end][1])) for end in ("input", "output"))
         self.digest, self.bounded_rows = str(loaded.get("digest", "")), loaded.get("rows")
-        columns = columns_of(loaded.get("metadata", {}), input_tensor, "the model", self._limits.general)
-        super().__init__(input_tensor, columns)
+        metadata, general = loaded.get("metadata", {}), self._limits.general
+        columns = columns_of(metadata, input_tensor, "the model", general)
+        super().__init__(input_tensor, columns, read_preprocessing(metadata, columns, "the model", general))
         self._process.loaded = True
 
     @property

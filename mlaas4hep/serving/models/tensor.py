@@ -88,6 +88,12 @@ def check_fits(array: Array, input_tensor: Tensor) -> None:
         raise ConfigError("there are no rows")
 
 
+def flattened(shape: Sequence[int | None]) -> tuple[int | None]:
+    """Return the shape of the scores of one event: a list, whatever the shape of the model's output."""
+    known = [size for size in shape if size is not None]
+    return (math.prod(known) if len(known) == len(shape) else None,)
+
+
 def shown(shape: Sequence[int | None]) -> str:
     """Return a shape for messages, as in "5" or "8 x 8 x 3"."""
     return " x ".join("any" if size is None else str(size) for size in shape)

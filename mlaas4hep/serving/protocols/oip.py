@@ -10,7 +10,6 @@ Missing values are NaN in binary data and null in JSON. `oip_tensors` reads the 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,11 @@ from starlette.routing import BaseRoute, Route
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.serving.http.bodies import LARGE_BODY, SMALL_BODY, read_body, run_aside
 from mlaas4hep.serving.http.responses import LargeResponse, array_to_json, json_response, to_json
-from mlaas4hep.serving.models.predictor import Model
+from mlaas4hep.serving.models.predictor import Model, Predictor
 from mlaas4hep.serving.models.rows import Matrix, shown
+from mlaas4hep.serving.models.tensor import flattened
 from mlaas4hep.serving.protocols.oip_tensors import Inference, read_inference, split
+from mlaas4hep.serving.protocols.triton import EXTENSIONS, model_config, model_statistics
 from mlaas4hep.serving.service import service_of
 from mlaas4hep.serving.store.store import ModelStore, UnknownModel
 from mlaas4hep.version import __version__
@@ -41,16 +42,18 @@ def routes() -> list[BaseRoute]:
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", index, methods=["POST"]),
+        Route("/v2/models", names),
     ]
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         result += [Route(model, metadata), Route(f"{model}/ready", model_ready)]
+        result += [Route(f"{model}/config", config), Route(f"{model}/stats", statistics)]
         result.append(Route(f"{model}/infer", infer, methods=["POST"]))
     return result
 
 
 async def server(request: Request) -> Response:
     """GET /v2: return the metadata of the server."""
-    return json_response({"name": "mlaas4hep", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return json_response({"name": "mlaas4hep", "version": __version__, "extensions": EXTENSIONS})
 
 
 async def live(request: Request) -> Response:
@@ -71,22 +74,40 @@ async def index(request: Request) -> Response:
     only_ready = content.get("ready", False)
     if not isinstance(only_ready, bool):
         raise ConfigError("'ready' must be true or false")
-    entries = await run_in_threadpool(_index, service_of(request).store)
+    entries = await run_in_threadpool(model_index, service_of(request).store)
     return json_response([entry for entry in entries if entry["state"] == "READY" or not only_ready])
+
+
+async def names(request: Request) -> Response:
+    """GET /v2/models: return the names of all models, as KServe does."""
+    return json_response({"models": sorted(await run_in_threadpool(service_of(request).store.names))})
+
+
+async def config(request: Request) -> Response:
+    """GET /v2/models/{name}/config: return the configuration of a model in the form of Triton."""
+    return json_response(model_config(await _model(request), service_of(request).limits))
+
+
+async def statistics(request: Request) -> Response:
+    """GET /v2/models/{name}/stats: return the counters of a model in the form of Triton."""
+    model = await _model(request)
+    counters = await run_in_threadpool(service_of(request).metrics.of_model, model.name)
+    return json_response({"model_stats": [model_statistics(model, counters)]})
 
 
 async def metadata(request: Request) -> Response:
     """GET /v2/models/{name}: return the tensors of a model; its parameters hold the names of columns and labels."""
     model = await _model(request)
     predictor = model.predictor
+    inputs, outputs = tensor_metadata(predictor)
     named = {"keys": predictor.keys, "labels": predictor.labels}
     described = {
         "name": model.name,
         "versions": [model.version],
         "platform": predictor.platform,
-        "inputs": [_tensor(predictor.input.name, predictor.input.shape)],
-        "outputs": [_tensor(predictor.output.name, _flattened(predictor.output.shape))],
-        "parameters": {key: list(names) for key, names in named.items() if names},
+        "inputs": inputs,
+        "outputs": outputs,
+        "parameters": {key: list(names) for key, names in named.items() if names} | _preproc(predictor),
     }
     return json_response(described)
 
@@ -126,17 +147,23 @@ async def _model(request: Request) -> Model:
     return model
 
 
+def _preproc(predictor: Predictor) -> dict[str, Any]:
+    """Return the preprocessing of a model, and the branches that a request needs for it to be applied."""
+    preprocessing = predictor.preprocessing
+    return {} if preprocessing is None else {"preproc": preprocessing.content, "raw_keys": preprocessing.needed}
+
+
+def tensor_metadata(predictor: Predictor) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the inputs and the outputs of a model, with the batch dimension."""
+    given, output = predictor.input, predictor.output
+    return [_tensor(given.name, given.shape)], [_tensor(output.name, flattened(output.shape))]
+
+
 def _tensor(name: str, shape: Sequence[int | None]) -> dict[str, Any]:
     return {"name": name, "datatype": "FP32", "shape": [-1, *(-1 if size is None else size for size in shape)]}
 
 
-def _flattened(shape: Sequence[int | None]) -> list[int | None]:
-    """Return the shape of the scores of one event: a list, whatever the shape of the model's output."""
-    sizes = [size for size in shape if size is not None]
-    return [math.prod(sizes) if len(sizes) == len(shape) else None]
-
-
-def _index(store: ModelStore) -> list[dict[str, str]]:
+def model_index(store: ModelStore) -> list[dict[str, str]]:
     """Return all models. READY means that the params.json is valid; models are loaded by the first request."""
     entries = []
     for name in store.names():

@@ -4,11 +4,12 @@
     matrix = read_input(content, binary, predictor.input)      # float32 (n, ...), NaN for missing values
 
 All datatypes are converted to float32, which all models take. Numbers beyond its range become infinite in binary data,
-as in training, and are refused in JSON. Routes and responses are in `oip`.
+as in training, and are refused in JSON, where `Infinity` is accepted. Routes and responses are in `oip`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from itertools import chain
@@ -16,6 +17,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError
@@ -27,6 +29,13 @@ _INTEGERS: set[type] = {int, NoneType}
 _IN_JSON: dict[str, set[type]] = {"b": {bool, NoneType}, "i": _INTEGERS, "u": _INTEGERS, "f": {*_INTEGERS, float}}
 _LARGEST_SIZE = 2**63 - 1
 _LONGEST_ID = 1000  # characters
+_UNSUPPORTED = {
+    "classification": "the server returns scores, not classes",
+    "shared_memory_": "the server cannot read the memory of clients",
+    "sequence_": "requests are independent of each other",
+}
+"""Beginnings of the names of parameters, and reasons."""
+
 _EXAMPLE = (
     'as in {"inputs": [{"name": "inputs", "shape": [1, 2], "datatype": "FP32", "data": [1.5, null]}]}; '
     "GET /v2/models/NAME returns names and shapes"
@@ -59,9 +68,14 @@ def read_inference(
     request_id = content.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise ConfigError(f"'id' must be a string, not {shown(request_id)}")
-    if request_id is not None and len(request_id) > _LONGEST_ID:
-        raise ConfigError(f"'id' has {len(request_id)} characters; the limit is {_LONGEST_ID}")
+    check_id(request_id or "")
     return Inference(read_input(content, binary, input_tensor), wants_binary(content, output_tensor), request_id)
+
+
+def check_id(request_id: str) -> None:
+    """Raise ConfigError if the ID of a request is too long."""
+    if len(request_id) > _LONGEST_ID:
+        raise ConfigError(f"'id' has {len(request_id)} characters; the limit is {_LONGEST_ID}")
 
 
 def split(body: bytes | bytearray, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
@@ -80,7 +94,18 @@ def split(body: bytes | bytearray, header_length: str | None) -> tuple[dict[str,
         length = -1
     if not 0 <= length <= len(body):
         raise ConfigError(f"Inference-Header-Content-Length must be a number from 0 to the body's {len(body)} bytes")
-    return read_object(memoryview(body)[:length], _EXAMPLE), memoryview(body)[length:]
+    return read_object(memoryview(body)[:length], _EXAMPLE, _parse_json), memoryview(body)[length:]
+
+
+def _parse_json(text: memoryview) -> Any:
+    """Parse JSON in which NaN and Infinity may stand for numbers, as tritonclient and Triton write them."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        content = bytes(text)
+        if b"NaN" in content or b"Infinity" in content:
+            return json.loads(content)
+        raise
 
 
 def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -> Matrix:
@@ -98,20 +123,40 @@ def read_input(content: Mapping[str, Any], binary: memoryview, tensor: Tensor) -
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise ConfigError(f"'inputs' must be a list of one tensor, '{tensor.name}'", hint=_EXAMPLE)
     given = inputs[0]
-    if given.get("name") != tensor.name:
-        raise ConfigError(f"unknown input {shown(given.get('name'))}; the model's input is '{tensor.name}'")
-    datatype, shape = given.get("datatype"), _read_shape(given.get("shape"), tensor)
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise ConfigError(f"unknown datatype {shown(datatype)}", hint=f"supported: {', '.join(DATATYPES)}")
-    size = read_parameters(given, "binary_data_size").get("binary_data_size")
+    datatype, shape = check_input(given.get("name"), given.get("datatype"), given.get("shape"), tensor)
+    size = read_parameters(given).get("binary_data_size")
     if size is not None:
-        values = _read_binary(binary, size, datatype, shape)
+        values = read_binary(binary, size, datatype, shape)
     elif len(binary):
         raise ConfigError(f"{len(binary)} bytes follow the JSON, but no input has a 'binary_data_size'")
     else:
         values = _read_numbers(given.get("data"), datatype, shape)
+    return to_matrix(values, shape)
+
+
+def check_input(name: Any, datatype: Any, shape: Any, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return datatype and shape of an input.
+
+    Raises:
+        ConfigError: they, or the name, do not fit the input of the model, `tensor`.
+    """
+    if name != tensor.name:
+        raise ConfigError(f"unknown input {shown(name)}; the model's input is '{tensor.name}'")
+    read_shape = _read_shape(shape, tensor)
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise ConfigError(f"unknown datatype {shown(datatype)}", hint=f"supported: {', '.join(DATATYPES)}")
+    return datatype, read_shape
+
+
+def to_matrix(values: NDArray[Any], shape: tuple[int, ...]) -> Matrix:
+    """Return values as float32 of this shape, contiguous; numbers beyond its range become infinite."""
     with np.errstate(over="ignore"):
         return np.require(values.astype(np.float32, copy=False).reshape(shape), requirements="A")
+
+
+def unknown_output(name: Any, tensor: Tensor) -> ConfigError:
+    """Return the error about an output that the model does not have."""
+    return ConfigError(f"unknown output {shown(name)}; the model's output is '{tensor.name}'")
 
 
 def wants_binary(content: Mapping[str, Any], tensor: Tensor) -> bool:
@@ -124,31 +169,36 @@ def wants_binary(content: Mapping[str, Any], tensor: Tensor) -> bool:
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
         raise ConfigError(f"'outputs' must be absent or a list of one tensor, '{tensor.name}'")
     if outputs[0].get("name") != tensor.name:
-        raise ConfigError(f"unknown output {shown(outputs[0].get('name'))}; the model's output is '{tensor.name}'")
+        raise unknown_output(outputs[0].get("name"), tensor)
     default = read_parameters(content).get("binary_data_output", False)
-    wanted = read_parameters(outputs[0], "binary_data").get("binary_data", default)
+    wanted = read_parameters(outputs[0]).get("binary_data", default)
     if not isinstance(wanted, bool):
         raise ConfigError("'binary_data' and 'binary_data_output' must be true or false")
     return wanted
 
 
-def read_parameters(content: Mapping[str, Any], *known: str) -> Mapping[str, Any]:
-    """Return the parameters of a request, or of a tensor in it.
+def read_parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a request, or of a tensor in it; those without effect here may have any name.
 
     Args:
         content: the JSON object that may have `parameters`.
-        known: names of the supported parameters; without any, all are accepted.
 
     Raises:
-        ConfigError: a parameter is not supported.
+        ConfigError: a parameter asks for something that the server does not support.
     """
     parameters = content.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise ConfigError("'parameters' must be a JSON object")
-    unknown = sorted(set(parameters) - set(known)) if known else []
-    if unknown:
-        raise ConfigError(f"unknown parameter {shown(unknown[0])} of a tensor", hint=f"supported: {known[0]}")
+    for name, value in parameters.items():
+        check_parameter(name, value)
     return parameters
+
+
+def check_parameter(name: str, value: Any) -> None:
+    """Raise ConfigError for a parameter that would change the meaning of a request, but is not supported."""
+    kind = next((kind for start, kind in _UNSUPPORTED.items() if name.startswith(start)), None)
+    if kind and value not in (0, "", False, None):
+        raise ConfigError(f"the parameter '{name[:60]}' is not supported: {kind}", hint="leave it out")
 
 
 def _read_shape(shape: Any, tensor: Tensor) -> tuple[int, ...]:
@@ -164,7 +214,12 @@ def _read_shape(shape: Any, tensor: Tensor) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _read_binary(binary: memoryview, size: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def read_binary(binary: memoryview, size: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the values of a tensor from its bytes; `size` is their number according to the request.
+
+    Raises:
+        ConfigError: the tensor has another size.
+    """
     needed = math.prod(shape) * np.dtype(DATATYPES[datatype]).itemsize
     if not size == needed == len(binary):
         raise ConfigError(
@@ -180,7 +235,7 @@ def _read_numbers(data: Any, datatype: str, shape: tuple[int, ...]) -> NDArray[n
     if not set(map(type, values)) <= allowed:
         wrong = next(value for value in values if type(value) not in allowed)
         raise ConfigError(f"invalid {datatype} value {shown(wrong)} in 'data'", hint="use null for a missing value")
-    present = [value for value in values if value is not None]
+    present = [value for value in values if value is not None and -math.inf < value < math.inf]
     if present and dtype.kind != "b":
         _check_range(min(present), max(present), dtype, datatype)
     return np.array(values, np.float64)

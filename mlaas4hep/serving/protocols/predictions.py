@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.types import Scope
 
 from mlaas4hep.serving.http.bodies import LARGE_BODY, SMALL_BODY, run_aside
 from mlaas4hep.serving.http.middleware import Headers, Middleware, RequestContext
-from mlaas4hep.serving.http.responses import array_to_json, error_response, header_lines, to_json
+from mlaas4hep.serving.http.responses import array_to_json, error_response, events_to_json, header_lines, to_json
 from mlaas4hep.serving.models.predictor import Model
 from mlaas4hep.serving.models.rows import Matrix, Request, Rows, parse_request
 from mlaas4hep.serving.service import Service
@@ -27,16 +29,45 @@ _OK = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b
 _NEED_ASGI = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})  # headers
 
 
-async def predict(service: Service, body: bytes | bytearray) -> Matrix:
-    """Return the scores for a JSON request: (n, k) for a list of rows, (k,) for a single row.
+class ScoredRows(NamedTuple):
+    """The scores of a request.
+
+    Attributes:
+        scores: float32 (n, k), without the events that fail the cuts of the model.
+        many, kept: see `Rows`.
+    """
+
+    scores: Matrix
+    many: bool
+    kept: NDArray[np.bool_] | None
+
+    def to_json(self) -> list[bytes]:
+        """Return the JSON text in pieces: a list per event, null for events that fail the cuts."""
+        if self.kept is None:
+            return array_to_json(self.scores if self.many else self.scores[0])
+        if self.many:
+            return events_to_json(self.scores, self.kept)
+        return [to_json(self.scores[0] if len(self.scores) else None)]
+
+
+async def predict(service: Service, body: bytes | bytearray) -> ScoredRows:
+    """Return the scores for a JSON request.
 
     Raises:
         ConfigError: the request is invalid, or does not fit the model.
         UnknownModel: the model does not exist.
     """
     model, rows = await read_rows(service, "json", body, parse_request)
-    scores = await service.score(model, rows.matrix)
-    return scores if rows.many else scores[0]
+    return ScoredRows(await score_rows(service, model, rows), rows.many, rows.kept)
+
+
+async def score_rows(service: Service, model: Model, rows: Rows) -> Matrix:
+    """Return the scores, float32 (n, k), of the rows that pass the cuts of the model."""
+    if rows.kept is not None:
+        service.metrics.cut_rows(model.name, len(rows.kept) - len(rows.matrix))
+    if not len(rows.matrix):
+        return np.empty((0, 0), np.float32)
+    return await service.score(model, rows.matrix)
 
 
 async def read_rows(
@@ -101,13 +132,22 @@ class FastPath:
             model = self._service.loaded(request.model)
             if model is not None:
                 rows = model.predictor.rows(request)
-                if self._service.queue(model, rows.matrix, partial(self._finish, context, respond, rows.many)):
+                done = partial(self._finish, context, respond, rows.many)
+                if rows.kept is None and self._service.queue(model, rows.matrix, done):
                     return
-            done = partial(self._finish, context, respond, True)
-            scores = asyncio.ensure_future(predict(self._service, body))
-            scores.add_done_callback(lambda task: done(task.exception() or task.result()))
+            scored = asyncio.ensure_future(predict(self._service, body))
+            scored.add_done_callback(partial(self._finish_scored, context, respond))
         except Exception as error:
             self._end(context, respond, error)
+
+    def _finish_scored(self, context: RequestContext, respond: Respond, task: asyncio.Future[ScoredRows]) -> None:
+        """Respond with the result of `predict`."""
+        error = task.exception()
+        scored = None if error else task.result()
+        if scored is None or scored.kept is None:
+            self._finish(context, respond, scored is None or scored.many, error or task.result().scores)
+        else:
+            self._end_with_pieces(context, respond, scored.scores.nbytes, scored.to_json)
 
     def _finish(self, context: RequestContext, respond: Respond, many: bool, scores: Matrix | BaseException) -> None:
         """Respond with all scores, or with those of a single row."""
@@ -116,9 +156,15 @@ class FastPath:
         elif scores.nbytes < SMALL_BODY:
             self._end(context, respond, to_json(scores if many else scores[0]))
         else:
-            end = partial(self._end, context, respond)
-            pieces = asyncio.ensure_future(run_aside(scores.nbytes, array_to_json, scores if many else scores[0]))
-            pieces.add_done_callback(lambda task: end(task.exception() or b"".join(task.result())))
+            self._end_with_pieces(context, respond, scores.nbytes, array_to_json, scores if many else scores[0])
+
+    def _end_with_pieces(
+        self, context: RequestContext, respond: Respond, size: int, function: Callable[..., list[bytes]], *args: object
+    ) -> None:
+        """Respond with the pieces that a function of `size` bytes returns, which may run in a thread."""
+        end = partial(self._end, context, respond)
+        pieces = asyncio.ensure_future(run_aside(size, function, *args))
+        pieces.add_done_callback(lambda task: end(task.exception() or b"".join(task.result())))
 
     def _end(self, context: RequestContext, respond: Respond, result: bytes | BaseException) -> None:
         if isinstance(result, BaseException):

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from mlaas4hep.errors import ConfigError, require
+from mlaas4hep.protocol.class_names import class_names
 from mlaas4hep.serving.models import rows
 
 _REPEATED, _OPTIONAL = "LABEL_REPEATED", "LABEL_OPTIONAL"
@@ -25,17 +26,6 @@ _MESSAGES: dict[str, list[tuple[str, str, str]]] = {  # fields in the order of t
     "Class": [("label", _OPTIONAL, "string"), ("probability", _OPTIONAL, "float")],
     "Predictions": [("prediction", _REPEATED, ".tfaaspb.Class")],
 }
-
-
-def class_names(labels: Sequence[str], outputs: int) -> Sequence[str]:
-    """Return a name for each output.
-
-    With two labels and one output, the output is the probability of the second class and gets its label. If the model
-    has no labels, or another number of them, the names are the indices of the outputs.
-    """
-    if len(labels) == 2 and outputs == 1:
-        return labels[1:]
-    return labels if len(labels) == outputs else [str(index) for index in range(outputs)]
 
 
 def read_row(body: bytes | bytearray) -> rows.Request:

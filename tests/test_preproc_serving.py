@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import requests
 import uproot
-from mlaas4hep.training.scoring import score_files
 from serving_fixtures import Server, onnx_model, run_client, shared_server_fixture, write_bundle  # noqa: F401
 from tinyroot import write_events
 
 from mlaas4hep.client import TFaaSClient
 from mlaas4hep.client.event_file import EventFile
+from mlaas4hep.client.preprocessing import preproc_from_metadata
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.expressions.preproc_file import preproc_from_json
+from mlaas4hep.io import Column
+from mlaas4hep.scoring.files import score_files
 from mlaas4hep.serving.models.onnx_predictor import OnnxPredictor
 from mlaas4hep.serving.models.rows import parse_request
 from mlaas4hep.training import train_model
@@ -257,10 +259,29 @@ def test_cuts_on_columns_of_the_model_are_applied() -> None:
 
 
 def test_a_request_with_too_much_work_is_refused() -> None:
-    definitions = {"ht": "sum(pt)", **{f"x{index}": "met + pt" for index in range(600)}}
+    chain = {f"x{index}": f"met + x{index - 1}" for index in range(1, 600)}
+    definitions = {"ht": "sum(x599)", "x0": "met + pt", **chain}
     predictor = preprocessed({"define": definitions}, {"pt": ["jagged", "f"], "met": ["flat", "f"]})
     request = {"keys": ["pt", "met"], "values": [[1.0] * 100_000, 2.0]}
     with pytest.raises(ConfigError, match="has too much to compute for 1 events"):
         predictor.rows(parse_request(json.dumps(request).encode()))
     rows = predictor.rows(parse_request(b'{"keys": ["pt", "met"], "values": [[1.0, 2.5], 2.0]}'))
-    np.testing.assert_array_equal(rows.matrix, [[3.5, 2.0]])
+    np.testing.assert_array_equal(rows.matrix, [[1.0 + 2.5 + 2 * 600 * 2.0, 2.0]])
+
+
+def test_definitions_and_cuts_that_only_the_training_uses_are_not_needed() -> None:
+    """The branch of a weight, and that of a training-only cut, are not in data."""
+    content = {
+        "define": {"ht": "sum(pt)", "w": "2 * genWeight"},
+        "cuts": ["met > 10", {"cut": "label < 2", "training_only": True}],
+    }
+    predictor = preprocessed(content, {"pt": ["jagged", "f"], "met": ["flat", "f"]})
+    rows = predictor.rows(parse_request(b'{"keys": ["pt", "met"], "values": [[[1, 2], 20], [[3], 9]]}'))
+    np.testing.assert_array_equal(rows.matrix, [[3, 20]])
+    assert rows.kept is not None
+    assert rows.kept.tolist() == [True, False]
+    metadata = {"parameters": {"preproc": content, "keys": ["ht", "met"]}}
+    preproc = preproc_from_metadata(metadata, "htautau")
+    assert preproc is not None
+    available = {"pt": Column.of("pt", np.dtype("f4"), is_list=True), "met": Column.of("met", np.dtype("f4"))}
+    assert preproc.needs(available, {"ht", "met"}) == {"pt", "met"}

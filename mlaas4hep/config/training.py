@@ -101,6 +101,7 @@ class Params(OptimizationParams):
     threads: int = Field(
         0,
         ge=0,
+        le=512,
         description="number of threads of numerical libraries; 0: that of `OMP_NUM_THREADS`, or of the CPUs that the"
         " process may use (affinity and `cpu.max` of its control group)",
     )

@@ -279,8 +279,8 @@ def test_settings_that_contradict_each_other_are_a_line(text, params, says, tmp_
     ("params", "says"),
     [
         ({"lr_schedule": "one_cycle", "lr_warmup": 1}, "one_cycle, which has its own warm-up"),
-        ({"lr_schedule": "cosine", "lr_patience": 1}, "both set the learning rate; give one"),
-        ({"lr_warmup": 9, "epochs": 5}, "'lr_warmup' is 9 epochs, but 'epochs' is 5"),
+        ({"lr_schedule": "cosine", "lr_patience": 1}, "'lr_patience' cannot be combined with 'lr_schedule'"),
+        ({"lr_warmup": 9, "epochs": 5}, "'lr_warmup' is 9, but 'epochs' is 5; reduce 'lr_warmup'"),
     ],
 )
 def test_params_that_contradict_each_other_are_a_line(params, says):

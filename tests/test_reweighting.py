@@ -242,8 +242,8 @@ def test_sampling_gives_the_same_distributions_on_average(files):
 @pytest.mark.parametrize(
     ("reweight", "params", "says"),
     [
-        ({"by": {"jet": [1]}}, {}, "'by' in 'reweight' of params cannot be .*: 'jet' needs at least two edges"),
-        ({"by": {"jet": [2, 1]}}, {}, "'jet' needs at least two edges of bins, in increasing order"),
+        ({"by": {"jet": [1]}}, {}, "'by' in 'reweight' of params cannot be .*: 'jet' needs at least two bin edges"),
+        ({"by": {"jet": [2, 1]}}, {}, "'jet' needs at least two bin edges, in increasing order"),
         ({"by": {f"x{n}": [0, 1] for n in range(11)}}, {}, "there are more than 10 variables"),
         ({"by": {"a": list(range(400)), "b": list(range(400))}}, {}, "there are more than 100,000 bins"),
         ({"bay": {}}, {}, "'reweight' of params has an unknown key 'bay'; closest: 'by'"),
@@ -254,7 +254,7 @@ def test_sampling_gives_the_same_distributions_on_average(files):
         ({"by": {"pt": [0, 1]}}, {}, "reweight 'pt': 'pt' gives a list per event"),
         ({"by": {"jett": [0, 1]}}, {}, "branch 'jett' is not in .*closest: 'jet'"),
         ({"by": {"jet": [-2, -1]}}, {}, "class 'b' has no positive sum of weights in the bins of its target"),
-        ({}, {"balance": "weights"}, "'balance' must be 'none'"),
+        ({}, {"balance": "weights"}, "set 'balance' to 'none'"),
         ({}, {"task": "regression"}, "'reweight' needs classes"),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The parameters of optimisation: learning rate, its schedule, clipping, accumulation and averaged weights.
+"""Parameters of optimisation: learning rate, schedule, gradient clipping and accumulation, averaged weights.
 
-FILE_SETTINGS           # those that a model file may set, too
+FILE_SETTINGS           # the parameters that a model file may also set
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlaas4hep.config.reading import FilesParams
 ScheduleName = Literal["constant", "cosine", "one_cycle", "flat_decay"]
 
 FILE_SETTINGS = ("lr_schedule", "lr_warmup", "clip_norm", "accumulate", "ema")
-"""Parameters that a model file may set as names of its own; those in the params take precedence."""
+"""Parameters that a model file may define as variables; values in the params take precedence."""
 
 
 class OptimizationParams(FilesParams):
@@ -26,35 +26,36 @@ class OptimizationParams(FilesParams):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="learning rate of the default optimizer, 0.001 if it is null; a model file with an `optimizer` sets"
-        " its own",
+        description="learning rate of the default optimizer; null: 0.001; an error if the model file defines an"
+        " `optimizer`",
     )
     weight_decay: float | None = Field(
         None,
         ge=0,
-        description="weight decay of the default optimizer, for weight matrices and kernels, not for biases and"
-        " normalisation; null: that of PyTorch's AdamW (0.01, all weights) or Keras's Adam (none)",
+        description="weight decay of the default optimizer, applied to weight matrices and kernels, but not to biases"
+        " and normalisation layers; null: 0.01 for all weights (PyTorch's AdamW) or none (Keras's Adam)",
     )
     lr_schedule: ScheduleName = Field(
         "constant",
-        description="learning rate as a function of the step: cosine: falls to 0; one_cycle: rises from 1/25 for 30% of"
-        " the steps, and falls to 4e-6; flat_decay: falls exponentially to 1% in the last 30% of the steps",
+        description="learning rate schedule: constant: no change; cosine: falls to 0; one_cycle: rises from 1/25 to the"
+        " maximum in 30% of the steps, then falls to 4e-6 of it; flat_decay: constant for 70% of the steps, then falls"
+        " exponentially to 1%",
     )
     lr_warmup: float = Field(
-        0.0, ge=0, description="number of epochs, such as 0.5, in which the learning rate rises linearly from 0"
+        0.0, ge=0, description="number of epochs, such as 0.5, in which the learning rate first rises linearly"
     )
     clip_norm: float = Field(
-        0.0, ge=0, description="PyTorch: maximum norm of the gradient of all weights; 0: it is not clipped"
+        0.0, ge=0, description="PyTorch: maximum norm of the gradient of all weights; 0: no clipping"
     )
     accumulate: int = Field(
-        1, ge=1, description="PyTorch: number of batches whose gradients are added up for a step of the optimizer"
+        1, ge=1, description="PyTorch: number of batches whose gradients are accumulated for each step"
     )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="PyTorch: decay, such as 0.999, of an exponential moving average of the weights, which is validated"
-        " and saved instead of them; 0: no average",
+        description="PyTorch: decay, such as 0.999, of an exponential moving average of the weights; the average is"
+        " validated and saved instead of the weights; 0: no average",
     )
     lr_patience: int = Field(
         0,
@@ -74,7 +75,7 @@ class OptimizationParams(FilesParams):
         if self.lr_schedule == "one_cycle" and self.lr_warmup:
             raise ValueError("'lr_schedule' is one_cycle, which has its own warm-up; leave out 'lr_warmup'")
         if self.has_schedule and self.lr_patience:
-            raise ValueError("'lr_patience' and 'lr_schedule' or 'lr_warmup' both set the learning rate; give one")
+            raise ValueError("'lr_patience' cannot be combined with 'lr_schedule' or 'lr_warmup'; leave one out")
         if self.lr_warmup >= self.epochs:
-            raise ValueError(f"'lr_warmup' is {self.lr_warmup:g} epochs, but 'epochs' is {self.epochs}")
+            raise ValueError(f"'lr_warmup' is {self.lr_warmup:g}, but 'epochs' is {self.epochs}; reduce 'lr_warmup'")
         return self

@@ -24,7 +24,7 @@ IDENTIFIER = ("run", "luminosityBlock", "event")
 
 
 ByBranch = dict[str, str | dict[str, float | list[float]]]
-"""Normalisation methods, or constants, by branch."""
+"""Normalisation by branch: a method, or fixed constants."""
 
 
 def _check_normalise(choice: str | ByBranch | None) -> str | ByBranch | None:
@@ -55,7 +55,7 @@ class InputParams(CheckedModel):
 
     training_only: bool = Field(
         False,
-        description="the input reaches `loss` and `training_step`, but not the model; predictions do not need it",
+        description="pass the input to `loss` and `training_step`, but not to the model; predictions do not need it",
     )
 
     @property
@@ -84,7 +84,7 @@ def _check_inputs(inputs: dict[str, InputParams]) -> dict[str, InputParams]:
 
 
 def model_inputs(inputs: Mapping[str, InputParams]) -> dict[str, InputParams]:
-    """Return the inputs that the model gets, without training-only ones."""
+    """Return the inputs of the model, without training-only inputs."""
     return {name: one for name, one in inputs.items() if not one.training_only}
 
 

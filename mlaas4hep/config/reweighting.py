@@ -1,4 +1,4 @@
-"""Reweighting in params.json: distributions of the training set that event weights change.
+"""Reweighting in params.json: change the distributions of variables in the training set by event weights.
 
     "reweight": {"by": {"Jet_pt": [200, 300, 500, 1000], "abs(Jet_eta)": [0, 1.3, 2.5]}, "to": "flat", "max": 10}
 
@@ -18,22 +18,22 @@ from typing_extensions import Self
 from mlaas4hep.config.checked import CheckedModel
 
 MAX_BINS, MAX_VARIABLES = 100_000, 10
-"""Maximum numbers of bins of all variables together, and of variables."""
+"""Maximum total number of bins, and maximum number of variables."""
 
 
 class ReweightParams(CheckedModel):
     """How the events of the training set are reweighted."""
 
     by: dict[str, list[float]] = Field(
-        description="edges of the bins of each variable, a branch or an expression with one number per event"
+        description="bin edges of each variable, which is a branch or an expression with one number per event"
     )
     to: str | dict[str, list[Any]] = Field(
         "flat",
-        description='"flat": the same sum of weights in each bin; a class: the distribution of this class; or an object'
-        " with a histogram for each class, nested lists in the order of the variables",
+        description='"flat": the same sum of weights in each bin; name of a class: the distribution of this class; or'
+        " an object with one histogram per class, as nested lists in the order of the variables",
     )
     method: Literal["weights", "sampling"] = Field(
-        "weights", description="change event weights, or repeat and leave out events"
+        "weights", description="weights: change the event weights; sampling: repeat or drop events"
     )
     max: float | None = Field(
         10.0, gt=1, description="largest factor of an event, relative to the mean factor of its class; null: no limit"
@@ -42,7 +42,7 @@ class ReweightParams(CheckedModel):
         None,
         ge=0,
         lt=100,
-        description="limit factors as `reweight_threshold` of weaver-core does: this percentage of the bins have the"
+        description="limit of the factors, as `reweight_threshold` of weaver-core: percentage of the bins that get the"
         " largest factor; null: no such limit",
     )
 
@@ -51,7 +51,7 @@ class ReweightParams(CheckedModel):
     def _check_edges(cls, by: dict[str, list[float]]) -> dict[str, list[float]]:
         for text, edges in by.items():
             if len(edges) < 2 or any(high <= low for low, high in pairwise(edges)):
-                raise ValueError(f"'{text}' needs at least two edges of bins, in increasing order")
+                raise ValueError(f"'{text}' needs at least two bin edges, in increasing order")
         if math.prod(len(edges) - 1 for edges in by.values()) > MAX_BINS:
             raise ValueError(f"there are more than {MAX_BINS:,} bins; use fewer variables or edges")
         if len(by) > MAX_VARIABLES:
@@ -65,7 +65,7 @@ class ReweightParams(CheckedModel):
             if None in contents:
                 raise ValueError(f"the histogram of '{name}' must have the shape {self.shape}, one number per bin")
             if not any(contents) or not all(content is not None and 0 <= content < math.inf for content in contents):
-                raise ValueError(f"the histogram of '{name}' needs finite contents, not negative, and not all 0")
+                raise ValueError(f"the histogram of '{name}' must have finite, non-negative contents, not all 0")
         return self
 
     @property

@@ -92,7 +92,7 @@ class SampleParams(CheckedModel):
     is_data: bool = Field(False, description="whether the events are recorded data, whose weight is 1")
     cut: str = Field("", description="condition that events of this sample must pass, after the preprocessing")
     part: Literal["", "train", "valid", "test"] = Field(
-        "", description="set that all events of this sample belong to; empty: `split` of the params decides"
+        "", description="set to which all events of this sample belong; empty: `split` of the params assigns them"
     )
     nevts: int | None = Field(None, ge=-1, description="maximum number of events per file; null: `nevts` of the params")
     metadata: dict[str, Any] = Field({}, description="anything else; copied to the bundle")

@@ -37,8 +37,8 @@ class Params(OptimizationParams):
     )
     labels: Literal["shuffled", "files"] = Field(
         "shuffled",
-        description="task for events without labels: shuffled: tell events from copies with independent parts; files:"
-        " tell the files apart, which is impossible if they are alike",
+        description="task for events without labels: shuffled: distinguish events from copies with shuffled branches;"
+        " files: distinguish the files, which is impossible if their distributions are equal",
     )
     weight: str = Field(
         "",
@@ -47,8 +47,8 @@ class Params(OptimizationParams):
     )
     observers: Names = Field(
         [],
-        description="branches with one number per event that `--predict` copies beside the scores: branches of the"
-        " files, of friends, or new ones; no patterns",
+        description="branches with one number per event that `--predict` copies to the files of scores: branches of"
+        " the files, of friends, or new ones; patterns are not supported",
     )
     lumi: float | None = Field(
         None,
@@ -72,7 +72,7 @@ class Params(OptimizationParams):
         "none", description="give classes equal weight in training, by event weights or by oversampling small classes"
     )
     reweight: ReweightParams | None = Field(
-        None, description="give the training set other distributions of some variables, see below; null: do not"
+        None, description="change the distributions of variables in the training set, see below; null: no change"
     )
     mix: Literal["proportional", "balanced", "sequential"] = Field(
         "proportional",
@@ -102,8 +102,8 @@ class Params(OptimizationParams):
         0,
         ge=0,
         le=512,
-        description="number of threads of numerical libraries; 0: that of `OMP_NUM_THREADS`, or of the CPUs that the"
-        " process may use (affinity and `cpu.max` of its control group)",
+        description="number of threads of numerical libraries; 0: the value of `OMP_NUM_THREADS` or, if it is not set,"
+        " the number of CPUs that the process may use (affinity and `cpu.max` of its control group)",
     )
     tfaas: bool = Field(
         True,
@@ -111,8 +111,7 @@ class Params(OptimizationParams):
     )
     trial_export: bool = Field(
         True,
-        description="export the model to ONNX before the first epoch, too, so that problems are known before a long"
-        " training",
+        description="also export the model to ONNX before the first epoch, to find problems before a long training",
     )
     tensorboard: str = Field("", description="folder for TensorBoard logs; empty: none")
     cache: bool = Field(True, description="cache decoded events on disk, for later epochs and runs")
@@ -136,7 +135,7 @@ class Params(OptimizationParams):
         if self.kfold == 1:
             raise ValueError("'kfold' is 1; give 0 for a single model, or at least 2 folds")
         if self.reweight is not None and self.balance != "none":
-            raise ValueError("'reweight' gives all classes equal weight, so that 'balance' must be 'none'")
+            raise ValueError("'reweight' already balances the classes; set 'balance' to 'none'")
         if self.kfold and isinstance(self.split, dict):
             raise ValueError("'split' has expressions, which 'kfold' does not support; give fractions")
         return self
@@ -147,7 +146,7 @@ class Params(OptimizationParams):
         try:
             json.dumps(arguments, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"values must be those of JSON: {error}") from error
+            raise ValueError(f"values must be valid JSON: {error}") from error
         return arguments
 
     @property

@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--replace",
         action="store_true",
-        help="delete a model of the same name first, which stock TFaaS servers need; ours replaces models in any case",
+        help="with a stock TFaaS server, first delete a model of the same name; our server always replaces models",
     )
     option("--json", action="store_true", help="print JSON and nothing else to stdout")
     add_server(parser)

@@ -7,10 +7,10 @@
     workflow.py --files=files.txt
     workflow.py --predict=model --files=data.root --fout=scores
 
-Without labels, the model is trained to distinguish the events from copies in which each column is shuffled among the
-events (a self-supervised baseline). Results go to stdout, progress and notices to stderr. The exit code is 0 after
-success, 1 after an error, 143 after SIGTERM and 130 after Ctrl-C (continue with --resume). In Python: from mlaas4hep
-import DataGenerator.
+Without labels, the model is trained to distinguish the events from copies in which groups of branches are shuffled
+among the events (a self-supervised baseline). Results go to stdout, progress and notices to stderr. The exit code is 0
+after success, 1 after an error, 143 after SIGTERM and 130 after Ctrl-C (continue with --resume). In Python: from
+mlaas4hep import DataGenerator.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def train(args: argparse.Namespace, callbacks: Callbacks) -> int:
         if generator.labels.uses_shuffled_copies:
             console.notice("no labels: training a self-supervised baseline, events against their shuffled copies")
         if generator.labels.are_files:
-            console.notice("no labels: training to tell the files apart; the expected AUC is 0.5 if they are alike")
+            console.notice("no labels: training to distinguish the files; the expected AUC is 0.5 if they are alike")
         print_sample(generator, backend)
         if params.hist:
             plot(generator, params.hist)

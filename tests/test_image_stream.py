@@ -147,7 +147,7 @@ def test_the_error_for_a_missing_or_damaged_image_has_its_name(images: ImageFold
 
 @pytest.mark.parametrize("params", [{"kfold": 3}, {"balance": "sampling"}, {"split": {"valid": "a > 1", "test": "b"}}])
 def test_parameters_for_events_only_are_refused(images: ImageFolder, params: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="images support neither 'kfold' nor"):
+    with pytest.raises(ConfigError, match="images do not support 'kfold', 'reweight'"):
         stream_of(images, **params)
 
 

@@ -125,7 +125,7 @@ def test_a_folder_is_a_model_with_all_of_its_files(write):
     assert set(file.helpers()) == {"part.py", "more.py", "table.txt"}
     with (folder / "net" / "large.root").open("wb") as large:
         large.truncate(60_000_000)
-    with pytest.raises(ConfigError, match=r"the folder .*net of the model has 60 MB, and would be copied"):
+    with pytest.raises(ConfigError, match=r"the model folder .*net has 60 MB, which is too much to copy"):
         load_model_file(str(folder / "net"))
     with pytest.raises(FileUnreadable, match=r"the folder .* has no model\.py"):
         load_model_file(str(folder / "net" / "sub"))

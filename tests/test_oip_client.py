@@ -57,7 +57,7 @@ def test_outputs_are_chosen_by_name(binary: bool) -> None:
         ):
             client.predict({"values": [0.5]}, "plain")
         done = run_client("--predict=-", "--output=y", TFAAS_URL=server.url)
-    assert done.stderr == "error: TFaaS models have a single output; 'output' needs the protocol v2\n"
+    assert done.stderr == "error: TFaaS models have a single output; use 'output' only with the protocol v2\n"
 
 
 @pytest.mark.parametrize("outputs", [["y"], [{"name": "text", "datatype": "BYTES"}]])
@@ -292,7 +292,7 @@ def test_an_invalid_response_is_an_error(answer: bytes) -> None:
         pytest.raises(ServiceError) as caught,
     ):
         client.predict({"values": [1]}, "plain")
-    assert "/infer: the response has no table 'y' with a row per event; this may be the wrong server" in str(
+    assert "/infer: the response has no output 'y' with one row per event; this may be the wrong server" in str(
         caught.value
     )
 

@@ -263,7 +263,7 @@ def test_a_restart_of_a_keras_model_with_a_schedule_gives_the_same_bits(optimize
         (NET + PLATEAU, {}, "ReduceLROnPlateau, which needs the validation loss; set 'lr_patience'"),
         (NET + "def scheduler(optimizer): return 3", {}, "`scheduler` of .* returns 3 .*; it must return a scheduler"),
         (NET + "scheduler = 'cosine'", {}, "`scheduler` of .* is 'cosine'; it must be a function"),
-        (NET + WRAPPED, {"lr_schedule": "cosine"}, "a learning rate schedule of its own, so that lr_schedule"),
+        (NET + WRAPPED, {"lr_schedule": "cosine"}, "already has a learning rate schedule; lr_schedule"),
         (NET + WRAPPED, {"lr_patience": 1}, "a learning rate schedule of its own; set 'lr_patience' to 0"),
         (NET + SGD, {"learning_rate": 0.1}, "defines its own optimizer, so that 'learning_rate' in the params has no"),
         (COMPILED, {"weight_decay": 0.1}, "defines its own optimizer, so that 'weight_decay' in the params has no"),
@@ -293,8 +293,9 @@ def test_params_that_contradict_each_other_are_a_line(params, says):
     [
         (NET + "def optimiser(weights): pass", ["'optimiser' of PATH is not used; closest: 'optimizer'"]),
         (NET + "lossfn = nn.BCEWithLogitsLoss()", ["'lossfn' of PATH is not used; closest: 'loss'"]),
-        (NET + "callbacks = []\nepochs = 3", ["'callbacks' of PATH is not used; there are no callbacks; see 'patience',"
-         " 'lr_patience' and 'tensorboard' of the params", "'epochs' of PATH is not used; set it in the params"]),
+        (NET + "callbacks = []\nepochs = 3", ["'callbacks' of PATH is not used; callbacks are not supported; see"
+         " 'patience', 'lr_patience' and 'tensorboard' of the params",
+         "'epochs' of PATH is not used; set it in the params"]),
         (NET + "loss = mse_loss = nn.MSELoss(reduction='none')\nprint(mse_loss)\n_unread = __all__ = 1\n"
          "def weird(): pass", []),
         (KERAS + "def scheduler(optimizer): pass\nema = 0.5", ["'scheduler' of PATH has no effect on this keras model",

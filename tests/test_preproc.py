@@ -397,7 +397,7 @@ def test_the_error_for_a_missing_import_of_a_python_file_says_how_to_install_it(
     for name, kind, says in (
         ("lightgbm", PackageMissing, "is not installed; install it: pip install lightgbm"),
         ("nothing_of_that_name", ConfigError, "is neither an installed package nor a file in"),
-        ("helper", ConfigError, "lies beside it, but cannot be imported; only model files can"),
+        ("helper", ConfigError, "is in the same folder, but cannot be imported; only model files can"),
     ):
         (tmp_path / "preproc.py").write_text(f"import {name}")
         with pytest.raises(kind, match=rf"imports '{name}', which {says}"):

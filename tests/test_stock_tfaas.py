@@ -121,7 +121,7 @@ def test_missing_values_are_not_sent_to_a_stock_server_that_would_read_them_as_0
 ) -> None:
     with_params(stock, "old")
     with pytest.raises(
-        ServiceError, match=r"reads? as 0, and model 'old' defines no number for them; train and upload"
+        ServiceError, match=r"reads? as 0, and model 'old' does not define a number for them; retrain and upload"
     ):
         client.predict({"values": [1.0, None]}, "old")
     with pytest.raises(ServiceError, match=r"stock TFaaS servers read as 0; name the model \(--model=NAME\)"):
@@ -133,14 +133,14 @@ def test_missing_values_are_not_sent_to_a_server_that_cannot_be_identified(stock
     with TFaaSClient(stock.url, retries=0) as client:
         stock.failures = [(404, {})]  # with the body of another server
         with pytest.raises(
-            ServiceError, match=r"GET .*/v2 does not tell whether this is a stock server; if there is a p"
+            ServiceError, match=r"GET .*/v2 does not show whether this is a stock server; if there is a p"
         ):
             client.predict({"values": [1.0, None]}, "m")
 
 
 def test_a_stock_server_gets_the_frozen_graph_of_a_bundle(client: TFaaSClient, stock: StockTFaaS, bundle: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"run only TensorFlow models, and not .*model.onnx; workflow.py writes TensorF"
+        ConfigError, match=r"run only TensorFlow models, not .*model.onnx; workflow.py also writes TensorF"
     ):
         client.upload(bundle / "upload.json")
     with pytest.raises(ConfigError, match=r"run only TensorFlow models, and .*bundle has no saved_model.pb"):

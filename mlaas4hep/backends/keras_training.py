@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-3
 
 
 def check_params(file: ModelFile, params: Params) -> None:
-    """Raise ConfigError if the params have settings that are arguments of Keras's optimizers."""
+    """Raise ConfigError if the params have settings that Keras models get from arguments of their optimizer."""
     for name, argument in (
         ("clip_norm", "global_clipnorm"),
         ("accumulate", "gradient_accumulation_steps"),
@@ -36,7 +36,7 @@ def check_params(file: ModelFile, params: Params) -> None:
 
 
 def default_optimizer(model: keras.Model, params: Params) -> keras.optimizers.Optimizer:
-    """Return Adam, or AdamW if the params have a weight decay, which biases and normalisation do not get."""
+    """Return Adam, or AdamW if the params set a weight decay, which excludes biases and normalisation layers."""
     rate = params.learning_rate or LEARNING_RATE
     if params.weight_decay is None:
         return keras.optimizers.Adam(rate)
@@ -46,14 +46,14 @@ def default_optimizer(model: keras.Model, params: Params) -> keras.optimizers.Op
 
 
 def join_outputs(model: keras.Model, task: Task, where: Path) -> keras.Model:
-    """Return a model with one output, (events, outputs), around one with an output for each label or target.
+    """Wrap a model that has one output per label or target; the result has one output (events, outputs).
 
     Raises:
-        ConfigError: the outputs are not those of the labels or targets, or the model is compiled, with their losses.
+        ConfigError: the outputs do not match the labels or targets, or the model is compiled.
     """
     if model.compiled:
         raise ConfigError(
-            f"the model of {where} has several outputs, and is compiled",
+            f"the model of {where} has several outputs and is compiled",
             hint='do not compile it; define `optimizer`, and `loss` as one loss or as a dict, {"NAME": "huber", ...}',
         )
     output = model.output
@@ -70,7 +70,7 @@ def loss_of(file: ModelFile, task: Task) -> Any:
 
 
 def _mean_loss(losses: Sequence[Any]) -> Callable[[Any, Any], Any]:
-    """Return the mean of losses, one for each column of the output and of the target, per event."""
+    """Return a function that computes the mean of losses per event; each loss gets one column of output and target."""
     functions = [keras.losses.get(loss) for loss in losses]
     per_event = [getattr(function, "call", function) for function in functions]
 

@@ -1,4 +1,4 @@
-"""Names that a model file defines: settings that replace those of the params, and names that nothing uses.
+"""Names that a model file defines: settings that override the params, and names that have no effect.
 
 params = with_file_settings(file, params)
 for line in unused_names(file, backend.reads):
@@ -18,7 +18,7 @@ from mlaas4hep.config.optimization import FILE_SETTINGS, OptimizationParams
 from mlaas4hep.errors import ConfigError, nearest
 
 _OTHER_NAMES = {
-    "callbacks": "there are no callbacks; see 'patience', 'lr_patience' and 'tensorboard' of the params",
+    "callbacks": "callbacks are not supported; see 'patience', 'lr_patience' and 'tensorboard' of the params",
     "criterion": "closest: 'loss'",
     "lr_scheduler": "closest: 'scheduler'",
     "lr": "closest: 'learning_rate' of the params",
@@ -26,11 +26,11 @@ _OTHER_NAMES = {
     "optim": "closest: 'optimizer'",
     "train_step": "closest: 'training_step'",
 }
-"""Names of other frameworks, and what to use instead."""
+"""Names that other frameworks use, and what to use instead."""
 
 
 def with_file_settings(file: ModelFile, params: Params) -> Params:
-    """Return the parameters with the settings of a model file, unless the params set them themselves.
+    """Return the parameters, in which values that are not set explicitly are those of the model file.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -77,7 +77,7 @@ def unused_names(file: ModelFile, reads: Collection[str], framework: str) -> Ite
 
 
 def _unread(source: str) -> set[str]:
-    """Return the names that the code of a file defines at its top level, and does not use."""
+    """Return the names that the code of a file defines at top level, but does not use."""
     with suppress(SyntaxError, ValueError):
         tree = ast.parse(source)
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}

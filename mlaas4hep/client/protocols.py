@@ -129,13 +129,13 @@ class TFaaSProtocol:
         return self.kind() is ServerKind.OURS
 
     def kind(self) -> ServerKind:
-        """Return which server responds; it is asked once."""
+        """Return which server responds; the first call sends a request."""
         if self._kind is None:
             self._kind = server_kind(self._connection)
         return self._kind
 
     def scores(self, keys: Sequence[str], rows: Sequence[Sequence[Any]], model: str) -> list[ScoresOrCut]:
-        """Return the outputs for each row. Stock servers get a number for missing values, see `missing_value`."""
+        """Return the outputs for each row. For stock servers, see `missing_value`."""
         if any(None in row for row in rows) and not self.accepts_batches():
             number = self._missing_value(model)
             rows = [[number if value is None else value for value in row] for row in rows]
@@ -154,7 +154,7 @@ class TFaaSProtocol:
         problem = "the event has missing values, which stock TFaaS servers read as 0"
         if self.kind() is ServerKind.UNKNOWN:
             raise ServiceError(
-                f"{problem}, and GET {self._connection.display_url}/v2 does not tell whether this is a stock server",
+                f"{problem}, and GET {self._connection.display_url}/v2 does not show whether this is a stock server",
                 hint="if there is a proxy, it must forward /v2",
             )
         if not model:
@@ -164,8 +164,8 @@ class TFaaSProtocol:
         number = self._missing[model]
         if number is None:
             raise ServiceError(
-                f"{problem}, and model '{model}' defines no number for them",
-                hint="train and upload it with this version of workflow.py, or replace the missing values",
+                f"{problem}, and model '{model}' does not define a number for them",
+                hint="retrain and upload it with this version of workflow.py, or replace the missing values",
             )
         return number
 

@@ -2,8 +2,8 @@
 
     server_kind(connection)         # ServerKind.STOCK
 
-Only our server implements the Open Inference Protocol, too. A stock server responds to its route as Go does to all
-unknown routes. Any other response may come from a proxy.
+Only our server implements the Open Inference Protocol. A stock server responds to its route as Go's HTTP
+server does to all unknown routes. Any other response may come from a proxy.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Uploads to stock TFaaS servers: the files that they can run, and names that are taken.
+"""Uploads to stock TFaaS servers: select files that they can run, and check that the name is free.
 
-    spec = stock_spec(Path("bundle/upload.json"), spec)         # that of the frozen graph
+    spec = stock_spec(Path("bundle/upload.json"), spec)         # the spec of the frozen graph
     check_name_is_free(models, "htautau", hint="...")
 
-A stock server runs SavedModels and frozen graphs of TensorFlow. It keeps models that it has used in memory, by name.
+A stock server runs SavedModels and frozen graphs of TensorFlow. It caches loaded models by name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FROZEN_SPEC = "upload_tfaas.json"
 
 _SAVED_MODEL = "saved_model.pb"
 _NOT_TENSORFLOW = (".onnx", ".keras", ".pt", ".h5")
-_HOW_TO_MAKE = "workflow.py writes TensorFlow models if TensorFlow is installed, and 'tfaas' is true in the params"
+_HOW_TO_MAKE = "workflow.py also writes TensorFlow models if TensorFlow is installed and 'tfaas' is true in the params"
 
-NEW_NAME = "choose another name: the server keeps the model even if it is deleted first"
+NEW_NAME = "choose another name; deleting the model first does not help, because the server keeps it in memory"
 REPLACE = "add --replace to delete it first, or choose another name"
 
 
 def stock_spec(path: Path, spec: UploadSpec) -> UploadSpec:
-    """Return what to upload instead of a model that is not in a format of TensorFlow: the bundle's frozen graph.
+    """Return the spec of the bundle's frozen graph if the model is not in a TensorFlow format, otherwise `spec`.
 
     Raises:
         ConfigError: there is no frozen graph of this model.
@@ -39,7 +39,7 @@ def stock_spec(path: Path, spec: UploadSpec) -> UploadSpec:
     frozen = path.with_name(FROZEN_SPEC)
     if path.name != FROZEN_SPEC and frozen.is_file() and (other := read_upload_spec(frozen)).name == spec.name:
         return other
-    raise ConfigError(f"stock TFaaS servers run only TensorFlow models, and not {spec.model}", hint=_HOW_TO_MAKE)
+    raise ConfigError(f"stock TFaaS servers run only TensorFlow models, not {spec.model}", hint=_HOW_TO_MAKE)
 
 
 def check_folder(folder: Path) -> None:
@@ -64,7 +64,7 @@ def archived_name(file: BinaryIO) -> str:
 
 
 def check_name_is_free(models: Callable[[], list[dict[str, Any]]], name: str, hint: str) -> None:
-    """Raise ServiceError if a stock server already has a model of this name, since it may not use the new one.
+    """Raise ServiceError if a stock server already has a model of this name, because it may continue to use it.
 
     Args:
         models: returns the descriptions of the server's models.
@@ -72,12 +72,12 @@ def check_name_is_free(models: Callable[[], list[dict[str, Any]]], name: str, hi
     """
     try:
         names = [model.get("name") for model in models()]
-    except ServiceError as error:  # one broken folder is enough for that
+    except ServiceError as error:  # a single broken model folder makes the request fail
         console.notice(f"cannot check whether the server already has a model '{name}': {error.what}")
         return
     if name in names:
         raise ServiceError(
-            f"the server already has a model '{name}', and stock TFaaS servers continue to use models that they have"
-            " loaded",
+            f"the server already has a model '{name}', and a stock TFaaS server continues to use a model"
+            " that it has loaded",
             hint=hint,
         )

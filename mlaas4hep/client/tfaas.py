@@ -89,9 +89,9 @@ class TFaaSClient(Closeable):
             raise ConfigError(f"unknown protocol '{protocol}'", hint="available: " + ", ".join(PROTOCOLS))
         self._is_tfaas = protocol == "tfaas"
         if output and self._is_tfaas:
-            raise ConfigError("TFaaS models have a single output", hint="'output' needs the protocol v2")
+            raise ConfigError("TFaaS models have a single output", hint="use 'output' only with the protocol v2")
         if inputs and self._is_tfaas:
-            raise ConfigError("TFaaS models have a single input", hint="'input' needs the protocol v2")
+            raise ConfigError("TFaaS models have a single input", hint="use 'input' only with the protocol v2")
         self._upload_timeout = upload_timeout
         self._connection = Connection(url, timeout=timeout, retries=retries, cert=cert, capath=capath, token=token)
         self.url = self._connection.display_url
@@ -109,7 +109,7 @@ class TFaaSClient(Closeable):
     def upload(self, spec_path: str | os.PathLike[str], *, in_base64: bool = False, replace: bool = False) -> str:
         """Upload the model that an upload.json describes; it replaces a model of the same name.
 
-        Stock servers get the frozen graph of a bundle. They do not replace models.
+        A stock server gets the frozen graph of a bundle, and cannot replace a model that it has loaded.
 
         Args:
             spec_path: path of upload.json.

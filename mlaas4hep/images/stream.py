@@ -67,7 +67,7 @@ class ImageStream:
         """
         if isinstance(params.split, dict) or params.kfold or params.balance == "sampling" or params.reweight:
             raise ConfigError(
-                "images support neither 'kfold' nor 'reweight' nor 'balance': 'sampling' nor expressions in 'split'"
+                "images do not support 'kfold', 'reweight', \"balance\": \"sampling\", or expressions in 'split'"
             )
         self.images, self.params, self.shares = images, params, params.split
         self._shape, self._augmented = shape, augmented

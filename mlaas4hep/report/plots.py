@@ -252,7 +252,7 @@ def truth(test: Predictions, column: int, name: str) -> str:
 
 
 def reweighted(text: str, edges: Sequence[float], before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> str:
-    """Draw the share of each bin in the weights of a class, (classes, bins) each, before and after reweighting."""
+    """Draw the fraction of the weights of a class in each bin, before and after reweighting, (classes, bins) each."""
 
     def paint(axes: Any) -> None:
         for index, name in enumerate(classes[: len(COLOURS)]):
@@ -260,7 +260,7 @@ def reweighted(text: str, edges: Sequence[float], before: np.ndarray, after: np.
                 share = contents[index] / contents[index].sum()
                 label = _legend_entry(name, f", {when}")
                 axes.stairs(share, edges, color=COLOURS[index], linestyle=style, linewidth=1.6, label=label)
-        axes.set(xlabel=_short(text, 40), ylabel="share of the weights per bin", xlim=(edges[0], edges[-1]))
+        axes.set(xlabel=_short(text, 40), ylabel="fraction of the weights per bin", xlim=(edges[0], edges[-1]))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=1.35 * axes.get_ylim()[1])
         axes.legend(loc="upper center", ncols=2)
 

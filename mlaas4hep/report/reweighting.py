@@ -1,4 +1,4 @@
-"""Report section on reweighting: the distributions of the training set before and after.
+"""Report section on reweighting: the distributions in the training set before and after.
 
 reweighting_section(sample.reweighting)         # HTML
 """
@@ -15,9 +15,9 @@ from mlaas4hep.report.page import details, number, paragraph, table, total
 from mlaas4hep.stream.reweighting import Reweighting
 
 MAX_PLOTS, MAX_ROWS = 6, 2000
-"""Largest numbers of variables with a plot, and of rows in the table of bins."""
+"""Maximum number of variables that are plotted, and of rows in the table of bins."""
 
-_CAPTION = "Shares of the bins in the weights of the training set: dashed before, solid after reweighting."
+_CAPTION = "Fraction of the weights of the training set in each bin: dashed before, solid after reweighting."
 
 
 def reweighting_section(reweighting: Reweighting) -> str:
@@ -30,8 +30,8 @@ def reweighting_section(reweighting: Reweighting) -> str:
     target = params.to if isinstance(params.to, str) else "the given histograms"
     how = "by event weights" if params.method == "weights" else "by repeating and leaving out events"
     description = (
-        f"The training set is reweighted {how}, to: {target}. The validation set has the same factors as weights. The"
-        " metrics of this report use neither. Events outside of the bins do not take part."
+        f"The training set is reweighted {how}; target: {target}. In the validation set, the factors multiply the"
+        " weights. The metrics in this report do not use the factors. Events outside the bins are not used."
     )
     after = (sums * reweighting.factors).sum(axis=1)
     rows = [
@@ -41,7 +41,7 @@ def reweighting_section(reweighting: Reweighting) -> str:
         )
     ]
     head = ["class", "events", "outside", "Σw before", "Σw after", "largest factor"]
-    summary = table("Training events in the bins, and outside of them.", head, rows, 1)
+    summary = table("Training events inside and outside the bins.", head, rows, 1)
     return plots.draw(drawings, paragraph(description) + summary, beside=False) + _bins(reweighting)
 
 

@@ -116,8 +116,8 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
     notes = []
     if trained.source.labels.uses_shuffled_copies:
         notes.append(
-            "The sample has no labels: the model is trained to distinguish the events from copies, whose collections of"
-            " objects and other branches are those of different events, so the AUC measures how correlated these are."
+            "The sample has no labels: the model is trained to distinguish the events from copies, in which collections"
+            " and other branches are shuffled among the events. The AUC measures how strongly these are correlated."
         )
     if trained.source.labels.are_files:
         notes.append(_files_told_apart(trained))
@@ -152,9 +152,9 @@ def _result(trained: TrainedModel, parts: Mapping[str, Predictions]) -> str:
 def _files_told_apart(trained: TrainedModel) -> str:
     """Compare the AUC with 0.5, which is expected for files that are alike."""
     test = trained.test
-    note = "The sample has no labels: the model is trained to tell its files apart. If they are alike, the AUC is 0.5"
+    note = "The sample has no labels: the model is trained to distinguish its files. If they are alike, the AUC is 0.5"
     if not test.task.is_binary:
-        return f"{note} for each file; the section ROC has the AUC of each file with its error."
+        return f"{note} for each file; the ROC section lists the AUC of each file with its error."
     events = [effective_events(test.weight[test.y == label]) for label in (1, 0)]
     error, area = auc_uncertainty(0.5, *events), test.metrics()["auc"]
     return (

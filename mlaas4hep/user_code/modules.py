@@ -6,7 +6,7 @@
 
 Only the code of these files can import the helper modules by their short names. In `sys.modules` they are submodules of
 the main module, so that files of different folders may have helper modules of the same name. An installed package takes
-precedence over a helper module with its name. Python's bytecode cache is neither read nor written.
+precedence over a helper module of the same name. Python's bytecode cache is neither read nor written.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from typing import Any, ClassVar
 from mlaas4hep.errors import ConfigError, FileUnreadable
 
 LARGEST_FOLDER = 50_000_000
-"""Maximum size, in bytes, of the files of a folder with a model."""
+"""Maximum total size, in bytes, of the files in a model folder."""
 
 MOST_FILES = 1_000
-"""Maximum number of files of such a folder."""
+"""Maximum number of files in a model folder."""
 
 
 class HelperModules:
     """The modules in the folder of a Python file; see the module's docstring.
 
     Attributes:
-        sources: contents of the files that were imported, or that the code imports later, by path relative to the
-            folder; with `whole_folder` all files, without the main file.
+        sources: contents, by path relative to the folder, of the files that the code has imported or may import later;
+            with `whole_folder`, of all files except the main file.
         whole_folder: whether all files of the folder belong to the model.
-        stand_ins: names of modules of this package, by the top-level names under which the code imports them.
+        stand_ins: modules of this package that replace top-level modules, by the name that the code imports.
         after_import: called after each import of the code.
     """
 
@@ -73,7 +73,7 @@ class HelperModules:
     def new_main_module(self) -> ModuleType:
         """Return an empty module for the code of the main file, and add it to `sys.modules`."""
         for name in [name for name in sys.modules if name == self._name or name.startswith(f"{self._name}.")]:
-            del sys.modules[name]  # of an earlier run of this file, or of one with the same name
+            del sys.modules[name]  # from an earlier run of this file, or of another file with the same name
         _Finder.install()
         _Finder.by_main_module[self._name] = self
         module = ModuleType(self._name)
@@ -85,7 +85,7 @@ class HelperModules:
         return module
 
     def prepare(self, module: ModuleType) -> None:
-        """Let the code of a module import helper modules by their short names."""
+        """Allow the code of a module to import helper modules by their short names."""
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self._import}
 
     def _import(
@@ -120,7 +120,7 @@ class HelperModules:
         return builtins.__import__(name, globals_, None, fromlist, 0) if fromlist else sys.modules[top]
 
     def is_helper(self, top: str) -> bool:
-        """Return whether an absolute import of a top-level module means one in the folder."""
+        """Return whether an absolute import of a top-level module refers to a module in the folder."""
         file = self.locate(top)
         return file is not None and file != self.folder / self._main.name and not _is_installed(top)
 
@@ -156,7 +156,7 @@ def _imported_names(tree: ast.AST, package: str, is_helper: Callable[[str], bool
 
     Args:
         package: package of the code, for relative imports.
-        is_helper: whether an absolute import of a top-level module means one in the folder.
+        is_helper: whether an absolute import of a top-level module refers to a module in the folder.
     """
     for node in ast.walk(tree):
         names: list[str] = []
@@ -246,9 +246,9 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
     if len(files) > MOST_FILES or size > LARGEST_FOLDER:
         amount = f"more than {MOST_FILES:,} files" if len(files) > MOST_FILES else f"{size / 1e6:,.0f} MB"
         raise ConfigError(
-            f"the folder {folder} of the model has {amount}, and would be copied into the bundle",
+            f"the model folder {folder} has {amount}, which is too much to copy into the bundle",
             hint=f"move the model file and its helper modules (up to {LARGEST_FOLDER / 1e6:.0f} MB) to a folder of"
-            " their own, or name the file: only the modules that it imports are then copied",
+            " their own, or name the file instead of the folder, to copy only the modules that it imports",
         )
     return {file.relative_to(folder).as_posix(): _read(file) for file in files}
 

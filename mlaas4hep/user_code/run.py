@@ -57,7 +57,7 @@ def raise_config_error(path: Path, error: BaseException) -> NoReturn:
 
 
 def line_suffix(path: Path, error: BaseException) -> str:
-    """Return the place of an exception in the user's code, or "": ", line 3", or " (layers.py, line 3)" of a module."""
+    """Return where in the user's code an exception occurred: ", line 3" or " (layers.py, line 3)"; "" if unknown."""
     if isinstance(error, SyntaxError):
         places = [(error.filename, error.lineno)] if error.filename and error.lineno else []
     else:
@@ -73,13 +73,13 @@ def line_suffix(path: Path, error: BaseException) -> str:
 
 
 def _is_beside(file: str, path: Path) -> bool:
-    """Return whether a file is `path`, or in its folder and no part of an installed package."""
+    """Return whether a file is in the folder of `path`, and not part of an installed package."""
     folder = os.path.abspath(path.parent)
     return Path(os.path.abspath(file)).is_relative_to(folder) and "site-packages" not in file and file[:1] != "<"
 
 
 def _missing_module(path: Path, error: ModuleNotFoundError) -> MLaaS4HEPError:
-    """Return the error for an import of a module that is not found; it names a package only if it is a known one."""
+    """Return the error for a module that cannot be imported; it suggests to install only known packages."""
     name = (error.name or "").removeprefix(f"{module_name(path)}.")
     top = name.partition(".")[0]
     what = f"{path} imports '{name}', which "
@@ -87,11 +87,12 @@ def _missing_module(path: Path, error: ModuleNotFoundError) -> MLaaS4HEPError:
     if command := install_command(top):
         return PackageMissing(f"{what}is not installed", hint=f"install it: {command}")
     if top == path.stem:
-        return ConfigError(f"{what}is this file itself", hint="move what other modules need to a module of its own")
+        return ConfigError(f"{what}is this file itself", hint="move the imported definitions to another module")
     if top in beside or (path.parent / top).is_dir():
         if top == name:
             return ConfigError(
-                f"{what}lies beside it, but cannot be imported", hint="only model files can import files beside them"
+                f"{what}is in the same folder, but cannot be imported",
+                hint="only model files can import files in their folder",
             )
         return ConfigError(f"{what}is not in {path.parent / top}")
     return ConfigError(

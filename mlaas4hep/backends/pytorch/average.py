@@ -3,7 +3,7 @@
 average = WeightAverage(model, decay=0.999)
 average.update()            # after each step of the optimizer
 average.show()              # the model has the averaged weights
-average.hide()              # it has its own weights
+average.hide()              # the model has its own weights
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WeightAverage:
     def update(self) -> None:
         """Add the weights of the model to the average.
 
-        The decay is min(decay, (1 + n) / (10 + n)) at step n, so that the initial weights have no influence for long.
+        The decay is min(decay, (1 + n) / (10 + n)) at step n, so that the initial weights are soon forgotten.
         """
         self.hide()
         self._updates += 1

@@ -46,7 +46,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_torch_export(scores: nn.Module, examples: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Export with torch.export, without PyTorch's optimiser: it removes the addition of numbers as small as 1e-8."""
+    """Export with torch.export, without its graph optimizer, which removes additions of numbers as small as 1e-8."""
     program = torch.onnx.export(
         scores,
         tuple(examples.values()),

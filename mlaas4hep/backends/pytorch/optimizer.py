@@ -5,8 +5,8 @@
     optimizer.step(loss, size)          # backward, and a step every `accumulate` batches
     optimizer.end_epoch()
 
-Its state contains everything that later steps depend on, also in the middle of an accumulation, and the states of
-schedulers that the optimizer of the model file steps by itself.
+Its state contains everything that later steps depend on, including accumulated gradients, and the states of schedulers
+that the optimizer of the model file steps itself.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TorchOptimizer:
         self._own_schedulers = _schedulers_of(self._optimizers) if file.optimizer else []
         if self._own_schedulers and (file.scheduler or params.has_schedule):
             raise ConfigError(
-                f"the optimizer of {file.path} has a learning rate schedule of its own, so that"
+                f"the optimizer of {file.path} already has a learning rate schedule;"
                 f" {'`scheduler`' if file.scheduler else 'lr_schedule of the params'} would be a second one",
                 hint="leave out one of them",
             )
@@ -72,19 +72,19 @@ class TorchOptimizer:
         self._in_epoch = False
 
     def begin_batch(self) -> None:
-        """Set the gradients to zero, unless they are accumulated."""
+        """Set the gradients to zero, unless an accumulation has started."""
         if not self._pending:
             self._optimizer.zero_grad()
 
     def step(self, loss: torch.Tensor, size: float | None) -> bool:
-        """Compute the gradients of a batch, and change the weights unless more batches are to be accumulated.
+        """Compute the gradients of a batch; after `accumulate` batches, update the weights.
 
         Args:
             loss: loss of the batch.
-            size: sum of the absolute weights of its events, by which the loss was divided; None: it is a sum.
+            size: sum of the absolute weights of its events, by which the loss was divided; None: the loss is a sum.
 
         Returns:
-            Whether the weights have changed.
+            Whether the weights were updated.
         """
         self._in_epoch = True
         if self._accumulate == 1:
@@ -99,7 +99,7 @@ class TorchOptimizer:
         return True
 
     def end_epoch(self) -> bool:
-        """Use the gradients that remain, and step schedulers that are stepped by epoch; return whether weights changed.
+        """Apply the remaining gradients, and step per-epoch schedulers; return whether the weights were updated.
 
         A second call at the end of the same epoch, after a restart, does nothing.
         """
@@ -125,7 +125,9 @@ class TorchOptimizer:
 
     def _step_scheduler(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # after a restart, the scheduler does not know that there were steps
+            warnings.simplefilter(
+                "ignore"
+            )  # after a restart, the scheduler warns that the optimizer has not been stepped
             self._scheduler.step()
 
     def scale_learning_rate(self, factor: float) -> None:
@@ -196,7 +198,7 @@ def _make_optimizer(
 
 
 def _model_argument(file: ModelFile, model: nn.Module) -> dict[str, nn.Module]:
-    """Return the model as keyword argument, if the function `optimizer` has this argument."""
+    """Return the model as a keyword argument if the function `optimizer` has the argument `model`."""
     parameters = {} if isinstance(file.optimizer, type) else inspect.signature(file.optimizer).parameters
     return {"model": model} if "model" in parameters else {}
 
@@ -288,7 +290,7 @@ def _shared_attributes(optimizers: list[Any]) -> list[tuple[Any, Any, str]]:
 
 
 def _schedulers_of(optimizers: list[Any]) -> list[Any]:
-    """Return the schedulers of some optimizers, wherever they are, such as in closures, in a reproducible order."""
+    """Return the schedulers that refer to some optimizers, even from closures, in a reproducible order."""
     found = [
         one
         for one in gc.get_objects()
@@ -299,7 +301,7 @@ def _schedulers_of(optimizers: list[Any]) -> list[Any]:
 
 
 def _plain_attributes(owner: object) -> dict[str, Any]:
-    """Return the attributes of an object that are numbers, texts, tensors, or lists or dicts of these."""
+    """Return the attributes of an object that are numbers, strings, tensors, or lists or dicts of these."""
     return {name: value for name, value in vars(owner).items() if name not in _OF_TORCH and _is_plain(value)}
 
 

@@ -3,7 +3,7 @@
     outcomes = decode_pages(spans, jobs, content)        # int64 (pages,): `Outcome`
 
 The compiled loop (`kernel_pages.cpp`) decodes all pages of a call. NumPy code does the same if the loop was not built,
-and tries the pages again whose compression the loop does not support.
+and for pages whose compression the loop does not support.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PageJob(IntEnum):
 
 
 class Outcome(IntEnum):
-    """What became of a page (`Outcome` in `kernel_pages.cpp`)."""
+    """The result of decoding a page (`Outcome` in `kernel_pages.cpp`)."""
 
     DECODED = 0
     WRONG_CHECKSUM = 1
@@ -37,7 +37,7 @@ class Outcome(IntEnum):
 
 
 def item_sizes(code: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Return the bytes of decoded elements, by encoding and number of stored bits; int64, of the same shape."""
+    """Return the bytes per decoded element, given its encoding and stored bits; int64, of the same shape."""
     sizes = np.where(code == Code.BIT, 1, bits // 8)
     sizes = np.where((code == Code.INDEX) | (code == Code.DELTA), 8, sizes)
     return np.where((code == Code.TRUNCATED) | (code == Code.QUANTISED), 4, sizes)
@@ -47,11 +47,11 @@ def decode_pages(spans: list[memoryview], jobs: np.ndarray, content: np.ndarray)
     """Check and decompress pages, and write their elements to `content`, uint8, in native byte order.
 
     Args:
-        spans: stretches of the file that contain the pages.
+        spans: byte ranges of the file that contain the pages.
         jobs: int64 (pages, 12), with the columns `PageJob`; `low` and `high` are the bytes of a float64.
 
     Returns:
-        What became of each page, int64 (pages,), see `Outcome`.
+        The outcome of each page, int64 (pages,), see `Outcome`.
     """
     outcomes = np.full(len(jobs), Outcome.NOT_DECOMPRESSED, np.int64)
     is_built = KERNEL is not None and (_XXH3_ADDRESS or not jobs[:, PageJob.checked].any())
@@ -103,7 +103,7 @@ def _elements(data: np.ndarray, count: int, code: Code, bits: int, low: np.float
 
 
 def _packed(data: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Return numbers of `bits` bits each, the lowest bits first, as uint32 (count,)."""
+    """Unpack numbers of `bits` bits each, the lowest bits first; return uint32 (count,)."""
     lowest_first = np.unpackbits(data, bitorder="little")[: count * bits].reshape(count, bits)
     padded = np.zeros((count, 32), np.uint8)
     padded[:, :bits] = lowest_first
@@ -111,11 +111,11 @@ def _packed(data: np.ndarray, count: int, bits: int) -> np.ndarray:
 
 
 def join_offsets(offsets: np.ndarray, positions: np.ndarray, edges: np.ndarray, ranges: np.ndarray) -> int:
-    """Join the lists of several clusters; return the index of a column whose lists are out of order, or -1.
+    """Join the offsets of several clusters; return the index of a column whose lists are out of order, or -1.
 
     Args:
         offsets: int64; for each column, starting at its position: the end of the list before the first one, and the end
-            of each list, counted from the beginning of its cluster. They become the offsets of all lists, from 0.
+            of each list, relative to the beginning of its cluster. Replaced by the offsets of all lists, from 0.
         positions: int64 (columns,).
         edges: int64 (columns, clusters + 1): numbers of the first list of each cluster, and number of lists.
         ranges: int64 (columns, clusters, 2), receives the first and the end of the items in each cluster.

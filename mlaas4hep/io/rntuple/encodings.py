@@ -1,4 +1,4 @@
-"""How the columns of an RNTuple are stored.
+"""The encodings of the columns of an RNTuple.
 
     encoding_of(0x18, 32)        # split floats: Code.SPLIT, 32 bits, decoded to float32
 
@@ -16,14 +16,14 @@ import numpy as np
 
 
 class UnsupportedRNTuple(Exception):
-    """An RNTuple has a feature that this package does not know."""
+    """The RNTuple has a feature that this package does not support."""
 
 
 class Code(IntEnum):
     """How the elements of a page are stored (`Code` in `kernel_pages.cpp`)."""
 
     ZERO = 0
-    """Not stored: zeros, for entries before a field was added."""
+    """Not stored: zeros for the entries before the field was added."""
     PLAIN = 1
     """Little-endian numbers."""
     BIT = 2
@@ -33,13 +33,13 @@ class Code(IntEnum):
     ZIGZAG = 4
     """As SPLIT, with the sign in the lowest bit."""
     INDEX = 5
-    """Ends of lists, counted from the beginning of the cluster; decoded to int64."""
+    """Offsets: the end of each list, relative to the beginning of the cluster; decoded to int64."""
     DELTA = 6
-    """As INDEX and SPLIT, each end as the difference from the one before it in the page."""
+    """As INDEX and SPLIT, each offset stored as the difference from the previous one in the page."""
     TRUNCATED = 7
     """The upper bits of float32."""
     QUANTISED = 8
-    """Steps of equal size in a range, decoded to float32."""
+    """Integers that divide a range into equal steps; decoded to float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Encoding:
         code: how its elements are stored.
         bits: bits per stored element.
         dtype: type of the decoded elements, in native byte order.
-        declared: type of the numbers that the column stands for; it differs from `dtype` for ends of lists.
+        declared: type of the numbers in the format; it differs from `dtype` for offsets.
         low, high: range of QUANTISED.
         is_char: whether the elements are characters.
     """
@@ -65,7 +65,7 @@ class Encoding:
 
     @property
     def is_index(self) -> bool:
-        """Whether the elements are the ends of lists."""
+        """Whether the elements are offsets (ends of lists)."""
         return self.code in (Code.INDEX, Code.DELTA)
 
 
@@ -102,7 +102,7 @@ _NUMBERS: dict[int, tuple[Code, str]] = {
     0x1C: (Code.TRUNCATED, "f4"),
     0x1D: (Code.QUANTISED, "f4"),
 }
-"""Encoding and type of the numbers, by type of column."""
+"""Encoding and type of the numbers, by column type."""
 
 _WIDTHS = {Code.TRUNCATED: range(10, 32), Code.QUANTISED: range(1, 33)}
 """Bits per element of encodings whose width varies."""
@@ -110,7 +110,7 @@ _WIDTHS = {Code.TRUNCATED: range(10, 32), Code.QUANTISED: range(1, 33)}
 
 @lru_cache(maxsize=256)
 def encoding_of(kind: int, bits: int, low: float = 0.0, high: float = 0.0) -> Encoding | None:
-    """Return how a type of column is stored; None if it is the switch of a variant.
+    """Return how columns of a type are stored; None for the switch column of a variant.
 
     Raises:
         UnsupportedRNTuple: the type, or its number of bits, is unknown.
@@ -118,7 +118,7 @@ def encoding_of(kind: int, bits: int, low: float = 0.0, high: float = 0.0) -> En
     if kind == _SWITCH:
         return None
     if kind not in _NUMBERS:
-        raise UnsupportedRNTuple(f"unknown type of column {kind:#x}")
+        raise UnsupportedRNTuple(f"unknown column type {kind:#x}")
     code, name = _NUMBERS[kind]
     declared = np.dtype(name)
     width = 1 if code is Code.BIT else 8 * declared.itemsize

@@ -1,4 +1,4 @@
-"""The columns that an RNTuple offers, and the stored columns that each of them needs.
+"""The readable columns of an RNTuple, and the stored columns that each of them needs.
 
     leaves = leaves_of(schema)
     leaves["Muon.pt"].column.kind, leaves["Muon.pt"].lists
@@ -31,11 +31,11 @@ _MAX_SIZE = 1 << 31
 
 
 class StoredColumn(NamedTuple):
-    """A stored column, and how many elements it has.
+    """A stored column, and its number of elements.
 
     Attributes:
         number: number of the column, in its first representation.
-        parent: number of the column with the ends of the lists that its elements are in; -1 if there are none.
+        parent: number of the column with the offsets of the lists that contain its elements; -1: not in lists.
         factor: elements per item of these lists, or per entry.
     """
 
@@ -46,14 +46,14 @@ class StoredColumn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A column that an RNTuple offers.
+    """A readable column of an RNTuple.
 
     Attributes:
         column: its description.
-        lists: the columns with the ends of lists around the values, the outermost first.
-        present: the column that says which values are present, as the ends of lists of at most one; None: all are.
+        lists: the columns with the offsets of the lists around the values, outermost first.
+        present: for optional values, the column with the offsets of lists of 0 or 1 values; None: not optional.
         values: the column with the values; None if there is none, or uproot must read the column.
-        counts_lists: whether the values are the lengths of lists, whose ends are in the column `values`.
+        counts_lists: whether the values are the lengths of lists, whose offsets are in the column `values`.
     """
 
     column: Column
@@ -69,7 +69,7 @@ class Leaf:
 
 
 class _Place(NamedTuple):
-    """Where a field is: its path, its sizes (0: lists of variable length), and the columns around it."""
+    """Position of a field: its path, its dimensions (0: variable length), and the offsets of the lists around it."""
 
     path: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ class _Place(NamedTuple):
     factor: int = 1
     present: StoredColumn | None = None
     is_optional: bool = False
-    is_plain: bool = True  # whether `RNTupleSource` can read it
+    is_plain: bool = True  # whether the page reader supports it
     depth: int = 0
 
     def below(self, *names: str) -> _Place:
@@ -114,7 +114,7 @@ class _Fields:
         self._top: list[int] = []
         for number, field in enumerate(schema.fields):
             if not (field.parent < count and field.source < count):
-                raise DamagedMetadata("a field refers to one that does not exist")
+                raise DamagedMetadata("a field refers to a field that does not exist")
             (self._top if field.parent == number else self._children[field.parent]).append(number)
         for number, column in enumerate(schema.columns):
             if column.field >= count:
@@ -160,7 +160,7 @@ class _Fields:
                 is_plain=place.is_plain and not place.is_optional,
                 depth=place.depth + 1,
             )
-            # an array has one field in it, a bitset has none
+            # an array has one subfield, a bitset has none
             yield from self._below(children[0], inner) if children else self._numbers(number, inner)
             return
         source = field.source
@@ -169,7 +169,7 @@ class _Fields:
         yield from self._numbers(source, place, b"RNTupleCardinality" in field.type)
 
     def _numbers(self, number: int, place: _Place, counts_lists: bool = False) -> Iterator[Leaf]:
-        """Yield the column of a field without fields in it."""
+        """Yield the column of a field without subfields."""
         columns = self._columns_of[self._fields[number].source]
         encodings = [self._columns[column].encoding for column in columns]
         if len(encodings) == 2 and (second := encodings[1]) is not None and second.is_char:
@@ -197,14 +197,14 @@ class _Fields:
         if self._fields[source].type.startswith(b"std::optional"):
             is_plain = place.is_plain and not place.is_optional and not any(place.sizes)
             inner = inner._replace(present=ends, is_optional=True, is_plain=is_plain)
-        else:  # lists that may be missing are left to uproot
+        else:  # optional lists are left to uproot
             is_plain = place.is_plain and not place.is_optional
             sizes, lists = (*place.sizes, 0), (*place.lists, ends)
             inner = inner._replace(sizes=sizes, lists=lists, is_optional=False, is_plain=is_plain)
         yield from self._below(children[0], inner)
 
     def _members(self, number: int) -> list[tuple[str, int]]:
-        """Return the names and numbers of the fields of a record; those of its base classes come last."""
+        """Return the names and numbers of the subfields of a record; those of its base classes come last."""
         members, pending = [], [number]
         while pending:
             for child in self._children[pending.pop()]:
@@ -226,7 +226,7 @@ def _unreadable(place: _Place, reason: str) -> Leaf:
 
 
 def _described(place: _Place, dtype: np.dtype[Any]) -> Column:
-    """Return the description of numbers at a place."""
+    """Return the column of numbers at a position in the tree of fields."""
     name, sizes = ".".join(place.path), place.sizes
     if place.is_optional and dtype.kind in "biu":
         dtype = np.dtype(np.float64)

@@ -1,8 +1,8 @@
-"""Decompressed pages of which a reader needs only a part at a time.
+"""A cache of decompressed pages, of which a reader needs only a part at a time.
 
     pages = cache.get(keys, decompress)        # decompress(missing) -> one array per key
 
-A page may have the entries of many blocks. It is decompressed once, and kept while there is room.
+A page may contain the entries of many blocks. It is decompressed once, and kept while there is memory for it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from mlaas4hep.machine.memory import available_memory
 
 CACHE_BYTES = 512_000_000
-"""Bytes of decompressed pages that are kept of one file."""
+"""Maximum bytes of decompressed pages of one file."""
 
 MEMORY_FRACTION = 0.25
 """Fraction of the available memory that the pages of all open files may take."""
 
 _BATCH_BYTES = 8_000_000
-"""Decompressed bytes of the pages that a thread takes on at a time, so that threads share the pages of a cluster."""
+"""Decompressed bytes of the pages that a thread claims at a time, so that threads share the pages of a cluster."""
 
 
 class PageKey(NamedTuple):
@@ -43,7 +43,7 @@ Decompress = Callable[[Sequence[PageKey]], Sequence[np.ndarray]]
 
 
 class SharedBudget:
-    """The bytes that all caches of this process take together."""
+    """The memory that all caches of this process share."""
 
     def __init__(self, limit: int | None = None) -> None:
         """Allow `limit` bytes; None: MEMORY_FRACTION of the memory that is available at first use."""
@@ -65,7 +65,7 @@ class SharedBudget:
             return True
 
     def release(self, num_bytes: int) -> None:
-        """Give bytes back. It takes no lock, because the garbage collector may call it at any moment."""
+        """Return bytes to the budget. It takes no lock, because the garbage collector may call it at any moment."""
         self._released.append(num_bytes)
 
 
@@ -96,7 +96,7 @@ class PageCache:
         return found
 
     def _claim(self, missing: Iterable[PageKey], found: dict[PageKey, np.ndarray]) -> list[PageKey]:
-        """Collect the pages that are there, and claim some that no thread decompresses; wait if there is neither."""
+        """Collect cached pages, and claim pages that no thread is decompressing; wait if there are neither."""
         batch, size, has_found = [], 0, False
         with self._changed:
             while True:
@@ -116,7 +116,7 @@ class PageCache:
     def _decompress(
         self, batch: list[PageKey], found: dict[PageKey, np.ndarray], needed: Container[PageKey], decompress: Decompress
     ) -> None:
-        """Decompress claimed pages, and keep them."""
+        """Decompress claimed pages, and add them to the cache."""
         pages: Sequence[np.ndarray] = ()
         try:
             pages = decompress(batch)
@@ -129,7 +129,7 @@ class PageCache:
                 self._changed.notify_all()
 
     def _add(self, key: PageKey, page: np.ndarray, needed: Container[PageKey]) -> None:
-        """Keep a page; drop others that were not used for long, but none that are needed now."""
+        """Add a page; drop the least recently used pages, but none that are needed now."""
         while self._bytes + key.num_bytes > self._limit or not self._budget.take(key.num_bytes):
             oldest = next(iter(self._pages), None)
             if oldest is None or oldest in needed:

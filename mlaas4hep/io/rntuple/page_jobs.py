@@ -1,4 +1,4 @@
-"""Describe pages to the code that decodes them.
+"""The table of pages that `decode_pages` gets.
 
 jobs = PageJobs.of(pages, constants, physical, absent, low, high, targets)
 jobs.table[:, PageJob.take]             # elements of each page that are needed
@@ -67,7 +67,7 @@ class PageJobs(NamedTuple):
 
     @property
     def exceeds(self) -> np.ndarray:
-        """Whether a page claims more bytes than it can have, bool (pages,)."""
+        """Whether a page claims more bytes than it can contain, bool (pages,)."""
         table = self.table
         decoded = table[:, PageJob.elements] * table[:, PageJob.bits] // 8
         exceeds = (decoded > MAX_RATIO * table[:, PageJob.size]) | (decoded > MAX_PAGE)

@@ -2,9 +2,9 @@
 
     PageReader(ranges, schema, clusters).read([StoredColumn(3, parent=2, factor=1), ...], 0, 12_000)
 
-The pages that contain the entries are read with few requests, and decoded in one call, straight into their places in
-the result. If whole clusters are read, the page lists say how many items the lists of each cluster have; otherwise, the
-ends of the lists are decoded before their items.
+The pages that contain the entries are read with few requests, and decoded in one call, directly into the result. If
+whole clusters are read, the page lists give the number of items of the lists in each cluster. Otherwise, the offsets
+of the lists are decoded before their items.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class DamagedPages(Exception):
 
 
 class _Selection:
-    """The clusters that overlap with a range of entries, and what is known about them.
+    """The clusters that overlap with a range of entries.
 
     Attributes:
         first: index of the first cluster.
         edges: first entry of each cluster, and end of the last one, int64 (clusters + 1,).
         pages: the pages of the clusters.
         stored: number of elements of each column, int64 (columns, clusters).
-        ranges: first item and end of the lists that are needed, int64 (clusters, 2), by the column with their ends; -1:
+        ranges: first item and end of the required lists, int64 (clusters, 2), by the column with their offsets; -1:
             entries.
-        is_whole: whether whole clusters are needed.
+        is_whole: whether whole clusters are read.
     """
 
     def __init__(self, clusters: Clusters, start: int, stop: int) -> None:
@@ -77,10 +77,10 @@ class _Request(NamedTuple):
 
     Attributes:
         columns: the stored columns.
-        physical: number of the column that each cluster stores.
+        physical: number of the column that represents it in each cluster.
         absent: number of elements before the first stored one.
         low, high: first element and end.
-        is_index: whether a column has the ends of lists, bool (columns,).
+        is_index: whether a column contains offsets, bool (columns,).
         follows: whether the first element is the end of the list before the first one, bool (columns,).
     """
 
@@ -116,7 +116,7 @@ class PageReader:
         """Return the elements of stored columns for the entries start <= i < stop, at least one.
 
         Returns:
-            Numbers (elements,), or for ends of lists their offsets, int64 (lists + 1,), starting at 0.
+            Numbers (elements,), or offsets of lists, int64 (lists + 1,), starting at 0.
 
         Raises:
             DamagedPages: pages are damaged, or a column does not have as many elements as it should have.
@@ -189,7 +189,7 @@ class PageReader:
         return request
 
     def _is_index(self, numbers: np.ndarray) -> np.ndarray:
-        """Return whether columns have the ends of lists, bool (columns,)."""
+        """Return whether columns contain offsets, bool (columns,)."""
         return np.array([(encoding := self._columns[n].encoding) is not None and encoding.is_index for n in numbers])
 
     def _dtype(self, number: int) -> np.dtype[Any]:
@@ -226,7 +226,7 @@ class PageReader:
             yield column, np.ndarray((total,), self._dtype(column.number), content, position)
 
     def _join(self, request: _Request, selection: _Selection, offsets: np.ndarray, positions: np.ndarray) -> None:
-        """Turn the ends of lists in each cluster into offsets, and add the ranges of their items to the selection."""
+        """Join the offsets of the clusters, and add the ranges of the items of lists to the selection."""
         rows = np.flatnonzero(request.is_index)
         if not len(rows):
             return
@@ -259,7 +259,7 @@ class PageReader:
         self._convert(jobs.table[other], places, content, lambda reason, row: damaged(reason, int(other[row])))
 
     def _convert(self, table: np.ndarray, places: list[tuple[int, int]], content: np.ndarray, damaged: Damaged) -> None:
-        """Decode pages of another type than that of the result; `places`: columns of the result, and of the pages."""
+        """Decode pages whose type differs from that of the result; `places`: columns of the result and of the pages."""
         jobs = table.copy()
         sizes = (table[:, PageJob.take] * self._items[[stored for _, stored in places]] + 7) // 8 * 8
         jobs[:, PageJob.to] = np.cumsum(sizes) - sizes
@@ -275,7 +275,7 @@ class PageReader:
 
 
 def _check_lists(request: _Request, selection: _Selection) -> None:
-    """Raise DamagedPages unless the lists have as many items in each cluster as their pages."""
+    """Raise DamagedPages if the number of items of the lists differs from that of their pages in a cluster."""
     for row, column in enumerate(request.columns):
         if column.parent >= 0:
             items = selection.ranges[column.parent]

@@ -3,8 +3,8 @@
     with open_rntuple(ranges, find_tree(open_root_file(ranges), "Events", ""), "Events") as source:
         source.read(["Muon_pt"], 0, 1000)["Muon_pt"].counts
 
-The compiled loop decodes the pages of numbers, of lists of numbers, and of what may be missing. uproot reads the few
-columns that need more than that, and RNTuples with features that are not known here.
+The compiled loop decodes the pages of numbers, of lists of numbers, and of optional numbers. uproot reads the few other
+columns, and RNTuples with features that this package does not support.
 """
 
 from __future__ import annotations

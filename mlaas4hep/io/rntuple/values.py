@@ -39,7 +39,7 @@ def _numbers(leaf: Leaf, stored: Mapping[StoredColumn, np.ndarray]) -> np.ndarra
     is_rounded = numbers.dtype.kind in "iu" and numbers.dtype.itemsize == 8
     counts = np.diff(stored[leaf.present])
     if (counts > 1).any():
-        raise ValueError(f"'{leaf.column.name}' has several values in place of one that may be missing")
+        raise ValueError(f"'{leaf.column.name}' has several values in place of one optional value")
     filled = np.full(len(counts), np.nan, leaf.column.dtype)
     filled[counts == 1] = numbers
     LeafColumn(leaf.column, (), is_rounded).warn_of_rounding(filled)

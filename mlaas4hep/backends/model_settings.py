@@ -53,6 +53,16 @@ def check_default_optimizer(file: ModelFile, params: Params, replaced: bool) -> 
             )
 
 
+def check_estimator(file: ModelFile, params: Params) -> None:
+    """Raise ConfigError if the params or an estimator's model file have settings of gradient descent."""
+    for name in ("learning_rate", "weight_decay", *FILE_SETTINGS):
+        if getattr(params, name) != Params.model_fields[name].default:
+            raise ConfigError(
+                f"'{name}' has no effect on the estimator of {file.path}",
+                hint="leave it out; settings of the estimator are arguments of its constructor",
+            )
+
+
 def unused_names(file: ModelFile, reads: Collection[str], framework: str) -> Iterator[str]:
     """Yield messages about definitions of a model file that have no effect.
 

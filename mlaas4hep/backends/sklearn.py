@@ -20,6 +20,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from mlaas4hep.backends.input_rows import NO_NEGATIVE_WEIGHTS, InputRows
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.model_settings import check_estimator
 from mlaas4hep.backends.protocol import Batches, EpochBatches, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
@@ -42,6 +43,7 @@ class SklearnBackend:
     reads: tuple[str, ...] = ()
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+        check_estimator(file, params)
         self.task = task
         self._file = file
         self._params = params

@@ -21,6 +21,7 @@ import xgboost
 from mlaas4hep import console
 from mlaas4hep.backends.input_rows import NO_NEGATIVE_WEIGHTS, InputRows
 from mlaas4hep.backends.model_file import ModelFile
+from mlaas4hep.backends.model_settings import check_estimator
 from mlaas4hep.backends.protocol import Batches, EpochBatches, NothingLearned, RoundCallback, Shapes
 from mlaas4hep.backends.task import Task
 from mlaas4hep.config import Params
@@ -63,6 +64,7 @@ class XGBoostBackend:
     reads: tuple[str, ...] = ()
 
     def __init__(self, model: Any, file: ModelFile, shapes: Shapes, task: Task, params: Params) -> None:
+        check_estimator(file, params)
         self.task = task
         self._file = file
         self._rows = InputRows(shapes, nan_for_missing=True)

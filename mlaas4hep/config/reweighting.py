@@ -25,7 +25,8 @@ class ReweightParams(CheckedModel):
     """How the events of the training set are reweighted."""
 
     by: dict[str, list[float]] = Field(
-        description="bin edges of each variable, which is a branch or an expression with one number per event"
+        min_length=1,
+        description="bin edges of each variable, which is a branch or an expression with one number per event",
     )
     to: str | dict[str, list[Any]] = Field(
         "flat",

@@ -23,7 +23,7 @@ import numpy as np
 
 from mlaas4hep import console
 from mlaas4hep.config import Params
-from mlaas4hep.errors import ConfigError, MLaaS4HEPError, require
+from mlaas4hep.errors import ConfigError, MLaaS4HEPError, error_context, require
 from mlaas4hep.expressions.expression import Expression
 from mlaas4hep.files import check_replaceable, new_file
 from mlaas4hep.io.opening import open_source
@@ -167,7 +167,8 @@ class _ScoredFile:
             ConfigError: an observer does not have one number per event, or two columns have the same name.
         """
         types = {name: values.dtype for name, values in self.reader.identifiers(0, 0).items()}
-        observed = copied_types(self.reader, self._copied)
+        with error_context("'observers' of the params"):
+            observed = copied_types(self.reader, self._copied)
         types |= {self._names[name]: _writable(dtype) for name, dtype in observed.items()}
         own = {**dict.fromkeys(self.scorer.names, np.dtype(np.float32)), PASSES: np.dtype(bool)}
         if self.scorer.parts.known:

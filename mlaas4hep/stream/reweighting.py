@@ -233,7 +233,7 @@ def _limit(params: ReweightParams, content: np.ndarray, ratio: np.ndarray) -> fl
     limit = np.inf
     if params.max is not None:
         filled = content > 0
-        limit = params.max * float((content * ratio)[filled].sum() / content[filled].sum())
+        limit = largest_factor(ratio[filled], content[filled], params.max)
     if params.threshold is not None:
         if params.to == "flat":  # as in weaver-core, bins below 1% of the median do not count
             filled_contents = content[content > 0]
@@ -242,3 +242,21 @@ def _limit(params: ReweightParams, content: np.ndarray, ratio: np.ndarray) -> fl
         else:
             limit = min(limit, float(np.percentile(ratio[ratio > 0], 100 - params.threshold)))
     return limit
+
+
+def largest_factor(factors: np.ndarray, content: np.ndarray, most: float) -> float:
+    """Return the limit of factors that is `most` times their mean after they have been limited.
+
+    Args:
+        factors: not negative, at least one positive, (bins,).
+        content: positive weights of the bins in the mean, (bins,).
+        most: more than 1.
+    """
+    order = np.argsort(factors)
+    values, share = factors[order], content[order] / content.sum()
+    below, above = np.cumsum(values * share), np.append(np.cumsum(share[::-1])[::-1][1:], 0.0)
+    # if the first i + 1 factors are not limited, the mean is below[i] + limit * above[i]
+    possible = 1 - most * above > 0
+    limits = most * below[possible] / (1 - most * above[possible])
+    upper = np.append(values[1:], np.inf)[possible]
+    return float(limits[np.argmax(limits <= upper)])

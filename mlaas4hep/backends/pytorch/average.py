@@ -8,8 +8,10 @@ average.hide()              # the model has its own weights
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -18,7 +20,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._own = dict(model.state_dict())  # tensors without gradients that share the memory of the model
+        self._own = _distinct(model.state_dict())  # tensors without gradients that share the memory of the model
         self._shown = False
         self._updates = 0
         self._other = {name: tensor.clone() for name, tensor in self._own.items()}
@@ -70,3 +72,12 @@ class WeightAverage:
         self._shown, self._updates = False, state["updates"]
         for name, tensor in self._other.items():
             tensor.copy_(state["average"][name])
+
+
+def _distinct(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return each tensor once, because layers may share weights."""
+    found: dict[Any, tuple[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        memory = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        found.setdefault(memory, (name, tensor))
+    return dict(found.values())

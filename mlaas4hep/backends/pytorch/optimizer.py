@@ -63,6 +63,7 @@ class TorchOptimizer:
             )
         self._scheduler: Any = None
         self._per_step = True
+        self._planned_steps = planned_steps(params, batches)
         if batches:
             self._scheduler, self._per_step = _make_scheduler(file, self._optimizer, params, batches)
         self.has_schedule = bool(self._scheduler or self._own_schedulers)
@@ -124,6 +125,9 @@ class TorchOptimizer:
             self._step_scheduler()
 
     def _step_scheduler(self) -> None:
+        """Step the scheduler, but not beyond the planned steps: with sampling, an epoch may have more batches."""
+        if self._per_step and self._scheduler.last_epoch >= self._planned_steps:
+            return
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
@@ -238,6 +242,11 @@ class _Scheduler:
         self._step = state["step"]
 
 
+def planned_steps(params: Params, batches: int) -> int:
+    """Return the number of steps of a training with this mean number of batches per epoch."""
+    return -(-batches // params.accumulate) * params.epochs
+
+
 def _make_scheduler(file: ModelFile, optimizer: Any, params: Params, batches: int) -> tuple[Any, bool]:
     """Return the scheduler of the params or of the model file, if any, and whether it is stepped after each step."""
     schedule = make_schedule(params, batches)
@@ -250,7 +259,7 @@ def _make_scheduler(file: ModelFile, optimizer: Any, params: Params, batches: in
     example = "def scheduler(optimizer): return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)"
     if not callable(file.scheduler):
         raise ConfigError(f"`scheduler` of {file.path} is {file.scheduler!r}", hint=f"it must be a function: {example}")
-    steps = {"steps": -(-batches // params.accumulate) * params.epochs, "epochs": params.epochs}
+    steps = {"steps": planned_steps(params, batches), "epochs": params.epochs}
     names = inspect.signature(file.scheduler).parameters
     result: Any = file.scheduler(optimizer, **{name: value for name, value in steps.items() if name in names})
     interval = "step" if "steps" in names else "epoch"

@@ -3,10 +3,10 @@
 
     examples/mass_decorrelation.py --fout=docs/images/mass_decorrelation.png
 
-The events are made up: a resonance at 80 GeV above a falling background, a transverse momentum that reveals the mass,
-and two variables that do not. One classifier is trained with the cross-entropy alone. The loss of the other, which is
+The toy events have a resonance at 80 GeV above a falling background, a transverse momentum that reveals the mass, and
+two variables that do not. One classifier is trained with the cross-entropy alone. The loss of the other, which is
 models/ex_disco_pytorch.py, also has the distance correlation of score and mass, a training-only input. Both are applied
-with --predict, and the figure has the mass of background events of the test set that pass a cut with an efficiency of
+with --predict, and the figure shows the mass of background events of the test set that pass a cut with an efficiency of
 50% for the signal.
 """
 

@@ -29,7 +29,7 @@ class FixedNormalisation(NamedTuple):
 
 
 Method = str | FixedNormalisation
-"""One of METHODS, or constants."""
+"""One of METHODS, or fixed constants."""
 
 NormalisationChoice = str | Mapping[str, str | dict[str, float | list[float]]]
 """Normalisation methods by branch; see `parse_normalisation`."""

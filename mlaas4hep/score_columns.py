@@ -4,4 +4,4 @@ PASSES = "passes_cuts"
 """Whether the event passes the cuts of the bundle."""
 
 PART = "part"
-"""The part of the training that the event belonged to: 0 training, 1 validation, 2 test, -1 unseen."""
+"""The set of the training to which the event belonged: 0 training, 1 validation, 2 test, -1 unseen."""

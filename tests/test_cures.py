@@ -117,8 +117,8 @@ def test_a_mistake_with_labels_weights_or_params_is_a_line_with_its_cure(labels,
         ("import skimage", "{path} imports 'skimage', which is not installed", "pip install scikit-image"),
         (
             "def model(idim, width): pass",
-            "model of {path} requires an argument 'width', which is not known",
-            """give others as --model-args='{{"width": 64}}'""".replace("{{", "{").replace("}}", "}"),
+            "model of {path} requires an argument 'width', which has no value",
+            """set others with --model-args='{{"width": 64}}'""".replace("{{", "{").replace("}}", "}"),
         ),
         ("def model(idim:", "{path}, line 1: SyntaxError", ""),
     ],
@@ -206,7 +206,7 @@ def test_a_label_that_is_also_a_feature_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("labels", "content", "says"),
     [
-        ("kind", {"cut": "kind < 2"}, "cut: the cut needs the label branch 'kind', which data to predict do not have"),
+        ("kind", {"cut": "kind < 2"}, "cut: the cut needs the label branch 'kind', which recorded data do not have"),
         (
             "kind",
             {"define": {"k": "kind + 1"}, "cuts": ["k < 3"]},
@@ -221,8 +221,8 @@ def test_a_label_that_a_cut_needs_is_an_error_unless_the_cut_is_for_training_alo
     params = {"selected_branches": ["met"], "cache": False}
     with pytest.raises(ConfigError) as caught:
         DataGenerator([tmp_path / "a.root"], labels, params, preproc=str(tmp_path / "cut.json"))
-    check(caught.value, says, "apply it in training alone: ")
-    suggested = json.loads(str(caught.value).partition("apply it in training alone: ")[2])
+    check(caught.value, says, "apply it only in training: ")
+    suggested = json.loads(str(caught.value).partition("apply it only in training: ")[2])
     (tmp_path / "cut.json").write_text(json.dumps({**content, "cut": "met > 0", **suggested}))
     with DataGenerator([tmp_path / "a.root"], labels, params, preproc=str(tmp_path / "cut.json")) as generator:
         assert len(generator.classes) == 2
@@ -244,9 +244,7 @@ def test_python_preprocessing_that_needs_a_label_is_an_error(tmp_path):
     )
     with pytest.raises(ConfigError) as caught:
         DataGenerator([tmp_path / "a.root"], "kind", {"cache": False}, preproc=str(tmp_path / "cut.py"))
-    check(
-        caught.value, "the label branch 'kind', which data to predict do not have", "'training_only' in a preproc.json"
-    )
+    check(caught.value, "the label branch 'kind', which recorded data do not have", "'training_only' in a preproc.json")
 
 
 def test_the_sources_of_a_weight_among_the_features_and_in_cuts_are_reported(tmp_path, capsys):

@@ -264,7 +264,7 @@ def test_a_restart_of_a_keras_model_with_a_schedule_gives_the_same_bits(optimize
         (NET + "def scheduler(optimizer): return 3", {}, "`scheduler` of .* returns 3 .*; it must return a scheduler"),
         (NET + "scheduler = 'cosine'", {}, "`scheduler` of .* is 'cosine'; it must be a function"),
         (NET + WRAPPED, {"lr_schedule": "cosine"}, "already has a learning rate schedule; lr_schedule"),
-        (NET + WRAPPED, {"lr_patience": 1}, "a learning rate schedule of its own; set 'lr_patience' to 0"),
+        (NET + WRAPPED, {"lr_patience": 1}, "already has a learning rate schedule; set 'lr_patience' to 0"),
         (NET + SGD, {"learning_rate": 0.1}, "defines its own optimizer, so that 'learning_rate' in the params has no"),
         (COMPILED, {"weight_decay": 0.1}, "defines its own optimizer, so that 'weight_decay' in the params has no"),
         (KERAS, {"clip_norm": 1.0}, "'clip_norm' is not supported for the Keras .* the argument global_clipnorm"),

@@ -422,7 +422,7 @@ def test_lr_patience_is_refused_for_an_optimizer_with_a_schedule(tmp_path):
     path, _ = write_sample(tmp_path, 300)
     schedule = "optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9))\n"
     model = write_model(tmp_path, SMALL_KERAS + schedule)
-    with pytest.raises(ConfigError, match="has a learning rate schedule of its own; set 'lr_patience' to 0"):
+    with pytest.raises(ConfigError, match="already has a learning rate schedule; set 'lr_patience' to 0"):
         train_model(path, "kind", model, Params(lr_patience=1, tfaas=False), fout=tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""A classifier whose score is decorrelated from the mass, in PyTorch: the cut on the score does not sculpt the mass.
+"""A classifier whose score is decorrelated from the mass, in PyTorch: a cut on the score does not sculpt the mass.
 
 workflow.py --files=files.txt --labels=labels.txt --model=ex_disco_pytorch.py --params=params.json
 

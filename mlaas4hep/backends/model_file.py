@@ -157,9 +157,9 @@ class ModelFile:
         for other in others:
             if other.name in names and other.default is other.empty and other.name not in keywords:
                 raise ConfigError(
-                    f"{self.function} of {self.path} requires an argument '{other.name}', which is not known",
+                    f"{self.function} of {self.path} requires an argument '{other.name}', which has no value",
                     nearest=nearest(other.name, GIVEN),
-                    hint=f"it gets {', '.join(GIVEN)}; give others as --model-args='{{\"{other.name}\": 64}}'",
+                    hint=f"it gets {', '.join(GIVEN)}; set others with --model-args='{{\"{other.name}\": 64}}'",
                 )
         return keywords
 
@@ -204,13 +204,13 @@ def load_model_file(name: str, function: str = DEFAULT_FUNCTION) -> ModelFile:
 
 
 def split_function(name: str, default: str = DEFAULT_FUNCTION) -> tuple[str, str]:
-    """Split FILE:FUNCTION into the file and the function; without function, return the name and the default."""
+    """Split FILE:FUNCTION into the file and the function; without a function, return the name and the default."""
     file, _, function = name.rpartition(":")
     return (file, function) if file and function.isidentifier() and not os.path.lexists(name) else (name, default)
 
 
 def _with_helpers_of_bundle(path: Path) -> Path:
-    """Return the copy of a bundle's model.py that lies beside its helper modules, or the path itself without them.
+    """Return the copy of a bundle's model.py that is next to its helper modules; without such modules, the path.
 
     Raises:
         ConfigError: the copies differ.

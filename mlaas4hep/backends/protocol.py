@@ -238,7 +238,7 @@ def losses_by_name(loss: Mapping[str, Any], task: Task, where: Path) -> list[Any
 def schedule_error(where: Path) -> ConfigError:
     """Return the error for `lr_patience` together with a learning rate schedule."""
     return ConfigError(
-        f"the optimizer of {where} has a learning rate schedule of its own", hint="set 'lr_patience' to 0 in the params"
+        f"the optimizer of {where} already has a learning rate schedule", hint="set 'lr_patience' to 0 in the params"
     )
 
 

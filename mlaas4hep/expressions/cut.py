@@ -31,7 +31,7 @@ class Cut:
         quantifier: whether "any" or "all" elements of a list must fulfil the condition. Empty lists fail "any" and
             pass "all".
         kind: FLAT or JAGGED if the condition must have this kind, otherwise None.
-        training_only: whether the cut applies to the events of a training alone, not to those that are scored.
+        training_only: whether the cut applies only in training, not to events that are scored.
     """
 
     where: str = field(compare=False)
@@ -57,7 +57,7 @@ class Cut:
 
 
 def training_only_cut(condition: str) -> str:
-    """Return the content of a preproc.json with a condition as its only cut, which applies to training alone."""
+    """Return the content of a preproc.json whose only cut is a condition that applies only in training."""
     return json.dumps({"cuts": [{"cut": condition, "training_only": True}]}, ensure_ascii=False)
 
 

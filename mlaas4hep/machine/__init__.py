@@ -1,1 +1,1 @@
-"""What this process may use of the machine: memory and CPUs."""
+"""The memory and the CPUs that this process may use."""

@@ -1,4 +1,4 @@
-"""The number of threads of numerical libraries: that of the CPUs which this process may use, or one that the user sets.
+"""The number of threads of numerical libraries: the number of available CPUs, or the number that the user sets.
 
 available_cpus()            # 4, in a batch job with 4 of the 128 CPUs of a machine
 limit_threads(2)            # before the libraries are imported
@@ -24,8 +24,8 @@ _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME"
 def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     """Return the number of CPUs that this process may use, at least 1.
 
-    This is the number of CPUs of its affinity, or the quota of its control groups (`cpu.max`), rounded down, if it is
-    smaller.
+    This is the minimum of the number of CPUs in its affinity and of the quotas of its control groups (`cpu.max`),
+    rounded down.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([affinity, *_quotas(cgroups, own)])))
@@ -46,16 +46,16 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
 
 
 def thread_count(threads: int = 0) -> int:
-    """Return the number of threads for a library; 0 stands for that of `OMP_NUM_THREADS`, or for `available_cpus`."""
+    """Return the number of threads for a library; for 0, the value of `OMP_NUM_THREADS` or `available_cpus`."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return threads or (int(given) if given.isdigit() and int(given) else available_cpus())
 
 
 def limit_threads(threads: int = 0) -> None:
-    """Set the number of threads of libraries that are imported later; threads that wait will not use CPU time.
+    """Set the number of threads of libraries that are imported later; waiting threads will not use CPU time.
 
     Args:
-        threads: number of threads; 0: that of the environment variables or, if they are not set, `available_cpus`.
+        threads: number of threads; 0: the values of the environment variables or, if not set, `available_cpus`.
     """
     count = str(thread_count(threads))
     for name in _COUNTS:

@@ -4,7 +4,7 @@
         print(path)                     # scores/data.scores.root
 
 There is one output file per input file, with the same events in the same order: their identifiers and observers, their
-scores, whether they pass the cuts of the bundle, and the part of the training that they belonged to. Scores are NaN for
+scores, whether they pass the cuts of the bundle, and the set of the training to which they belonged. Scores are NaN for
 events that do not pass the cuts or cannot be read. With folds, an event is scored by the model that was not trained on
 it.
 """
@@ -131,7 +131,7 @@ def score_files(
 
 
 def _other_columns(scorer: Scorer, fileset: Fileset, params: Params) -> set[str]:
-    """Return the columns that are read beside those of the model: observers, and those that cuts of samples need."""
+    """Return the columns to read in addition to those of the model: observers, and columns in cuts of samples."""
     cuts = (Expression.parse(sample.cut).names for sample in fileset.samples if sample.cut)
     return {*scorer.observers(params)}.union(*cuts)
 
@@ -149,8 +149,8 @@ class _ScoredFile:
     """A file to score.
 
     Attributes:
-        observers: branches that are copied beside the scores.
-        origin: the file of the training that it is, see `TrainingParts.find`; None: its events are unseen.
+        observers: branches that are copied to the output file.
+        origin: the same file in the training, see `TrainingParts.find`; None: its events are unseen.
     """
 
     scorer: Scorer
@@ -175,7 +175,7 @@ class _ScoredFile:
             own[PART] = np.dtype(np.int8)
         clash = sorted(own.keys() & types.keys())
         if clash:
-            what = f"'{clash[0]}' is the name of an identifier or observer, and of a column that --predict adds"
+            what = f"'{clash[0]}' is the name both of an identifier or observer and of a column that --predict adds"
             raise ConfigError(what, hint="use other 'identifier' branches or 'observers', or define a new name")
         return {**types, **own}
 
@@ -224,7 +224,7 @@ class _ScoredFile:
 
 
 def _writable(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in which a column is written; TTrees have no numbers of 16 bits with a fraction."""
+    """Return the type in which a column is written; TTrees do not support 16-bit floating-point numbers."""
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 

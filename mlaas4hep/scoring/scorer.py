@@ -97,7 +97,7 @@ class Scorer:
             process = _start_framework(path, folders, training, specs, model)
             return cls(path, training, specs, loaded, process.sessions, _names(training), process)
         if model:
-            raise ConfigError(f"{path} has an ONNX graph, so that --model has no effect", hint="leave it out")
+            raise ConfigError(f"{path} has an ONNX graph, so --model has no effect", hint="leave it out")
         for folder in folders:
             check_is_file(folder / GRAPH)
         sessions = [open_session(folder / GRAPH, threads) for folder in folders]
@@ -109,14 +109,14 @@ class Scorer:
             self.process.close()
 
     def preproc_for(self, *others: str) -> Preproc | None:
-        """Return what scoring needs of the preprocessing, given other columns to read beside those of the model."""
+        """Return the preprocessing that scoring needs, given the columns to read in addition to those of the model."""
         if self.preproc is None:
             return None
         used = Inputs.of(self.specs, self.training.model_inputs, "none").branches
         return self.preproc.for_prediction({*used, *self.training.identifier, *others})
 
     def observers(self, params: Params) -> list[str]:
-        """Return the branches to copy beside the scores: those in `params`, or else those of the training."""
+        """Return the observers in `params` or, if they are not set, those of the training."""
         return params.observers if "observers" in params.model_fields_set else self.training.params.observers
 
     def read_options(self, params: Params, others: Collection[str] = ()) -> ReadOptions:
@@ -125,7 +125,7 @@ class Scorer:
         The friends in `params`, if any, replace those of the training, for files in other places.
 
         Args:
-            others: columns to read beside those of the model.
+            others: columns to read in addition to those of the model.
         """
         trained_with = self.training.params
         options = {
@@ -152,7 +152,7 @@ class Scorer:
 
     @cached_property
     def parts(self) -> TrainingParts:
-        """Which part of the training an event belonged to."""
+        """Assigns events to the sets of the training."""
         return TrainingParts(self.training)
 
     @contextmanager

@@ -1,13 +1,13 @@
-"""The part of the training (training, validation, test set) that an event to score belonged to.
+"""The part of the training (training, validation or test set) to which an event belonged.
 
     parts = TrainingParts(read_description(Path("bundle")))
     file = parts.find(reader.identity, reader.identifier, sample="ggH")
     parts.of(file, ids, entries, derived, reader.identity)      # int8 (events,): index in PARTS, or UNSEEN
 
-An event belonged to a part if the training has read its file: a file with the same content (the UUID and the path of
-the tree, for ROOT files), whatever its name. If events have the identifiers of the training, it is enough that the file
-belongs to a sample with the name of a sample of the training, since the hash of an event does not depend on its file.
-All other events are unseen. With folds, each event of the training is scored by the model that was tested on it.
+An event belonged to a part if the training has read its file. Files are recognised by their content (for ROOT files,
+the UUID and the path of the tree), not by their name. If events have the identifiers of the training, files of a sample
+with the same name as a sample of the training also count, because the hash of an event does not depend on its file. All
+other events are unseen. With folds, each event of the training is scored by the model that was tested on it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TrainingParts:
     """Assigns events to the parts of the training; see the module's docstring.
 
     Attributes:
-        known: whether the bundle says which files the training has read; older versions did not.
+        known: whether the bundle lists the files that the training has read; bundles of older versions do not.
         derived: the expressions of the split, if it has any.
     """
 
@@ -42,7 +42,7 @@ class TrainingParts:
         self.derived = DerivedColumns(self._split.derived)
 
     def find(self, identity: str, identifier: Sequence[str], sample: str) -> TrainingFile | None:
-        """Return the file of the training that a file to score is; None: its events are unseen.
+        """Return the file of the training that matches a file to score; None: its events are unseen.
 
         Args:
             identity, identifier: see `DataReader`.

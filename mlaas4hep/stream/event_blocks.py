@@ -39,7 +39,7 @@ class EventBlocks:
         labels: the rule that assigns labels to events.
         split: the rule that assigns events to parts.
         scales: factor of the event weights, by file.
-        fixed_parts: the part that all events of a file belong to, by file; "": the split decides.
+        fixed_parts: the part to which all events of a file belong, by file; "": the split assigns them.
         binning: bins for reweighting; None: events are not reweighted.
     """
 

@@ -1,4 +1,4 @@
-"""Reweighting: factors of events by class and bin, which give the training set other distributions.
+"""Reweighting: factors by class and bin, which change the distributions of variables in the training set.
 
     binning = Binning.of(params.reweight)
     bins = binning.index(values, events)                # bin of each event, -1 outside of all bins
@@ -6,10 +6,10 @@
     histograms.add(batch)                               # sums of weights by class and bin, exact
     factors = reweighting_factors(histograms.sums(), total, params.reweight, ["background", "signal"])
 
-The rules are those of weaver-core (`reweight_vars`). The factor is 0 for events outside of the bins, NaN included, and
-in bins in which the class of the event has no positive sum of weights. Bins include their lower edge, the last one also
-its upper edge. Factors multiply the event weights. Afterwards, the weights of all classes have the same sum, or sums in
-proportion to those of the histograms in `to`. With a single bin this is class balancing.
+The rules are those of weaver-core (`reweight_vars`). The factor is 0 for events outside the bins or with NaN, and in
+bins in which the class of the event has no positive sum of weights. A bin includes its lower edge; the last bin also
+includes its upper edge. Factors multiply the event weights. Afterwards, the weights of all classes have the same sum,
+or sums in proportion to those of the histograms in `to`. With a single bin this is class balancing.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Binning:
     """Bins of several variables, numbered in the order of nested lists.
 
     Attributes:
-        edges: edges of the bins of each variable, by expression.
+        edges: bin edges of each variable, by expression.
     """
 
     edges: Mapping[str, Sequence[float]]
 
     @classmethod
     def of(cls, params: ReweightParams | None) -> Binning | None:
-        """Return the bins of the params; None if events are not reweighted."""
+        """Return the bins that the params define; None if events are not reweighted."""
         return None if params is None else cls(params.by)
 
     @property
@@ -58,7 +58,7 @@ class Binning:
 
     @property
     def size(self) -> int:
-        """Number of all bins."""
+        """Total number of bins."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def index(self, derived: Mapping[str, np.ndarray], events: int) -> np.ndarray:
@@ -87,7 +87,7 @@ class TrainingHistograms:
         self._sums: dict[int, int] = {}
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Add batches while they are used."""
+        """Yield batches unchanged, and add each of them."""
         for batch in batches:
             self.add(batch)
             yield batch
@@ -157,13 +157,13 @@ class Reweighting:
         return np.where(events.bin == OUTSIDE, 0.0, self.factors[events.y, events.bin])
 
     def mean_training_weight(self, mean: float) -> float:
-        """Return the mean weight of training events after reweighting, given that before it."""
+        """Return the mean weight of training events after reweighting, given the mean before."""
         if self.params.method == "weights":  # the sum stays the same
             return mean
         return float((self.sums * self.factors).sum() / (self.events * self.factors).sum())
 
     def mean_training_events(self, number: float) -> float:
-        """Return the mean number of training events in an epoch after reweighting, given that before it."""
+        """Return the mean number of training events in an epoch after reweighting, given the number before."""
         return number if self.params.method == "weights" else float((self.events * self.factors).sum())
 
     def to_json(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def reweighting_factors(sums: np.ndarray, total: float, params: ReweightParams, 
         classes: names of the classes.
 
     Raises:
-        ConfigError: a class has no events in the bins of its target, or `to` does not fit to the classes.
+        ConfigError: a class has no events in the bins of its target, or `to` does not match the classes.
     """
     targets, shares = _targets(sums, params, classes)
     factors = np.zeros(sums.shape)
@@ -200,7 +200,7 @@ def reweighting_factors(sums: np.ndarray, total: float, params: ReweightParams, 
         if not ratio.any():
             raise ConfigError(
                 f"cannot reweight: class '{name}' has no positive sum of weights in the bins of its target",
-                hint="change 'by' or 'to' of 'reweight' in the params, or give more events",
+                hint="change 'by' or 'to' of 'reweight' in the params, or use more events",
             )
         ratio = np.minimum(ratio, _limit(params, content, ratio))
         factors[index] = ratio * (total * shares[index] / (content * ratio)[filled].sum())
@@ -208,7 +208,7 @@ def reweighting_factors(sums: np.ndarray, total: float, params: ReweightParams, 
 
 
 def _targets(sums: np.ndarray, params: ReweightParams, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distribution that each class gets, (classes, bins), and its share of the weights, (classes,)."""
+    """Return the target distribution of each class, (classes, bins), and its share of the weights, (classes,)."""
     equal = np.full(len(classes), 1 / len(classes))
     if params.to == "flat":
         return np.ones(sums.shape), equal
@@ -229,7 +229,7 @@ def _targets(sums: np.ndarray, params: ReweightParams, classes: Sequence[str]) -
 
 
 def _limit(params: ReweightParams, content: np.ndarray, ratio: np.ndarray) -> float:
-    """Return the largest ratio of a class."""
+    """Return the upper limit of the ratios of a class."""
     limit = np.inf
     if params.max is not None:
         filled = content > 0

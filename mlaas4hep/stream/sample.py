@@ -187,7 +187,7 @@ class Sample:
             raise ConfigError(f"there are no events: {why}")
 
     def _check_predictions(self) -> None:
-        """Check what the files to predict must have; see `sample_options`."""
+        """Check which branches predictions will need; see `sample_options`."""
         weights = {file.options.derived.get(WEIGHT, "") for file in self.readers.inputs}
         with self.readers.borrow(0) as reader:
             copied_types(reader, self.params.observers)
@@ -230,7 +230,7 @@ class Sample:
 
     @property
     def fixed_parts(self) -> list[str]:
-        """The part that all events of a file belong to, by file; "": the split decides."""
+        """The part to which all events of a file belong, by file; "": the split assigns them."""
         return [self.fileset.samples[sample].part for sample in self.fileset.sample_of]
 
     @property
@@ -289,7 +289,7 @@ class Sample:
 
     @cached_property
     def shuffling_units(self) -> np.ndarray:
-        """Part of an event that each column belongs to; see `shuffled_copies.shuffling_units`."""
+        """The group in which each column is shuffled; see `shuffled_copies.shuffling_units`."""
         return shuffling_units(self.specs, self.inputs.layout)
 
     def skipped_samples(self) -> dict[str, Any]:

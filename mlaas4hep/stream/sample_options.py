@@ -38,20 +38,22 @@ def check_task(params: Params, wanted: str | Sequence[object] | None) -> None:
     if params.task != "classification" and wanted is None:
         raise ConfigError(f"'task' is '{params.task}', which needs labels", hint="name branches with --labels")
     if params.reweight is not None and (params.task != "classification" or wanted is None):
-        raise ConfigError("'reweight' needs classes", hint="give --labels of a classification, or leave 'reweight' out")
+        raise ConfigError(
+            "'reweight' needs classes", hint="set --labels, and train a classification, or leave 'reweight' out"
+        )
     if params.balance != "none" and params.task != "classification":
         raise ConfigError(f"'balance' needs classes, but 'task' is '{params.task}'", hint="give a 'weight' instead")
 
 
 def report_labels_as_features(params: Params, labels: Sequence[str]) -> None:
-    """Report label branches that are selected as features, which they are not used as."""
+    """Report label branches that are selected as features, because labels are not used as features."""
     selected = match(dict.fromkeys(labels), params.selected_branches, "the labels", missing_allowed=True)
     if selected:
         console.notice(f"label branch '{selected[0]}' is selected as a feature, but labels are not used as features")
 
 
 def check_parts_of_samples(params: Params, fileset: Fileset) -> None:
-    """Raise ConfigError if a sample names its part, although folds divide the events."""
+    """Raise ConfigError if a sample sets its part and folds are used, because folds divide the events."""
     for name, sample in zip(fileset.names, fileset.samples, strict=True):
         if sample.part and params.kfold:
             raise ConfigError(
@@ -72,14 +74,13 @@ def check_prediction_without_labels(reader: DataReader, labels: Sequence[str]) -
             needed = sorted(preproc.sources(cut.expression.names).intersection(labels))
             if needed and not cut.training_only:
                 raise ConfigError(
-                    f"{cut.where}: the cut needs the label branch '{needed[0]}', which data to predict do not have",
-                    hint=f"apply it in training alone: {training_only_cut(cut.expression.text)}",
+                    f"{cut.where}: the cut needs the label branch '{needed[0]}', which recorded data do not have",
+                    hint=f"apply it only in training: {training_only_cut(cut.expression.text)}",
                 )
     if preproc is not None and (needed := sorted(preproc.sources(reader.inputs.branches) & {*labels})):
         raise ConfigError(
-            f"the preprocessing computes features from the label branch '{needed[0]}', which data to predict do not"
-            " have",
-            hint="leave these features out; cuts that need it may be 'training_only' in a preproc.json",
+            f"the preprocessing computes features from the label branch '{needed[0]}', which recorded data do not have",
+            hint="leave these features out; cuts that need the label may be 'training_only' in a preproc.json",
         )
 
 
@@ -108,8 +109,8 @@ def report_weight_sources(reader: DataReader, weight: str) -> None:
         needed = sorted((preproc.sources(cut.expression.names) & sources) - features)
         if needed and not cut.training_only:
             console.notice(
-                f"{cut.where}: the cut needs '{needed[0]}', from which the weight is computed, so that --predict works"
-                f" only for files that have it; to apply it in training alone: {training_only_cut(cut.expression.text)}"
+                f"{cut.where}: the cut needs '{needed[0]}', from which the weight is computed, so --predict works"
+                f" only for files that have it; to cut only in training: {training_only_cut(cut.expression.text)}"
             )
 
 
@@ -158,7 +159,7 @@ def files_as_labels(wanted: object, params: Params, fileset: Fileset) -> Labels 
 def labels_of_readable(labels: Sequence[object], found: Survey) -> list[object]:
     """Return the labels of the files that can be read, given those of all files.
 
-    Raise FileUnreadable if no file of a label is left.
+    Raise FileUnreadable if none of the files of a label can be read.
     """
     kept = [labels[index] for index in found.indices]
     for file in found.left_out:

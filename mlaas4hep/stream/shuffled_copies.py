@@ -1,14 +1,15 @@
-"""A second class for samples without labels: copies of the events, whose parts are those of different events.
+"""A second class for samples without labels: copies of the events, with columns from different events.
 
     units = shuffling_units(specs, layout)
     both = add_shuffled_copies(chunk, rng, units)
 
-In the copies, every part has the distribution of the data, but the parts are independent. A classifier that separates
-events from copies learns the ratio of the joint density to the product of the densities of the parts (Hastie,
-Tibshirani, Friedman, The Elements of Statistical Learning, section 14.2.4), that is, the correlations of the parts.
+The columns are shuffled among the events in groups. In the copies, every group has the distribution of the data, but
+the groups are independent. A classifier that separates events from copies learns the ratio of the joint density to the
+product of the densities of the groups (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, section
+14.2.4), that is, the correlations of the groups.
 
-A part is a flat branch, or all objects of a collection with the number of objects. If columns were shuffled one by one,
-objects without pT, or more objects than their number says, would give the copies away.
+A group is a flat branch, or all lists of a collection with its number of objects. If each column were shuffled alone,
+objects without pT, or a wrong number of objects, would make the copies easy to recognise.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from mlaas4hep.stream.batch import Batch
 
 
 def shuffling_units(specs: Specs, layout: VectorLayout) -> np.ndarray:
-    """Return the number of the part that each column belongs to, int64 (columns,).
+    """Return the number of the group to which each column belongs, int64 (columns,).
 
-    Lists belong to the same collection if they have the same number of values in all events together, and the same
-    largest length. The number of objects is a flat branch whose sum is this number, and whose maximum is this length.
-    Without such statistics, as in specs of the original MLaaS4HEP, each branch is a part.
+    Lists belong to the same collection if they have the same total number of values and the same maximum length. The
+    number of objects is a flat branch whose sum is this total, and whose maximum is this length. If the specs lack
+    these statistics, as those of the original MLaaS4HEP do, each branch is a group.
     """
     numbers: dict[object, int] = {}
     units = np.zeros(layout.width, np.int64)
@@ -39,7 +40,7 @@ def shuffling_units(specs: Specs, layout: VectorLayout) -> np.ndarray:
 
 
 def _collection(branch: BranchSpecs) -> tuple[int, int] | None:
-    """Return the number of objects and the largest number of objects per event that a branch has or counts."""
+    """Return the total and the maximum number of objects that a branch contains or counts; None: no collection."""
     values = branch.count + branch.nan + branch.inf
     if branch.kind is Kind.JAGGED and values:
         return values, branch.dim
@@ -54,7 +55,7 @@ def add_shuffled_copies(events: Batch, rng: np.random.Generator, units: np.ndarr
     """Return the events (y = 1) and as many copies (y = 0), in random order. A value and its mask stay together.
 
     Args:
-        units: number of the part that each column belongs to, see `shuffling_units`.
+        units: number of the group of each column, see `shuffling_units`.
     """
     count = len(events)
     parts = int(units.max(initial=-1)) + 1

@@ -1,4 +1,4 @@
-"""The generators of batches, by the names of the original."""
+"""The generators of batches, under their names in the original."""
 
 from mlaas4hep.stream import DataGenerator
 

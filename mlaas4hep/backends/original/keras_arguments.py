@@ -1,4 +1,4 @@
-"""Arguments of Keras 2, as in Adam(lr=0.001), which Keras 3 refuses.
+"""Arguments of Keras 2, as in Adam(lr=0.001), which Keras 3 rejects.
 
 with LegacyArguments() as legacy:
     import keras

@@ -1,4 +1,4 @@
-"""The readers of files, by the names of the original."""
+"""The readers of files, under their names in the original."""
 
 from mlaas4hep.reader import DataReader
 

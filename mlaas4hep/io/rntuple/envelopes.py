@@ -33,7 +33,7 @@ _STREAMER = 6
 """Bytes before the anchor: its length and its version."""
 
 _LARGE = 1
-"""Type of the locators with 64 bits for the size."""
+"""Type of locators with a 64-bit size."""
 
 
 class DamagedMetadata(Exception):
@@ -49,7 +49,7 @@ class EnvelopeKind(IntEnum):
 
 
 class Link(NamedTuple):
-    """Where an envelope is: first byte and stored size, and size after decompression."""
+    """Location of an envelope: first byte, stored size, and size after decompression."""
 
     seek: int
     size: int
@@ -133,7 +133,7 @@ class Frames:
         return self.data[at : self.at]
 
     def record(self) -> Frames:
-        """Return the content of the record frame at this position, and move behind it."""
+        """Return the content of the record frame at this position, and advance past it."""
         size = self.number(I64)
         start = self.at - I64.size
         if size < I64.size or start + size > self.end:
@@ -142,7 +142,7 @@ class Frames:
         return Frames(self.data, start + I64.size, self.at)
 
     def items(self) -> tuple[Frames, int]:
-        """Return the content of the list frame at this position and its number of items, and move behind it."""
+        """Return the content of the list frame at this position and its number of items, and advance past it."""
         size = -self.number(I64)
         start = self.at - I64.size
         if size < I64.size + U32.size or start + size > self.end:
@@ -163,6 +163,6 @@ class Frames:
         size = self.number(I32)
         if size < 0:
             if -size >> 24 != _LARGE:
-                raise UnsupportedRNTuple(f"unknown type of locator {-size >> 24}")
+                raise UnsupportedRNTuple(f"unknown locator type {-size >> 24}")
             size = self.number(U64)
         return Link(int(self.number(U64)), int(size), int(length))

@@ -2,7 +2,7 @@
 
     PageFetcher(byte_ranges).fetch(table, content, damaged)
 
-Pages that are needed as a whole are decoded straight from the file to their places. Those of which only some elements
+Pages that are needed as a whole are decoded from the file directly into the result. Pages of which only some elements
 are needed are decompressed once, and kept in a cache.
 """
 
@@ -56,7 +56,7 @@ class PageFetcher:
         self._cache.clear()
 
     def _decode(self, jobs: np.ndarray, rows: np.ndarray, content: np.ndarray, damaged: Damaged) -> None:
-        """Decode pages from the file. The places in `jobs` are changed."""
+        """Decode pages from the file. The positions in `jobs` are changed."""
         if not self._checks_pages:
             jobs[:, PageJob.checked] = 0
         is_stored = jobs[:, PageJob.size] > 0
@@ -67,7 +67,7 @@ class PageFetcher:
         _raise_if_damaged(decode_pages([memory[one] for one in spans], jobs, content), rows, damaged)
 
     def _decode_cached(self, jobs: np.ndarray, rows: np.ndarray, content: np.ndarray, damaged: Damaged) -> None:
-        """Decode pages that are decompressed, or will be."""
+        """Decode pages through the cache, which decompresses them if necessary."""
         lengths = (jobs[:, PageJob.elements] * jobs[:, PageJob.bits] + 7) // 8
         places = zip(jobs[:, PageJob.at].tolist(), jobs[:, PageJob.size].tolist(), lengths.tolist(), strict=True)
         keys = [PageKey(*place) for place in places]

@@ -4,8 +4,8 @@
     clusters.edges                         # [0, 12_000, 24_000]
     clusters.pages(0, 1).counts            # pages of each column in the first cluster
 
-The format: "Page List Envelope" in ROOT's RNTuple Binary Format Specification 1.0. Page lists stay as they are stored;
-the compiled loop (`scan_pages`) reads those of the clusters that are needed.
+The format: "Page List Envelope" in ROOT's RNTuple Binary Format Specification 1.0. Page lists are kept in their stored
+form; the compiled loop (`scan_pages`) reads the parts of the clusters that are needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mlaas4hep.io.rntuple.envelopes import CHECKSUM, I64, U64, DamagedMetadata, 
 from mlaas4hep.io.rntuple.records import Schema, check_header
 
 _ENTRIES = (1 << 56) - 1
-"""Mask of the number of entries of a cluster; flags are above it."""
+"""Mask of the number of entries of a cluster; the bits above are flags."""
 
 _SHORTEST_PAGE = 16  # bytes of the description of a page
 _PAGE = struct.Struct("<iiq")  # number of elements, size, first byte
 _LARGE_PAGE = struct.Struct("<iiqq")  # number of elements, type of the locator, size, first byte
-_LARGE = 1  # type of the locators with 64 bits for the size
+_LARGE = 1  # type of locators with a 64-bit size
 
 
 class ClusterPages(NamedTuple):
@@ -59,7 +59,7 @@ class ClusterPages(NamedTuple):
 
 
 class _Cluster(NamedTuple):
-    """A cluster: its entries, and where its list of columns is."""
+    """A cluster: its entries, and the location of its list of columns."""
 
     start: int
     entries: int
@@ -106,7 +106,7 @@ class Clusters:
 
 
 def read_page_lists(contents: Iterable[bytes], schema: Schema) -> Clusters:
-    """Parse the page lists of all groups of clusters, as far as their entries are concerned.
+    """Parse the entry ranges of all clusters from the page lists.
 
     Raises:
         DamagedMetadata: the entries of the clusters do not follow each other, or belong to another header.

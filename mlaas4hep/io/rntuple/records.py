@@ -45,7 +45,7 @@ class FieldRecord(NamedTuple):
         parent: number of the parent; its own number if it is a top-level field.
         role: see `Role`.
         name, type: name of the field and of its C++ type.
-        repetition: numbers per array, 0 if it is none.
+        repetition: numbers per array; 0 if the field is not an array.
         source: number of the field whose columns a projected field shows; its own number otherwise.
     """
 
@@ -116,7 +116,7 @@ def read_footer(content: bytes, schema: Schema) -> list[Link]:
 
 
 def check_header(frames: Frames, schema: Schema) -> None:
-    """Read the checksum of the header that an envelope belongs to; raise DamagedMetadata if it is another one."""
+    """Read the checksum of the header that an envelope belongs to; raise DamagedMetadata if it differs."""
     (checksum,) = frames.numbers(struct.Struct(f"{CHECKSUM}s"))
     if checksum != schema.checksum:
         raise DamagedMetadata("its header and its footer do not belong together")
@@ -146,6 +146,6 @@ def _field(record: Frames, number: int) -> FieldRecord:
 def _column(record: Frames) -> ColumnRecord:
     kind, bits, owner, flags, representation = record.numbers(_COLUMN)
     if flags & _DEFERRED:
-        record.number(U64)  # its first element: the page lists say it, too
+        record.number(U64)  # its first element, which the page lists also contain
     low, high = record.numbers(_RANGE) if flags & _HAS_RANGE else (0.0, 0.0)
     return ColumnRecord(encoding_of(kind, bits, low, high), owner, representation, bool(flags & _DEFERRED))

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class JaggedArrayLinear(nn.Linear):  # type: ignore[misc]  # mypy does not follow torch
-    """A linear layer in which missing values have no influence."""
+    """A linear layer that ignores missing values."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, verbose: int = 0) -> None:
         """Create the layer; `verbose` has no effect."""

@@ -179,7 +179,7 @@ class KerasBackend:
         return loss.pack(y, batch.weight, training_only(batch.inputs, self._shapes))
 
     def batch_loss(self, batch: Batch) -> float | None:
-        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        """Return the loss of the model file for a batch; None unless it takes weights and training-only inputs."""
         if self._aux_loss is None:
             return None
         outputs = self.model(self._model_inputs(batch.inputs), training=False)

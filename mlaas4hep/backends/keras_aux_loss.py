@@ -25,7 +25,7 @@ class AuxLoss(keras.losses.Loss):  # type: ignore[misc]  # mypy does not follow 
         """Wrap a function.
 
         Args:
-            integer_labels: whether labels are the numbers of classes, (events,).
+            integer_labels: whether labels are integer classes, (events,).
         """
         super().__init__(name="aux_loss")
         self._function, self._integer_labels = function, integer_labels

@@ -151,7 +151,7 @@ class TorchBackend:
         return self._loss.reduction == "sum" and not self._file.training_step
 
     def batch_loss(self, batch: Batch) -> float | None:
-        """Return the loss of the model file for a batch; None if it does not take weights and training-only inputs."""
+        """Return the loss of the model file for a batch; None unless it takes weights and training-only inputs."""
         if not self._file.loss_takes_aux:
             return None
         self._show_average()
@@ -353,12 +353,12 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module inside a compiled one (`torch.compile`), with which it shares its weights, or the module."""
+    """Return the original of a compiled module (`torch.compile`), which shares its weights; others are unchanged."""
     return getattr(module, "_orig_mod", module)
 
 
 def _with_uncompiled_parts(module: nn.Module) -> nn.Module:
-    """Replace the compiled parts of a module, which cannot be exported; return the module."""
+    """Replace compiled submodules by their originals, which can be exported; return the module."""
     for name, part in module.named_children():
         setattr(module, name, _with_uncompiled_parts(_uncompiled(part)))
     return module

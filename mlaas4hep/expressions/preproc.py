@@ -63,11 +63,11 @@ class Preproc(ABC):
 
     @abstractmethod
     def sources(self, names: Collection[str]) -> set[str]:
-        """Return some columns, and all columns from which they are computed: new ones and those of the file."""
+        """Return some columns, and all columns (new ones and those of the file) from which they are computed."""
 
     @abstractmethod
     def for_prediction(self, names: Collection[str]) -> Preproc:
-        """Return the preprocessing without training-only cuts, and without new columns that nothing needs.
+        """Return the preprocessing without training-only cuts, and without unused new columns.
 
         Args:
             names: columns that are needed after the preprocessing.

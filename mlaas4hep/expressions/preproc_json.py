@@ -273,7 +273,7 @@ def _listed_cuts(listed: Any, where: str) -> Iterator[Cut]:
 
 
 def _cut(cut: Any, where: str, kind: Kind | None) -> Cut:
-    """Return a cut of a kind; None: of any kind."""
+    """Parse a cut on values of a kind; None: of any kind."""
     if isinstance(cut, str) and kind is not Kind.JAGGED:
         return Cut(where, _expression(cut, where), kind=kind)
     if isinstance(cut, list) and len(cut) == 2 and cut[1] in ("any", "all") and kind is not Kind.FLAT:

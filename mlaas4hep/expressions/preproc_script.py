@@ -115,7 +115,7 @@ class ScriptPreproc(Preproc):
         return {**others, **results}, kept
 
     def sources(self, names: Collection[str]) -> set[str]:
-        """Return the names and `branches`; which new column the code computes from which branch is unknown."""
+        """Return the names and all `branches`, because the code may compute any new column from any of them."""
         return {*names, *(self.branches or ())}
 
     def for_prediction(self, names: Collection[str]) -> Self:

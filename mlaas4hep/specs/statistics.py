@@ -72,10 +72,10 @@ class Statistics:
 
 
 class StatisticsPool:
-    """Accumulators of specs for several threads, each of which uses one at a time."""
+    """A pool of accumulators of specs for several threads; each thread uses one at a time."""
 
     def __init__(self, kinds: Mapping[str, Kind], threads: int) -> None:
-        """Start without events, see `Statistics`, for a number of threads."""
+        """Start without events, for a number of threads; see `Statistics`."""
         self._threads = threads
         self._free: SimpleQueue[Statistics] = SimpleQueue()
         for _ in range(threads):

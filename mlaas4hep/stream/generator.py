@@ -266,7 +266,7 @@ class DataGenerator(Closeable):
         self._resume_from = state if "batches" in state else None
 
     def _factors(self, method: str, part: str | None) -> Factors | None:
-        """Return what a method of balancing or reweighting applies to the events of a part; None: nothing.
+        """Return the factors or repetitions that balancing or reweighting applies to the events of a part; None: none.
 
         Args:
             method: "weights": factors of the weights, "sampling": mean numbers of repetitions. Events of the validation

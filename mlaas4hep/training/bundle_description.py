@@ -81,7 +81,7 @@ class BundleDescription(BaseModel):
 
     @property
     def model_inputs(self) -> dict[str, InputParams]:
-        """Parameters of the inputs that the model gets."""
+        """Parameters of the inputs of the model, without training-only inputs."""
         return model_inputs(self.params.inputs)
 
 

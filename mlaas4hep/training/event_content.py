@@ -211,7 +211,7 @@ def _split(generator: DataGenerator) -> str:
 
 
 def _split_of_others(generator: DataGenerator) -> str:
-    """Describe the split of the samples that do not name their part."""
+    """Describe the split of the samples that do not set their part."""
     split = generator.sample.split
     if split.expressions:
         chosen = "; ".join(f"{PART_NAMES[part]}: {text}" for part, text in split.expressions.items())

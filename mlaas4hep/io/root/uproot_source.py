@@ -114,7 +114,7 @@ def _with_old_zlib(original: Callable[..., Chunk]) -> Callable[..., Chunk]:
 
 
 def _check_keys(directory: Any, **found: Any) -> None:
-    """Raise ValueError if a directory claims more keys than its bytes can hold: uproot would read them for hours."""
+    """Raise ValueError if a directory claims more keys than its bytes can hold, which uproot would read for hours."""
     chunk, count = found["keys_chunk"], found["num_keys"]
     if count * _SHORTEST_KEY > chunk.stop - chunk.start:
         raise ValueError(f"a directory claims to have {count} keys")

@@ -76,7 +76,7 @@ class OnnxModel:
 
 
 def choose_output(outputs: Sequence[Any], name: str, file: str) -> Any:
-    """Return the output of a graph that has the scores.
+    """Choose the output of a graph that contains the scores.
 
     Without a name, real numbers are preferred to maps from class to probability, and these to integers: the graphs of
     scikit-learn's classifiers have the predicted labels first.

@@ -203,6 +203,59 @@ def test_the_average_of_the_weights_is_scored_and_saved_instead_of_them(tmp_path
         torch.testing.assert_close(tensor, own[name], rtol=0, atol=0)
 
 
+TIED = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, idim):
+        super().__init__()
+        self.first = nn.Linear(idim, 1)
+        self.again = self.first{again}
+    def forward(self, x):
+        return self.first(x)
+def model(idim): return Net(idim)
+"""
+
+
+def test_weights_that_two_layers_share_are_averaged_once(tmp_path):
+    """A second name of a layer changes nothing, also after the average was shown for a validation."""
+    weights = []
+    for again in ("", ".requires_grad_()"):
+        text = TIED.format(again=again) if again else TIED.replace("        self.again = self.first{again}\n", "")
+        backend = backend_of(tmp_path, text + SGD + "ema = 0.9")
+        for _ in range(3):
+            epoch_of(backend, BATCHES)
+            backend.predict(BATCHES[0].inputs)
+        backend.state()  # hides the average
+        weights.append(backend.model.first.weight.detach().clone())
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_scheduler_is_not_stepped_beyond_the_steps_that_it_was_told(tmp_path):
+    """With sampling, epochs may have more batches than on average."""
+    cycle = "def scheduler(optimizer, steps): return lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)\n"
+    backend = backend_of(tmp_path, NET + SGD + cycle, epochs=2)
+    for number in range(3):
+        for _ in backend.steps(BATCHES if number < 2 else BATCHES[:5]):
+            pass
+    assert backend.learning_rate == pytest.approx(0.1 / 25 / 1e4)
+
+
+@pytest.mark.parametrize("name", ["sklearn", "xgboost"])
+def test_settings_of_gradient_descent_are_refused_for_estimators(name, tmp_path):
+    texts = {
+        "sklearn": "from sklearn.linear_model import LogisticRegression as Any\n",
+        "xgboost": "from xgboost import XGBClassifier as Any\n",
+    }
+    text = f"{texts[name]}def model(idim): return Any()\n"
+    for params in ({"learning_rate": 0.5}, {"ema": 0.9}, {"lr_schedule": "cosine"}, {"accumulate": 2}):
+        with pytest.raises(
+            ConfigError, match=rf"^'{next(iter(params))}' has no effect on the estimator of .*mine.py; leave"
+        ):
+            backend_of(tmp_path, text, **params)
+    backend_of(tmp_path, text)
+
+
 def test_weight_decay_of_the_params_applies_to_matrices_only(tmp_path):
     groups = backend_of(tmp_path, weight_decay=0.3)._optimizer._optimizer.param_groups
     assert [(group["weight_decay"], [weight.ndim for weight in group["params"]]) for group in groups] == [

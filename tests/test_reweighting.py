@@ -10,7 +10,7 @@ from mlaas4hep.config import Params, ReweightParams
 from mlaas4hep.errors import ConfigError, MLaaS4HEPError
 from mlaas4hep.stream import DataGenerator
 from mlaas4hep.stream.batch import Batch
-from mlaas4hep.stream.reweighting import Binning, TrainingHistograms, reweighting_factors
+from mlaas4hep.stream.reweighting import Binning, TrainingHistograms, largest_factor, reweighting_factors
 from mlaas4hep.stream.split import identity_hash
 from mlaas4hep.training import train_model
 from mlaas4hep.training.destination import is_bundle
@@ -178,11 +178,28 @@ def test_the_largest_factor_is_limited_relative_to_the_mean_of_the_class(files):
     with generator(files, {"max": None}) as made:
         free = made.sample.reweighting
     for factors, sums, without in zip(found.factors, found.sums, free.factors, strict=True):
-        mean = (sums * without).sum() / sums.sum()
-        limited = np.minimum(without, 1.5 * mean)
+        limit = np.inf
+        for _ in range(200):  # relative to the mean of the limited factors
+            limit = 1.5 * (sums * np.minimum(without, limit)).sum() / sums.sum()
+        limited = np.minimum(without, limit)
         assert 0 < (limited < without).sum() < len(limited)
         np.testing.assert_allclose(factors / factors[0], limited / limited[0], rtol=1e-9)
     np.testing.assert_allclose(*(found.sums * found.factors).sum(axis=1), rtol=1e-9)
+
+
+def test_the_largest_factor_is_relative_to_the_mean_of_limited_factors():
+    rng = np.random.default_rng(0)
+    for most in (1.001, 2, 3, 10, 1e6):
+        for bins in (1, 2, 7, 50):
+            factors, content = rng.pareto(0.5, bins) * rng.integers(0, 2, bins) + 0.0, rng.exponential(1, bins)
+            factors[0] = 1.0
+            limit = largest_factor(factors, content, most)
+            mean = np.average(np.minimum(factors, limit), weights=content)
+            assert limit == pytest.approx(most * mean, rel=1e-9) or limit >= factors.max()
+            assert np.minimum(factors, limit).max() <= most * mean * (1 + 1e-9)
+    # one full bin and nine with single events: without the limit, these have factor 100
+    limit = largest_factor(np.append(np.full(9, 100.0), 1.0), np.append(np.full(9, 1.0), 991.0), 3)
+    assert limit == pytest.approx(3 * (991 + 9 * limit) / 1000)
 
 
 def test_one_bin_is_class_balancing(files):

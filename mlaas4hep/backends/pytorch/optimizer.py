@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +64,7 @@ class TorchOptimizer:
             )
         self._scheduler: Any = None
         self._per_step = True
-        self._planned_steps = planned_steps(params, batches)
+        self._last_step = planned_steps(params, batches) - 1 if file.scheduler else math.inf
         if batches:
             self._scheduler, self._per_step = _make_scheduler(file, self._optimizer, params, batches)
         self.has_schedule = bool(self._scheduler or self._own_schedulers)
@@ -125,8 +126,8 @@ class TorchOptimizer:
             self._step_scheduler()
 
     def _step_scheduler(self) -> None:
-        """Step the scheduler, but not beyond the planned steps: with sampling, an epoch may have more batches."""
-        if self._per_step and self._scheduler.last_epoch >= self._planned_steps:
+        """Step the scheduler, but not beyond the last planned step: with sampling, an epoch may have more batches."""
+        if self._per_step and self._scheduler.last_epoch >= self._last_step:
             return
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -226,6 +227,11 @@ class _Scheduler:
         self._optimizer, self._schedule, self._step = optimizer, schedule, -1
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.step()
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of the next step, as in PyTorch's schedulers."""
+        return self._step
 
     def step(self) -> None:
         """Set the learning rates of the next step."""

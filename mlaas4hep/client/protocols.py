@@ -144,10 +144,14 @@ class TFaaSProtocol:
         request = {"keys": keys, "values": rows if is_batch else rows[0], **({"model": model} if model else {})}
         answer = self._connection.json("POST", "/json", request, max_bytes=max_score_bytes(len(rows)))
         scores = answer if is_batch else [answer]
-        if not isinstance(scores, list) or len(scores) != len(rows) or not all(map(_is_score_list_or_cut, scores)):
+        if not isinstance(scores, list) or len(scores) != len(rows) or not all(map(self._is_result, scores)):
             expected = f"list of {len(rows)} lists of numbers" if is_batch else "list of numbers"
             raise self._connection.unexpected("POST", "/json", f"the response is not a {expected}")
         return scores
+
+    def _is_result(self, value: Any) -> bool:
+        """Return whether a value from JSON is the result of an event; only our server applies cuts."""
+        return is_score_list(value) or (value is None and self.accepts_batches())
 
     def _missing_value(self, model: str) -> float:
         """Return the number that a model on a stock server reads as a missing value."""
@@ -173,10 +177,6 @@ class TFaaSProtocol:
 def is_score_list(value: Any) -> bool:
     """Return whether a value from JSON is a non-empty list of numbers and None."""
     return isinstance(value, list) and {int, float, type(None)}.issuperset(map(type, value)) and bool(value)
-
-
-def _is_score_list_or_cut(value: Any) -> bool:
-    return value is None or is_score_list(value)
 
 
 def max_score_bytes(num_events: int) -> int:

@@ -131,6 +131,17 @@ def test_a_folder_is_a_model_with_all_of_its_files(write):
         load_model_file(str(folder / "net" / "sub"))
 
 
+def test_the_folder_of_a_bundle_is_its_model_file_with_helper_modules(write):
+    code = "from part import one\ndef model(idim): return one"
+    folder = write(out__model=code, out__model_code__model=code, out__model_code__part="one = 1")
+    (folder / "out" / "model.onnx").write_bytes(b"graph")
+    file = load_model_file(str(folder / "out"))
+    assert file.build(SHAPES, TWO) == 1
+    assert set(file.helpers()) == {"part.py"}
+    with pytest.raises(ConfigError, match=r"has no function after the colon; leave out the colon: .*out/model\.py"):
+        load_model_file(f"{folder / 'out/model.py'}:")
+
+
 def test_another_function_of_the_file_is_named_after_a_colon(write):
     folder = write(mine="def small(idim): return 1\ndef large(idim, width=5): return width")
     file = load_model_file(f"{folder / 'mine.py'}:large")
@@ -148,6 +159,7 @@ def test_another_function_of_the_file_is_named_after_a_colon(write):
             "'model_args' has the argument 'widht' of model of .*, which the function does not have; closest: 'w",
         ),
         ({"classes": 3}, "'classes' of model of .*, which is set by the labels"),
+        ({"idim": 3}, "'idim' of model of .*, which is set by the inputs"),
     ],
 )
 def test_an_unknown_argument_of_the_model_function_is_named(arguments, says, write):

@@ -141,14 +141,16 @@ class ModelFile:
         """Return the keyword arguments of the function."""
         given = dict(zip(GIVEN, (len(task.classes), task.outputs, task.name), strict=True))
         try:
-            others = list(inspect.signature(self.model).parameters.values())[1:]
+            parameters = list(inspect.signature(self.model).parameters.values())
         except ValueError:  # compiled code may not describe its arguments
             return dict(arguments)
+        others = parameters[1:]
         takes_any = any(other.kind is other.VAR_KEYWORD for other in others)
         names = [other.name for other in others if other.kind in (other.POSITIONAL_OR_KEYWORD, other.KEYWORD_ONLY)]
+        fixed = {**dict.fromkeys(GIVEN, "labels"), **{one.name: "inputs" for one in parameters[:1]}}
         for name in arguments:
-            if name in GIVEN or not (takes_any or name in names):
-                why = "which is set by the labels" if name in GIVEN else "which the function does not have"
+            if name in fixed or not (takes_any or name in names):
+                why = f"which is set by the {fixed[name]}" if name in fixed else "which the function does not have"
                 raise ConfigError(
                     f"'model_args' has the argument '{name}' of {self.function} of {self.path}, {why}",
                     nearest=nearest(name, [other for other in names if other not in GIVEN]),
@@ -176,10 +178,16 @@ def load_model_file(name: str, function: str = DEFAULT_FUNCTION) -> ModelFile:
         ConfigError: the file raises an error, or does not define the function.
         PackageMissing: the file imports a package that is not installed.
     """
+    if name.endswith(":") and not os.path.lexists(name):
+        raise ConfigError(
+            f"model file {name!r} has no function after the colon", hint=f"leave out the colon: {name[:-1]}"
+        )
     given, function = split_function(name, function)
     path = find_model_file(given)
-    whole_folder = os.path.isdir(path)
-    path = path / MODEL_PY if whole_folder else _with_helpers_of_bundle(path)
+    is_folder = os.path.isdir(path)
+    whole_folder = is_folder and not (path / CODE_FOLDER / MODEL_PY).is_file()  # otherwise it is a bundle
+    path = path / MODEL_PY if is_folder else path
+    path = path if whole_folder else _with_helpers_of_bundle(path)
     check_is_file(path)
     modules = HelperModules(path, module_name(path), whole_folder or path.parent.name == CODE_FOLDER)
     if MODEL_PY in modules.sources:

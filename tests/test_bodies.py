@@ -43,13 +43,17 @@ def test_a_body_is_never_completely_in_memory(bundle: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--upload=upload.json", "--upload=upload.json --base64", "--bundle=model.tar"])
 def test_a_large_upload_shows_a_bar_in_a_terminal_and_nothing_in_a_pipe(bundle: Path, option: str) -> None:
-    subprocess.run(["tar", "cf", "model.tar", "model.onnx"], cwd=bundle, check=True)
+    (bundle / "model.onnx").rename(bundle / "model.pb")  # stock servers do not run ONNX
+    for name in ("upload.json", "params.json"):
+        (bundle / name).write_text((bundle / name).read_text().replace("model.onnx", "model.pb"))
+    subprocess.run(["tar", "cf", "model.tar", "model.pb"], cwd=bundle, check=True)
     command = [sys.executable, str(ROOT / "tfaas_client.py"), *option.split()]
     with StockTFaaS() as server:
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=bundle, env=environment(TFAAS_URL=server.url)
         )
         assert (done.returncode, done.stderr) == (0, "")
+        server.files.clear()
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         process = subprocess.Popen(

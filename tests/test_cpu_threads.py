@@ -62,7 +62,7 @@ def test_the_option_sets_the_threads_of_all_libraries_before_they_are_loaded(opt
     for name in ("a", "b"):
         write_events(tmp_path / f"{name}.root", 60)
     (tmp_path / "mine.py").write_text(MODEL)
-    (tmp_path / "params.json").write_text(json.dumps({"epochs": 1, "tfaas": False}))
+    (tmp_path / "params.json").write_text(json.dumps({"epochs": 1, "tfaas": False, "trial_export": False}))
     environment = dict.fromkeys([name for name in os.environ if "NUM_THREADS" in name], "")
     arguments = ["--files=a.root,b.root", "--labels=a,b", "--model=mine.py", "--fout=out", *options]
     done = run_script("workflow.py", *arguments, cwd=tmp_path, env=environment)

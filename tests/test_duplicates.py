@@ -352,6 +352,7 @@ print(found.events, found.distinct, found.repeated, int(peak) // 1000)
 """
 
 
+@pytest.mark.slow
 def test_the_memory_is_limited(tmp_path):
     rng = np.random.default_rng(1)
     events = [rng.integers(0, 2**63, 750_000).astype(np.uint64) for _ in range(4)]

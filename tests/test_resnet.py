@@ -214,6 +214,7 @@ def test_a_saved_network_gives_the_same_output(small, tmp_path: Path):
     np.testing.assert_allclose(output_of(again, images), output_of(small, images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_onnx_graph_gives_the_same_output_for_any_number_of_images(small, tmp_path: Path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     small.export(tmp_path / "model.onnx", format="onnx", verbose=False)
@@ -236,6 +237,7 @@ def test_in_mixed_precision_the_logits_are_float32(settings):
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_training_in_half_precision_gives_scores_in_float32(tmp_path: Path):
     shape = {"images": (16, 16, 1)}
     file = Network(precision="mixed_float16").as_model_file()

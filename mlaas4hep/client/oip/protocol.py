@@ -121,8 +121,8 @@ class OpenInferenceProtocol:
         try:
             return list(_as_lists(_scores(answer, response.content[size:], len(rows), output)))
         except (ValueError, LookupError, TypeError, OverflowError) as error:
-            table = f"'{output}'" if output else "of numbers"
-            reason = f"the response has no output {table} with one row per event"
+            which = f"'{output}'" if output else "of numbers"
+            reason = f"the response has no output {which} with one row per event"
             raise self._connection.unexpected("POST", path, reason) from error
 
     def _accepts_binary(self) -> bool:

@@ -51,7 +51,7 @@ EXTRAS["test"] = [
     "ruff>=0.9",
     "schemathesis>=4",
     "scikit-learn>=1.5",
-    "tritonclient[http,grpc]>=2.50",
+    "tritonclient[http]>=2.50",
     "types-psutil",
     "types-PyYAML",
     "types-requests",

@@ -44,6 +44,10 @@ class NamedInput:
         """Branch -> (first column, number of columns, "flat", "fixed" or "jagged"); may be empty."""
         return self._columns.branches if self._columns else {}
 
+    def preprocesses(self, request: Request) -> bool:
+        """Return whether `rows` evaluates expressions of the model for a request, which may take long."""
+        return self.preprocessing is not None and self.preprocessing.applies_to(request.keys)
+
     def rows(self, request: Request) -> Rows:
         """Return the input matrix for a request.
 
@@ -53,7 +57,7 @@ class NamedInput:
         if self.input.is_image:
             hint = "send a PNG or JPEG file to POST /image"
             raise ConfigError("the model takes images, not rows of values", hint=hint)
-        if self.preprocessing is not None and self.preprocessing.applies_to(request.keys):
+        if self.preprocessing is not None and self.preprocesses(request):
             return self.preprocessing.rows(request)
         return self._columns.rows(request) if self._columns else plain_rows(request, self.input.shape[0])
 

@@ -4,8 +4,8 @@
     preprocessing.rows(parse_request(b'{"keys": ["Jet_pt", "nMuon"], "values": [[64.0, 31.5], 2]}'))
 
 It is applied if the keys of a request name every branch that it needs, and no new branch. Requests with the new
-branches are scored as they are. The expressions of an untrusted graph are evaluated in the server's process; the amount
-of work is limited.
+branches are scored as they are. The expressions of an untrusted graph are evaluated in a thread of the server, or in
+the process that parses a large body; the amount of work is limited.
 """
 
 from __future__ import annotations

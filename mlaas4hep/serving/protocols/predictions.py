@@ -78,7 +78,8 @@ async def read_rows(
         return await service.parsers.rows(kind, bytearray(body), service.model)
     request = await run_aside(len(body), parse, body)
     model = await service.model(request.model)
-    return model, await run_aside(len(body), model.predictor.rows, request)
+    size = LARGE_BODY if model.predictor.preprocesses(request) else len(body)  # in a thread
+    return model, await run_aside(size, model.predictor.rows, request)
 
 
 class RawResponse(NamedTuple):
@@ -130,7 +131,7 @@ class FastPath:
             self._middleware.check(context)
             request = parse_request(body)
             model = self._service.loaded(request.model)
-            if model is not None:
+            if model is not None and not model.predictor.preprocesses(request):
                 rows = model.predictor.rows(request)
                 done = partial(self._finish, context, respond, rows.many)
                 if rows.kept is None and self._service.queue(model, rows.matrix, done):

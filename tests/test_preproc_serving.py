@@ -285,3 +285,11 @@ def test_definitions_and_cuts_that_only_the_training_uses_are_not_needed() -> No
     assert preproc is not None
     available = {"pt": Column.of("pt", np.dtype("f4"), is_list=True), "met": Column.of("met", np.dtype("f4"))}
     assert preproc.needs(available, {"ht", "met"}) == {"pt", "met"}
+
+
+def test_only_requests_with_raw_branches_are_preprocessed() -> None:
+    """The server evaluates these in a thread, because expressions may take long."""
+    predictor = preprocessed({"define": {"ht": "sum(pt)"}}, {"pt": ["jagged", "f"]})
+    assert predictor.preprocesses(parse_request(b'{"keys": ["pt", "met"], "values": [[1, 2], 20]}'))
+    for body in (b'{"keys": ["ht", "met"], "values": [3, 20]}', b'{"values": [3, 20]}'):
+        assert not predictor.preprocesses(parse_request(body))

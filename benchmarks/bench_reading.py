@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -202,15 +202,17 @@ def steps(args: argparse.Namespace) -> dict[str, object]:
         title, seconds, events, lambda name: f"{PEER}, {FEW} branches" if name.endswith(" branches") else PEER
     )
     for workers in (1, 2):
-        pairs = zip(
-            seconds[f"inflating alone, {workers}"],
-            seconds[f"events to normalised matrix and mask, {workers}"],
-            strict=True,
-        )
-        share = statistics.median(floor / whole for floor, whole in pairs)
-        print(f"matrix, {workers}: {share:.0%} of the rate of decompression only")
-        found[f"share of inflating, {workers}"] = round(share, 3)
+        whole = seconds[f"events to normalised matrix and mask, {workers}"]
+        share = share_of_rate(f"matrix, {workers}", seconds[f"inflating alone, {workers}"], whole)
+        found[f"share of inflating, {workers}"] = share
     return found
+
+
+def share_of_rate(name: str, floor: Sequence[float], whole: Sequence[float]) -> float:
+    """Print and return the rate of a step as a share of that of decompression only; seconds of alternating runs."""
+    share = statistics.median(one / other for one, other in zip(floor, whole, strict=True))
+    print(f"{name}: {share:.0%} of the rate of decompression only")
+    return round(share, 3)
 
 
 def parquet(args: argparse.Namespace) -> dict[str, object]:

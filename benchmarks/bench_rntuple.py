@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import uproot
-from bench_reading import PEAK, Steps, alternate, nanoaod, table
+from bench_reading import PEAK, Steps, alternate, nanoaod, share_of_rate, table
 
 import mlaas4hep
 from mlaas4hep.compiled import KERNEL
@@ -178,14 +178,9 @@ def steps(args: argparse.Namespace) -> dict[str, object]:
         found[f"CPU, {name}"] = {"s": round(statistics.median(values), 2), "ratio": round(ratio, 2)}
     for workers in (1, 2):
         for codec in CODECS:
-            pairs = zip(
-                seconds[f"decompressing pages alone, {codec}, {workers}"],
-                seconds[f"matrix of RNTuple, {codec}, {workers}"],
-                strict=True,
-            )
-            share = statistics.median(floor / whole for floor, whole in pairs)
-            print(f"matrix of RNTuple, {codec}, {workers}: {share:.0%} of the rate of decompression only")
-            found[f"share of decompression, {codec}, {workers}"] = round(share, 3)
+            name = f"matrix of RNTuple, {codec}, {workers}"
+            floor = seconds[f"decompressing pages alone, {codec}, {workers}"]
+            found[f"share of decompression, {codec}, {workers}"] = share_of_rate(name, floor, seconds[name])
     return found
 
 
@@ -242,7 +237,7 @@ def against_uproot(args: argparse.Namespace) -> dict[str, object]:
 def against_root(args: argparse.Namespace) -> dict[str, object]:
     """Compare with ROOT's RDataFrame."""
     if not args.has_root:
-        print("RDataFrame: skipped, because there is no ROOT")
+        print("RDataFrame: skipped, because ROOT is not installed")
         return {"skipped": "no ROOT"}
     file, loops, ours = rntuple(args, EVENTS, "zstd"), [], []
     for _ in range(max(args.runs // 2, 1)):

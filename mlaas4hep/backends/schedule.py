@@ -66,5 +66,10 @@ def make_schedule(params: Params, batches: int) -> Schedule | None:
     """Return the schedule of the parameters, given the number of batches per epoch; None for a constant rate."""
     if not params.has_schedule:
         return None
-    steps = -(-batches // params.accumulate)
+    steps = steps_per_epoch(params, batches)
     return Schedule(params.lr_schedule, round(params.lr_warmup * steps), params.epochs * steps)
+
+
+def steps_per_epoch(params: Params, batches: int) -> int:
+    """Return the number of steps of the optimizer in an epoch of this number of batches."""
+    return -(-batches // params.accumulate)

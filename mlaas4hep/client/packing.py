@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from mlaas4hep.errors import ConfigError, FileUnreadable
 from mlaas4hep.input_files import check_is_file, read_json
@@ -28,12 +28,7 @@ def packed_folder(folder: Path) -> Iterator[BinaryIO]:
         ConfigError: params.json is missing, or does not name a model, or names files that are missing.
         FileUnreadable: something in the folder cannot be read.
     """
-    if not (folder / PARAMS).is_file():
-        check_exported(folder, f"the model in {folder}")
-        raise ConfigError(f"{folder} is not a model folder: it has no {PARAMS}")
-    params = read_json(folder / PARAMS)
-    name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model name in {PARAMS}")
-    check_files(folder, name, parse_params((folder / PARAMS).read_bytes(), name))
+    name = folder_params(folder)["name"]
     with tempfile.TemporaryFile() as file:
         try:
             # Weights of networks hardly compress, and level 1 is several times faster than the default.
@@ -48,6 +43,23 @@ def packed_folder(folder: Path) -> Iterator[BinaryIO]:
         except OSError as error:
             raise FileUnreadable(f"cannot pack {error.filename or folder}: {error.strerror}") from error
         yield cast(BinaryIO, file)
+
+
+def folder_params(folder: Path) -> dict[str, Any]:
+    """Return the params.json of a model folder.
+
+    Raises:
+        ConfigError: it is missing or invalid, or does not name a model, or names files that are missing.
+        FileUnreadable: it cannot be read.
+    """
+    if not (folder / PARAMS).is_file():
+        check_exported(folder, f"the model in {folder}")
+        raise ConfigError(f"{folder} is not a model folder: it has no {PARAMS}")
+    params = read_json(folder / PARAMS)
+    name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model name in {PARAMS}")
+    params = parse_params((folder / PARAMS).read_bytes(), name)
+    check_files(folder, name, params)
+    return params
 
 
 def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:

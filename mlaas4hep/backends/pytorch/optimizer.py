@@ -24,7 +24,7 @@ from torch.optim import lr_scheduler
 
 from mlaas4hep.backends.model_file import ModelFile
 from mlaas4hep.backends.protocol import schedule_error
-from mlaas4hep.backends.schedule import Schedule, make_schedule
+from mlaas4hep.backends.schedule import Schedule, make_schedule, steps_per_epoch
 from mlaas4hep.config import Params
 from mlaas4hep.errors import ConfigError
 
@@ -64,7 +64,7 @@ class TorchOptimizer:
             )
         self._scheduler: Any = None
         self._per_step = True
-        self._last_step = planned_steps(params, batches) - 1 if file.scheduler else math.inf
+        self._last_step = params.epochs * steps_per_epoch(params, batches) - 1 if file.scheduler else math.inf
         if batches:
             self._scheduler, self._per_step = _make_scheduler(file, self._optimizer, params, batches)
         self.has_schedule = bool(self._scheduler or self._own_schedulers)
@@ -248,11 +248,6 @@ class _Scheduler:
         self._step = state["step"]
 
 
-def planned_steps(params: Params, batches: int) -> int:
-    """Return the number of steps of a training with this mean number of batches per epoch."""
-    return -(-batches // params.accumulate) * params.epochs
-
-
 def _make_scheduler(file: ModelFile, optimizer: Any, params: Params, batches: int) -> tuple[Any, bool]:
     """Return the scheduler of the params or of the model file, if any, and whether it is stepped after each step."""
     schedule = make_schedule(params, batches)
@@ -265,7 +260,7 @@ def _make_scheduler(file: ModelFile, optimizer: Any, params: Params, batches: in
     example = "def scheduler(optimizer): return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)"
     if not callable(file.scheduler):
         raise ConfigError(f"`scheduler` of {file.path} is {file.scheduler!r}", hint=f"it must be a function: {example}")
-    steps = {"steps": planned_steps(params, batches), "epochs": params.epochs}
+    steps = {"steps": params.epochs * steps_per_epoch(params, batches), "epochs": params.epochs}
     names = inspect.signature(file.scheduler).parameters
     result: Any = file.scheduler(optimizer, **{name: value for name, value in steps.items() if name in names})
     interval = "step" if "steps" in names else "epoch"

@@ -141,7 +141,7 @@ def _output_name(metadata: dict[str, Any], model: str) -> str:
     if not outputs:
         return ""
     try:
-        types = {str(one["name"]): one["datatype"] for one in outputs or []}
+        types = {str(one["name"]): one["datatype"] for one in outputs}
     except (LookupError, TypeError):
         types = {}
     for datatypes in (REAL_DATATYPES, DATATYPES):

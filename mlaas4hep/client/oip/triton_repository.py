@@ -15,11 +15,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep.client.packing import folder_params
 from mlaas4hep.errors import ConfigError, require
 from mlaas4hep.files import new_directory, write_lock
-from mlaas4hep.input_files import check_is_file, content_lines, read_json, read_text
+from mlaas4hep.input_files import check_is_file, content_lines, read_text
 from mlaas4hep.protocol.class_names import class_names
-from mlaas4hep.protocol.params import PARAMS, check_exported, check_files, checked_name, parse_params, plain_filename
+from mlaas4hep.protocol.params import plain_filename
 
 CONFIG, LABELS, GRAPH = "config.pbtxt", "labels.txt", "model.onnx"
 MAX_BATCH_SIZE = 1024
@@ -40,13 +41,8 @@ def add_to_repository(bundle: Path, repository: Path) -> Path:
             model of this name.
         FileUnreadable: a file cannot be read or written.
     """
-    if not (bundle / PARAMS).is_file():
-        check_exported(bundle, f"the model in {bundle}")
-        raise ConfigError(f"{bundle} is not a model folder: it has no {PARAMS}")
-    params = read_json(bundle / PARAMS)
-    name = checked_name(str(params.get("name") if isinstance(params, dict) else ""), f"model name in {PARAMS}")
-    params = parse_params((bundle / PARAMS).read_bytes(), name)
-    check_files(bundle, name, params)
+    params = folder_params(bundle)
+    name = str(params["name"])
     graph = bundle / plain_filename(str(params.get("model") or "-"))
     if graph.suffix != ".onnx":
         raise ConfigError(

@@ -104,12 +104,7 @@ class ChunkedSource(Closeable):
 
     def read(self, names: Iterable[str], start: int, stop: int) -> Columns:
         """Read the entries start <= i < stop of some columns; see `Source.read`."""
-        names = list(dict.fromkeys(names))
-        for name in names:
-            if name not in self.columns:
-                close, hint = nearest(name, self.columns), list_all(self.location, self._tree)
-                raise BranchNotFound(f"branch '{name}' is not in {self.location}", nearest=close, hint=hint)
-        check_readable(self.columns, names, self.location)
+        names = columns_to_read(self.columns, names, self.location, self._tree)
         parts: dict[str, list[Values]] = {name: [] for name in names}
         for chunk, (begin, end) in enumerate(pairwise(self.boundaries)):
             if begin < stop and start < end and names:
@@ -168,3 +163,22 @@ class ChunkedSource(Closeable):
         self._cache.clear()
         self._reader.close()
         self._ranges.close()
+
+
+def columns_to_read(available: Mapping[str, Column], names: Iterable[str], location: str, tree: str = "") -> list[str]:
+    """Return the names of columns without repetitions.
+
+    Args:
+        tree: name of the RNTuple in the file, "" for other formats.
+
+    Raises:
+        BranchNotFound: there is no column of a name.
+        FileUnreadable: a column is not readable, see `check_readable`.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in available:
+            close, hint = nearest(name, available), list_all(location, tree)
+            raise BranchNotFound(f"branch '{name}' is not in {location}", nearest=close, hint=hint)
+    check_readable(available, names, location)
+    return names

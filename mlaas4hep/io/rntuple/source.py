@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.closeable import Closeable
-from mlaas4hep.errors import BranchNotFound, FileUnreadable, MLaaS4HEPError, Unreachable, error_summary, nearest
+from mlaas4hep.errors import FileUnreadable, MLaaS4HEPError, Unreachable, error_summary
 from mlaas4hep.io.blocks import ClusterSize
-from mlaas4hep.io.columns import Column, Columns, Values, check_readable, empty_columns
-from mlaas4hep.io.formats.chunked import ChunkedSource
+from mlaas4hep.io.columns import Column, Columns, Values, empty_columns
+from mlaas4hep.io.formats.chunked import ChunkedSource, columns_to_read
 from mlaas4hep.io.rntuple.encodings import UnsupportedRNTuple
 from mlaas4hep.io.rntuple.envelopes import DamagedMetadata, EnvelopeKind, read_anchor, unpack_envelope
 from mlaas4hep.io.rntuple.leaves import Leaf, leaves_of
@@ -32,7 +32,6 @@ from mlaas4hep.io.rntuple.values import values_of
 from mlaas4hep.io.root.tree_keys import identity_of, read_object
 from mlaas4hep.io.source import DeclaredFriend, Source
 from mlaas4hep.io.storage.byte_ranges import ByteRanges
-from mlaas4hep.io.storage.location import list_all
 from mlaas4hep.io.storage.replicas import read_with_fallback
 
 CHECKSUM_SETTING = "MLAAS4HEP_PAGE_CHECKSUMS"
@@ -111,12 +110,7 @@ class RNTupleSource(Closeable):
 
     def read(self, names: Iterable[str], start: int, stop: int) -> Columns:
         """Read the entries start <= i < stop of some columns; see `Source.read`."""
-        names = list(dict.fromkeys(names))
-        for name in names:
-            if name not in self.columns:
-                close, hint = nearest(name, self.columns), list_all(self.location, self._tree)
-                raise BranchNotFound(f"branch '{name}' is not in {self.location}", nearest=close, hint=hint)
-        check_readable(self.columns, names, self.location)
+        names = columns_to_read(self.columns, names, self.location, self._tree)
         if start >= stop or not names:
             return empty_columns(self.columns, names)
         leaves = {name: leaf for name in names if (leaf := self._leaves[name]).values is not None}

@@ -63,11 +63,7 @@ class RequestPreprocessing:
             for first, width, _ in (columns.branches[name] for name in self._new_branches if name in columns.branches)
             for index in range(first, first + width)
         }
-        required = set(self._new_branches).union(*(cut.expression.names for cut in self._preproc.cuts))
-        for definition in reversed(self._preproc.definitions):
-            if definition.name in required:
-                required.remove(definition.name)
-                required |= definition.expression.names
+        required = self._preproc.used_names - {*defined}
         for name in required - self.inputs.keys():
             raise ConfigError(f"the branch '{name[:60]}' has no type in 'inputs'")
         self.needed = sorted(required)

@@ -134,7 +134,7 @@ class FastPath:
             if model is not None and not model.predictor.preprocesses(request):
                 rows = model.predictor.rows(request)
                 done = partial(self._finish, context, respond, rows.many)
-                if rows.kept is None and self._service.queue(model, rows.matrix, done):
+                if self._service.queue(model, rows.matrix, done):
                     return
             scored = asyncio.ensure_future(predict(self._service, body))
             scored.add_done_callback(partial(self._finish_scored, context, respond))

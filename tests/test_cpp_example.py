@@ -16,7 +16,7 @@ SOURCE = ROOT / "examples" / "cpp" / "tfaas_predict.cpp"
 
 def test_the_client_prints_the_scores_of_the_server(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
-        pytest.skip("there is no g++ here")
+        pytest.skip("g++ is not installed")
     if subprocess.run(["g++", "-std=c++17", "-E", SOURCE, "-o", os.devnull], capture_output=True).returncode:
         pytest.skip("apt-get install libcurl4-openssl-dev nlohmann-json3-dev")
     program = tmp_path / "tfaas_predict"

@@ -236,7 +236,7 @@ def test_the_log_names_the_reason_for_a_refusal_after_a_trial_run(
 
 
 def test_the_log_names_the_reason_if_a_trial_run_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    failing = graph([node("Gather", "x index", "scores", axis=0)], {"index": np.array([7])})  # there is no row 7
+    failing = graph([node("Gather", "x index", "scores", axis=0)], {"index": np.array([7])})  # the input has no row 7
     write_bundle(tmp_path / "failing", "failing", failing)
     ModelLoader().load(ModelStore(tmp_path).get("failing")).close()
     (line,) = [record.getMessage() for record in caplog.records if record.name == LOADER]

@@ -32,7 +32,7 @@ def stock_spec(path: Path, spec: UploadSpec) -> UploadSpec:
     """Return the spec of the bundle's frozen graph if the model is not in a TensorFlow format, otherwise `spec`.
 
     Raises:
-        ConfigError: there is no frozen graph of this model.
+        ConfigError: the bundle has no frozen graph of this model.
     """
     if spec.model.suffix not in _NOT_TENSORFLOW:
         return spec

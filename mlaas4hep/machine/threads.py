@@ -41,7 +41,7 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
                 quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
             if int(quota) > 0:  # -1: no limit, in version 1
                 yield int(quota) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):  # there is no limit, or it is "max"
+        except (OSError, ValueError, ZeroDivisionError):  # no file, or no limit ("max")
             continue
 
 

@@ -82,7 +82,7 @@ def choose_output(outputs: Sequence[Any], name: str, file: str) -> Any:
     scikit-learn's classifiers have the predicted labels first.
 
     Raises:
-        ConfigError: there is no output of this name.
+        ConfigError: the graph has no output of this name.
     """
     if name and name != STOCK_OUTPUT:
         for output in outputs:

@@ -3,8 +3,8 @@
     server = GrpcServer(service, middleware, settings)
     await server.start()
 
-It answers with the same models, limits, tokens and metrics as HTTP. Client certificates do not authenticate here, and
-models cannot be loaded or unloaded. Every request is one message; there are no streams.
+It answers with the same models, limits, tokens and metrics as HTTP. Client certificates do not authenticate here. The
+methods that load and unload models, and the streaming method, are not implemented.
 """
 
 from __future__ import annotations
